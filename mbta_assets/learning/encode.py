@@ -1,0 +1,56 @@
+"""The encoder: the columns a model reads, in order, and the vocabulary of each category."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+Columns = Mapping[str, Any]
+"""Columns by name, each an array or series of the same length n."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns columns into arrays. Fitted on the training part; what it has not seen there is unknown."""
+
+    numeric: list[str]
+    vocabularies: dict[str, list[Any]]
+
+    @classmethod
+    def fit(cls, rows: Columns, numeric: list[str], categories: list[str]) -> Self:
+        """An encoder of these columns with the values each category has in `rows`."""
+        return cls(numeric, {name: sorted(set(_values(rows[name])) - {None}) for name in categories})
+
+    @property
+    def cardinalities(self) -> list[int]:
+        """How many codes each category has, the unknown one included."""
+        return [len(values) + 1 for values in self.vocabularies.values()]
+
+    def numbers(self, columns: Columns) -> np.ndarray:
+        """The numeric columns as (n, d) float32, NaN where missing."""
+        return np.column_stack([np.asarray(columns[name], dtype=np.float32) for name in self.numeric])
+
+    def codes(self, columns: Columns) -> np.ndarray:
+        """The categories as (n, c) int32 codes; 0 is unknown or missing."""
+        coded = []
+        for name, values in self.vocabularies.items():
+            code = {value: index for index, value in enumerate(values, start=1)}
+            coded.append(np.fromiter((code.get(value, 0) for value in _values(columns[name])), dtype=np.int32))
+        return np.column_stack(coded)
+
+    def to_json(self) -> bytes:
+        """The encoder as deterministic JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """The encoder that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def _values(column: Any) -> list[Any]:
+    """Plain Python values of a column, None where missing."""
+    missing = column.isna() if hasattr(column, "isna") else np.array([value is None for value in column])
+    return [None if gone else value for value, gone in zip(np.asarray(column, dtype=object).tolist(), missing, strict=True)]

@@ -1,0 +1,20 @@
+"""What tests of several packages share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def seed_upstream() -> Path:
+    """The four upstream tables of a real day, 2023-10-03 on the Red Line; where they are absent, the test is skipped.
+
+    They are the MBTA's and stay outside the repository: beside it, or where MBTA_SEED_UPSTREAM says.
+    """
+    directory = Path(os.environ.get("MBTA_SEED_UPSTREAM", ROOT.parent / "shared/data/seed_upstream"))
+    if not directory.is_dir():
+        pytest.skip(f"no real upstream tables in {directory}; set MBTA_SEED_UPSTREAM")
+    return directory

@@ -1,0 +1,238 @@
+"""Files are read as the contract says, and what is wrong with them is said plainly."""
+
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as arrow
+import pyarrow.csv as csv
+import pyarrow.parquet as parquet
+import pytest
+
+from mbta_assets.sources import SourceError
+from mbta_assets.sources.files import FilesSource
+from mbta_assets.transit import schema
+
+DAY = date(2023, 10, 3)
+NEXT_DAY = date(2023, 10, 4)
+BOSTON_IN_SUMMER = timezone(timedelta(hours=-4))
+NOON = datetime(2023, 10, 3, 12, tzinfo=BOSTON_IN_SUMMER)
+
+
+def vehicles(day: date = DAY, n: int = 3) -> arrow.Table:
+    """A small vehicle table with the required columns, and a column that nobody asked for."""
+    return arrow.table(
+        {
+            "service_date": arrow.array([day] * n),
+            "id": [f"R-{i}" for i in range(n)],
+            "updated_at": arrow.array(
+                [NOON + timedelta(seconds=i) for i in range(n)], arrow.timestamp("ns", "America/New_York")
+            ),
+            "current_status": ["STOPPED_AT"] * n,
+            "latitude": [42.0 + i for i in range(n)],
+            "longitude": [-71.0] * n,
+            "stop_id": arrow.array(["70061"] * (n - 1) + [None] * min(n, 1), arrow.string()),
+            "trip_id": arrow.array(["1"] * n, arrow.string()),
+            "colour": ["red"] * n,
+        }
+    )
+
+
+def with_column(rows: arrow.Table, name: str, values: arrow.Array | list[object]) -> arrow.Table:
+    """The table with a column added or replaced."""
+    if name in rows.column_names:
+        return rows.set_column(rows.column_names.index(name), name, arrow.array(values))
+    return rows.append_column(name, arrow.array(values))
+
+
+def write(directory: Path, rows: arrow.Table, name: str = "vehicle.parquet") -> FilesSource:
+    """A source over a directory with one more file in it."""
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(rows, path)
+    return FilesSource(directory)
+
+
+def refusal(source: FilesSource, table: str = "vehicle", day: date = DAY) -> str:
+    """The message with which the source refuses; it always says which source, table and service day."""
+    with pytest.raises(SourceError) as error:
+        source.read(table, day)
+    message = str(error.value)
+    assert message.startswith(f"source files, table {table}")
+    assert f"service day {day}" in message
+    return message
+
+
+@pytest.mark.parametrize("table", schema.UPSTREAM)
+def test_a_real_day_is_read_with_the_types_of_the_contract(seed_upstream: Path, table: str) -> None:
+    rows = FilesSource(seed_upstream).read(table, DAY)
+    assert len(rows) == {"vehicle": 10195, "trip": 56, "stop": 36, "schedule": 766}[table]
+    assert rows.dtypes.equals(schema.empty(schema.UPSTREAM[table]).dtypes)
+
+
+def test_every_layout_gives_the_same_rows(tmp_path: Path) -> None:
+    two_days = arrow.concat_tables([vehicles(NEXT_DAY), vehicles(DAY)])
+    in_parquet = write(tmp_path / "a", two_days).read("vehicle", DAY)
+    iso_times = [(NOON + timedelta(seconds=i)).isoformat() for i in range(3)]
+    in_text = with_column(two_days, "updated_at", iso_times * 2)
+    in_csv = write(tmp_path / "b", in_text, "vehicle.csv").read("vehicle", DAY)
+    dateless = vehicles().drop_columns(["service_date"])
+    write(tmp_path / "c", dateless.slice(0, 2), "vehicle/service_date=2023-10-03/0.parquet")
+    source = write(tmp_path / "c", dateless.slice(2), "vehicle/service_date=2023-10-03/1.parquet")
+    partitioned = source.read("vehicle", DAY)
+
+    assert in_parquet["updated_at"].iloc[0] == pd.Timestamp("2023-10-03 16:00", tz="UTC")
+    assert in_parquet["stop_id"].isna().tolist() == [False, False, True]
+    pd.testing.assert_frame_equal(in_csv, in_parquet)
+    pd.testing.assert_frame_equal(partitioned, in_parquet)
+
+
+def test_only_the_row_groups_of_the_day_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "vehicle.parquet"
+    days = [vehicles(DAY + timedelta(days=i)) for i in range(5)]
+    parquet.write_table(arrow.concat_tables(days), path, row_group_size=3, compression="none")
+    damaged = bytearray(path.read_bytes())
+    last_group = parquet.read_metadata(path).row_group(4).column(1)
+    damaged[last_group.dictionary_page_offset : last_group.dictionary_page_offset + 8] = b"\xff" * 8
+    path.write_bytes(damaged)
+    source = FilesSource(tmp_path)
+
+    assert len(source.read("vehicle", DAY)) == 3
+    assert "cut short or damaged" in refusal(source, day=DAY + timedelta(days=4))
+
+
+def test_a_missing_optional_column_is_a_missing_value(tmp_path: Path) -> None:
+    rows = write(tmp_path, vehicles()).read("vehicle", DAY)
+    assert rows[["route_id", "direction_id", "speed"]].isna().all(axis=None)
+    assert "colour" not in rows
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("direction_id", [True, False, None], [1, 0, pd.NA]),
+        ("direction_id", [1.0, float("nan"), 0.0], [1, pd.NA, 0]),
+        ("speed", arrow.array([1, 2, 3]), [1.0, 2.0, 3.0]),
+        ("route_id", arrow.array(["Red", None, "Red"]).dictionary_encode(), ["Red", pd.NA, "Red"]),
+        ("route_id", arrow.array(["Red", None, "Red"], arrow.large_string()), ["Red", pd.NA, "Red"]),
+        ("route_id", arrow.nulls(3), [pd.NA] * 3),
+        ("service_date", ["2023-10-03"] * 3, [DAY] * 3),
+        ("service_date", arrow.array(["2023-10-03"] * 3).dictionary_encode(), [DAY] * 3),
+        ("service_date", arrow.array([DAY] * 3, arrow.date64()), [DAY] * 3),
+        ("service_date", arrow.array([datetime(2023, 10, 3)] * 3), [DAY] * 3),
+    ],
+)
+def test_types_of_the_same_family_are_taken(tmp_path: Path, column: str, values: object, expected: object) -> None:
+    rows = write(tmp_path, with_column(vehicles(), column, values)).read("vehicle", DAY)
+    pd.testing.assert_series_equal(rows[column], pd.Series(expected, dtype=rows[column].dtype, name=column))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "problem"),
+    [
+        ("latitude", ["42.1", "42.2", "42.3"], "its type is string, and must be double"),
+        ("id", [1, 2, 3], "its type is int64, and must be string"),
+        ("direction_id", [0.5, 1.0, 0.0], "0.5"),
+        ("updated_at", [datetime(2023, 10, 3)] * 3, "its times have no time zone"),
+        ("service_date", [20231003] * 3, "its type is int64, and must be a date"),
+        ("service_date", [datetime(2023, 10, 3, 1)] * 3, "times other than midnight"),
+    ],
+)
+def test_a_wrong_type_is_refused(tmp_path: Path, column: str, values: object, problem: str) -> None:
+    message = refusal(write(tmp_path, with_column(vehicles(), column, values)))
+    assert f"column {column}" in message
+    assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "problem"),
+    [
+        ("latitude", ["42.1", "north", "42.3"], "'north'"),
+        ("updated_at", ["2023-10-03 12:00:00"] * 3, "expected a zone offset"),
+        ("direction_id", ["1.0", "0.5", ""], "0.5"),
+    ],
+)
+def test_a_wrong_value_in_csv_is_refused(tmp_path: Path, column: str, values: object, problem: str) -> None:
+    text = with_column(vehicles(), "updated_at", ["2023-10-03T12:00:00Z"] * 3)
+    message = refusal(write(tmp_path, with_column(text, column, values), "vehicle.csv"))
+    assert f"column {column}" in message
+    assert problem in message
+
+
+@pytest.mark.parametrize("column", ["id", "updated_at", "stop_id"])
+def test_a_missing_required_column_is_refused(tmp_path: Path, column: str) -> None:
+    message = refusal(write(tmp_path, vehicles().drop_columns([column])))
+    assert f"column {column}" in message
+    assert "the required column is missing" in message
+
+
+def test_a_missing_value_is_refused_where_there_must_be_one(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, with_column(vehicles(), "id", ["R-1", None, None])))
+    assert "column id" in message
+    assert "2 of 3 values are missing, first at row 1" in message
+
+
+def test_an_unknown_status_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    statuses = ["STOPPED_AT", "FLYING", "FLYING"]
+    message = refusal(write(tmp_path, with_column(vehicles(), "current_status", statuses)))
+    assert "column current_status" in message
+    assert "unknown value 'FLYING' in 2 rows, first at row 1" in message
+    assert "It may be IN_TRANSIT_TO, INCOMING_AT, STOPPED_AT" in message
+
+
+def test_a_value_out_of_range_is_refused_with_the_range(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, with_column(vehicles(), "latitude", [42.0, 42.0, 420.0])))
+    assert "value 420.0 in 1 row, first at row 2. It must be less than or equal to 90" in message
+
+
+@pytest.mark.parametrize("name", ["vehicle.parquet", "vehicle.csv", "vehicle/service_date=2023-10-03/0.parquet"])
+def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
+    source = write(tmp_path, vehicles(), name)
+    (tmp_path / name).write_bytes(b"")
+    assert f"{name} is empty (0 bytes)" in refusal(source)
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_a_truncated_parquet_file_is_refused(tmp_path: Path, kept: float) -> None:
+    source = write(tmp_path, vehicles())
+    path = tmp_path / "vehicle.parquet"
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    assert "vehicle.parquet is cut short or damaged" in refusal(source)
+
+
+def test_a_day_that_is_not_there_is_refused_with_the_days_that_are(tmp_path: Path) -> None:
+    two_days = arrow.concat_tables([vehicles(DAY), vehicles(NEXT_DAY)])
+    held = "the day is not there; it holds 2023-10-03 to 2023-10-04, 2 in all"
+    assert held in refusal(write(tmp_path / "a", two_days), day=date(2023, 10, 9))
+
+    write(tmp_path / "b", vehicles(DAY), "vehicle/service_date=2023-10-03/0.parquet")
+    source = write(tmp_path / "b", vehicles(NEXT_DAY), "vehicle/service_date=2023-10-04/0.parquet")
+    assert held in refusal(source, day=date(2023, 10, 9))
+
+
+def test_a_file_without_rows_holds_no_day_but_a_partition_without_rows_is_an_empty_day(tmp_path: Path) -> None:
+    assert "it holds no rows at all" in refusal(write(tmp_path / "a", vehicles(n=0)))
+    source = write(tmp_path / "b", vehicles(n=0), "vehicle/service_date=2023-10-03/0.parquet")
+    pd.testing.assert_frame_equal(source.read("vehicle", DAY), schema.empty(schema.Vehicle))
+
+
+def test_rows_of_another_day_in_a_partition_are_refused(tmp_path: Path) -> None:
+    source = write(tmp_path, vehicles(NEXT_DAY), "vehicle/service_date=2023-10-03/0.parquet")
+    assert "it holds rows of 2023-10-04" in refusal(source)
+
+
+def test_a_table_that_is_not_there_or_there_twice_is_refused(tmp_path: Path) -> None:
+    assert "Add one of trip.parquet, trip.csv, trip" in refusal(FilesSource(tmp_path), "trip")
+    write(tmp_path, vehicles())
+    source = write(tmp_path, vehicles(), "vehicle/service_date=2023-10-03/0.parquet")
+    assert "vehicle.parquet and vehicle are both in" in refusal(source)
+
+
+def test_the_version_follows_the_content(tmp_path: Path) -> None:
+    source = write(tmp_path, vehicles())
+    before = source.version("vehicle", DAY)
+    assert FilesSource(tmp_path).version("vehicle", DAY) == before
+    write(tmp_path, vehicles())
+    assert source.version("vehicle", DAY) == before
+    write(tmp_path, vehicles(n=4))
+    assert source.version("vehicle", DAY) != before

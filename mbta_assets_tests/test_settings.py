@@ -1,0 +1,103 @@
+"""The environment is read once, whole, and a wrong value is told apart from a missing one."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from mbta_assets.settings import VARIABLES, Settings, SettingsError
+
+
+def test_an_empty_environment_gives_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    settings = Settings.from_environment({})
+
+    assert settings == Settings()
+    assert settings.deployment == "local"
+    assert settings.source == "synthetic"
+    assert settings.store == tmp_path / ".local"
+    assert settings.start_date == date(2023, 1, 1)
+    assert (settings.seed, settings.training_days, settings.tune_trials) == (0, 28, 8)
+    assert (settings.wandb_mode, settings.wandb_project) == ("offline", "mbta_assets")
+    assert settings.files_dir is settings.ray_address is settings.wandb_api_key is None
+
+
+def test_every_variable_is_read(tmp_path: Path) -> None:
+    environ = {
+        "MBTA_DEPLOYMENT": "local",
+        "MBTA_SOURCE": "files",
+        "MBTA_FILES_DIR": str(tmp_path),
+        "MBTA_STORE": str(tmp_path / "store"),
+        "MBTA_START_DATE": "2023-10-03",
+        "MBTA_SEED": "7",
+        "MBTA_TRAINING_DAYS": "1",
+        "MBTA_TUNE_TRIALS": "2",
+        "RAY_ADDRESS": "auto",
+        "WANDB_MODE": "online",
+        "WANDB_API_KEY": "k",
+        "WANDB_PROJECT": "delays",
+    }
+    assert set(environ) == {variable.name for variable in VARIABLES}
+
+    assert Settings.from_environment(environ) == Settings(
+        deployment="local",
+        source="files",
+        files_dir=tmp_path,
+        store=tmp_path / "store",
+        start_date=date(2023, 10, 3),
+        seed=7,
+        training_days=1,
+        tune_trials=2,
+        ray_address="auto",
+        wandb_mode="online",
+        wandb_api_key="k",
+        wandb_project="delays",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "may_be"),
+    [
+        ("MBTA_DEPLOYMENT", "gcp", "local"),
+        ("MBTA_SOURCE", "lamp", "synthetic or files"),
+        ("MBTA_FILES_DIR", "no/such/place", "a directory that exists"),
+        ("MBTA_START_DATE", "03/10/2023", "YYYY-MM-DD"),
+        ("MBTA_SEED", "-1", "0 or more"),
+        ("MBTA_TRAINING_DAYS", "0", "1 or more"),
+        ("MBTA_TUNE_TRIALS", "many", "a whole number"),
+        ("WANDB_MODE", "sometimes", "online or offline or disabled"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name: str, value: str, may_be: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_environment({name: value})
+    assert f"{name} is {value!r}" in str(error.value)
+    assert may_be in str(error.value)
+
+
+def test_all_wrong_values_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_environment({"MBTA_SEED": "x", "MBTA_SOURCE": "bigquery", "WANDB_MODE": "online"})
+    lines = str(error.value).splitlines()
+    assert [line.split()[0] for line in lines] == ["MBTA_SOURCE", "MBTA_SEED", "WANDB_API_KEY"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "missing"),
+    [({"MBTA_SOURCE": "files"}, "MBTA_FILES_DIR"), ({"WANDB_MODE": "online"}, "WANDB_API_KEY")],
+)
+def test_a_choice_that_needs_another_variable_says_so(environ: dict[str, str], missing: str) -> None:
+    with pytest.raises(SettingsError, match=f"{missing} is not set"):
+        Settings.from_environment(environ)
+
+
+@pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
+def test_an_empty_value_is_no_value(name: str) -> None:
+    assert Settings.from_environment({name: ""}) == Settings()
+
+
+def test_a_secret_is_not_printed() -> None:
+    settings = Settings.from_environment({"WANDB_API_KEY": "hunter2"})
+    assert settings.wandb_api_key == "hunter2"
+    assert "hunter2" not in repr(settings)
