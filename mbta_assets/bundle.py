@@ -1,6 +1,7 @@
-"""A model bundle: a directory of plain files and a manifest that names each with its SHA-256. Never a pickle.
+"""A model as files: a flat directory whose `manifest.json` says what is in it.
 
-The same files and fields give the same bytes and so the same digest; nothing of the time or the machine goes in.
+Whoever predicts needs only this module, NumPy and ONNX Runtime. Nothing here depends on the time or the
+machine, so that the same content gives the same digest.
 """
 
 import hashlib
@@ -8,7 +9,6 @@ import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,95 +18,113 @@ MANIFEST = "manifest.json"
 
 
 class BundleError(Exception):
-    """A stored bundle is not what its manifest says; the message names the file and what to do."""
+    """A bundle is not what its manifest says; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: its directory, its manifest, and the SHA-256 of the manifest, which covers every file."""
+
+    path: Path
+    manifest: dict[str, Any]
+    digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        """All that a predictor needs, the manifest included."""
+        files = sum(entry["size_bytes"] for entry in self.manifest["files"].values())
+        return files + (self.path / MANIFEST).stat().st_size
+
+    def file(self, name: str) -> bytes:
+        """The content of a file. Raises BundleError when it is not part of the bundle or has changed."""
+        if name not in self.manifest["files"]:
+            raise BundleError(f"{self.path} has no {name}; it has {', '.join(self.manifest['files'])}.")
+        return _verified(self.path / name, self.manifest["files"][name])
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A bundle still to be stored: what kind it is, its files, and what the manifest says beside them."""
+    """A bundle that is not on disk yet: what kind of model it is, its files, and what its manifest says besides."""
 
     kind: str
     files: Mapping[str, bytes]
     fields: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def manifest(self) -> bytes:
-        """The manifest as deterministic JSON."""
-        files = {
-            name: {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-            for name, data in sorted(self.files.items())
+
+def write(directory: Path, kind: str, files: Mapping[str, bytes], **fields: Any) -> Bundle:
+    """Write a bundle into a new or empty directory. Raises BundleError where the directory holds something."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise BundleError(f"{directory} is not empty; write a bundle into a new directory.")
+    entries = {
+        name: {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "size_bytes": len(content),
         }
-        manifest = {"format_version": FORMAT_VERSION, "kind": self.kind, "files": files, **self.fields}
-        return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the manifest, and through it of every file."""
-        return hashlib.sha256(self.manifest).hexdigest()
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle that was read and found to be whole."""
-
-    path: Path
-    manifest: dict[str, Any]
-    digest: str
-    files: Mapping[str, bytes]
-
-    @property
-    def size_bytes(self) -> int:
-        """What a predictor has to load: every file, the manifest not counted."""
-        return sum(len(data) for data in self.files.values())
-
-
-def write(directory: Path, draft: Draft) -> None:
-    """Write a draft into an empty directory, the manifest last."""
-    for name, data in draft.files.items():
-        (directory / name).write_bytes(data)
-    (directory / MANIFEST).write_bytes(draft.manifest)
+        for name, content in files.items()
+    }
+    manifest = {
+        **fields,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "files": entries,
+    }
+    text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    for name, content in {**files, MANIFEST: text.encode()}.items():
+        (directory / name).write_bytes(content)
+    return read(directory)
 
 
 def read(directory: Path) -> Bundle:
-    """Read a bundle and verify every byte of it. Raises BundleError."""
-    directory = Path(directory)
-    if not (directory / MANIFEST).is_file():
-        raise BundleError(f"{directory} has no {MANIFEST}: it is no bundle. Materialize the model again.")
-    text = (directory / MANIFEST).read_bytes()
+    """Open a bundle and verify every byte of it. Raises BundleError."""
     try:
+        text = (directory / MANIFEST).read_bytes()
         manifest = json.loads(text)
-    except ValueError as error:
-        raise BundleError(f"{directory / MANIFEST} is not JSON ({error}). Materialize the model again.") from error
-    if manifest.get("format_version") != FORMAT_VERSION:
+    except (FileNotFoundError, ValueError) as error:
+        raise BundleError(f"{directory / MANIFEST} is missing or damaged. {_REMEDY}") from error
+    found = manifest.get("format_version")
+    if found != FORMAT_VERSION:
         raise BundleError(
-            f"{directory} has format version {manifest.get('format_version')!r}; this release reads {FORMAT_VERSION}. "
-            "Materialize the model again, or use the release that wrote it."
+            f"{directory} has format version {found}; this version of mbta_assets reads {FORMAT_VERSION}. "
+            "Use the version that wrote it, or materialize the model again."
         )
-    present = {path.name for path in directory.iterdir()} - {MANIFEST}
-    if unlisted := sorted(present - set(manifest["files"])):
-        raise BundleError(f"{directory} holds {unlisted}, which its manifest does not list. Remove them.")
-    files = {}
-    for name, expected in manifest["files"].items():
-        if name not in present:
-            raise BundleError(f"{directory / name} is missing. Materialize the model again.")
-        files[name] = (directory / name).read_bytes()
-        if hashlib.sha256(files[name]).hexdigest() != expected["sha256"]:
-            raise BundleError(f"{directory / name} is not the file that was stored. Materialize the model again.")
-    return Bundle(directory, manifest, hashlib.sha256(text).hexdigest(), files)
+    for name, entry in manifest["files"].items():
+        _verified(directory / name, entry)
+    unlisted = {path.name for path in directory.iterdir()} - manifest["files"].keys() - {MANIFEST}
+    if unlisted:
+        raise BundleError(f"{directory} holds {', '.join(sorted(unlisted))}, not in its manifest. {_REMEDY}")
+    return Bundle(directory, manifest, hashlib.sha256(text).hexdigest())
 
 
 def library_versions(*names: str) -> dict[str, str]:
-    """The installed versions of libraries, for a manifest."""
+    """The installed version of each library, for the manifest."""
     return {name: version(name) for name in names}
 
 
-@cache
-def git_commit() -> str:
-    """The commit of the code that runs, or "unknown" outside a checkout."""
+def git_commit() -> str | None:
+    """The commit this code is at, marked `-dirty` where files differ from it; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        run = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
+        return None
+    return run.stdout.strip()
+
+
+def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing. {_REMEDY}") from None
+    if len(content) != entry["size_bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise BundleError(f"{path} is not what the manifest says it was. {_REMEDY}")
+    return content
+
+
+_REMEDY = "Materialize the model again, or roll back to an earlier version."

@@ -10,9 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as arrow
 import pyarrow.compute as pc
-import pyarrow.csv as csv
-import pyarrow.dataset as dataset
-import pyarrow.parquet as parquet
+from pyarrow import csv, dataset, parquet
 
 from mbta_assets.sources.contract import Fault, cast_column, conform, is_text, reading
 from mbta_assets.transit import schema

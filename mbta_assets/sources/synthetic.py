@@ -24,7 +24,8 @@ class SyntheticSource:
         if table == "vehicle":
             return feed.vehicle_table(process.simulate(service_date, self.seed))
         columns = {"trip": _trips, "stop": _stops, "schedule": _schedule}[table]
-        return _typed(table, columns(timetable(service_date, self.seed), service_date), service_date)
+        frame = pd.DataFrame({"service_date": service_date} | columns(timetable(service_date, self.seed), service_date))
+        return schema.typed(frame, schema.UPSTREAM[table])
 
     def version(self, table: str, service_date: date) -> str:
         """What the table's content depends on beside its name and day."""
@@ -80,10 +81,3 @@ def _schedule(plan: Timetable, service_date: date) -> dict[str, object]:
         "departure_time": times.where(~np.isin(visits, plan.first[1:] - 1)),
         "stop_sequence": feed.stop_sequences(plan)[visits],
     }
-
-
-def _typed(table: str, columns: dict[str, object], service_date: date) -> pd.DataFrame:
-    """Columns as a frame of the table's types, in its order."""
-    dtypes = {name: column.dtype.type for name, column in schema.UPSTREAM[table].to_schema().columns.items()}
-    frame = pd.DataFrame({"service_date": service_date} | columns)
-    return frame.astype(dtypes)[list(dtypes)]

@@ -1,5 +1,5 @@
-"""Where tables and bundles are kept, and the IO managers that put them there.
+"""Where tables and model bundles are kept, and how Dagster gets to them.
 
-A partition is replaced whole or not at all, and a bundle never changes once it is written. Nothing here knows
-what a table or a model means.
+In this room: the Parquet lake, the bundle store, and the IO managers over the two. What is stored is
+replaced whole or not at all. Not here: what a table means (`transit`), what is in a bundle (`learning`).
 """

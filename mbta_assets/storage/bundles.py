@@ -1,88 +1,111 @@
-"""Bundles in a directory: immutable versions, and for each asset a pointer to its current one."""
+"""Model bundles as immutable versions, and for each asset a pointer to its current one.
 
-import fcntl
+bundles/<asset>/<first 16 digits of the digest>/…      a version
+bundles/<asset>/current.json                           the pointer and its history
+"""
+
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mbta_assets import bundle
 from mbta_assets.bundle import Bundle, BundleError, Draft
-from mbta_assets.storage.lake import flush, replace_file
-
-POINTER = "current.json"
+from mbta_assets.storage.atomic import locked, sync
 
 
 class PointerMoved(Exception):
-    """Another writer changed the pointer since it was read; nothing was changed."""
+    """Someone else changed the current version meanwhile; decide again."""
 
 
 class BundleStore:
-    """`<root>/bundles/<asset>/<version>/` for each version, and `current.json` beside them."""
+    """The bundles below a root directory."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root) / "bundles"
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
-    def put(self, asset: str, draft: Draft) -> Bundle:
-        """Store a version of an asset's bundle, without pointing to it. Storing the same again changes nothing."""
-        path = self.path(asset, draft.digest)
-        try:
-            return bundle.read(path)
-        except BundleError:
-            pass  # not there yet, or damaged
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-        aside.mkdir()
-        try:
-            bundle.write(aside, draft)
-            for file in aside.iterdir():
-                flush(file)
-            flush(aside)
-            if path.exists():
-                os.rename(path, aside.with_suffix(".damaged"))
-            os.rename(aside, path)
-            flush(path.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.rmtree(aside.with_suffix(".damaged"), ignore_errors=True)
+    def put(self, asset: str, content: Draft | Bundle) -> Bundle:
+        """Store a version, which does not become current by that. One that is there and whole is kept as it is."""
+        if isinstance(content, Bundle):
+            files = {name: content.file(name) for name in content.manifest["files"]}
+            fields = {k: v for k, v in content.manifest.items() if k not in ("format_version", "kind", "files")}
+            content = Draft(content.manifest["kind"], files, fields)
+        directory = self._directory(asset)
+        incoming, damaged = directory / ".incoming", directory / ".damaged"
+        with locked(directory):
+            for abandoned in (incoming, damaged):
+                shutil.rmtree(abandoned, ignore_errors=True)
+            new = bundle.write(incoming, content.kind, content.files, **content.fields)
+            path = self._path(asset, new.digest)
+            if _whole(path):
+                shutil.rmtree(incoming)
+            else:
+                for file in (*incoming.iterdir(), incoming):
+                    sync(file)
+                if path.exists():
+                    os.rename(path, damaged)
+                os.rename(incoming, path)
+                shutil.rmtree(damaged, ignore_errors=True)
         return bundle.read(path)
 
-    def path(self, asset: str, digest: str) -> Path:
-        """Where a version is kept."""
-        return self.root / asset / digest[:16]
-
-    def history(self, asset: str) -> list[str]:
-        """Digests the pointer has pointed to, the current one last; empty where there is none."""
-        pointer = self.root / asset / POINTER
-        return json.loads(pointer.read_text())["history"] if pointer.exists() else []
-
-    def point(self, asset: str, digest: str, expected: str | None) -> None:
-        """Make a stored version current, if the current one is still `expected`. Raises PointerMoved."""
-        bundle.read(self.path(asset, digest))
-        with self._locked(asset):
-            history = self.history(asset)
-            current = history[-1] if history else None
-            if current != expected:
-                raise PointerMoved(f"{asset} now points to {current}, not {expected}: another run changed it. Run again.")
-            if current != digest:
-                text = json.dumps({"current": digest, "history": [*history, digest]}, indent=1)
-                replace_file(self.root / asset / POINTER, lambda aside: aside.write_text(text))
+    def get(self, asset: str, digest: str) -> Bundle:
+        """A version, verified. Raises BundleError."""
+        return bundle.read(self._path(asset, digest))
 
     def current(self, asset: str) -> Bundle:
-        """The version the pointer points to, verified. Raises BundleError."""
-        history = self.history(asset)
-        if not history:
-            raise BundleError(
-                f"there is no bundle of {asset} in {self.root}. "
-                f"Make it with: dagster asset materialize --select {asset}"
-            )
-        return bundle.read(self.path(asset, history[-1]))
+        """The current version of an asset, verified. Raises BundleError."""
+        digest = self.current_digest(asset)
+        if digest is None:
+            command = f"dagster asset materialize --select {asset}"
+            raise BundleError(f"{asset} has no version in {self.root} yet. Make one with: {command}")
+        return self.get(asset, digest)
 
-    @contextmanager
-    def _locked(self, asset: str) -> Iterator[None]:
-        with open(self.root / asset / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def current_digest(self, asset: str) -> str | None:
+        """The digest of the current version, None before there is one."""
+        return next(iter(self.history(asset)), None)
+
+    def history(self, asset: str) -> list[str]:
+        """The digests that were current, the present one first."""
+        try:
+            pointer = json.loads((self._directory(asset) / "current.json").read_bytes())
+        except FileNotFoundError:
+            return []
+        return [pointer["digest"], *pointer["previous"]]
+
+    def point(self, asset: str, digest: str, expected: str | None) -> None:
+        """Make a stored version current if `expected` (None: no version) still is.
+
+        Raises PointerMoved if it is not, BundleError if the version is not whole.
+        """
+        directory = self._directory(asset)
+        with locked(directory):
+            history = self.history(asset)
+            current = next(iter(history), None)
+            if current != expected:
+                raise PointerMoved(f"The current version of {asset} is {current}, no longer {expected}.")
+            self.get(asset, digest)
+            if digest == current:
+                return
+            incoming = directory / ".current.json"
+            incoming.write_text(
+                json.dumps(
+                    {"version": digest[:16], "digest": digest, "previous": history},
+                    indent=1,
+                )
+            )
+            sync(incoming)
+            os.replace(incoming, directory / "current.json")
+
+    def _directory(self, asset: str) -> Path:
+        return self.root / "bundles" / asset
+
+    def _path(self, asset: str, digest: str) -> Path:
+        return self._directory(asset) / digest[:16]
+
+
+def _whole(path: Path) -> bool:
+    try:
+        bundle.read(path)
+    except BundleError:
+        return False
+    return True

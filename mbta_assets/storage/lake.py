@@ -1,111 +1,122 @@
-"""The Parquet lake: a file for each table and service day, replaced whole or not at all."""
+"""Tables as Parquet files, one for each service day: `tables/<table>/service_date=YYYY-MM-DD/data.parquet`.
+
+Readers take no lock: they open the old file or the new one. The layout is one that the `files` source reads.
+"""
 
 import hashlib
-import json
 import os
-import time
-import uuid
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pyarrow as arrow
-import pyarrow.parquet as parquet
+import pyarrow.compute as pc
+from pyarrow import parquet
 
-VERSION_KEY = b"content_sha256"
-FILE_NAME = "data.parquet"
-ABANDONED_SECONDS = 24 * 3600
+from mbta_assets.storage.atomic import locked, sync
+
+PARTITION_PREFIX = "service_date="
+_VERSION_KEY = b"content_version"
 
 
 class MissingPartition(Exception):
-    """A table has nothing stored for a service day that was asked for; the message says how to make it."""
+    """A service day of a table that was never stored; the message says how to make it."""
 
 
 class Lake:
-    """Tables under one directory, `<root>/tables/<table>/service_date=YYYY-MM-DD/data.parquet`."""
+    """The tables below a root directory."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def path(self, table: str, day: date) -> Path:
-        """Where a partition is kept."""
-        return self.root / "tables" / table / f"service_date={day.isoformat()}" / FILE_NAME
+        """Where a service day of a table is, or will be."""
+        return self.root / "tables" / table / f"{PARTITION_PREFIX}{day}" / "data.parquet"
+
+    def days(self, table: str) -> list[date]:
+        """The stored service days of a table, in order."""
+        files = (self.root / "tables" / table).glob(f"{PARTITION_PREFIX}*/data.parquet")
+        return sorted(date.fromisoformat(file.parent.name.removeprefix(PARTITION_PREFIX)) for file in files)
+
+    def has(self, table: str, day: date) -> bool:
+        """Whether a service day of a table is stored."""
+        return self.path(table, day).exists()
 
     def write(self, table: str, day: date, rows: arrow.Table) -> str:
-        """Replace a partition and return its content version.
+        """Replace a service day of a table and return its content version.
 
-        Written aside, flushed, then renamed: a reader, or a process killed at any instant, leaves the old rows or
-        the new ones.
+        Raises ValueError where a row is of another service day; what was stored then stays.
         """
+        if "service_date" in rows.column_names:
+            others = set(pc.unique(rows["service_date"]).to_pylist()) - {day}
+            if others:
+                raise ValueError(f"{table}: rows of service day {day} hold service_date {sorted(map(str, others))}.")
         version = content_version(rows)
-        rows = rows.replace_schema_metadata({VERSION_KEY: version.encode()})
-        replace_file(self.path(table, day), lambda aside: parquet.write_table(rows, aside, compression="zstd"))
+        path = self.path(table, day)
+        incoming = path.with_name(".incoming")
+        with locked(path.parent):
+            try:
+                labelled = rows.replace_schema_metadata({_VERSION_KEY: version})
+                parquet.write_table(labelled, incoming, compression="zstd")
+                sync(incoming)
+                os.replace(incoming, path)
+            finally:
+                incoming.unlink(missing_ok=True)
+        sync(path.parent.parent)  # the partition's directory may be new
         return version
 
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
-        """The rows of some service days, one after the other. Raises MissingPartition."""
-        parts = [
-            parquet.ParquetFile(self._stored(table, day)).read(columns=list(columns) if columns else None)
-            for day in days
-        ]
-        return arrow.concat_tables([part.replace_schema_metadata(None) for part in parts])
+        """Rows of some service days, one day after the other; all columns or some. Raises MissingPartition.
 
-    def days(self, table: str) -> list[date]:
-        """The service days stored, in order."""
-        found = (self.root / "tables" / table).glob(f"service_date=*/{FILE_NAME}")
-        return sorted(date.fromisoformat(path.parent.name.removeprefix("service_date=")) for path in found)
+        A column that older days lack is missing there.
+        """
+        parts = []
+        for day in days:
+            with self._open(table, day) as file:
+                part = file.read(columns)
+            parts.append(part.replace_schema_metadata(None).select(columns or part.column_names))
+        return arrow.concat_tables(parts, promote_options="default")
 
     def version(self, table: str, day: date) -> str:
-        """The content version of a partition: equal where the rows, their order and their types are."""
-        return parquet.read_schema(self._stored(table, day)).metadata[VERSION_KEY].decode()
+        """The content version that `write` returned. Raises MissingPartition."""
+        with self._open(table, day) as file:
+            return file.metadata.metadata[_VERSION_KEY].decode()
 
     def rows(self, table: str, day: date) -> int:
-        """How many rows a partition has."""
-        return parquet.read_metadata(self._stored(table, day)).num_rows
+        """How many rows a service day has, read from the footer. Raises MissingPartition."""
+        with self._open(table, day) as file:
+            return file.metadata.num_rows
 
-    def _stored(self, table: str, day: date) -> Path:
-        path = self.path(table, day)
-        if not path.exists():
+    def _open(self, table: str, day: date) -> parquet.ParquetFile:
+        try:
+            return parquet.ParquetFile(self.path(table, day))
+        except FileNotFoundError:
             days = self.days(table)
-            held = f"{len(days)} service days, {days[0]} to {days[-1]}" if days else "no service day"
+            before = [stored for stored in days if stored < day][-1:]
+            nearest = before + [stored for stored in days if stored > day][:1]
+            held = f"The nearest stored are {' and '.join(map(str, nearest))}." if days else "No day of it is stored."
             raise MissingPartition(
-                f"table {table} has nothing for service day {day}; the lake in {self.root} holds {held} of it. "
-                f"Make it with: dagster asset materialize --select {table} --partition {day}"
-            )
-        return path
+                f"{table} of service day {day} is not in {self.root}. {held} Make it with: "
+                f"dagster asset materialize --select {table} --partition {day}"
+            ) from None
 
 
 def content_version(rows: arrow.Table) -> str:
-    """SHA-256 of a table's schema and rows, whatever file they lie in."""
-    digest = hashlib.sha256(json.dumps([[field.name, str(field.type)] for field in rows.schema]).encode())
-    sink = arrow.BufferOutputStream()
-    with arrow.ipc.new_stream(sink, rows.schema.remove_metadata()) as stream:
-        for batch in rows.replace_schema_metadata(None).combine_chunks().to_batches():
-            stream.write_batch(batch)
-    digest.update(sink.getvalue())
+    """SHA-256 over names, types and values in row order, whatever the chunks and encoding they are kept in."""
+    digest = hashlib.sha256()
+    for field, column in zip(rows.schema, rows.columns, strict=True):
+        digest.update(f"{field.name}:{field.type}:{len(column)};".encode())
+        values = column.combine_chunks()
+        digest.update(np.packbits(values.is_null().to_numpy(zero_copy_only=False)).tobytes())
+        if arrow.types.is_string(field.type):
+            text = pc.fill_null(values, "")
+            digest.update(pc.binary_length(text).to_numpy().tobytes())
+            joined = pc.binary_join(arrow.ListArray.from_arrays([0, len(text)], text), "")
+            digest.update(joined[0].as_buffer())
+        elif not arrow.types.is_null(field.type):
+            if arrow.types.is_temporal(field.type):
+                values = values.view(f"int{field.type.bit_width}")
+            filled = pc.fill_null(values, arrow.scalar(0).cast(values.type))  # what lies below a null is undefined
+            digest.update(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes())
     return digest.hexdigest()
-
-
-def replace_file(path: Path, write) -> None:
-    """Replace a file by what `write(aside)` makes of a path beside it, at once and durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for abandoned in path.parent.glob(f".{path.name}.*"):
-        if time.time() - abandoned.stat().st_mtime > ABANDONED_SECONDS:
-            abandoned.unlink(missing_ok=True)
-    aside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        write(aside)
-        flush(aside)
-        os.replace(aside, path)
-        flush(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -213,7 +213,7 @@ def _reported_stops(updates: Updates, plan: Timetable, rng: np.random.Generator)
     stop_of_visit = np.array([number[stop] for stop in plan.stop_ids.tolist()])
     berth_of_stop = np.arange(len(names))[:, None].repeat(2, axis=1)
     for alias, stop in PLATFORM_ALIASES.items():
-        berth_of_stop[number[stop], alias.endswith("02")] = number[alias]
+        berth_of_stop[number[stop], int(alias.endswith("02"))] = number[alias]
     stop = stop_of_visit[updates.visit]
     berth = np.array([int(vehicle[-1]) % 2 for vehicle in plan.vehicle_ids])[plan.trip[updates.visit]]
     names_berth = (updates.status == STOPPED_AT) & (rng.random(len(stop)) < FEED.berth_share)

@@ -44,8 +44,8 @@ class Parameters:
     deviation_skewness: float = -0.28
     deviation_tail: float = 1.1
     deviation_normal_limit: float = 2.5
-    deviation_stickiness: float = 0.95
-    merging_deviation_share: float = 0.4
+    deviation_stickiness: float = 0.96
+    merging_deviation_share: float = 0.3
     turnaround_seconds: float = 180.0
     clearance_seconds: float = 45.0
 
@@ -54,9 +54,9 @@ class Parameters:
     approach_share: float = 0.18
     approach_seconds: tuple[float, float] = (10.0, 28.0)
     pair_bias_seconds: float = 7.0
-    cruise_sigma: float = 0.13
+    cruise_sigma: float = 0.145
     approach_sigma: float = 0.3
-    dwell_sigma: float = 0.3
+    dwell_sigma: float = 0.32
 
     congestion_base: float = 0.93
     congestion_peaks: tuple[tuple[float, float, float], ...] = ((8.2, 1.1, 0.20), (17.3, 1.4, 0.23))
@@ -64,7 +64,7 @@ class Parameters:
         default_factory=lambda: {"Red": 1.0, "Orange": 0.9, "Blue": 0.8, "Green": 1.15, "Mattapan": 0.6}
     )
     weekend_congestion: float = 0.35
-    day_effect_sigma: float = 0.02
+    day_effect_sigma: float = 0.015
     recovery_share: float = 0.12
     recovery_seconds: float = 600.0
 
@@ -76,7 +76,7 @@ class Parameters:
     report_least_seconds: float = 0.5
     report_mean_seconds: float = 1.5  # above the least
 
-    incidents_per_lane_hour: float = 0.06
+    incidents_per_lane_hour: float = 0.05
     incident_hold_seconds: float = 150.0
     incident_hold_sigma: float = 0.6
     incident_decay_seconds: float = 900.0
@@ -204,7 +204,7 @@ def _congestion(route_id: str, service_date: date) -> np.ndarray:
 
 
 def _track(plan: Timetable) -> Track:
-    """Split each scheduled run into dwell, cruise and approach, with a lasting bias of its own to each pair of stops."""
+    """Split each scheduled run into dwell, cruise and approach; each pair of stops has a lasting bias of its own."""
     bias, run = _pair_bias(), [pattern.run_seconds for pattern in network().patterns]
     at_origin = [np.array([True] * 2 + [False] * (len(seconds) - 2)) for seconds in run]
     dwell = [

@@ -72,7 +72,8 @@ class Timetable:
     @cached_property
     def ahead(self) -> np.ndarray:
         """The trip (t,) before each in the order of its lane; -1 for the first of the day."""
-        ahead, last = np.full(len(self.slots), -1), {}
+        ahead = np.full(len(self.slots), -1)
+        last: dict[tuple[str, int], int] = {}
         for trip, slot in enumerate(self.slots):
             lane = network().patterns[slot.pattern].lane
             ahead[trip] = last.get(lane, -1)
@@ -169,7 +170,7 @@ def _slots(kind: str, rng: np.random.Generator) -> Iterator[Slot]:
 
 def _departures(by_hour: tuple[int, ...], kind: str) -> list[float]:
     """Scheduled departures of a lane, to the minute."""
-    departures = []
+    departures: list[float] = []
     for hour, weekday_count in enumerate(by_hour, start=FIRST_HOUR):
         count = round(weekday_count * SERVICE_SHARE[kind]) if hour >= FIRST_SERVICE_HOUR[kind] else 0
         departures += [60 * round(60 * (hour + (index + 0.5) / count)) for index in range(count)]

@@ -1,0 +1,132 @@
+"""Group `models`: what is learned from the training set."""
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+from pydantic import Field
+
+from mbta_assets.assets.described import OWNERS, markdown_table, picture
+from mbta_assets.assets.training import labelled, provenance, rows_of
+from mbta_assets.bundle import Bundle, Draft, library_versions
+from mbta_assets.learning import boosting, tune
+from mbta_assets.learning.encode import Encoder
+from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
+from mbta_assets.learning.model import ENCODER, LOOKUP, Inputs
+from mbta_assets.resources.tracker import Tracker
+from mbta_assets.settings import Settings
+
+REFIT_THREADS = 2
+
+
+class XGBoostConfig(dg.Config):
+    """How long the trees are searched for and trained."""
+
+    rounds: int = Field(500, ge=1, description="Most boosting rounds; early stopping on validation ends before.")
+    trial_rows: int = Field(60_000, ge=100, description="Training rows of a trial; the refit uses all.")
+    trial_rounds: int = Field(160, ge=20, description="Most boosting rounds of a trial.")
+
+
+@dg.asset(
+    group_name="models",
+    description="Gradient-boosted trees on the residual, tuned on the validation part with Ray Tune.",
+    owners=OWNERS,
+    kinds={"xgboost", "ray"},
+    pool="cores",
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    io_manager_key="bundles",
+)
+def xgboost_model(
+    context: dg.AssetExecutionContext,
+    config: XGBoostConfig,
+    settings: dg.ResourceParam[Settings],
+    tracker: dg.ResourceParam[Tracker],
+    training_set: Bundle,
+    runtime_lookup: Bundle,
+) -> Draft:
+    import xgboost
+
+    inputs = Inputs(
+        Encoder.from_json(training_set.file(ENCODER)), RuntimeLookup.from_bytes(runtime_lookup.file(LOOKUP))
+    )
+    rows = rows_of(training_set)
+    parts = _parts(inputs, labelled(rows, "train"), labelled(rows, "validation"), settings.seed, config.rounds)
+    configurations = boosting.Space().configurations(settings.tune_trials, settings.seed)
+    steps = config.trial_rounds // boosting.ROUNDS_PER_STEP
+    with tempfile.TemporaryDirectory() as scratch:
+        results = tune.search(
+            boosting.trial,
+            configurations,
+            parts.smaller(config.trial_rows, config.trial_rounds),
+            tune.Halving(grace=max(1, steps // 4), steps=steps),
+            Path(scratch),
+            settings.ray_address,
+        )
+    best = tune.winner(results)
+    booster = boosting.fit(best.configuration, parts, REFIT_THREADS)
+    weights = bytes(booster.save_raw("ubj"))
+    validation = parts.validation[best.configuration["residual_to"]]
+    predicted = validation.base + boosting.open_weights(weights)(validation)
+    mae = float(np.abs(validation.label - predicted).mean())
+    importance = boosting.importance(booster, inputs.names)
+
+    group = f"xgboost_model-{datetime.now(UTC):%Y-%m-%d}"
+    context.add_output_metadata(
+        {
+            "validation_mae_seconds": mae,
+            "rounds": booster.num_boosted_rounds(),
+            "residual_to": best.configuration["residual_to"],
+            "trials": markdown_table(
+                [
+                    {"trial": r.index, "best_mae": r.best, "rounds": len(r.curve) * boosting.ROUNDS_PER_STEP}
+                    | {k: v if isinstance(v, str) else round(v, 3) for k, v in r.configuration.items()}
+                    for r in sorted(results, key=lambda r: r.best)
+                ]
+            ),
+            "learning_curves": picture(lambda axes: _draw_curves(axes, results)),
+            "importance": markdown_table(
+                [{"input": k, "share_of_gain": v} for k, v in list(importance.items())[:15]]
+            ),
+            "experiments": tracker.log_search(
+                "xgboost_model", group, results, {"training_set": training_set.digest, "seed": settings.seed}
+            )
+            or "not logged",
+        }
+    )
+    return Draft(
+        "xgboost",
+        {boosting.WEIGHTS: weights, **inputs.files()},
+        {
+            **provenance(training_set),
+            "residual_to": best.configuration["residual_to"],
+            "configuration": best.configuration,
+            "features": inputs.names,
+            "seed": settings.seed,
+            "threads": REFIT_THREADS,
+            "parameters": boosting.leaf_count(booster),
+            "validation": {"mae": mae, "n": len(validation)},
+            "libraries": {"xgboost": xgboost.__version__, **library_versions("numpy")},
+        },
+    )
+
+
+def _parts(inputs: Inputs, train, validation, seed: int, rounds: int) -> boosting.Parts:
+    """Arrays for either residual; on the training part the lookup is cross-fitted, as it has seen those rows."""
+    cross_fitted = cross_fitted_delay(train)
+    residuals = ("lookup", "now")
+    return boosting.Parts(
+        {to: inputs.arrays(train, to, cross_fitted) for to in residuals},
+        {to: inputs.arrays(validation, to) for to in residuals},
+        seed,
+        rounds,
+    )
+
+
+def _draw_curves(axes, results) -> None:
+    for result in results:
+        rounds = np.arange(1, len(result.curve) + 1) * boosting.ROUNDS_PER_STEP
+        axes.plot(rounds, result.curve, label=f"trial {result.index}")
+    axes.set(xlabel="boosting rounds", ylabel="validation MAE (seconds)", title="Trials, stopped ones cut short")
+    axes.legend(fontsize="small", ncols=2)

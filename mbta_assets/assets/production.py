@@ -1,0 +1,95 @@
+"""Group `production`: every model and every baseline, scored on the same rows that none of them saw."""
+
+import json
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from mbta_assets.assets.described import OWNERS, markdown_table, picture
+from mbta_assets.assets.training import labelled, rows_of
+from mbta_assets.bundle import Bundle
+from mbta_assets.learning import evaluate, model
+from mbta_assets.learning.latency import p50_microseconds
+from mbta_assets.learning.lookup import RuntimeLookup
+from mbta_assets.settings import Settings
+from mbta_assets.sources import Source
+from mbta_assets.storage.atomic import locked, sync
+
+REPORT = "reports/model_leaderboard.json"
+
+
+@dg.asset(
+    group_name="production",
+    description="Every model and baseline on the same untouched test rows, errors in seconds of delay.",
+    owners=OWNERS,
+    kinds={"json"},
+    pool="cores",
+    backfill_policy=dg.BackfillPolicy.single_run(),
+)
+def model_leaderboard(
+    settings: dg.ResourceParam[Settings],
+    source: dg.ResourceParam[Source],
+    training_set: Bundle,
+    runtime_lookup: Bundle,
+    xgboost_model: Bundle,
+) -> dg.MaterializeResult:
+    test = labelled(rows_of(training_set), "test")
+    lookup = RuntimeLookup.from_bytes(runtime_lookup.file(model.LOOKUP))
+    predicted = {**evaluate.baselines(test), "runtime_lookup": lookup.delay(test)}
+    oracle = _oracle(source, test)
+    if oracle is not None:
+        predicted["oracle"] = oracle
+    leaderboard = [evaluate.leaderboard_row(name, test, delay) for name, delay in predicted.items()]
+    leaderboard.append(_model_row("xgboost_model", xgboost_model, test))
+    leaderboard.sort(key=lambda row: row["mae"])
+
+    path = settings.store / REPORT
+    with locked(path.parent):
+        incoming = path.with_name(".incoming.json")
+        incoming.write_text(json.dumps(leaderboard, indent=1))
+        sync(incoming)
+        incoming.replace(path)
+    return dg.MaterializeResult(
+        metadata={
+            "leaderboard": markdown_table([_short(row) for row in leaderboard]),
+            "error_by_stops_ahead": picture(lambda axes: _draw(axes, leaderboard)),
+            "path": dg.MetadataValue.path(str(path)),
+            "test_rows": len(test),
+            "best_model_mae_seconds": next(row["mae"] for row in leaderboard if row["size_bytes"]),
+        }
+    )
+
+
+def _oracle(source: Source, test: pd.DataFrame) -> np.ndarray | None:
+    """The best possible predictions, where the source knows the process behind every row; else None."""
+    if not hasattr(source, "oracle"):
+        return None
+    best = source.oracle(test)
+    return None if np.isnan(best).any() else best
+
+
+def _model_row(name: str, stored: Bundle, test: pd.DataFrame) -> evaluate.Row:
+    opened = model.Model(stored)
+    one = {column: test[column].to_numpy()[:1] for column in test}
+    return {
+        **evaluate.leaderboard_row(name, test, opened.predict(test)),
+        "size_bytes": stored.size_bytes,
+        "parameters": stored.manifest["parameters"],
+        "latency_us_p50": p50_microseconds(lambda: opened.predict(one)),
+    }
+
+
+def _short(row: evaluate.Row) -> dict[str, Any]:
+    horizons = {f"{stops} ahead": errors["mae"] for stops, errors in row["by_stops_ahead"].items()}
+    plain = ("mae", "rmse", "medae", "me", "smape", "r2", "size_bytes", "latency_us_p50")
+    return {"model": row["model"], **horizons, **{name: row[name] for name in plain}}
+
+
+def _draw(axes: Any, leaderboard: list[evaluate.Row]) -> None:
+    for row in leaderboard:
+        stops = [int(name) for name in row["by_stops_ahead"]]
+        axes.plot(stops, [errors["mae"] for errors in row["by_stops_ahead"].values()], marker="o", label=row["model"])
+    axes.set(xlabel="stops ahead", ylabel="MAE (seconds)", title="Error by distance, test rows", yscale="log")
+    axes.legend(fontsize="small")

@@ -1,0 +1,149 @@
+"""Gradient-boosted trees: the search space, one trial, the final fit, and the bundle they end in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.tune import Configuration, Report
+
+WEIGHTS = "model.ubj"
+ROUNDS_PER_STEP = 20
+HUBER_SCALE_SECONDS = 30.0
+DEFAULTS: Configuration = {
+    "residual_to": "lookup", "eta": 0.1, "max_depth": 7, "min_child_weight": 20.0, "subsample": 0.8,
+    "colsample_bytree": 0.7, "reg_lambda": 1.0, "reg_alpha": 0.0, "gamma": 0.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Space:
+    """What the search draws from, each range (low, high); log-uniform where marked."""
+
+    max_depth: tuple[int, int] = (4, 10)
+    min_child_weight: tuple[float, float] = (1.0, 100.0)  # log
+    subsample: tuple[float, float] = (0.5, 1.0)
+    colsample_bytree: tuple[float, float] = (0.4, 1.0)
+    eta: tuple[float, float] = (0.05, 0.3)  # log
+    reg_lambda: tuple[float, float] = (0.1, 30.0)  # log
+    reg_alpha: tuple[float, float] = (0.01, 10.0)  # log
+    gamma: tuple[float, float] = (0.0, 2.0)
+
+    def configurations(self, n: int, seed: int) -> list[Configuration]:
+        """The first `n` configurations of a seeded search: the defaults on either residual, then random ones."""
+        random = np.random.default_rng(seed)
+
+        def log(bounds: tuple[float, float]) -> float:
+            return float(np.exp(random.uniform(*np.log(bounds))))
+
+        drawn: list[Configuration] = [
+            {
+                "residual_to": str(random.choice(["lookup", "now"], p=[0.8, 0.2])),
+                "eta": log(self.eta),
+                "max_depth": int(random.integers(self.max_depth[0], self.max_depth[1] + 1)),
+                "min_child_weight": log(self.min_child_weight),
+                "subsample": float(random.uniform(*self.subsample)),
+                "colsample_bytree": float(random.uniform(*self.colsample_bytree)),
+                "reg_lambda": log(self.reg_lambda),
+                "reg_alpha": log(self.reg_alpha),
+                "gamma": float(random.uniform(*self.gamma)),
+            }
+            for _ in range(n)
+        ]
+        return [DEFAULTS, {**DEFAULTS, "residual_to": "now"}, *drawn][:n]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Training and validation rows for each residual that may be learned, and how to train on them."""
+
+    train: dict[str, Arrays]
+    validation: dict[str, Arrays]
+    seed: int
+    rounds: int
+    patience_rounds: int = 60
+
+    def smaller(self, rows: int, rounds: int) -> "Parts":
+        """The same with at most so many training and validation rows, drawn evenly by the seed, and rounds."""
+
+        def fewer(part: dict[str, Arrays]) -> dict[str, Arrays]:
+            n = len(part["lookup"])
+            chosen = np.sort(np.random.default_rng(self.seed).permutation(n)[:rows])
+            return {name: arrays.take(chosen) for name, arrays in part.items()}
+
+        return replace(self, train=fewer(self.train), validation=fewer(self.validation), rounds=rounds)
+
+
+def fit(configuration: Configuration, parts: Parts, threads: int, report: Report | None = None) -> Any:
+    """Train on the training part, stopping early by the validation part's absolute error in seconds.
+
+    Calls `report` every `ROUNDS_PER_STEP` rounds with the smallest error so far. Returns the booster up to its best
+    round. Learns by a pseudo-Huber loss on residuals in units of `HUBER_SCALE_SECONDS`.
+    """
+    import xgboost
+
+    settings = {key: value for key, value in configuration.items() if key != "residual_to"}
+    train = parts.train[configuration["residual_to"]]
+    validation = parts.validation[configuration["residual_to"]]
+    matrix = xgboost.QuantileDMatrix(inputs(train), _target(train), nthread=threads)
+    held_out = xgboost.QuantileDMatrix(inputs(validation), _target(validation), ref=matrix, nthread=threads)
+
+    class Watch(xgboost.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            if report is not None and (epoch + 1) % ROUNDS_PER_STEP == 0:
+                report(min(evals_log["validation"]["mae"]) * HUBER_SCALE_SECONDS)
+            return False
+
+    booster = xgboost.train(
+        {
+            **settings,
+            "objective": "reg:pseudohubererror",
+            "tree_method": "hist",
+            "eval_metric": "mae",
+            "seed": parts.seed,
+            "nthread": threads,
+        },
+        matrix,
+        num_boost_round=parts.rounds,
+        evals=[(held_out, "validation")],
+        callbacks=[Watch(), xgboost.callback.EarlyStopping(rounds=parts.patience_rounds, save_best=True)],
+        verbose_eval=False,
+    )
+    return booster
+
+
+def trial(configuration: Configuration, data: Parts, report: Report) -> None:
+    """One trial of the search, on one core."""
+    fit(configuration, data, threads=1, report=report)
+
+
+def inputs(arrays: Arrays) -> np.ndarray:
+    """What the trees see: numbers, then codes, (n, d + c) float32."""
+    return np.hstack([arrays.numeric, arrays.codes.astype(np.float32)])
+
+
+def open_weights(weights: bytes) -> Callable[[Arrays], np.ndarray]:
+    """What predicts residual seconds (n,) from model inputs of n rows, for stored trees."""
+    import xgboost
+
+    booster = xgboost.Booster(model_file=bytearray(weights))
+    return lambda arrays: booster.inplace_predict(inputs(arrays)) * HUBER_SCALE_SECONDS
+
+
+def importance(booster: Any, names: Sequence[str]) -> dict[str, float]:
+    """Share of the total gain of each input that any tree uses, the largest first."""
+    gains = booster.get_score(importance_type="total_gain")
+    total = sum(gains.values())
+    shares = {names[int(key[1:])]: gain / total for key, gain in gains.items()}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def leaf_count(booster: Any) -> int:
+    """How many leaves the trees have: their parameters, beside the splits that lead there."""
+    return sum(tree.count("leaf=") for tree in booster.get_dump())
+
+
+def _target(arrays: Arrays) -> np.ndarray:
+    return (arrays.label - arrays.base) / HUBER_SCALE_SECONDS

@@ -1,0 +1,75 @@
+"""From feature columns to delays: what every model shares, at training and when a stored one is opened."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from mbta_assets.bundle import Bundle
+from mbta_assets.learning import boosting
+from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.encode import Columns, Encoder
+from mbta_assets.learning.lookup import RuntimeLookup
+
+ENCODER, LOOKUP = "encoder.json", "lookup.npz"
+KINDS: dict[str, tuple[str, Callable[[bytes], Callable[[Arrays], np.ndarray]]]] = {
+    "xgboost": (boosting.WEIGHTS, boosting.open_weights),
+}
+"""By kind of bundle: the file with the weights, and what opens them to predict residual seconds."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Turns feature columns into a model's arrays: the encoder's, and what the run-time lookup says."""
+
+    encoder: Encoder
+    lookup: RuntimeLookup
+
+    def arrays(self, columns: Columns, residual_to: str, lookup_delay: np.ndarray | None = None) -> Arrays:
+        """Model inputs (n rows). `residual_to` is "lookup" or "now": what the label's residual is taken to.
+
+        `lookup_delay` (n,) stands in for the lookup where the rows are those it was fitted on.
+        """
+        delay = self.lookup.delay(columns) if lookup_delay is None else lookup_delay
+        ahead = np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
+        label = columns["delay_seconds"] if "delay_seconds" in columns else np.full(len(ahead), np.nan)
+        return Arrays(
+            numeric=np.column_stack([self.encoder.numbers(columns), delay, delay + ahead]).astype(np.float32),
+            codes=self.encoder.codes(columns),
+            base=(delay if residual_to == "lookup" else -ahead).astype(np.float32),
+            label=np.asarray(label, dtype=np.float32),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the inputs, numbers first."""
+        return [*self.encoder.numeric, "lookup_delay_seconds", "lookup_seconds_ahead", *self.encoder.vocabularies]
+
+    def files(self) -> dict[str, bytes]:
+        """What a bundle needs to make the same inputs."""
+        return {ENCODER: self.encoder.to_json(), LOOKUP: self.lookup.to_bytes()}
+
+    @classmethod
+    def from_bundle(cls, stored: Bundle) -> Self:
+        """The inputs of a stored model."""
+        return cls(Encoder.from_json(stored.file(ENCODER)), RuntimeLookup.from_bytes(stored.file(LOOKUP)))
+
+
+class Model:
+    """A stored model, opened once to predict many times."""
+
+    def __init__(self, stored: Bundle) -> None:
+        weights, open_weights = KINDS[stored.manifest["kind"]]
+        self.inputs = Inputs.from_bundle(stored)
+        self.residual_to: str = stored.manifest["residual_to"]
+        self.residual = open_weights(stored.file(weights))
+
+    def predict(self, columns: Columns) -> np.ndarray:
+        """Predicted seconds of delay (n,) for feature columns of n rows.
+
+        A vehicle that has not arrived arrives no earlier than now.
+        """
+        arrays = self.inputs.arrays(columns, self.residual_to)
+        earliest = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
+        return np.maximum(arrays.base + self.residual(arrays), earliest)

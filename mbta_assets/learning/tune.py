@@ -1,0 +1,172 @@
+"""Hyperparameter search: trials in parallel on Ray Tune, halved successively (ASHA), the same winner every time.
+
+Asynchronous halving as Ray ships it stops a trial by the results that happened to be there first, so two runs of the
+same search may end differently. Here a trial is judged only by the trials before it in the search, in whatever
+order results arrive: a trial that runs ahead of its judgement goes on until it can be judged. The outcome depends on
+the configurations and the seed alone, not on the number of workers, their speed, or a worker that was lost.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Configuration = dict[str, Any]
+Curve = list[float]
+"""Validation error at each step of a trial, the first at step 1."""
+Report = Callable[[float], None]
+"""What a trial calls at each step with its validation error."""
+Trial = Callable[[Configuration, Any, Report], None]
+
+
+@dataclass(frozen=True)
+class Halving:
+    """When trials are judged: at steps `grace`, `grace` x `factor`, …; the best 1 / `factor` of those before go on."""
+
+    grace: int
+    factor: int = 3
+    steps: int = 100
+
+    @property
+    def rungs(self) -> list[int]:
+        """Steps at which a trial is judged."""
+        rungs = []
+        step = self.grace
+        while step < self.steps:
+            rungs.append(step)
+            step *= self.factor
+        return rungs
+
+    def judged(self, curves: Sequence[Curve], ended: Sequence[bool]) -> list[int | None]:
+        """For each trial the step it has to stop at; None for one that goes on, or cannot be judged yet."""
+        stops: list[int | None] = [None] * len(curves)
+        for rung in self.rungs:
+            kept: list[float] = []
+            for index, curve in enumerate(curves):
+                if stops[index] is not None:
+                    continue
+                if len(curve) < rung:
+                    if not ended[index]:
+                        break  # those after it wait for its result
+                    continue
+                error = min(curve[:rung])
+                if kept and error > np.quantile(kept, 1 / self.factor):
+                    stops[index] = rung
+                kept.append(error)
+        return stops
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trial: its configuration, the validation error at each step until it was stopped, and its best."""
+
+    index: int
+    configuration: Configuration
+    curve: Curve
+
+    @property
+    def best(self) -> float:
+        """The smallest validation error."""
+        return min(self.curve)
+
+    @property
+    def best_step(self) -> int:
+        """The step of the smallest validation error, counted from 1."""
+        return int(np.argmin(self.curve)) + 1
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """A Ray cluster for the time of a search: the one at `address`, else this machine's cores."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import logging
+
+    import ray
+
+    ray.init(
+        address=address,
+        include_dashboard=None if address else False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        ignore_reinit_error=True,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def search(
+    trial: Trial, configurations: Sequence[Configuration], data: Any, halving: Halving, scratch: Path, address: str | None
+) -> list[Result]:
+    """Run a trial for each configuration, one core each, and return their results in order, stopped ones cut short.
+
+    `data` is shared once with all trials. Raises RuntimeError with the first trial's error if one failed.
+    """
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    with ray_session(address):
+        from ray import tune
+
+        scheduler = _scheduler(halving, len(configurations))
+        fitted = tune.Tuner(
+            tune.with_parameters(_run_trial, trial=trial, configurations=list(configurations), data=data),
+            param_space={"index": tune.grid_search(list(range(len(configurations))))},
+            tune_config=tune.TuneConfig(scheduler=scheduler, metric="error", mode="min", reuse_actors=True),
+            run_config=tune.RunConfig(storage_path=str(scratch), name="search", verbose=0),
+        ).fit()
+        if fitted.errors:
+            raise RuntimeError(f"a trial of the search failed: {fitted.errors[0]}") from fitted.errors[0]
+    stops = halving.judged(scheduler.curves, [True] * len(configurations))
+    return [
+        Result(index, configuration, curve[:stop])
+        for index, (configuration, curve, stop) in enumerate(zip(configurations, scheduler.curves, stops, strict=True))
+    ]
+
+
+def winner(results: Sequence[Result]) -> Result:
+    """The result with the smallest validation error; of equals the first."""
+    return min(results, key=lambda result: (result.best, result.index))
+
+
+def _run_trial(config: dict[str, int], trial: Trial, configurations: list[Configuration], data: Any) -> None:
+    from ray import tune
+
+    index = config["index"]
+    trial(configurations[index], data, lambda error: tune.report({"error": error, "index": index}))
+
+
+def _scheduler(halving: Halving, trials: int) -> Any:
+    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+    class OrderedHalving(FIFOScheduler):
+        """Collects the curves and stops each trial that `halving` has judged."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.curves: list[Curve] = [[] for _ in range(trials)]
+            self.ended = [False] * trials
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            self.record(result)
+            stop = halving.judged(self.curves, self.ended)[result["index"]]
+            return TrialScheduler.CONTINUE if stop is None else TrialScheduler.STOP
+
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            self.record(result)
+            self.ended[trial.config["index"]] = True
+
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+            self.ended[trial.config["index"]] = True
+
+        def record(self, result: dict[str, Any]) -> None:
+            curve = self.curves[result["index"]]
+            step = result["training_iteration"]
+            if step == len(curve) + 1:
+                curve.append(result["error"])
+
+    return OrderedHalving()
