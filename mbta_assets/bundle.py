@@ -75,10 +75,15 @@ def write(directory: Path, kind: str, files: Mapping[str, bytes], **fields: Any)
     return read(directory)
 
 
-def read(directory: Path) -> Bundle:
-    """Open a bundle and verify every byte of it. Raises BundleError."""
+def read(directory: Path, digest: str | None = None) -> Bundle:
+    """Open a bundle and verify every byte of it, those of the manifest too where its digest is known.
+
+    Raises BundleError.
+    """
     try:
         text = (directory / MANIFEST).read_bytes()
+        if digest not in (None, hashlib.sha256(text).hexdigest()):
+            raise BundleError(f"{directory / MANIFEST} has changed: its digest was {digest}. {_REMEDY}")
         manifest = json.loads(text)
     except (FileNotFoundError, ValueError) as error:
         raise BundleError(f"{directory / MANIFEST} is missing or damaged. {_REMEDY}") from error

@@ -37,7 +37,7 @@ class BundleStore:
                 shutil.rmtree(abandoned, ignore_errors=True)
             new = bundle.write(incoming, content.kind, content.files, **content.fields)
             path = self._path(asset, new.digest)
-            if _whole(path):
+            if _whole(path, new.digest):
                 shutil.rmtree(incoming)
             else:
                 for file in (*incoming.iterdir(), incoming):
@@ -46,11 +46,11 @@ class BundleStore:
                     os.rename(path, damaged)
                 os.rename(incoming, path)
                 shutil.rmtree(damaged, ignore_errors=True)
-        return bundle.read(path)
+        return self.get(asset, new.digest)
 
     def get(self, asset: str, digest: str) -> Bundle:
         """A version, verified. Raises BundleError."""
-        return bundle.read(self._path(asset, digest))
+        return bundle.read(self._path(asset, digest), digest)
 
     def current(self, asset: str) -> Bundle:
         """The current version of an asset, verified. Raises BundleError."""
@@ -103,9 +103,9 @@ class BundleStore:
         return self._directory(asset) / digest[:16]
 
 
-def _whole(path: Path) -> bool:
+def _whole(path: Path, digest: str) -> bool:
     try:
-        bundle.read(path)
+        bundle.read(path, digest)
     except BundleError:
         return False
     return True

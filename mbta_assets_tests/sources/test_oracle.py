@@ -1,5 +1,6 @@
 """The oracle draws arrivals from the distribution they come from, and no simpler prediction is as good."""
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -11,7 +12,7 @@ from mbta_assets.sources.simulation.oracle import (
     best_predictions,
     find_visits,
 )
-from mbta_assets.sources.simulation.process import Day, simulate
+from mbta_assets.sources.simulation.process import Day, Incidents, simulate
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.transit import service_day
 
@@ -86,6 +87,42 @@ def test_arrivals_rank_evenly_among_their_draws() -> None:
         ranks.append(rank)
     share = np.histogram(np.concatenate(ranks), bins=10, range=(0, 1))[0] / sum(map(len, ranks))
     assert share == pytest.approx(np.full(10, 0.1), abs=0.025)
+
+
+def rewritten_after(day: Day, moment: float) -> Day:
+    """The day as it happened until a moment (seconds of the day), and something else entirely after it."""
+
+    def rewritten(times: np.ndarray) -> np.ndarray:
+        return np.where(times > moment, 3 * times + 1e6, times)
+
+    left = day.departed[day.timetable.first[:-1]] <= moment
+    begun = {lane: of_lane.begin_seconds <= moment for lane, of_lane in day.incidents.items()}
+    return replace(
+        day,
+        deviation=np.where(left, day.deviation, -5.0),
+        incidents={
+            lane: Incidents(each.begin_seconds[begun[lane]], each.hold_seconds[begun[lane]], each.weight[begun[lane]])
+            for lane, each in day.incidents.items()
+        },
+        **{name: rewritten(getattr(day, name)) for name in ("approached", "arrived", "departed", "reported")},
+    )
+
+
+@pytest.mark.parametrize("hour", [6, 8.5, 13, 17.5, 22])
+def test_nothing_that_happens_after_the_moment_moves_a_prediction(hour: float) -> None:
+    day, moment = simulate(DAYS[0], 0), 3600 * hour
+    plan = day.timetable
+    begins, ends = plan.first[plan.trip], plan.first[plan.trip + 1] - 1
+    on_its_way = (day.departed[begins] < moment + 900) & (moment < day.reported[ends])
+    visit = np.flatnonzero(on_its_way & (day.reported > moment) & plan.scheduled[plan.trip] & (plan.position > 0))
+    asked = pd.DataFrame({
+        "trip_id": np.array([slot.trip_id for slot in plan.slots], dtype=object)[plan.trip[visit]],
+        "stop_id": plan.stop_ids[visit],
+        "time_stamp": service_day.start(day.service_date) + pd.to_timedelta(np.full(len(visit), moment), unit="s"),
+    })  # fmt: skip
+    predicted = best_predictions(day, asked)
+    assert len(asked) > 100 and not np.isnan(predicted).any()
+    assert np.array_equal(predicted, best_predictions(rewritten_after(day, moment), asked))
 
 
 def test_more_draws_hardly_help(rows: pd.DataFrame) -> None:

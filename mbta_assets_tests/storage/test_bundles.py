@@ -32,17 +32,24 @@ def test_a_version_stored_again_is_the_same_version(tmp_path: Path) -> None:
     assert store.put("other_model", first).digest == store.put("model", draft(1)).digest == first.digest
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("weights.bin", b"\x01", b"\x07"), ("manifest.json", b'"mae": 1', b'"mae": 0'), ("manifest.json", b"{", b"[")],
+)
 def test_a_damaged_version_is_refused_and_repaired_by_storing_it_again(
-    tmp_path: Path,
+    tmp_path: Path, name: str, old: bytes, new: bytes
 ) -> None:
     store = BundleStore(tmp_path)
     stored = store.put("model", draft(1))
     store.point("model", stored.digest, expected=None)
-    (stored.path / "weights.bin").write_bytes(b"\x07")
-    with pytest.raises(BundleError, match="weights.bin"):
+    damaged = stored.path / name
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole.replace(old, new))
+    with pytest.raises(BundleError, match=name):
         store.current("model")
     store.put("model", draft(1))
-    assert store.current("model").file("weights.bin") == b"\x01"
+    assert store.current("model").digest == stored.digest
+    assert damaged.read_bytes() == whole
 
 
 def test_without_a_version_there_is_a_command_to_make_one(tmp_path: Path) -> None:

@@ -110,15 +110,15 @@ def _phases(day: Day) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, U
     emptied = day.arrived[plan.first[plan.previous + 1] - 1] + 2 * FEED.terminal_seconds
     shown = np.minimum(np.where(plan.previous < 0, due, np.maximum(emptied, due)), day.departed[origin])
     brought = np.flatnonzero(plan.previous >= 0)
-    track = day.track
+    cruise, approach, dwell = day.track.cruise_seconds, day.track.approach_seconds, day.track.dwell_seconds
     sure, mostly = 1.0, FEED.change_reported_share
     usual, layover, idle = FEED.interval_seconds, FEED.layover_interval_seconds, FEED.idle_interval_seconds
     phases = [
-        (between, IN_TRANSIT_TO, day.departed[between - 1], day.approached[between], usual, mostly, track.cruise_seconds),
-        (between, INCOMING_AT, day.approached[between], day.reported[between], usual, mostly, track.approach_seconds),
-        (between, STOPPED_AT, day.reported[between], left, usual, sure, track.dwell_seconds),
-        (origin, STOPPED_AT, shown, day.departed[origin], layover, sure, track.dwell_seconds),
-        (origin[brought], STOPPED_AT, emptied[brought], shown[brought], idle, sure, track.dwell_seconds),
+        (between, IN_TRANSIT_TO, day.departed[between - 1], day.approached[between], usual, mostly, cruise),
+        (between, INCOMING_AT, day.approached[between], day.reported[between], usual, mostly, approach),
+        (between, STOPPED_AT, day.reported[between], left, usual, sure, dwell),
+        (origin, STOPPED_AT, shown, day.departed[origin], layover, sure, dwell),
+        (origin[brought], STOPPED_AT, emptied[brought], shown[brought], idle, sure, dwell),
     ]
     sizes = [len(visit) for visit, *_ in phases]
     template = Updates(

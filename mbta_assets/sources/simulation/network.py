@@ -88,7 +88,14 @@ class Network:
 def network() -> Network:
     """The network of the packaged tables."""
     platforms = {
-        row["stop_id"]: Platform(**(row | {name: float(row[name]) for name in ("latitude", "longitude")}))
+        row["stop_id"]: Platform(
+            row["stop_id"],
+            row["name"],
+            row["platform_name"],
+            row["parent_station"],
+            float(row["latitude"]),
+            float(row["longitude"]),
+        )
         for row in _table("stops.csv")
     }
     stretches = defaultdict(list)
@@ -113,5 +120,5 @@ def _pattern(key: tuple[str, int, str], stretches: dict[tuple[str, int, str], li
 
 
 def _table(name: str) -> list[dict[str, str]]:
-    with resources.files(__package__).joinpath(name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

@@ -35,7 +35,7 @@ from mbta_assets.transit import service_day
 DRAWS = 96
 INBOUND_SIGMA = 0.08
 ROWS_AT_ONCE = 512
-HORIZON_SECONDS = 7200  # no train takes longer to its tenth stop, so later incidents do not matter
+HORIZON_SECONDS = 7200  # incidents that begin later come too late for any stop that is asked about
 
 
 def best_predictions(day: Day, rows: pd.DataFrame, draws: int = DRAWS) -> np.ndarray:
@@ -56,13 +56,12 @@ def find_visits(plan: Timetable, rows: pd.DataFrame) -> np.ndarray:
     target = plan.scheduled[plan.trip] & (plan.position > 0)
     trip_ids = np.array([slot.trip_id for slot in plan.slots], dtype=object)[plan.trip[target]]
     visits = pd.MultiIndex.from_arrays([trip_ids, plan.stop_ids[target]])
-    found = visits.get_indexer(pd.MultiIndex.from_arrays([rows["trip_id"].astype(object), rows["stop_id"].astype(object)]))
+    asked = pd.MultiIndex.from_frame(rows[["trip_id", "stop_id"]].astype(object))
+    found = visits.get_indexer(asked)
     return np.where(found < 0, -1, np.flatnonzero(target)[found])
 
 
-def arrival_draws(
-    day: Day, visit: np.ndarray, now: np.ndarray, draws: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def arrival_draws(day: Day, visit: np.ndarray, now: np.ndarray, draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draws of when the feed reports each visit's arrival, asked at a moment (n,) in seconds of the service day.
 
     Yields batches: indices of rows (m,) and their draws (m, draws) in whole seconds of the service day, as published.
@@ -126,7 +125,8 @@ class Futures:
         shared = _shared_reach(self.lane)
         which, trip, reach = np.arange(len(self.trip)), self.trip, self.reach
         while len(which):
-            here = (reach >= 0) & ((self.day.departed[self.first[trip] + reach] > self.now[which]) | (trip == self.trip[which]))
+            not_yet = self.day.departed[self.first[trip] + reach] > self.now[which]
+            here = (reach >= 0) & (not_yet | (trip == self.trip[which]))
             if here.any():
                 yield which[here], trip[here], reach[here]
             trip, onwards = self.plan.ahead[trip], here | (self.plan.pattern[trip] != own[which])
@@ -168,7 +168,7 @@ class Futures:
         return departed
 
     def _vehicle_ready(self, trip: np.ndarray, now: np.ndarray) -> np.ndarray:
-        """When the vehicles of trips (k,) stand ready (k, draws); one still on its way keeps its delay, more or less."""
+        """When the vehicles of trips (k,) are ready (k, draws); one still on its way keeps its delay, more or less."""
         previous = self.plan.previous[trip]
         terminal = self.first[previous + 1] - 1
         ready = np.repeat(self.day.ready[trip][:, None], self.draws, axis=1)
@@ -197,12 +197,14 @@ class Futures:
         clear = self._passed(self.departed, day.departed, which, visit) + p.clearance_seconds
         free = np.flatnonzero(begins & ~approaching & (clear <= now[:, None]).all(axis=1))
         expected = track.cruise_seconds[visit][:, None] * slowness
-        cruise = expected * self._lasting(p.cruise_sigma, rows, free, now[free, None] - left[free], expected[free])
+        elapsed = now[free, None] - left[free]
+        cruise = expected * self._lasting(p.cruise_sigma, rows, free, elapsed, expected[free])
         approach = np.where(approaching[:, None], approached[:, None], np.maximum(left + cruise, clear))
 
         near = np.flatnonzero(approaching & ~standing)
         expected = track.approach_seconds[visit][:, None] * slowness
-        closing = expected * self._lasting(p.approach_sigma, rows, near, now[near, None] - approach[near], expected[near])
+        elapsed = now[near, None] - approach[near]
+        closing = expected * self._lasting(p.approach_sigma, rows, near, elapsed, expected[near])
         arrival = np.where(standing[:, None], arrived[:, None], approach + closing)
 
         gap = np.minimum(arrival - self._passed(self.arrived, day.arrived, which, visit), p.crowding_limit_seconds)

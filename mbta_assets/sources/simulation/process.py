@@ -155,7 +155,8 @@ def simulate(service_date: date, seed: int) -> Day:
     rng = stream(seed, service_date, "process")
     incidents = {lane: _incidents(lane, rng) for lane in network().lanes}
     crowd = {route: _congestion(route, service_date) for route, _ in network().lanes}
-    pace = {route: curve * np.exp(PARAMETERS.day_effect_sigma * rng.standard_normal()) for route, curve in crowd.items()}
+    day_effect = np.exp(PARAMETERS.day_effect_sigma * rng.standard_normal(len(crowd)))
+    pace = {route: curve * effect for (route, curve), effect in zip(crowd.items(), day_effect, strict=True)}
     track = _track(plan)
     innovations = rng.standard_normal(len(plan.slots))
     noise = rng.standard_normal((3, len(plan.trip)))
@@ -196,11 +197,12 @@ def _incidents(lane: tuple[str, int], rng: np.random.Generator) -> Incidents:
 def _congestion(route_id: str, service_date: date) -> np.ndarray:
     """Congestion (minutes,) of a line by minute of the service day: 1 is the timetable's pace."""
     hours = np.arange(MINUTES) / 60
-    peaks = sum(
-        height * np.exp(-0.5 * ((hours - hour) / width) ** 2) for hour, width, height in PARAMETERS.congestion_peaks
-    )
+    hour, width, height = np.array(PARAMETERS.congestion_peaks).T[:, :, None]
+    peaks = (height * np.exp(-0.5 * ((hours - hour) / width) ** 2)).sum(axis=0)
     share = PARAMETERS.congestion_by_line[route_id.split("-")[0]]
-    return PARAMETERS.congestion_base + peaks * share * (PARAMETERS.weekend_congestion if service_date.weekday() > 4 else 1)
+    if service_date.weekday() > 4:
+        share *= PARAMETERS.weekend_congestion
+    return PARAMETERS.congestion_base + share * peaks
 
 
 def _track(plan: Timetable) -> Track:
