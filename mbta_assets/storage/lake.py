@@ -69,14 +69,16 @@ class Lake:
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
         """Rows of some service days, one day after the other; all columns or some. Raises MissingPartition.
 
-        A column that older days lack is missing there.
+        A column that only some of the days have is missing on the others; KeyError for one that none has.
         """
+        # With the service date, a day that has none of the columns still has its rows.
+        needed = [*columns, "service_date"] if columns else None
         parts = []
         for day in days:
             with self._open(table, day) as file:
-                part = file.read(columns)
-            parts.append(part.replace_schema_metadata(None).select(columns or part.column_names))
-        return arrow.concat_tables(parts, promote_options="default")
+                parts.append(file.read(needed).replace_schema_metadata(None))
+        rows = arrow.concat_tables(parts, promote_options="default")
+        return rows.select(columns or rows.column_names)
 
     def version(self, table: str, day: date) -> str:
         """The content version that `write` returned. Raises MissingPartition."""

@@ -30,6 +30,16 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert (lake.version("toy", DAY), lake.rows("toy", DAY)) == (version, 1000)
 
 
+@pytest.mark.parametrize("columns", [None, ["speed"]])
+def test_a_column_that_some_days_lack_is_missing_there(tmp_path: Path, columns: list[str] | None) -> None:
+    lake = Lake(tmp_path)
+    lake.write("toy", DAY, rows(1, n=1))
+    lake.write("toy", NEXT_DAY, rows(2, n=1, day=NEXT_DAY).append_column("speed", [[5.0]]))
+    assert lake.read("toy", [DAY, NEXT_DAY], columns)["speed"].to_pylist() == [None, 5.0]
+    with pytest.raises(KeyError, match="colour"):
+        lake.read("toy", [DAY, NEXT_DAY], ["colour"])
+
+
 def test_an_empty_partition_replaces_a_full_one(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.write("toy", DAY, rows(1))
