@@ -93,7 +93,9 @@ def _table_checks(table: str) -> dg.AssetChecksDefinition:
     specs.append(dg.AssetCheckSpec("rows_as_usual", asset=table, description="A day is about as long as recent ones."))
 
     @dg.multi_asset_check(name=f"{table}_checks", specs=specs)
-    def checks(context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> Iterator[dg.AssetCheckResult]:
+    def checks(
+        context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+    ) -> Iterator[dg.AssetCheckResult]:
         findings: dict[str, dict[date, str]] = {spec.name: {} for spec in specs}
         for day in _days(context, warehouse, table):
             rows = warehouse.read(table, day)
@@ -120,7 +122,9 @@ def _table_checks(table: str) -> dg.AssetChecksDefinition:
         )
     ]
 )
-def causality(context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> Iterator[dg.AssetCheckResult]:
+def causality(
+    context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+) -> Iterator[dg.AssetCheckResult]:
     """Made anew for the last service day of the run: the code is the same for all of them."""
     findings = {}
     for day in _days(context, warehouse, "transit_features")[-1:]:

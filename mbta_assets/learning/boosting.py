@@ -11,10 +11,19 @@ from mbta_assets.learning.tune import Configuration, Report
 
 WEIGHTS = "model.ubj"
 ROUNDS_PER_STEP = 20
-HUBER_SCALE_SECONDS = 30.0
-DEFAULTS: Configuration = {
-    "residual_to": "lookup", "eta": 0.1, "max_depth": 7, "min_child_weight": 20.0, "subsample": 0.8,
-    "colsample_bytree": 0.7, "reg_lambda": 1.0, "reg_alpha": 0.0, "gamma": 0.0,
+UNSTEADY = frozenset({
+    "month", "day_of_week", "day_of_year", "season", "sin_time", "cos_time", "last_delay_seconds",
+    "leader_delay_seconds", "route_delay_seconds", "route_change_seconds", "stop_id", "current_stop_id",
+    "lookup_delay_seconds",
+})  # fmt: skip
+"""Inputs that say when and where rather than how the trip goes: on few days, trees learn them by heart."""
+STEADY: Configuration = {
+    "residual_to": "lookup", "inputs": "steady", "eta": 0.05, "max_depth": 10, "min_child_weight": 1.0,
+    "subsample": 0.7, "colsample_bynode": 0.4, "reg_lambda": 1.0, "reg_alpha": 0.0, "gamma": 0.0,
+}  # fmt: skip
+EVERYTHING: Configuration = {
+    **STEADY, "inputs": "all", "eta": 0.1, "max_depth": 8, "min_child_weight": 20.0, "subsample": 0.8,
+    "colsample_bynode": 0.7,
 }  # fmt: skip
 
 
@@ -22,17 +31,17 @@ DEFAULTS: Configuration = {
 class Space:
     """What the search draws from, each range (low, high); log-uniform where marked."""
 
-    max_depth: tuple[int, int] = (4, 10)
-    min_child_weight: tuple[float, float] = (1.0, 100.0)  # log
+    max_depth: tuple[int, int] = (4, 11)
+    min_child_weight: tuple[float, float] = (1.0, 60.0)  # log
     subsample: tuple[float, float] = (0.5, 1.0)
-    colsample_bytree: tuple[float, float] = (0.4, 1.0)
-    eta: tuple[float, float] = (0.05, 0.3)  # log
+    colsample_bynode: tuple[float, float] = (0.3, 1.0)
+    eta: tuple[float, float] = (0.03, 0.2)  # log
     reg_lambda: tuple[float, float] = (0.1, 30.0)  # log
     reg_alpha: tuple[float, float] = (0.01, 10.0)  # log
-    gamma: tuple[float, float] = (0.0, 2.0)
+    gamma: tuple[float, float] = (0.0, 1.0)
 
     def configurations(self, n: int, seed: int) -> list[Configuration]:
-        """The first `n` configurations of a seeded search: the defaults on either residual, then random ones."""
+        """The first `n` configurations of a seeded search: three that have served well, then random ones."""
         random = np.random.default_rng(seed)
 
         def log(bounds: tuple[float, float]) -> float:
@@ -41,18 +50,19 @@ class Space:
         drawn: list[Configuration] = [
             {
                 "residual_to": str(random.choice(["lookup", "now"], p=[0.8, 0.2])),
+                "inputs": str(random.choice(["all", "steady"])),
                 "eta": log(self.eta),
                 "max_depth": int(random.integers(self.max_depth[0], self.max_depth[1] + 1)),
                 "min_child_weight": log(self.min_child_weight),
                 "subsample": float(random.uniform(*self.subsample)),
-                "colsample_bytree": float(random.uniform(*self.colsample_bytree)),
+                "colsample_bynode": float(random.uniform(*self.colsample_bynode)),
                 "reg_lambda": log(self.reg_lambda),
                 "reg_alpha": log(self.reg_alpha),
                 "gamma": float(random.uniform(*self.gamma)),
             }
             for _ in range(n)
         ]
-        return [DEFAULTS, {**DEFAULTS, "residual_to": "now"}, *drawn][:n]
+        return [EVERYTHING, STEADY, {**EVERYTHING, "residual_to": "now"}, *drawn][:n]
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ class Parts:
 
     train: dict[str, Arrays]
     validation: dict[str, Arrays]
+    names: list[str]
+    """What the columns of `inputs` are."""
     seed: int
     rounds: int
     patience_rounds: int = 60
@@ -77,41 +89,60 @@ class Parts:
 
 
 def fit(configuration: Configuration, parts: Parts, threads: int, report: Report | None = None) -> Any:
-    """Train on the training part, stopping early by the validation part's absolute error in seconds.
+    """Train on the training part, stopping early by the validation part's mean absolute error.
 
-    Calls `report` every `ROUNDS_PER_STEP` rounds with the smallest error so far. Returns the booster up to its best
-    round. Learns by a pseudo-Huber loss on residuals in units of `HUBER_SCALE_SECONDS`.
+    Errors are in units of the rows' scale, so that near destinations count as much as far ones. Calls `report` every
+    `ROUNDS_PER_STEP` rounds with the smallest error so far. Returns the booster up to its best round.
     """
     import xgboost
 
-    settings = {key: value for key, value in configuration.items() if key != "residual_to"}
-    train = parts.train[configuration["residual_to"]]
     validation = parts.validation[configuration["residual_to"]]
-    matrix = xgboost.QuantileDMatrix(inputs(train), _target(train), nthread=threads)
-    held_out = xgboost.QuantileDMatrix(inputs(validation), _target(validation), ref=matrix, nthread=threads)
+    matrix = _matrix(configuration, parts.train[configuration["residual_to"]], parts.names, threads)
+    held_out = xgboost.QuantileDMatrix(inputs(validation), validation.target, ref=matrix, nthread=threads)
 
     class Watch(xgboost.callback.TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
             if report is not None and (epoch + 1) % ROUNDS_PER_STEP == 0:
-                report(min(evals_log["validation"]["mae"]) * HUBER_SCALE_SECONDS)
+                report(min(evals_log["validation"]["mae"]))
             return False
 
-    booster = xgboost.train(
-        {
-            **settings,
-            "objective": "reg:pseudohubererror",
-            "tree_method": "hist",
-            "eval_metric": "mae",
-            "seed": parts.seed,
-            "nthread": threads,
-        },
+    return xgboost.train(
+        _settings(configuration, parts.seed, threads),
         matrix,
         num_boost_round=parts.rounds,
         evals=[(held_out, "validation")],
         callbacks=[Watch(), xgboost.callback.EarlyStopping(rounds=parts.patience_rounds, save_best=True)],
         verbose_eval=False,
     )
-    return booster
+
+
+def refit(configuration: Configuration, rows: Arrays, names: list[str], rounds: int, seed: int, threads: int) -> Any:
+    """Train on all rows for a number of rounds that validation has chosen."""
+    import xgboost
+
+    matrix = _matrix(configuration, rows, names, threads)
+    return xgboost.train(_settings(configuration, seed, threads), matrix, num_boost_round=rounds)
+
+
+def _matrix(configuration: Configuration, rows: Arrays, names: list[str], threads: int) -> Any:
+    """The rows for training; inputs the configuration leaves out are missing everywhere, so no tree uses them."""
+    import xgboost
+
+    columns = inputs(rows)
+    if configuration["inputs"] == "steady":
+        columns[:, [index for index, name in enumerate(names) if name in UNSTEADY]] = np.nan
+    return xgboost.QuantileDMatrix(columns, rows.target, nthread=threads)
+
+
+def _settings(configuration: Configuration, seed: int, threads: int) -> dict[str, Any]:
+    return {
+        **{name: value for name, value in configuration.items() if name not in ("residual_to", "inputs")},
+        "objective": "reg:absoluteerror",
+        "tree_method": "hist",
+        "eval_metric": "mae",
+        "seed": seed,
+        "nthread": threads,
+    }
 
 
 def trial(configuration: Configuration, data: Parts, report: Report) -> None:
@@ -125,11 +156,11 @@ def inputs(arrays: Arrays) -> np.ndarray:
 
 
 def open_weights(weights: bytes) -> Callable[[Arrays], np.ndarray]:
-    """What predicts residual seconds (n,) from model inputs of n rows, for stored trees."""
+    """What predicts residuals (n,) in units of the scale from model inputs of n rows, for stored trees."""
     import xgboost
 
     booster = xgboost.Booster(model_file=bytearray(weights))
-    return lambda arrays: booster.inplace_predict(inputs(arrays)) * HUBER_SCALE_SECONDS
+    return lambda arrays: booster.inplace_predict(inputs(arrays))
 
 
 def importance(booster: Any, names: Sequence[str]) -> dict[str, float]:
@@ -143,7 +174,3 @@ def importance(booster: Any, names: Sequence[str]) -> dict[str, float]:
 def leaf_count(booster: Any) -> int:
     """How many leaves the trees have: their parameters, beside the splits that lead there."""
     return sum(tree.count("leaf=") for tree in booster.get_dump())
-
-
-def _target(arrays: Arrays) -> np.ndarray:
-    return (arrays.label - arrays.base) / HUBER_SCALE_SECONDS

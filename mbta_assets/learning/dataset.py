@@ -21,16 +21,23 @@ class Arrays:
     codes: np.ndarray
     """(n, c) int32 category codes; 0 is unknown or missing."""
     base: np.ndarray
-    """(n,) float32 seconds of delay; a model learns the label minus this."""
+    """(n,) float32 seconds of delay that a prediction starts from."""
+    scale: np.ndarray
+    """(n,) float32 seconds: one unit of what a model learns; far destinations have a coarser one than near ones."""
     label: np.ndarray
     """(n,) float32 seconds of delay; NaN is unlabelled."""
+
+    @property
+    def target(self) -> np.ndarray:
+        """(n,) what a model learns: the residual to the base, in units of the scale."""
+        return (self.label - self.base) / self.scale
 
     def __len__(self) -> int:
         return len(self.base)
 
     def take(self, rows: np.ndarray) -> "Arrays":
         """The rows of a boolean mask or an index."""
-        return Arrays(self.numeric[rows], self.codes[rows], self.base[rows], self.label[rows])
+        return Arrays(self.numeric[rows], self.codes[rows], self.base[rows], self.scale[rows], self.label[rows])
 
 
 def sample(features: pd.DataFrame, rows: int) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -32,11 +33,14 @@ class Encoder:
         """The numeric columns as (n, d) float32, NaN where missing."""
         return np.column_stack([np.asarray(columns[name], dtype=np.float32) for name in self.numeric])
 
+    @cached_property
+    def _code_of(self) -> dict[str, dict[Any, int]]:
+        return {name: {v: code for code, v in enumerate(values, 1)} for name, values in self.vocabularies.items()}
+
     def codes(self, columns: Columns) -> np.ndarray:
         """The categories as (n, c) int32 codes; 0 is unknown or missing."""
         coded = []
-        for name, values in self.vocabularies.items():
-            code = {value: index for index, value in enumerate(values, start=1)}
+        for name, code in self._code_of.items():
             coded.append(np.fromiter((code.get(value, 0) for value in _values(columns[name])), dtype=np.int32))
         return np.column_stack(coded)
 
@@ -53,4 +57,6 @@ class Encoder:
 def _values(column: Any) -> list[Any]:
     """Plain Python values of a column, None where missing."""
     missing = column.isna() if hasattr(column, "isna") else np.array([value is None for value in column])
-    return [None if gone else value for value, gone in zip(np.asarray(column, dtype=object).tolist(), missing, strict=True)]
+    return [
+        None if gone else value for value, gone in zip(np.asarray(column, dtype=object).tolist(), missing, strict=True)
+    ]

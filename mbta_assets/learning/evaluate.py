@@ -32,7 +32,9 @@ def errors(label: np.ndarray, predicted: np.ndarray) -> Row:
     }
 
 
-def within_mbta_window(label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray) -> dict[str, float]:
+def within_mbta_window(
+    label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray
+) -> dict[str, float]:
     """Share of predictions the MBTA would accept, by predicted time ahead; bins without a prediction are left out."""
     error = label - predicted
     ahead = scheduled_seconds_ahead + predicted

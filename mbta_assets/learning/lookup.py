@@ -4,7 +4,9 @@ The baseline to beat, and what the models learn the residual to.
 """
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -36,7 +38,7 @@ class RuntimeLookup:
         label = _floats(rows, "delay_seconds")
         known = ~np.isnan(label)
         stops = sorted(set(_texts(rows, "current_stop_id")) | set(_texts(rows, "stop_id")))
-        key = _keys(stops, rows)
+        key = _keys({stop: index for index, stop in enumerate(stops)}, rows)
         elapsed = _elapsed(rows)
         run = label + _floats(rows, "scheduled_seconds_ahead") + elapsed
         order = np.lexsort((run[known], key[known]))
@@ -46,9 +48,13 @@ class RuntimeLookup:
         enough = count >= FEWEST_RUNS
         return cls(stops, keys[enough], medians[enough].astype(np.float32))
 
+    @cached_property
+    def _code_of(self) -> dict[str, int]:
+        return {stop: index for index, stop in enumerate(self.stops)}
+
     def remaining(self, columns: Columns) -> np.ndarray:
         """Seconds (n,) from now until the arrival; NaN where the lookup has no entry."""
-        key = _keys(self.stops, columns)
+        key = _keys(self._code_of, columns)
         if not len(self.keys):
             return np.full(len(key), np.nan)
         found = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
@@ -111,7 +117,9 @@ def _texts(columns: Columns, name: str) -> list[str]:
 
 def _state(columns: Columns) -> np.ndarray:
     standing = np.asarray(columns["current_status"], dtype=object) == "STOPPED_AT"
-    waiting = standing & (_floats(columns, "stops_behind") == 1) & ~np.isnan(_floats(columns, "departure_delay_seconds"))
+    waiting = (
+        standing & (_floats(columns, "stops_behind") == 1) & ~np.isnan(_floats(columns, "departure_delay_seconds"))
+    )
     seen = ~np.isnan(_floats(columns, "seconds_in_state"))
     return np.select([waiting, standing & seen, seen], [WAITING, STANDING, MOVING], UNSEEN)
 
@@ -123,12 +131,11 @@ def _elapsed(columns: Columns) -> np.ndarray:
     return np.select([state == WAITING, state == UNSEEN], [late, 0.0], _floats(columns, "seconds_in_state"))
 
 
-def _keys(stops: list[str], columns: Columns) -> np.ndarray:
+def _keys(code: Mapping[str, int], columns: Columns) -> np.ndarray:
     """One number (n,) for state, stop and destination; -1 where a stop is not in the lookup."""
-    code = {stop: index for index, stop in enumerate(stops)}
     current, target = (
         np.fromiter((code.get(stop, -1) for stop in _texts(columns, name)), dtype=np.int64)
         for name in ("current_stop_id", "stop_id")
     )
-    key = (_state(columns) * len(stops) + current) * len(stops) + target
+    key = (_state(columns) * len(code) + current) * len(code) + target
     return np.where((current < 0) | (target < 0), -1, key)

@@ -1,6 +1,7 @@
 """From feature columns to delays: what every model shares, at training and when a stored one is opened."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,13 +11,13 @@ from mbta_assets.bundle import Bundle
 from mbta_assets.learning import boosting
 from mbta_assets.learning.dataset import Arrays
 from mbta_assets.learning.encode import Columns, Encoder
-from mbta_assets.learning.lookup import RuntimeLookup
+from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
 
-ENCODER, LOOKUP = "encoder.json", "lookup.npz"
+ENCODER, LOOKUP, SCALES = "encoder.json", "lookup.npz", "scales.json"
 KINDS: dict[str, tuple[str, Callable[[bytes], Callable[[Arrays], np.ndarray]]]] = {
     "xgboost": (boosting.WEIGHTS, boosting.open_weights),
 }
-"""By kind of bundle: the file with the weights, and what opens them to predict residual seconds."""
+"""By kind of bundle: the file with the weights, and what opens them to predict residuals in units of the scale."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,21 @@ class Inputs:
 
     encoder: Encoder
     lookup: RuntimeLookup
+    scales: Mapping[int, float]
+    """Seconds by stops ahead: how far off the lookup typically is."""
+
+    @classmethod
+    def fit(cls, encoder: Encoder, lookup: RuntimeLookup, rows: Columns) -> Self:
+        """Inputs whose scales are the median error of a lookup on labelled rows that it did not see."""
+        error = np.abs(np.asarray(rows["delay_seconds"], dtype=np.float64) - cross_fitted_delay(rows))
+        stops = np.asarray(rows["stops_ahead"], dtype=np.int64)
+        return cls(encoder, lookup, {int(n): max(1.0, float(np.median(error[stops == n]))) for n in np.unique(stops)})
+
+    def scale(self, columns: Columns) -> np.ndarray:
+        """The scale (n,) of each row; of a number of stops ahead that was never seen, the largest."""
+        stops = np.asarray(columns["stops_ahead"], dtype=np.int64)
+        known = [stops == n for n in self.scales]
+        return np.select(known, list(self.scales.values()), max(self.scales.values())).astype(np.float32)
 
     def arrays(self, columns: Columns, residual_to: str, lookup_delay: np.ndarray | None = None) -> Arrays:
         """Model inputs (n rows). `residual_to` is "lookup" or "now": what the label's residual is taken to.
@@ -38,6 +54,7 @@ class Inputs:
             numeric=np.column_stack([self.encoder.numbers(columns), delay, delay + ahead]).astype(np.float32),
             codes=self.encoder.codes(columns),
             base=(delay if residual_to == "lookup" else -ahead).astype(np.float32),
+            scale=self.scale(columns),
             label=np.asarray(label, dtype=np.float32),
         )
 
@@ -48,12 +65,14 @@ class Inputs:
 
     def files(self) -> dict[str, bytes]:
         """What a bundle needs to make the same inputs."""
-        return {ENCODER: self.encoder.to_json(), LOOKUP: self.lookup.to_bytes()}
+        scales = json.dumps({str(stops): seconds for stops, seconds in self.scales.items()}).encode()
+        return {ENCODER: self.encoder.to_json(), LOOKUP: self.lookup.to_bytes(), SCALES: scales}
 
     @classmethod
     def from_bundle(cls, stored: Bundle) -> Self:
         """The inputs of a stored model."""
-        return cls(Encoder.from_json(stored.file(ENCODER)), RuntimeLookup.from_bytes(stored.file(LOOKUP)))
+        scales = {int(stops): seconds for stops, seconds in json.loads(stored.file(SCALES)).items()}
+        return cls(Encoder.from_json(stored.file(ENCODER)), RuntimeLookup.from_bytes(stored.file(LOOKUP)), scales)
 
 
 class Model:
@@ -72,4 +91,4 @@ class Model:
         """
         arrays = self.inputs.arrays(columns, self.residual_to)
         earliest = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
-        return np.maximum(arrays.base + self.residual(arrays), earliest)
+        return np.maximum(arrays.base + arrays.scale * self.residual(arrays), earliest)

@@ -102,7 +102,12 @@ def ray_session(address: str | None) -> Iterator[None]:
 
 
 def search(
-    trial: Trial, configurations: Sequence[Configuration], data: Any, halving: Halving, scratch: Path, address: str | None
+    trial: Trial,
+    configurations: Sequence[Configuration],
+    data: Any,
+    halving: Halving,
+    scratch: Path,
+    address: str | None,
 ) -> list[Result]:
     """Run a trial for each configuration, one core each, and return their results in order, stopped ones cut short.
 

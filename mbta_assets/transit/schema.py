@@ -104,7 +104,9 @@ class RawTransitData(Table):
     current_status: Series[Text] = column("How the vehicle stood to `current_stop_id`.", isin=STATUSES)
     current_stop_id: Series[Text] = column("The stop it stood at or went to.")
     stops_behind: Series[Integer] = column("Stops of the trip it stood at or had left.", "stops", ge=0)
-    scheduled_last_departure: Series[Timestamp] = optional("Scheduled departure from the stop it stood at or last left.")
+    scheduled_last_departure: Series[Timestamp] = optional(
+        "Scheduled departure from the stop it stood at or last left."
+    )
     current_latitude: Series[float] = column("Where it was.", "degrees", nullable=True)
     current_longitude: Series[float] = column("Where it was.", "degrees", nullable=True)
     stops_ahead: Series[Integer] = column("How many stops ahead the destination was.", "stops", isin=STOPS_AHEAD)

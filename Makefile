@@ -1,0 +1,44 @@
+# Each target sets up what it needs; PYTHON may name another Python 3.11.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export DAGSTER_HOME := $(CURDIR)/.dagster
+export DAGSTER_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test dev bench clean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## the virtual environment .venv with everything in it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip --constraint constraints.txt
+	$(BIN)/pip install --quiet --editable '.[cpu,dev]' --constraint constraints.txt
+	@touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+	@mkdir -p $(DAGSTER_HOME)
+	@cp $< $@
+
+demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the whole lineage on simulated days, ending with the leaderboard
+	@$(BIN)/python -m mbta_assets.demo
+
+test: $(INSTALLED) ## lint, types, import contracts, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the Dagster UI
+	$(BIN)/dagster dev -w workspace.yaml
+
+bench: $(INSTALLED) ## what the parts cost, measured in one run
+	@$(BIN)/python benchmarks/parts.py
+
+clean: ## remove what demo and dev have stored; the virtual environment stays
+	rm -rf .local .dagster

@@ -1,0 +1,68 @@
+"""`make demo`: the whole lineage on a window of service days, then the leaderboard, in a terminal.
+
+Two runs fill the days side by side, as a backfill would; then one run trains and scores.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+from mbta_assets.settings import Settings
+
+FIRST_DAY = date(2024, 9, 9)
+DAYS = 10
+RUNS = 2
+
+
+def main() -> None:
+    """Materialize the lineage and print what came of it."""
+    settings = Settings.from_environment()
+    days = [FIRST_DAY + timedelta(days=n) for n in range(DAYS)]
+    share = -(-len(days) // RUNS)
+    spans = [(days[i], days[min(i + share, len(days)) - 1]) for i in range(0, len(days), share)]
+    print(
+        f"{DAYS} service days from {days[0]} to {days[-1]}, source {settings.source}, seed {settings.seed}", flush=True
+    )
+    begun = time.monotonic()
+    _together("tables", [["group:upstream or group:transit", "--partition-range", f"{a}...{b}"] for a, b in spans])
+    _together("models", [["group:training or group:models or group:production"]])
+    leaderboard = json.loads((settings.store / "reports/model_leaderboard.json").read_text())
+    print("\nErrors on the test days, in seconds of delay; every row is scored on the same arrivals.\n")
+    print(_table(leaderboard))
+    print(f"\ntables   {settings.store / 'tables'}\nbundles  {settings.store / 'bundles'}")
+    print(f"reports  {settings.store / 'reports'}\n\nThe whole took {time.monotonic() - begun:.0f} s. Next: make dev")
+
+
+def _together(name: str, selections: Sequence[Sequence[str]]) -> None:
+    """Materialize selections in processes side by side; a failed one ends the demo with what it said."""
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions", "--select"]
+    runs = [
+        subprocess.Popen([*command, *selection], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for selection in selections
+    ]
+    for run in runs:
+        said, _ = run.communicate()
+        if run.returncode:
+            sys.exit(f"{said}\nThe demo stopped while making the {name}.")
+    print(f"{name:8} {time.monotonic() - begun:6.1f} s", flush=True)
+
+
+def _table(leaderboard: list[dict]) -> str:
+    horizons = list(leaderboard[0]["by_stops_ahead"])
+    lines = [
+        f"{'model':16}" + "".join(f"{h + ' ahead':>10}" for h in horizons) + f"{'MAE':>9}{'bytes':>10}{'µs a row':>10}"
+    ]
+    for row in leaderboard:
+        errors = "".join(f"{row['by_stops_ahead'][h]['mae']:10.1f}" for h in horizons)
+        size = f"{row['size_bytes']:10,}" if row["size_bytes"] else f"{'–':>10}"
+        latency = f"{row['latency_us_p50']:10.0f}" if row["latency_us_p50"] else f"{'–':>10}"
+        lines.append(f"{row['model']:16}{errors}{row['mae']:9.1f}{size}{latency}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
