@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from datetime import date, timedelta
 
+import dagster as dg
+
 from mbta_assets.settings import Settings
 
 FIRST_DAY = date(2024, 9, 9)
@@ -27,6 +29,7 @@ def main() -> None:
         f"{DAYS} service days from {days[0]} to {days[-1]}, source {settings.source}, seed {settings.seed}", flush=True
     )
     begun = time.monotonic()
+    dg.DagsterInstance.get().dispose()  # two runs must not both set up a new DAGSTER_HOME
     _together("tables", [["group:upstream or group:transit", "--partition-range", f"{a}...{b}"] for a, b in spans])
     _together("models", [["group:training or group:models or group:production"]])
     leaderboard = json.loads((settings.store / "reports/model_leaderboard.json").read_text())

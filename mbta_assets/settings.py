@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 
 class SettingsError(ValueError):
@@ -101,7 +101,7 @@ class Settings:
     ray_address: str | None = variable(
         "RAY_ADDRESS", None, TEXT, "The Ray cluster that runs the trials; unset, this machine."
     )
-    wandb_mode: str = variable(
+    wandb_mode: Literal["online", "offline", "disabled"] = variable(
         "WANDB_MODE", "offline", one_of("online", "offline", "disabled"), "Where Weights & Biases logs trials."
     )
     wandb_api_key: str | None = variable(

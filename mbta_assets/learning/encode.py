@@ -4,11 +4,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-Columns = Mapping[str, Any]
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Columns = Mapping[str, Any] | pd.DataFrame
+else:
+    Columns = Mapping[str, Any]
 """Columns by name, each an array or series of the same length n."""
 
 

@@ -43,5 +43,5 @@ class Tracker:
                 for step, error in enumerate(result.curve, start=1):
                     run.log({"validation_mae_seconds": error}, step=step)
                 run.summary["best_validation_mae_seconds"] = result.best
-                link = run.get_project_url() if settings.wandb_mode == "online" else None
+                link = run.project_url if settings.wandb_mode == "online" else None
         return f"{link}/groups/{group}" if link else str(Path(directory) / "wandb")

@@ -5,6 +5,7 @@ reported, never before. Times are epoch microseconds in int64, or NaT where noth
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from mbta_assets.transit.platforms import PLATFORM_ALIASES
 WRONG_SLOT_SECONDS = -1800
 MICROSECONDS = 1_000_000
 NAT = np.iinfo(np.int64).min
+
+Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def seconds(times: np.ndarray) -> np.ndarray:
     return np.where(times == NAT, np.nan, times / MICROSECONDS)
 
 
-def count_before(groups: np.ndarray, times: np.ndarray, group: np.ndarray, moment: np.ndarray, side: str) -> np.ndarray:
+def count_before(
+    groups: np.ndarray, times: np.ndarray, group: np.ndarray, moment: np.ndarray, side: Side
+) -> np.ndarray:
     """How many events (n,) sort before each question: all of smaller groups, and of its own those in time.
 
     `groups` and `times` (m,) are the events, sorted by group, then time; `group` and `moment` (n,) the questions.
@@ -65,7 +70,7 @@ def count_before(groups: np.ndarray, times: np.ndarray, group: np.ndarray, momen
     return np.searchsorted(groups * span + (times - first), group * span + (moment - first), side=side)
 
 
-def latest(groups: np.ndarray, times: np.ndarray, group: np.ndarray, moment: np.ndarray, side: str) -> np.ndarray:
+def latest(groups: np.ndarray, times: np.ndarray, group: np.ndarray, moment: np.ndarray, side: Side) -> np.ndarray:
     """Index (n,) of each group's last event up to a moment, as `count_before` takes them; -1 where there is none."""
     found = count_before(groups, times, group, moment, side) - 1
     return np.where((group >= 0) & (found >= 0) & (groups[found] == group), found, -1) if len(groups) else found

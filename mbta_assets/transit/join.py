@@ -30,4 +30,4 @@ def raw_transit_data_query(dialect: str, tables: Mapping[str, str] | None = None
             table.replace(exp.values(list(PLATFORM_ALIASES.items()), alias=alias, columns=["alias", "stop_id"]))
         elif tables and table.name in tables:
             table.replace(exp.alias_(exp.to_table(tables[table.name], dialect=dialect), alias, table=True))
-    return statement.sql(dialect)
+    return statement.sql(dialect, comments=False)

@@ -1,0 +1,123 @@
+"""The join, on tables small enough to read."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import duckdb
+import pandas as pd
+import pyarrow as arrow
+import pytest
+import sqlglot
+
+from mbta_assets.transit import schema
+from mbta_assets.transit.join import raw_transit_data_query
+
+DAY = date(2024, 3, 6)
+NOON = datetime(2024, 3, 6, 17, tzinfo=UTC)
+STOPS = ["70061", "70063", "70065", "70067", "70069", "70071"]
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def update(seconds, status, stop, trip="1", vehicle="R-1"):
+    return {"id": vehicle, "updated_at": at(seconds), "current_status": status, "stop_id": stop, "trip_id": trip}
+
+
+def timetable(trip="1", late=0):
+    """A stop every 300 s from noon; the origin has no arrival, the terminal no departure."""
+    return [
+        {
+            "trip_id": trip,
+            "stop_id": stop,
+            "arrival_time": at(300 * n + late) if n else None,
+            "departure_time": at(300 * n + late) if n < len(STOPS) - 1 else None,
+            "stop_sequence": 10 * n if n < len(STOPS) - 1 else 1,
+        }
+        for n, stop in enumerate(STOPS)
+    ]
+
+
+def join(updates, schedule=None) -> pd.DataFrame:
+    tables = {
+        "vehicle": updates,
+        "trip": [{"id": "1", "name": "one", "route_id": "Red", "direction_id": 0}],
+        "stop": [{"id": stop, "name": f"station {stop}", "latitude": 42.0, "longitude": -71.0} for stop in STOPS],
+        "schedule": timetable() if schedule is None else schedule,
+    }
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name, rows in tables.items():
+            wanted = schema.arrow_schema(schema.UPSTREAM[name])
+            rows = [{"service_date": DAY} | row for row in rows]
+            columns = {f.name: arrow.array([row.get(f.name) for row in rows], f.type) for f in wanted}
+            connection.register(name, arrow.table(columns, schema=wanted))
+        joined = connection.execute(raw_transit_data_query("duckdb"), {"service_date": DAY}).arrow().read_all()
+    rows = schema.typed(schema.to_frame(joined), schema.RawTransitData)
+    return schema.RawTransitData.validate(rows)
+
+
+def test_an_update_has_a_row_for_the_stops_1_3_and_5_ahead_in_the_order_of_the_timetable():
+    rows = join([update(10, "STOPPED_AT", "70061")])
+    assert rows[["stops_ahead", "stop_id"]].values.tolist() == [[1, "70063"], [3, "70067"], [5, "70071"]]
+
+
+def test_a_moving_vehicle_is_one_stop_from_where_it_goes():
+    rows = join([update(10, "IN_TRANSIT_TO", "70063")])
+    assert rows.loc[rows["stops_ahead"] == 1, "stop_id"].tolist() == ["70063"]
+
+
+def test_the_label_is_the_first_stop_at_the_platform_whatever_its_alias_and_never_made_up():
+    updates = [update(10, "IN_TRANSIT_TO", "70063"), update(330, "STOPPED_AT", "70063")]
+    rows = join([*updates, update(390, "STOPPED_AT", "70063"), update(980, "STOPPED_AT", "70067")])
+    first = rows[rows["time_stamp"] == at(10)].set_index("stops_ahead")["actual_arrival_time"]
+    assert first[1] == at(330)
+    assert first[3] == at(980)
+    assert pd.isna(first[5])
+
+
+def test_a_berth_is_its_platform():
+    rows = join([update(10, "STOPPED_AT", "Alewife-02")])
+    assert rows["current_stop_id"].unique().tolist() == ["70061"]
+
+
+def test_what_has_arrived_is_no_target_any_more():
+    rows = join([update(330, "STOPPED_AT", "70063"), update(340, "IN_TRANSIT_TO", "70063")])
+    assert not ((rows["stop_id"] == "70063") & (rows["time_stamp"] >= at(330))).any()
+
+
+def test_repeated_updates_count_once_and_one_moment_has_one_state():
+    once = join([update(10, "INCOMING_AT", "70063")])
+    again = join([*[update(10, "IN_TRANSIT_TO", "70063")] * 3, *[update(10, "INCOMING_AT", "70063")] * 2])
+    pd.testing.assert_frame_equal(once, again)
+
+
+def test_the_origin_is_no_target():
+    rows = join([update(-100, "IN_TRANSIT_TO", "70061")])
+    assert "70061" not in rows["stop_id"].tolist()
+
+
+@pytest.mark.parametrize("trip", ["ADDED-1", "NONREV-1"])
+def test_added_trips_are_no_targets_even_with_a_schedule(trip):
+    assert join([update(10, "STOPPED_AT", "70061", trip)], timetable(trip)).empty
+
+
+def test_a_trip_in_the_wrong_slot_is_dropped_and_a_late_one_kept():
+    running = [update(300 * n + 20, "STOPPED_AT", stop) for n, stop in enumerate(STOPS)]
+    early = join(running, timetable(late=2400))
+    assert early["actual_arrival_time"].isna().all()
+    assert (early["stops_behind"] == 1).all()
+    late = join(running, timetable(late=-2400))
+    assert late["actual_arrival_time"].notna().any()
+
+
+def test_a_missing_trip_or_stop_is_no_sample_and_no_error():
+    rows = join([update(10, "STOPPED_AT", None), update(20, "STOPPED_AT", "70061", trip=None)])
+    assert rows.empty
+
+
+def test_bigquery_gets_the_statement_as_written_with_its_own_table_names():
+    text = raw_transit_data_query("bigquery", {"vehicle": "p.d.vehicle", "stop": "p.d.stop"})
+    assert "FROM p.d.vehicle AS v" in text
+    assert sqlglot.parse_one(text, read="bigquery") is not None
+    assert text.count("@service_date") == 5
