@@ -1,0 +1,70 @@
+"""`make bench`: what the parts cost, each measured several times in one run, with the ratio that matters."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pyarrow as arrow
+
+from mbta_assets.resources.warehouse import DuckDBWarehouse
+from mbta_assets.sources.synthetic import SyntheticSource
+from mbta_assets.storage.lake import Lake
+from mbta_assets.transit import schema
+from mbta_assets.transit.features import transit_features
+
+DAY = date(2024, 3, 6)
+RUNS = 3
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"{'part':34}{'median s':>10}{'rows a second':>16}")
+    with tempfile.TemporaryDirectory() as root:
+        _a_service_day(Lake(Path(root)))
+    dagster, location = _imports("import dagster"), _imports("import mbta_assets.definitions")
+    print(f"{'import dagster':34}{dagster:10.2f}")
+    print(f"{'import mbta_assets.definitions':34}{location:10.2f}{location / dagster:15.2f}x")
+
+
+def _a_service_day(lake: Lake) -> None:
+    tables = {}
+    for name in schema.UPSTREAM:
+        tables[name] = SyntheticSource(0).read(name, DAY)
+        wanted = schema.arrow_schema(schema.UPSTREAM[name])
+        lake.write(name, DAY, arrow.Table.from_pandas(tables[name], wanted, preserve_index=False))
+    raw = DuckDBWarehouse(lake).raw_transit_data(DAY)
+    seeds = iter(range(1, RUNS + 1))
+    _time("simulate a service day", len(tables["vehicle"]), lambda: SyntheticSource(next(seeds)).read("vehicle", DAY))
+    _time("join", len(raw), lambda: DuckDBWarehouse(lake).raw_transit_data(DAY))
+    _time("features", len(raw), lambda: transit_features(raw, tables["vehicle"], tables["schedule"]))
+    stored = arrow.Table.from_pandas(raw, schema.arrow_schema(schema.RawTransitData), preserve_index=False)
+    _time("write to the lake", len(raw), lambda: lake.write("raw_transit_data", DAY, stored))
+    _time("read from the lake", len(raw), lambda: lake.read("raw_transit_data", [DAY]))
+
+
+def _time(part: str, rows: int, run: Callable[[], object]) -> None:
+    taken = []
+    for _ in range(RUNS):
+        begun = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - begun)
+    median = statistics.median(taken)
+    print(f"{part:34}{median:10.2f}{rows / median:16,.0f}")
+
+
+def _imports(script: str) -> float:
+    taken = []
+    for _ in range(RUNS):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", script], check=True)
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+if __name__ == "__main__":
+    main()
