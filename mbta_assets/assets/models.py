@@ -27,9 +27,9 @@ REFIT_THREADS = 2
 class XGBoostConfig(dg.Config):
     """How long the trees are searched for and trained."""
 
-    rounds: int = Field(500, ge=1, description="Most boosting rounds; early stopping on validation ends before.")
-    trial_rows: int = Field(60_000, ge=100, description="Training rows of a trial; the refit uses all.")
-    trial_rounds: int = Field(160, ge=20, description="Most boosting rounds of a trial.")
+    rounds: int = Field(250, ge=1, description="Most boosting rounds; early stopping on validation ends before.")
+    trial_rows: int = Field(40_000, ge=100, description="Training rows of a trial; the refit uses all.")
+    trial_rounds: int = Field(120, ge=20, description="Most boosting rounds of a trial.")
 
 
 @dg.asset(

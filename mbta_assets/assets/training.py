@@ -29,7 +29,7 @@ COLUMNS = list(dict.fromkeys(FEATURES))
 class TrainingSetConfig(dg.Config):
     """How much of each service day goes into the training set."""
 
-    rows_per_day: int = Field(40_000, ge=100, description="At most this many rows of a service day, chosen by hash.")
+    rows_per_day: int = Field(30_000, ge=100, description="At most this many rows of a service day, chosen by hash.")
 
 
 @dg.asset(

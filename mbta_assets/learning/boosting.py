@@ -17,13 +17,15 @@ UNSTEADY = frozenset({
     "lookup_delay_seconds",
 })  # fmt: skip
 """Inputs that say when and where rather than how the trip goes: on few days, trees learn them by heart."""
+ABSOLUTE, HUBER = "reg:absoluteerror", "reg:pseudohubererror"
 STEADY: Configuration = {
-    "residual_to": "lookup", "inputs": "steady", "eta": 0.05, "max_depth": 10, "min_child_weight": 1.0,
-    "subsample": 0.7, "colsample_bynode": 0.4, "reg_lambda": 1.0, "reg_alpha": 0.0, "gamma": 0.0,
+    "residual_to": "lookup", "inputs": "steady", "objective": ABSOLUTE, "eta": 0.05, "max_depth": 10,
+    "min_child_weight": 1.0, "subsample": 0.7, "colsample_bynode": 0.4, "reg_lambda": 1.0, "reg_alpha": 0.0,
+    "gamma": 0.0,
 }  # fmt: skip
 EVERYTHING: Configuration = {
-    **STEADY, "inputs": "all", "eta": 0.1, "max_depth": 8, "min_child_weight": 20.0, "subsample": 0.8,
-    "colsample_bynode": 0.7,
+    **STEADY, "inputs": "all", "objective": HUBER, "eta": 0.1, "max_depth": 8, "min_child_weight": 20.0,
+    "subsample": 0.8, "colsample_bynode": 0.7,
 }  # fmt: skip
 
 
@@ -35,7 +37,7 @@ class Space:
     min_child_weight: tuple[float, float] = (1.0, 60.0)  # log
     subsample: tuple[float, float] = (0.5, 1.0)
     colsample_bynode: tuple[float, float] = (0.3, 1.0)
-    eta: tuple[float, float] = (0.03, 0.2)  # log
+    eta: tuple[float, float] = (0.05, 0.2)  # log
     reg_lambda: tuple[float, float] = (0.1, 30.0)  # log
     reg_alpha: tuple[float, float] = (0.01, 10.0)  # log
     gamma: tuple[float, float] = (0.0, 1.0)
@@ -51,6 +53,7 @@ class Space:
             {
                 "residual_to": str(random.choice(["lookup", "now"], p=[0.8, 0.2])),
                 "inputs": str(random.choice(["all", "steady"])),
+                "objective": str(random.choice([HUBER, ABSOLUTE])),
                 "eta": log(self.eta),
                 "max_depth": int(random.integers(self.max_depth[0], self.max_depth[1] + 1)),
                 "min_child_weight": log(self.min_child_weight),
@@ -62,7 +65,7 @@ class Space:
             }
             for _ in range(n)
         ]
-        return [EVERYTHING, STEADY, {**EVERYTHING, "residual_to": "now"}, *drawn][:n]
+        return [EVERYTHING, STEADY, {**EVERYTHING, "residual_to": "now", "objective": ABSOLUTE}, *drawn][:n]
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def fit(configuration: Configuration, parts: Parts, threads: int, report: Report
             return False
 
     return xgboost.train(
-        _settings(configuration, parts.seed, threads),
+        _settings(configuration, matrix, parts.seed, threads),
         matrix,
         num_boost_round=parts.rounds,
         evals=[(held_out, "validation")],
@@ -121,7 +124,7 @@ def refit(configuration: Configuration, rows: Arrays, names: list[str], rounds: 
     import xgboost
 
     matrix = _matrix(configuration, rows, names, threads)
-    return xgboost.train(_settings(configuration, seed, threads), matrix, num_boost_round=rounds)
+    return xgboost.train(_settings(configuration, matrix, seed, threads), matrix, num_boost_round=rounds)
 
 
 def _matrix(configuration: Configuration, rows: Arrays, names: list[str], threads: int) -> Any:
@@ -134,12 +137,12 @@ def _matrix(configuration: Configuration, rows: Arrays, names: list[str], thread
     return xgboost.QuantileDMatrix(columns, rows.target, nthread=threads)
 
 
-def _settings(configuration: Configuration, seed: int, threads: int) -> dict[str, Any]:
+def _settings(configuration: Configuration, matrix: Any, seed: int, threads: int) -> dict[str, Any]:
     return {
         **{name: value for name, value in configuration.items() if name not in ("residual_to", "inputs")},
-        "objective": "reg:absoluteerror",
         "tree_method": "hist",
         "eval_metric": "mae",
+        "base_score": float(np.median(matrix.get_label())),  # a Huber loss is flat far from its minimum
         "seed": seed,
         "nthread": threads,
     }

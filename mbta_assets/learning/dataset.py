@@ -1,10 +1,11 @@
 """The training set: which rows, which part each belongs to, and the arrays a model sees."""
 
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 import pandas as pd
+
+from mbta_assets.transit import schema
 
 PARTS = ("train", "validation", "test")
 SHARES = (0.70, 0.15, 0.15)
@@ -55,15 +56,12 @@ def split(rows: pd.DataFrame) -> np.ndarray:
     had begun is left out: its label was not known when a model of its part would have been trained.
     """
     time = rows["time_stamp"].to_numpy(dtype="datetime64[us]")
-    days = np.unique(rows["service_date"].to_numpy(dtype="datetime64[D]"))
+    day = schema.days(rows["service_date"])
+    days = np.unique(day)
     if len(days) >= WHOLE_DAYS:
         first_validation, first_test = _cuts(len(days))
-        begins = [
-            time[rows["service_date"].to_numpy(dtype="datetime64[D]") == day].min()
-            for day in (days[first_validation], days[first_test])
-        ]
-        position = np.searchsorted(days, rows["service_date"].to_numpy(dtype="datetime64[D]"))
-        part = np.digitize(position, [first_validation, first_test])
+        begins = [time[day == first].min() for first in (days[first_validation], days[first_test])]
+        part = np.digitize(np.searchsorted(days, day), [first_validation, first_test])
     else:
         labelled = np.sort(time[rows["delay_seconds"].notna()])
         begins = [labelled[index] for index in _cuts(len(labelled))]
@@ -79,8 +77,3 @@ def _cuts(n: int) -> tuple[int, int]:
     """Where validation and test begin among n ordered items; each part has at least one."""
     held_out = max(1, round(n * SHARES[1])), max(1, round(n * SHARES[2]))
     return n - sum(held_out), n - held_out[1]
-
-
-def days_of(rows: pd.DataFrame) -> list[date]:
-    """The service days of the rows, in order."""
-    return sorted(rows["service_date"].unique().tolist())

@@ -7,11 +7,14 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from mbta_assets.learning.encode import Columns
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOVING, STANDING, WAITING, UNSEEN = range(4)
 FEWEST_RUNS = 3
@@ -81,19 +84,19 @@ class RuntimeLookup:
             return cls(archive["stops"].tolist(), archive["keys"], archive["seconds"])
 
 
-def cross_fitted_delay(rows: Columns, folds: int = 5) -> np.ndarray:
+def cross_fitted_delay(rows: "pd.DataFrame", folds: int = 5) -> np.ndarray:
     """Lookup delays (n,) for the rows it is fitted on, each from a lookup that did not see the row's own day.
 
     Where there are fewer days than folds, none saw the row's own trip.
     """
-    days = np.asarray(rows["service_date"], dtype="datetime64[D]")
-    groups, index = np.unique(days, return_inverse=True)
-    if len(groups) < folds:
-        index = np.unique(np.asarray(rows["trip_id"], dtype=np.str_), return_inverse=True)[1]
+    by_day = rows.groupby("service_date").ngroup().to_numpy()
+    index = by_day if by_day.max(initial=0) + 1 >= folds else rows.groupby("trip_id").ngroup().to_numpy()
+    columns = {name: np.asarray(rows[name]) for name in COLUMNS}
     predicted = np.empty(len(index))
     for fold in range(folds):
         out = index % folds == fold
-        predicted[out] = RuntimeLookup.fit(_rows(rows, ~out)).delay(_rows(rows, out))
+        inside, outside = ({name: values[mask] for name, values in columns.items()} for mask in (~out, out))
+        predicted[out] = RuntimeLookup.fit(inside).delay(outside)
     return predicted
 
 
@@ -101,10 +104,6 @@ COLUMNS = (
     "delay_seconds", "scheduled_seconds_ahead", "seconds_in_state", "departure_delay_seconds", "last_delay_seconds",
     "current_status", "stops_behind", "current_stop_id", "stop_id",
 )  # fmt: skip
-
-
-def _rows(columns: Columns, mask: np.ndarray) -> Columns:
-    return {name: np.asarray(columns[name])[mask] for name in COLUMNS}
 
 
 def _floats(columns: Columns, name: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from mbta_assets.learning import boosting
 from mbta_assets.learning.dataset import Arrays
 from mbta_assets.learning.encode import Columns, Encoder
 from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENCODER, LOOKUP, SCALES = "encoder.json", "lookup.npz", "scales.json"
 KINDS: dict[str, tuple[str, Callable[[bytes], Callable[[Arrays], np.ndarray]]]] = {
@@ -30,7 +33,7 @@ class Inputs:
     """Seconds by stops ahead: how far off the lookup typically is."""
 
     @classmethod
-    def fit(cls, encoder: Encoder, lookup: RuntimeLookup, rows: Columns) -> Self:
+    def fit(cls, encoder: Encoder, lookup: RuntimeLookup, rows: "pd.DataFrame") -> Self:
         """Inputs whose scales are the median error of a lookup on labelled rows that it did not see."""
         error = np.abs(np.asarray(rows["delay_seconds"], dtype=np.float64) - cross_fitted_delay(rows))
         stops = np.asarray(rows["stops_ahead"], dtype=np.int64)

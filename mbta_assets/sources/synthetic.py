@@ -40,7 +40,7 @@ class SyntheticSource:
         from mbta_assets.sources.simulation.oracle import best_predictions  # SciPy is slow to import
 
         best = np.full(len(rows), np.nan)
-        days = rows["service_date"].to_numpy(dtype="datetime64[D]")
+        days = schema.days(rows["service_date"])
         for day in np.unique(days).tolist():
             of_day = np.flatnonzero(days == np.datetime64(day))
             best[of_day] = best_predictions(process.simulate(day, self.seed), rows.iloc[of_day])

@@ -14,7 +14,7 @@ from mbta_assets.transit.events import (
     read_events,
     seconds,
 )
-from mbta_assets.transit.schema import TransitFeatures, typed
+from mbta_assets.transit.schema import TransitFeatures, days, typed
 
 RECENT_SECONDS = 1800
 RECENT_RUNS = 3
@@ -42,7 +42,7 @@ def transit_features(raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.Data
     positions = [raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in POSITION_COLUMNS]
     columns = {
         **{name: raw[name] for name in COPIED_COLUMNS},
-        **formulas.calendar(raw["service_date"].to_numpy(dtype="datetime64[D]"), known["now"]),
+        **formulas.calendar(days(raw["service_date"]), known["now"]),
         "distance_travel_miles": formulas.haversine_miles(*positions),
         "vehicle_cell": _cells(*positions[:2]),
         "destination_cell": _cells(*positions[2:]),

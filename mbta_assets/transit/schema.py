@@ -197,6 +197,12 @@ def arrow_schema(table: type[Table]) -> arrow.Schema:
     return arrow.schema([(name, _arrow_type(spec.dtype.type)) for name, spec in table.to_schema().columns.items()])
 
 
+def days(column: pd.Series) -> np.ndarray:
+    """Service days (n,) datetime64[D] of a column with few different ones."""
+    codes, distinct = pd.factorize(column)
+    return np.array(distinct, dtype="datetime64[D]")[codes]
+
+
 def empty(table: type[Table]) -> pd.DataFrame:
     """A frame of the table without rows, every column with its type."""
     return to_frame(arrow_schema(table).empty_table())
