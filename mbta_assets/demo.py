@@ -51,7 +51,21 @@ def _together(name: str, selections: Sequence[Sequence[str]]) -> None:
         said, _ = run.communicate()
         if run.returncode:
             sys.exit(f"{said}\nThe demo stopped while making the {name}.")
-    print(f"{name:8} {time.monotonic() - begun:6.1f} s", flush=True)
+    print(f"\n{name:24}{time.monotonic() - begun:6.1f} s", flush=True)
+    for step, seconds in _step_seconds(len(selections)).items():
+        print(f"  {step:22}{seconds:6.1f} s", flush=True)
+
+
+def _step_seconds(runs: int) -> dict[str, float]:
+    """How long each step of the latest runs took; of runs side by side the longest."""
+    with dg.DagsterInstance.get() as instance:
+        stats = [step for run in instance.get_runs(limit=runs) for step in instance.get_run_step_stats(run.run_id)]
+    stats.sort(key=lambda step: step.start_time or 0)
+    seconds: dict[str, float] = {}
+    for step in stats:
+        taken = (step.end_time or 0) - (step.start_time or 0)
+        seconds[step.step_key] = max(taken, seconds.get(step.step_key, 0))
+    return seconds
 
 
 def _table(leaderboard: list[dict]) -> str:

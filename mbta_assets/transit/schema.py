@@ -153,7 +153,7 @@ class TransitFeatures(Table):
     cos_time: Series[Single] = column("Time of the service day on a circle.", role="numeric", ge=-1, le=1)
     stops_behind: Series[Single] = column("Stops it stands at or has left.", "stops", role="numeric", ge=0)
     distance_travel_miles: Series[Single] = column(
-        "Great-circle distance to the destination.", "miles", role="numeric", nullable=True, ge=0, le=100
+        "Great-circle distance to the destination.", "miles", role="numeric", nullable=True, ge=0, le=12_500
     )
     scheduled_seconds_ahead: Series[Single] = seconds("Until the scheduled arrival; negative once that has passed.")
     seconds_late_already: Series[Single] = seconds("Past the scheduled arrival, else 0.", ge=0)
@@ -174,7 +174,7 @@ class TransitFeatures(Table):
     route_change_seconds: Series[Single] = seconds("Mean delay gained a stop there over the last 30 minutes.")
     delay_seconds: Series[float] = column(
         "Actual minus scheduled arrival, + is late; missing where no arrival was seen.",
-        "seconds", role="label", nullable=True, ge=-1800, le=4 * 3600,
+        "seconds", role="label", nullable=True, ge=-1800, le=12 * 3600,
     )  # fmt: skip
 
 
