@@ -1,5 +1,5 @@
 # Each target sets up what it needs; PYTHON may name another Python 3.11.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

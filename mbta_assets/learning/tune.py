@@ -114,6 +114,7 @@ def search(
     `data` is shared once with all trials. Raises RuntimeError with the first trial's error if one failed.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer reporter talks even when told not to
     with ray_session(address):
         from ray import tune
 
