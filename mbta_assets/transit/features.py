@@ -111,7 +111,7 @@ def _last_at(arrivals: pd.DataFrame, stop: np.ndarray, rows: _Rows) -> np.ndarra
     """Index (n,) of the last arrival of another trip at a stop before now; -1 where there was none."""
     stops, trips = arrivals["stop"].to_numpy(), np.append(arrivals["trip"].to_numpy(), -1)
     found = latest(stops, arrivals["arrived"].to_numpy(), stop, rows.now, "left")
-    before = found - 1
+    before = np.maximum(found - 1, -1)
     other = np.where((before >= 0) & (np.append(stops, -1)[before] == stop), before, -1)
     return np.where((found >= 0) & (trips[found] == rows.trip), other, found)
 
