@@ -16,11 +16,11 @@ from dagster._core.storage.tags import (
 )
 from pandera.errors import SchemaErrors
 
+from mbta_assets.learning.dataset import ROW_KEY
 from mbta_assets.partitions import service_days
 from mbta_assets.resources.warehouse import Warehouse
 from mbta_assets.transit import features, schema
 
-KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp", "stop_id"]
 FEWEST_LABELLED = 0.5
 MOST_MISSING = 0.6
 ROWS_AGAINST_RECENT = (0.4, 2.5)
@@ -43,8 +43,8 @@ def schema_holds(table: str, rows: pd.DataFrame) -> Finding:
 
 def keys_unique(table: str, rows: pd.DataFrame) -> Finding:
     """No two rows are about the same vehicle, trip, moment and destination."""
-    repeated = int(rows.duplicated(KEY).sum())
-    return f"{repeated} rows repeat the key of another ({', '.join(KEY)})" if repeated else None
+    repeated = int(rows.duplicated(ROW_KEY).sum())
+    return f"{repeated} rows repeat the key of another ({', '.join(ROW_KEY)})" if repeated else None
 
 
 def labels_cover(table: str, rows: pd.DataFrame) -> Finding:

@@ -74,10 +74,11 @@ def xgboost_model(
 
     # What is fixed by validation is trained once more with the validation part; the test part stays unseen.
     seen = labelled(rows, "train", "validation")
-    inputs = Inputs.fit(encoder, RuntimeLookup.from_bytes(runtime_lookup.file(LOOKUP)), seen)
+    cross_fitted = cross_fitted_delay(seen)
+    inputs = Inputs.fit(encoder, RuntimeLookup.from_bytes(runtime_lookup.file(LOOKUP)), seen, cross_fitted)
     booster = boosting.refit(
         best,
-        inputs.arrays(seen, residual_to, cross_fitted_delay(seen)),
+        inputs.arrays(seen, residual_to, cross_fitted),
         inputs.names,
         chosen.num_boosted_rounds(),
         settings.seed,
@@ -125,8 +126,8 @@ def xgboost_model(
 
 def _parts(encoder: Encoder, train: pd.DataFrame, validation: pd.DataFrame, seed: int, rounds: int) -> boosting.Parts:
     """Arrays for either residual, with a lookup of the training part only, cross-fitted on the rows it has seen."""
-    inputs = Inputs.fit(encoder, RuntimeLookup.fit(train), train)
     cross_fitted = cross_fitted_delay(train)
+    inputs = Inputs.fit(encoder, RuntimeLookup.fit(train), train, cross_fitted)
     residuals = ("lookup", "now")
     return boosting.Parts(
         {to: inputs.arrays(train, to, cross_fitted) for to in residuals},

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
@@ -11,10 +11,7 @@ from mbta_assets.bundle import Bundle
 from mbta_assets.learning import boosting
 from mbta_assets.learning.dataset import Arrays
 from mbta_assets.learning.encode import Columns, Encoder
-from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mbta_assets.learning.lookup import RuntimeLookup
 
 ENCODER, LOOKUP, SCALES = "encoder.json", "lookup.npz", "scales.json"
 KINDS: dict[str, tuple[str, Callable[[bytes], Callable[[Arrays], np.ndarray]]]] = {
@@ -33,9 +30,9 @@ class Inputs:
     """Seconds by stops ahead: how far off the lookup typically is."""
 
     @classmethod
-    def fit(cls, encoder: Encoder, lookup: RuntimeLookup, rows: "pd.DataFrame") -> Self:
-        """Inputs whose scales are the median error of a lookup on labelled rows that it did not see."""
-        error = np.abs(np.asarray(rows["delay_seconds"], dtype=np.float64) - cross_fitted_delay(rows))
+    def fit(cls, encoder: Encoder, lookup: RuntimeLookup, rows: Columns, lookup_delay: np.ndarray) -> Self:
+        """Inputs whose scales are the median error of `lookup_delay` (n,), from lookups that did not see the rows."""
+        error = np.abs(np.asarray(rows["delay_seconds"], dtype=np.float64) - lookup_delay)
         stops = np.asarray(rows["stops_ahead"], dtype=np.int64)
         return cls(encoder, lookup, {int(n): max(1.0, float(np.median(error[stops == n]))) for n in np.unique(stops)})
 

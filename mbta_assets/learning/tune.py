@@ -73,11 +73,6 @@ class Result:
         """The smallest validation error."""
         return min(self.curve)
 
-    @property
-    def best_step(self) -> int:
-        """The step of the smallest validation error, counted from 1."""
-        return int(np.argmin(self.curve)) + 1
-
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
