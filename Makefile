@@ -7,7 +7,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test dev bench clean
+.PHONY: help install demo test dev bench seeds clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the Dagster UI
 
 bench: $(INSTALLED) ## what the parts cost, measured in one run
 	@$(BIN)/python benchmarks/parts.py
+
+seeds: $(INSTALLED) ## the demo for three seeds, and how the models compare: a quarter of an hour
+	@$(BIN)/python benchmarks/seeds.py
 
 clean: ## remove what demo and dev have stored; the virtual environment stays
 	rm -rf .local .dagster

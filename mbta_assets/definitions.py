@@ -5,13 +5,17 @@ from typing import Any
 import dagster as dg
 
 from mbta_assets import automation, checks
-from mbta_assets.assets import models, production, training, transit, upstream
+from mbta_assets.assets import training, transit, upstream
+from mbta_assets.assets.models import networks, trees
+from mbta_assets.assets.production import leaderboard
+from mbta_assets.resources.cluster import Cluster
 from mbta_assets.resources.tracker import Tracker
 from mbta_assets.resources.warehouse import DuckDBWarehouse
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
+from mbta_assets.storage.bundles import BundleStore
 from mbta_assets.storage.io_managers import BundleIOManager, ParquetTableIOManager
 from mbta_assets.storage.lake import Lake
 
@@ -20,7 +24,7 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
     """Fresh definitions for some settings, by default the environment's; any resource may be replaced by name."""
     settings = settings or Settings.from_environment()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([upstream, transit, training, models, production]),
+        assets=dg.load_assets_from_modules([upstream, transit, training, trees, networks, leaderboard]),
         asset_checks=checks.ALL,
         jobs=automation.JOBS,
         resources={**_resources(settings), **resource_overrides},
@@ -35,6 +39,8 @@ def _resources(settings: Settings) -> dict[str, Any]:
         "source": _source(settings),
         "warehouse": DuckDBWarehouse(Lake(settings.store)),
         "tracker": Tracker(settings),
+        "cluster": Cluster(address=settings.ray_address),
+        "bundle_store": BundleStore(settings.store),
         "tables": ParquetTableIOManager(root=root),
         "bundles": BundleIOManager(root=root),
     }

@@ -1,16 +1,17 @@
 """Gradient-boosted trees: the search space, one trial, the final fit, and the bundle they end in."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.dataset import Arrays, Parts
 from mbta_assets.learning.tune import Configuration, Report
 
 WEIGHTS = "model.ubj"
 ROUNDS_PER_STEP = 20
+PATIENCE_ROUNDS = 60
 UNSTEADY = frozenset({
     "month", "day_of_week", "day_of_year", "season", "sin_time", "cos_time", "last_delay_seconds",
     "leader_delay_seconds", "route_delay_seconds", "route_change_seconds", "stop_id", "current_stop_id",
@@ -68,30 +69,7 @@ class Space:
         return [EVERYTHING, STEADY, {**EVERYTHING, "residual_to": "now", "objective": ABSOLUTE}, *drawn][:n]
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Training and validation rows for each residual that may be learned, and how to train on them."""
-
-    train: dict[str, Arrays]
-    validation: dict[str, Arrays]
-    names: list[str]
-    """What the columns of `inputs` are."""
-    seed: int
-    rounds: int
-    patience_rounds: int = 60
-
-    def smaller(self, rows: int, rounds: int) -> "Parts":
-        """The same with at most so many training and validation rows, drawn evenly by the seed, and rounds."""
-
-        def fewer(part: dict[str, Arrays]) -> dict[str, Arrays]:
-            n = len(part["lookup"])
-            chosen = np.sort(np.random.default_rng(self.seed).permutation(n)[:rows])
-            return {name: arrays.take(chosen) for name, arrays in part.items()}
-
-        return replace(self, train=fewer(self.train), validation=fewer(self.validation), rounds=rounds)
-
-
-def fit(configuration: Configuration, parts: Parts, threads: int, report: Report | None = None) -> Any:
+def fit(configuration: Configuration, parts: Parts, rounds: int, threads: int, report: Report | None = None) -> Any:
     """Train on the training part, stopping early by the validation part's mean absolute error.
 
     Errors are in units of the rows' scale, so that near destinations count as much as far ones. Calls `report` every
@@ -112,9 +90,9 @@ def fit(configuration: Configuration, parts: Parts, threads: int, report: Report
     return xgboost.train(
         _settings(configuration, matrix, parts.seed, threads),
         matrix,
-        num_boost_round=parts.rounds,
+        num_boost_round=rounds,
         evals=[(held_out, "validation")],
-        callbacks=[Watch(), xgboost.callback.EarlyStopping(rounds=parts.patience_rounds, save_best=True)],
+        callbacks=[Watch(), xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, save_best=True)],
         verbose_eval=False,
     )
 
@@ -148,9 +126,10 @@ def _settings(configuration: Configuration, matrix: Any, seed: int, threads: int
     }
 
 
-def trial(configuration: Configuration, data: Parts, report: Report) -> None:
-    """One trial of the search, on one core."""
-    fit(configuration, data, threads=1, report=report)
+def trial(configuration: Configuration, data: tuple[Parts, int], report: Report) -> None:
+    """One trial of the search on its parts, for at most so many rounds, on one core."""
+    parts, rounds = data
+    fit(configuration, parts, rounds, threads=1, report=report)
 
 
 def inputs(arrays: Arrays) -> np.ndarray:

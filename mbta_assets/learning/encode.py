@@ -1,8 +1,8 @@
 """The encoder: the columns a model reads, in order, and the vocabulary of each category."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +28,11 @@ class Encoder:
     def fit(cls, rows: Columns, numeric: list[str], categories: list[str]) -> Self:
         """An encoder of these columns with the values each category has in `rows`."""
         return cls(numeric, {name: sorted(set(_values(rows[name])) - {None}) for name in categories})
+
+    def without(self, names: Collection[str]) -> Self:
+        """The same encoder for fewer columns."""
+        kept = {name: values for name, values in self.vocabularies.items() if name not in names}
+        return replace(self, numeric=[name for name in self.numeric if name not in names], vocabularies=kept)
 
     @property
     def cardinalities(self) -> list[int]:

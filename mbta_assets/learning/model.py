@@ -1,23 +1,26 @@
 """From feature columns to delays: what every model shares, at training and when a stored one is opened."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from mbta_assets.bundle import Bundle
 from mbta_assets.learning import boosting
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.dataset import Arrays, Parts
 from mbta_assets.learning.encode import Columns, Encoder
-from mbta_assets.learning.lookup import RuntimeLookup
+from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
 
-ENCODER, LOOKUP, SCALES = "encoder.json", "lookup.npz", "scales.json"
-KINDS: dict[str, tuple[str, Callable[[bytes], Callable[[Arrays], np.ndarray]]]] = {
-    "xgboost": (boosting.WEIGHTS, boosting.open_weights),
-}
-"""By kind of bundle: the file with the weights, and what opens them to predict residuals in units of the scale."""
+if TYPE_CHECKING:
+    import pandas as pd
+
+ENCODER, LOOKUP, SCALES, ONNX = "encoder.json", "lookup.npz", "scales.json", "model.onnx"
+RESIDUALS = ("lookup", "now")
+"""What a label's residual may be taken to: the run-time lookup, or the delay of an arrival right now."""
+Residual = Callable[[Arrays], np.ndarray]
+"""Predicts residuals (n,) in units of the scale for model inputs of n rows."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Inputs:
         return np.select(known, list(self.scales.values()), max(self.scales.values())).astype(np.float32)
 
     def arrays(self, columns: Columns, residual_to: str, lookup_delay: np.ndarray | None = None) -> Arrays:
-        """Model inputs (n rows). `residual_to` is "lookup" or "now": what the label's residual is taken to.
+        """Model inputs (n rows); `residual_to` is one of `RESIDUALS`.
 
         `lookup_delay` (n,) stands in for the lookup where the rows are those it was fitted on.
         """
@@ -57,6 +60,10 @@ class Inputs:
             scale=self.scale(columns),
             label=np.asarray(label, dtype=np.float32),
         )
+
+    def without(self, names: Collection[str]) -> Self:
+        """Inputs that leave out some features; a bundle then neither holds nor asks for them."""
+        return replace(self, encoder=self.encoder.without(names))
 
     @property
     def names(self) -> list[str]:
@@ -75,14 +82,35 @@ class Inputs:
         return cls(Encoder.from_json(stored.file(ENCODER)), RuntimeLookup.from_bytes(stored.file(LOOKUP)), scales)
 
 
+def learning_parts(encoder: Encoder, rows: "pd.DataFrame", seed: int) -> tuple[Inputs, Parts]:
+    """What a search learns from and is judged by, of a training set's rows, with inputs fitted to the training part.
+
+    What the lookup says of a labelled training row is cross-fitted: it comes from other days. Training rows without a
+    label come last; validation rows all have one.
+    """
+    labelled = rows["delay_seconds"].notna()
+    in_train = rows["part"] == "train"
+    train, unlabelled = rows[in_train & labelled], rows[in_train & ~labelled]
+    validation = rows[(rows["part"] == "validation") & labelled]
+    cross_fitted = cross_fitted_delay(train)
+    inputs = Inputs.fit(encoder, RuntimeLookup.fit(train), train, cross_fitted)
+    delay = np.concatenate([cross_fitted, inputs.lookup.delay(unlabelled)])
+    both = rows.loc[[*train.index, *unlabelled.index]]
+    return inputs, Parts(
+        {to: inputs.arrays(both, to, delay) for to in RESIDUALS},
+        {to: inputs.arrays(validation, to) for to in RESIDUALS},
+        inputs.names,
+        seed,
+    )
+
+
 class Model:
     """A stored model, opened once to predict many times."""
 
     def __init__(self, stored: Bundle) -> None:
-        weights, open_weights = KINDS[stored.manifest["kind"]]
         self.inputs = Inputs.from_bundle(stored)
         self.residual_to: str = stored.manifest["residual_to"]
-        self.residual = open_weights(stored.file(weights))
+        self.residual = KINDS[stored.manifest["kind"]](stored)
 
     def predict(self, columns: Columns) -> np.ndarray:
         """Predicted seconds of delay (n,) for feature columns of n rows.
@@ -92,3 +120,30 @@ class Model:
         arrays = self.inputs.arrays(columns, self.residual_to)
         earliest = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
         return np.maximum(arrays.base + arrays.scale * self.residual(arrays), earliest)
+
+
+def _open_trees(stored: Bundle) -> Residual:
+    return boosting.open_weights(stored.file(boosting.WEIGHTS))
+
+
+def _open_network(stored: Bundle) -> Residual:
+    """A network runs as it would be served, whatever it is stored as."""
+    from mbta_assets.learning import export, weights
+
+    network = weights.from_files({name: stored.file(name) for name in (weights.ARCHITECTURE, weights.WEIGHTS)})
+    return _run(export.to_onnx(network))
+
+
+def _open_onnx(stored: Bundle) -> Residual:
+    return _run(stored.file(ONNX))
+
+
+def _run(onnx: bytes) -> Residual:
+    from mbta_assets.learning import runtime
+
+    session = runtime.session(onnx)
+    return lambda arrays: runtime.predict(session, runtime.feed(arrays.numeric, arrays.codes))
+
+
+KINDS: dict[str, Callable[[Bundle], Residual]] = {"xgboost": _open_trees, "network": _open_network, "onnx": _open_onnx}
+"""What opens a bundle, by its kind."""

@@ -7,10 +7,10 @@ the configurations and the seed alone, not on the number of workers, their speed
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Result:
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """A Ray cluster for the time of a search: the one at `address`, else this machine's cores."""
+    """A Ray cluster for the time of some searches: the one at `address`, else this machine's cores."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import logging
@@ -101,27 +101,26 @@ def search(
     configurations: Sequence[Configuration],
     data: Any,
     halving: Halving,
-    scratch: Path,
-    address: str | None,
 ) -> list[Result]:
     """Run a trial for each configuration, one core each, and return their results in order, stopped ones cut short.
 
-    `data` is shared once with all trials. Raises RuntimeError with the first trial's error if one failed.
+    Within a `ray_session`. `data` is shared once with all trials. Raises RuntimeError with the first trial's error if
+    one failed.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer reporter talks even when told not to
-    with ray_session(address):
-        from ray import tune
+    from ray import tune
 
-        scheduler = _scheduler(halving, len(configurations))
+    scheduler = _scheduler(halving, len(configurations))
+    with tempfile.TemporaryDirectory() as scratch:
         fitted = tune.Tuner(
             tune.with_parameters(_run_trial, trial=trial, configurations=list(configurations), data=data),
             param_space={"index": tune.grid_search(list(range(len(configurations))))},
             tune_config=tune.TuneConfig(scheduler=scheduler, metric="error", mode="min", reuse_actors=True),
-            run_config=tune.RunConfig(storage_path=str(scratch), name="search", verbose=0),
+            run_config=tune.RunConfig(storage_path=scratch, name="search", verbose=0),
         ).fit()
-        if fitted.errors:
-            raise RuntimeError(f"a trial of the search failed: {fitted.errors[0]}") from fitted.errors[0]
+    if fitted.errors:
+        raise RuntimeError(f"a trial of the search failed: {fitted.errors[0]}") from fitted.errors[0]
     stops = halving.judged(scheduler.curves, [True] * len(configurations))
     return [
         Result(index, configuration, curve[:stop])
@@ -131,7 +130,21 @@ def search(
 
 def winner(results: Sequence[Result]) -> Result:
     """The result with the smallest validation error; of equals the first."""
-    return min(results, key=lambda result: (result.best, result.index))
+    return finalists(results, 1)[0]
+
+
+def finalists(results: Sequence[Result], n: int) -> list[Result]:
+    """The `n` results with the smallest validation errors, the best first."""
+    return sorted(results, key=lambda result: (result.best, result.index))[:n]
+
+
+def each(call: Callable[[Any, Any], Any], items: Sequence[Any], data: Any) -> list[Any]:
+    """`call(item, data)` for each item side by side, one core each, within a `ray_session`; results in order."""
+    import ray
+
+    shared = ray.put(data)
+    task = ray.remote(num_cpus=1)(call)
+    return ray.get([task.remote(item, shared) for item in items])
 
 
 def _run_trial(config: dict[str, int], trial: Trial, configurations: list[Configuration], data: Any) -> None:

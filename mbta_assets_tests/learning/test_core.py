@@ -48,6 +48,32 @@ def test_a_sample_is_the_same_whatever_the_order_of_the_rows():
     pd.testing.assert_frame_equal(chosen, shuffled.sort_index())
 
 
+def parts() -> dataset.Parts:
+    """Six training rows, the last without a label, for both residuals."""
+    codes = np.arange(12, dtype=np.int32).reshape(6, 2)
+    label = np.array([1, 2, 3, 4, 5, np.nan], dtype=np.float32)
+    arrays = dataset.Arrays(np.eye(6, 3, dtype=np.float32), codes, *np.zeros((2, 6), np.float32), label)
+    return dataset.Parts({"lookup": arrays, "now": arrays}, {"lookup": arrays.take(np.arange(5))}, list("abcde"), 0)
+
+
+def test_columns_are_left_out_by_name_from_numbers_and_codes():
+    without = parts().without({"b", "e"})
+    assert without.names == ["a", "c", "d"]
+    assert np.array_equal(without.train["now"].numeric, np.eye(6, 3)[:, [0, 2]])
+    assert without.validation["lookup"].codes.tolist() == [[0], [2], [4], [6], [8]]
+
+
+def test_fewer_rows_are_the_same_ones_for_every_residual_and_each_time():
+    smaller = parts().smaller(3)
+    assert len(smaller.train["lookup"]) == len(smaller.validation["lookup"]) == 3
+    assert np.array_equal(smaller.train["lookup"].codes, smaller.train["now"].codes)
+    assert np.array_equal(smaller.train["lookup"].codes, parts().smaller(3).train["lookup"].codes)
+
+
+def test_only_labelled_training_rows_are_left_where_that_is_asked_for():
+    assert parts().labelled().train["lookup"].label.tolist() == [1, 2, 3, 4, 5]
+
+
 def test_what_the_encoder_has_not_seen_is_unknown():
     encoder = Encoder.fit({"route_id": pd.Series(["Red", "Blue", None])}, [], ["route_id"])
     again = Encoder.from_json(encoder.to_json())

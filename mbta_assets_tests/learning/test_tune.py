@@ -45,7 +45,7 @@ def test_the_best_at_every_rung_is_never_cut():
 
 
 @pytest.mark.timeout(180)
-def test_ray_runs_the_trials_and_reports_what_failed(tmp_path):
+def test_ray_runs_the_trials_and_reports_what_failed():
     def countdown(configuration, data, report):
         for step in range(8):
             report(data[configuration["name"]] - step * configuration["slope"])
@@ -55,8 +55,15 @@ def test_ray_runs_the_trials_and_reports_what_failed(tmp_path):
 
     configurations = [{"name": "a", "slope": 1}, {"name": "b", "slope": 2}, {"name": "a", "slope": 3}]
     halving = Halving(grace=2, factor=2, steps=8)
-    results = tune.search(countdown, configurations, {"a": 100.0, "b": 90.0}, halving, tmp_path / "one", None)
-    assert tune.winner(results).index == 1
-    assert results[1].curve == [90.0 - 2 * step for step in range(8)]
-    with pytest.raises(RuntimeError, match="no such column"):
-        tune.search(fails, configurations[:1], None, halving, tmp_path / "two", None)
+    with tune.ray_session(None):
+        results = tune.search(countdown, configurations, {"a": 100.0, "b": 90.0}, halving)
+        assert tune.winner(results).index == 1
+        assert results[1].curve == [90.0 - 2 * step for step in range(8)]
+        with pytest.raises(RuntimeError, match="no such column"):
+            tune.search(fails, configurations[:1], None, halving)
+
+
+@pytest.mark.timeout(180)
+def test_ray_calls_side_by_side_and_keeps_the_order():
+    with tune.ray_session(None):
+        assert tune.each(lambda item, data: data[item], ["b", "a", "b"], {"a": 1, "b": 2}) == [2, 1, 2]

@@ -1,4 +1,4 @@
-"""Group `production`: every model and every baseline, scored on the same rows that none of them saw."""
+"""The leaderboard: every model and every baseline, scored on the same rows that none of them saw."""
 
 import json
 from typing import Any
@@ -16,6 +16,7 @@ from mbta_assets.learning.lookup import RuntimeLookup
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source
 from mbta_assets.storage.atomic import locked, sync
+from mbta_assets.storage.bundles import BundleStore
 
 REPORT = "reports/model_leaderboard.json"
 
@@ -31,9 +32,14 @@ REPORT = "reports/model_leaderboard.json"
 def model_leaderboard(
     settings: dg.ResourceParam[Settings],
     source: dg.ResourceParam[Source],
+    bundle_store: dg.ResourceParam[BundleStore],
     training_set: Bundle,
     runtime_lookup: Bundle,
     xgboost_model: Bundle,
+    dnn_teacher: Bundle,
+    pruned_teacher: Bundle,
+    distilled_student: Bundle,
+    quantized_student: Bundle,
 ) -> dg.MaterializeResult:
     test = labelled(rows_of(training_set), "test")
     lookup = RuntimeLookup.from_bytes(runtime_lookup.file(model.LOOKUP))
@@ -41,9 +47,22 @@ def model_leaderboard(
     oracle = _oracle(source, test)
     if oracle is not None:
         predicted["oracle"] = oracle
+    models = {
+        "xgboost_model": xgboost_model,
+        "dnn_teacher": dnn_teacher,
+        "pruned_teacher": pruned_teacher,
+        "distilled_student": distilled_student,
+        "quantized_student": quantized_student,
+    }
+    for taught in (pruned_teacher, distilled_student):
+        control = taught.manifest["control"]
+        models[control["asset"]] = bundle_store.get(control["asset"], control["digest"])
     leaderboard = [evaluate.leaderboard_row(name, test, delay) for name, delay in predicted.items()]
-    leaderboard.append(_model_row("xgboost_model", xgboost_model, test))
+    leaderboard += [_model_row(name, stored, test) for name, stored in models.items()]
     leaderboard.sort(key=lambda row: row["mae"])
+    lookup_mae = next(row["mae"] for row in leaderboard if row["model"] == "runtime_lookup")
+    for row in leaderboard:
+        row["beats_runtime_lookup"] = row["mae"] < lookup_mae
 
     path = settings.store / REPORT
     with locked(path.parent):
@@ -55,11 +74,20 @@ def model_leaderboard(
         metadata={
             "leaderboard": markdown_table([_short(row) for row in leaderboard]),
             "error_by_stops_ahead": picture(lambda axes: _draw(axes, leaderboard)),
+            "error_against_size": picture(lambda axes: _draw_sizes(axes, leaderboard)),
+            "losing_to_runtime_lookup": [
+                row["model"] for row in leaderboard if row["size_bytes"] and row["mae"] >= lookup_mae
+            ],
             "path": dg.MetadataValue.path(str(path)),
             "test_rows": len(test),
-            "best_model_mae_seconds": next(row["mae"] for row in leaderboard if row["size_bytes"]),
+            "best_model_mae_seconds": models_of(leaderboard)[0]["mae"],
         }
     )
+
+
+def models_of(leaderboard: list[evaluate.Row]) -> list[evaluate.Row]:
+    """The rows of stored models, baselines left out."""
+    return [row for row in leaderboard if row["size_bytes"]]
 
 
 def _oracle(source: Source, test: pd.DataFrame) -> np.ndarray | None:
@@ -83,8 +111,9 @@ def _model_row(name: str, stored: Bundle, test: pd.DataFrame) -> evaluate.Row:
 
 def _short(row: evaluate.Row) -> dict[str, Any]:
     horizons = {f"{stops} ahead": errors["mae"] for stops, errors in row["by_stops_ahead"].items()}
-    plain = ("mae", "rmse", "medae", "me", "smape", "r2", "size_bytes", "latency_us_p50")
-    return {"model": row["model"], **horizons, **{name: row[name] for name in plain}}
+    plain = ("mae", "rmse", "medae", "me", "smape", "r2", "size_bytes", "parameters", "latency_us_p50")
+    lookup = {"beats_runtime_lookup": "yes" if row["beats_runtime_lookup"] else "no"}
+    return {"model": row["model"], **horizons, **{name: row[name] for name in plain}, **lookup}
 
 
 def _draw(axes: Any, leaderboard: list[evaluate.Row]) -> None:
@@ -93,3 +122,18 @@ def _draw(axes: Any, leaderboard: list[evaluate.Row]) -> None:
         axes.plot(stops, [errors["mae"] for errors in row["by_stops_ahead"].values()], marker="o", label=row["model"])
     axes.set(xlabel="stops ahead", ylabel="MAE (seconds)", title="Error by distance, test rows", yscale="log")
     axes.legend(fontsize="small")
+
+
+def _draw_sizes(axes: Any, leaderboard: list[evaluate.Row]) -> None:
+    """Every stored model, and the Pareto front: those that no other beats in both size and error."""
+    models = sorted(models_of(leaderboard), key=lambda row: row["size_bytes"])
+    least = np.minimum.accumulate([row["mae"] for row in models])
+    front = [row for row, mae in zip(models, least, strict=True) if row["mae"] == mae]
+    axes.step([row["size_bytes"] for row in front], [row["mae"] for row in front], where="post", color="C1")
+    for row in models:
+        place = (row["size_bytes"], row["mae"])
+        axes.plot(*place, "o", color="C1" if row in front else "C0")
+        label = f"{row['model']} ({row['latency_us_p50']:.0f} µs)"
+        axes.annotate(label, place, fontsize="small", xytext=(4, 4), textcoords="offset points")
+    axes.set(xlabel="bytes", ylabel="MAE (seconds)", title="Error against size and the Pareto front", xscale="log")
+    axes.margins(x=0.25)

@@ -1,14 +1,11 @@
-"""Group `models`: what is learned from the training set."""
+"""Gradient-boosted trees."""
 
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
 from mbta_assets.assets.described import OWNERS, markdown_table, picture
@@ -17,7 +14,8 @@ from mbta_assets.bundle import Bundle, Draft, library_versions
 from mbta_assets.learning import boosting, tune
 from mbta_assets.learning.encode import Encoder
 from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
-from mbta_assets.learning.model import ENCODER, LOOKUP, Inputs
+from mbta_assets.learning.model import ENCODER, LOOKUP, Inputs, learning_parts
+from mbta_assets.resources.cluster import Cluster
 from mbta_assets.resources.tracker import Tracker
 from mbta_assets.settings import Settings
 
@@ -46,6 +44,7 @@ def xgboost_model(
     config: XGBoostConfig,
     settings: dg.ResourceParam[Settings],
     tracker: dg.ResourceParam[Tracker],
+    cluster: Cluster,
     training_set: Bundle,
     runtime_lookup: Bundle,
 ) -> Draft:
@@ -53,21 +52,18 @@ def xgboost_model(
 
     encoder = Encoder.from_json(training_set.file(ENCODER))
     rows = rows_of(training_set)
-    parts = _parts(encoder, labelled(rows, "train"), labelled(rows, "validation"), settings.seed, config.rounds)
+    parts = learning_parts(encoder, rows, settings.seed)[1].labelled()
     configurations = boosting.Space().configurations(settings.tune_trials, settings.seed)
     steps = config.trial_rounds // boosting.ROUNDS_PER_STEP
-    with tempfile.TemporaryDirectory() as scratch:
-        results = tune.search(
-            boosting.trial,
-            configurations,
-            parts.smaller(config.trial_rows, config.trial_rounds),
-            tune.Halving(grace=max(1, steps // 4), steps=steps),
-            Path(scratch),
-            settings.ray_address,
-        )
+    results = cluster.search(
+        boosting.trial,
+        configurations,
+        (parts.smaller(config.trial_rows), config.trial_rounds),
+        tune.Halving(grace=max(1, steps // 4), steps=steps),
+    )
     best = tune.winner(results).configuration
     residual_to = best["residual_to"]
-    chosen = boosting.fit(best, parts, REFIT_THREADS)
+    chosen = boosting.fit(best, parts, config.rounds, REFIT_THREADS)
     validation = parts.validation[residual_to]
     error = (validation.target - chosen.inplace_predict(boosting.inputs(validation))) * validation.scale
     mae = float(np.abs(error).mean())
@@ -114,6 +110,7 @@ def xgboost_model(
             **provenance(training_set),
             "residual_to": residual_to,
             "configuration": best,
+            "rounds": booster.num_boosted_rounds(),
             "features": inputs.names,
             "seed": settings.seed,
             "threads": REFIT_THREADS,
@@ -121,20 +118,6 @@ def xgboost_model(
             "validation": {"mae": mae, "n": len(validation)},
             "libraries": {"xgboost": xgboost.__version__, **library_versions("numpy")},
         },
-    )
-
-
-def _parts(encoder: Encoder, train: pd.DataFrame, validation: pd.DataFrame, seed: int, rounds: int) -> boosting.Parts:
-    """Arrays for either residual, with a lookup of the training part only, cross-fitted on the rows it has seen."""
-    cross_fitted = cross_fitted_delay(train)
-    inputs = Inputs.fit(encoder, RuntimeLookup.fit(train), train, cross_fitted)
-    residuals = ("lookup", "now")
-    return boosting.Parts(
-        {to: inputs.arrays(train, to, cross_fitted) for to in residuals},
-        {to: inputs.arrays(validation, to) for to in residuals},
-        inputs.names,
-        seed,
-        rounds,
     )
 
 

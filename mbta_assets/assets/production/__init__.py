@@ -1,0 +1,1 @@
+"""Group `production`: how good every model is, and which one is trusted."""

@@ -1,0 +1,162 @@
+"""What the searches for networks draw from, and one trial of each.
+
+A configuration is plain JSON: what of it is architecture and what is optimisation, `configs` tells.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from mbta_assets.learning.dataset import Arrays, Parts
+from mbta_assets.learning.distil import LessonConfig, lesson
+from mbta_assets.learning.network import Network, NetworkConfig
+from mbta_assets.learning.train import Fitted, TrainConfig, fit
+from mbta_assets.learning.tune import Configuration, Report
+from mbta_assets.learning.weights import to_files
+
+CALENDAR = frozenset({"month", "day_of_week", "day_of_year", "season"})
+"""Inputs that stay the same for a whole service day: of few days a network learns them by heart."""
+RESIDUAL_TO = "lookup"
+"""What networks learn the residual to."""
+ORIGINAL: Configuration = {
+    "inputs": "all", "hidden": [128, 64, 32, 16], "numeric": "none", "embedding_dim": 4, "dropout": 0.1,
+    "learning_rate": 0.01, "weight_decay": 0.01, "loss": "absolute",
+}  # fmt: skip
+"""The plain network of the system before this one; its loss was not among its merits."""
+TEACHER: Configuration = {
+    "inputs": "steady", "hidden": [256, 128, 64], "numeric": "periodic", "numeric_dim": 4, "embedding_dim": 4,
+    "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.01, "loss": "absolute",
+}  # fmt: skip
+STUDENT: Configuration = {
+    "hidden": [64, 32], "numeric": "linear_relu", "numeric_dim": 2, "embedding_dim": 2, "learning_rate": 0.02,
+    "weight_decay": 0.01, "weight": 0.5,
+}  # fmt: skip
+
+
+def teachers(n: int, seed: int) -> list[Configuration]:
+    """The first `n` configurations of a seeded search for a teacher: some that have served well, then random ones."""
+    random = np.random.default_rng(seed)
+    drawn = [
+        {
+            "inputs": str(random.choice(["steady", "all"], p=[0.8, 0.2])),
+            "hidden": _one_of(random, [256, 128, 64], [384, 192, 64], [384, 128], [256, 256, 64]),
+            "numeric": str(random.choice(["periodic", "linear_relu", "piecewise_linear"])),
+            "numeric_dim": int(random.choice([4, 6])),
+            "embedding_dim": int(random.choice([2, 4, 6])),
+            "dropout": float(random.choice([0.0, 0.05, 0.1])),
+            "learning_rate": _log_uniform(random, 0.004, 0.02),
+            "weight_decay": _log_uniform(random, 0.001, 0.1),
+            "loss": str(random.choice(["absolute", "huber"])),
+        }
+        for _ in range(n)
+    ]
+    served = [
+        TEACHER,
+        {**TEACHER, "numeric": "linear_relu"},
+        {**TEACHER, "numeric": "piecewise_linear"},
+        {**TEACHER, "numeric": "none", "hidden": [384, 192, 64]},
+        ORIGINAL,
+    ]
+    return [*served, *drawn][:n]
+
+
+def students(n: int, seed: int, train: Arrays, most_bytes: int) -> list[Configuration]:
+    """The first `n` configurations of a seeded search for a student; `weight` is its teacher's share of the loss.
+
+    Those whose files would come to more than `most_bytes` on these training rows are left out; if all would, the
+    smallest is tried.
+    """
+    random = np.random.default_rng(seed)
+    drawn = [
+        {
+            "hidden": _one_of(random, [64, 32], [48, 24], [64, 24], [80, 32]),
+            "numeric": str(random.choice(["linear_relu", "none", "periodic", "piecewise_linear"])),
+            "numeric_dim": int(random.choice([2, 3])),
+            "embedding_dim": int(random.choice([2, 3])),
+            "learning_rate": _log_uniform(random, 0.01, 0.03),
+            "weight_decay": _log_uniform(random, 0.001, 0.1),
+            "weight": float(random.uniform(0.3, 0.9)),
+        }
+        for _ in range(4 * n)
+    ]
+    served = [
+        STUDENT,
+        {**STUDENT, "weight": 0.8},
+        {**STUDENT, "numeric": "none"},
+        {**STUDENT, "weight": 0.3},
+        {**STUDENT, "hidden": [48, 24]},
+    ]
+    sizes = [(size_bytes(configuration, train), configuration) for configuration in [*served, *drawn]]
+    fitting = [configuration for size, configuration in sizes if size <= most_bytes]
+    return fitting[:n] or [min(sizes, key=lambda sized: sized[0])[1]]
+
+
+def configs(configuration: Configuration, **training: Any) -> tuple[NetworkConfig, TrainConfig]:
+    """A configuration's architecture and its optimisation; `training` is what of that was not searched for."""
+
+    def known(kind: type) -> dict[str, Any]:
+        return {field.name: configuration[field.name] for field in fields(kind) if field.name in configuration}
+
+    architecture = {**known(NetworkConfig), "hidden": tuple(configuration["hidden"])}
+    return NetworkConfig(**architecture), TrainConfig(**known(TrainConfig), **training)
+
+
+def teacher(configuration: Configuration, data: tuple[Parts, int], report: Report | None = None) -> Fitted:
+    """A teacher, trained on the parts for so many epochs, on one core."""
+    parts, epochs = data
+    if configuration["inputs"] == "steady":
+        parts = parts.without(CALENDAR)
+    network, training = configs(configuration, epochs=epochs, seed=parts.seed)
+    told = (lambda _, error: report(error)) if report else None
+    return fit(network, training, parts.train[RESIDUAL_TO], parts.validation[RESIDUAL_TO], on_epoch=told)
+
+
+def teacher_trial(configuration: Configuration, data: tuple[Parts, int], report: Report) -> None:
+    """One trial of the search for a teacher."""
+    teacher(configuration, data, report)
+
+
+@dataclass(frozen=True)
+class Classroom:
+    """What students learn from."""
+
+    train: Arrays
+    """n rows; those without a label have the teacher alone."""
+    validation: Arrays
+    teacher: np.ndarray
+    """(n,) what the teacher says of the training rows, in units of the scale."""
+    epochs: int
+    seed: int
+
+    def smaller(self, rows: int, epochs: int) -> "Classroom":
+        """The same with at most so many training rows, drawn by the seed, and epochs."""
+        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(self.train))[:rows])
+        return replace(self, train=self.train.take(chosen), teacher=self.teacher[chosen], epochs=epochs)
+
+
+def student(configuration: Configuration, classroom: Classroom, report: Report | None = None) -> Fitted:
+    """A student, trained on one core; one with the weight 0 has no teacher."""
+    network, training = configs(configuration, epochs=classroom.epochs, seed=classroom.seed)
+    weight = configuration["weight"]
+    targets = lesson(classroom.train, classroom.teacher, LessonConfig(weight)) if weight else None
+    told = (lambda _, error: report(error)) if report else None
+    return fit(network, training, classroom.train, classroom.validation, targets=targets, on_epoch=told)
+
+
+def student_trial(configuration: Configuration, data: Classroom, report: Report) -> None:
+    """One trial of the search for a student."""
+    student(configuration, data, report)
+
+
+def size_bytes(configuration: Configuration, train: Arrays) -> int:
+    """What the files of a network of this architecture come to."""
+    return sum(map(len, to_files(Network.fitted_to(configs(configuration)[0], train)).values()))
+
+
+def _one_of(random: np.random.Generator, *choices: Any) -> Any:
+    return choices[int(random.integers(len(choices)))]
+
+
+def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(random.uniform(np.log(low), np.log(high))))

@@ -1,0 +1,210 @@
+"""Trains networks: one loop for teachers, pruned teachers and students."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.network import Network, NetworkConfig
+
+OnEpoch = Callable[[int, float], None]
+"""Told the epoch (from 1) and the validation error after each epoch."""
+OnStep = Callable[[int, int], None]
+"""Told the step (from 0) and how many there are, before each step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained: AdamW on a one-cycle schedule, the best epoch kept."""
+
+    learning_rate: float = 0.01
+    """At the top of the cycle."""
+    weight_decay: float = 0.01
+    epochs: int = 8
+    batch_size: int = 2048
+    steps_per_epoch: int = 64
+    """At least so many: little data gets smaller batches."""
+    warmup: float = 0.2
+    """Share of the steps in which the learning rate rises."""
+    loss: Literal["absolute", "huber"] = "absolute"
+    clip_norm: float = 1.0
+    patience: int = 8
+    """Epochs without a better validation error after which training ends."""
+    validation_rows: int = 20_000
+    """How many validation rows, evenly taken, judge an epoch."""
+    seed: int = 0
+    threads: int = 1
+    device: str = "auto"
+    """A torch device, or "auto": the GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What each of n rows is trained towards: k values, each with a weight."""
+
+    values: np.ndarray
+    """(n, k) float32 residuals in units of the scale."""
+    weights: np.ndarray
+    """(n, k) float32, not negative; a row whose weights are all 0 is not trained on."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network with the weights of its best epoch, on the CPU, ready to predict."""
+
+    network: Network
+    validation_error: float
+    """Mean absolute error in units of the scale, over all labelled validation rows."""
+    history: tuple[float, ...]
+    """The same after each epoch, over the rows that judge epochs."""
+    best_epoch: int
+    """From 1."""
+
+
+def labels(train: Arrays) -> Targets:
+    """The labels alone; unlabelled rows weigh nothing."""
+    labelled = ~np.isnan(train.label)
+    return Targets(np.where(labelled, train.target, 0)[:, None], labelled[:, None].astype(np.float32))
+
+
+def fit(
+    network_config: NetworkConfig,
+    train_config: TrainConfig,
+    train: Arrays,
+    validation: Arrays,
+    *,
+    targets: Targets | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Fitted:
+    """A new network, preprocessing and weights fitted to the training part; see `improve`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(train_config.seed)
+        network = Network.fitted_to(network_config, train)
+    return improve(network, train_config, train, validation, targets=targets, on_epoch=on_epoch)
+
+
+def improve(
+    network: Network,
+    config: TrainConfig,
+    train: Arrays,
+    validation: Arrays,
+    *,
+    targets: Targets | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+    keep_from: int = 1,
+) -> Fitted:
+    """Trains `network` in place towards `targets` (the labels by default) and keeps its best epoch, `keep_from` on.
+
+    The same data, configuration (threads included) and starting weights give the same weights, bit for bit.
+
+    Raises:
+        FloatingPointError: the validation error is no longer a number.
+    """
+    torch.set_num_threads(config.threads)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        loop = _Loop(network, config, train, targets or labels(train))
+        judges = _labelled(validation, config.validation_rows)
+        history: list[float] = []
+        best: tuple[float, int, dict[str, Tensor]] | None = None
+        for epoch in range(1, config.epochs + 1):
+            loop.epoch(on_step)
+            error = mean_error(network, judges)
+            if not np.isfinite(error):
+                raise FloatingPointError(f"training diverged: validation error {error} after epoch {epoch} of {config}")
+            history.append(error)
+            if epoch >= keep_from and (best is None or error < best[0]):
+                best = error, epoch, {name: value.clone() for name, value in network.state_dict().items()}
+            if on_epoch:
+                on_epoch(epoch, error)
+            if best and epoch - best[1] >= config.patience:
+                break
+    if best is None:
+        raise ValueError(f"training ended after epoch {len(history)}, before {keep_from}, the first that may be kept")
+    network.load_state_dict(best[2])
+    network.cpu().eval()
+    return Fitted(network, mean_error(network, _labelled(validation)), tuple(history), best[1])
+
+
+@torch.no_grad()
+def predict(network: Network, rows: Arrays, batch: int = 16_384) -> np.ndarray:
+    """Residuals (n,) float32 in units of the scale for n rows, in torch."""
+    network.eval()
+    device = network.center.device
+    parts = [np.empty(0, np.float32)]
+    for begin in range(0, len(rows), batch):
+        chunk = slice(begin, begin + batch)
+        inputs = (rows.numeric[chunk], rows.codes[chunk].astype(np.int64))
+        parts.append(network(*(torch.from_numpy(array).to(device) for array in inputs)).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def mean_error(network: Network, labelled: Arrays) -> float:
+    """Mean absolute error over labelled rows, in units of the scale: near destinations count as much as far ones."""
+    return float(np.abs(predict(network, labelled) - labelled.target).mean(dtype=np.float64))
+
+
+class _Loop:
+    """The training rows as tensors, and the optimizer's state from epoch to epoch."""
+
+    def __init__(self, network: Network, config: TrainConfig, train: Arrays, targets: Targets) -> None:
+        self.network, self.config = network, config
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        device = automatic if config.device == "auto" else config.device
+        network.to(device)
+        used = (targets.weights > 0).any(axis=1)
+        # Scaling learns nothing, so it is done once for all epochs.
+        with torch.no_grad():
+            self.scaled = network.scale(torch.from_numpy(train.numeric[used]).to(device))
+            self.codes = network.known(torch.from_numpy(train.codes[used].astype(np.int64)).to(device))
+        self.targets = torch.from_numpy(targets.values[used]).to(device)
+        self.weights = torch.from_numpy(targets.weights[used]).to(device)
+        n = len(self.targets)
+        self.batch = max(min(config.batch_size, n // config.steps_per_epoch), min(n, 2))
+        self.steps = n // self.batch
+        self.step = 0
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, config.learning_rate, total_steps=self.steps * config.epochs, pct_start=config.warmup
+        )
+
+    def epoch(self, on_step: OnStep | None) -> None:
+        """Every row once, in random order; the last few that do not fill a batch wait for another epoch."""
+        self.network.train()
+        order = torch.randperm(len(self.targets)).to(self.targets.device)
+        for rows in order[: self.steps * self.batch].split(self.batch):
+            if on_step:
+                on_step(self.step, self.steps * self.config.epochs)
+            self.optimizer.zero_grad()
+            self._loss(rows).backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+            self.optimizer.step()
+            self.schedule.step()
+            self.step += 1
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        """The weighted loss of a batch."""
+        codes = self.codes[rows]
+        codes = codes * (torch.rand(codes.shape, device=codes.device) >= self.network.config.category_dropout)
+        error = self.network.residual(self.scaled[rows], codes)[:, None] - self.targets[rows]
+        size = (
+            error.abs()
+            if self.config.loss == "absolute"
+            else nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none")
+        )
+        return (self.weights[rows] * size).sum(dim=1).mean()
+
+
+def _labelled(rows: Arrays, most: int | None = None) -> Arrays:
+    """The labelled rows, or at most `most` of them, evenly taken."""
+    index = np.flatnonzero(~np.isnan(rows.label))
+    if most is not None and len(index) > most:
+        index = index[np.linspace(0, len(index) - 1, most).astype(int)]
+    return rows.take(index)

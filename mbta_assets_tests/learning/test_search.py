@@ -1,0 +1,77 @@
+"""The searches for networks: what they draw from, and what a configuration means."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mbta_assets.learning import search
+from mbta_assets.learning.dataset import Parts
+from mbta_assets.learning.export import to_onnx
+from mbta_assets.learning.weights import to_files
+
+SMALL = {**search.TEACHER, "hidden": [16, 8], "numeric": "linear_relu", "inputs": "all"}
+
+
+@pytest.fixture(scope="module")
+def parts(train, validation):
+    names = ["month", *"bcdefgh", *"ijk"]
+    return Parts({"lookup": train.rows}, {"lookup": validation.rows}, names, seed=3).labelled()
+
+
+def test_a_longer_search_begins_like_a_shorter_one_and_another_seed_draws_others():
+    assert search.teachers(12, 0)[:7] == search.teachers(7, 0)
+    assert search.teachers(12, 1) != search.teachers(12, 0)
+    assert len(search.teachers(12, 0)) == 12
+
+
+def test_the_original_network_is_among_the_first(train):
+    assert search.ORIGINAL in search.teachers(8, 0)
+    network, training = search.configs(search.ORIGINAL, epochs=3)
+    assert network.hidden == (128, 64, 32, 16) and network.dropout == 0.1 and network.numeric == "none"
+    assert training.epochs == 3 and training.learning_rate == search.ORIGINAL["learning_rate"]
+
+
+@pytest.mark.parametrize("most_bytes", [20_000, 40_000])
+def test_students_are_no_larger_than_they_may_be(train, most_bytes):
+    configurations = search.students(6, 0, train.rows, most_bytes)
+    assert configurations
+    for configuration in configurations:
+        fitted = search.Network.fitted_to(search.configs(configuration)[0], train.rows)
+        assert sum(map(len, to_files(fitted).values())) <= most_bytes
+
+
+def test_where_no_student_is_small_enough_the_smallest_is_tried(train):
+    (only,) = search.students(6, 0, train.rows, 10)
+    assert search.size_bytes(only, train.rows) <= min(
+        search.size_bytes(configuration, train.rows) for configuration in search.students(24, 0, train.rows, 10**6)
+    )
+
+
+def test_a_teacher_reads_the_calendar_only_where_its_configuration_says_so(parts):
+    every = search.teacher(SMALL, (parts, 1)).network
+    steady = search.teacher({**SMALL, "inputs": "steady"}, (parts, 1)).network
+    assert every.features == 8 and steady.features == 7
+
+
+def test_a_trial_reports_each_epoch_and_ends_where_the_training_does(parts):
+    told: list[float] = []
+    search.teacher_trial(SMALL, (parts, 2), told.append)
+    fitted = search.teacher(SMALL, (parts, 2))
+    assert told == list(fitted.history)
+
+
+def test_a_student_of_weight_0_has_no_teacher(train, validation):
+    configuration = {**search.STUDENT, "hidden": [8], "numeric": "none", "weight": 0.0}
+    classroom = search.Classroom(train.rows, validation.rows, train.oracle, epochs=2, seed=0)
+    misled = replace(classroom, teacher=train.oracle + 100)
+    alone = [to_onnx(search.student(configuration, room).network) for room in (classroom, misled)]
+    assert alone[0] == alone[1]
+    taught = search.student({**configuration, "weight": 0.5}, classroom)
+    assert to_onnx(taught.network) != alone[0]
+
+
+def test_a_smaller_classroom_keeps_each_row_with_what_the_teacher_says_of_it(train, validation):
+    classroom = search.Classroom(train.rows, validation.rows, train.rows.base, epochs=9, seed=0).smaller(100, 4)
+    assert len(classroom.train) == 100 and classroom.epochs == 4
+    assert np.array_equal(classroom.teacher, classroom.train.base)
