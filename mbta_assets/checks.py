@@ -16,6 +16,7 @@ from dagster._core.storage.tags import (
 )
 from pandera.errors import SchemaErrors
 
+from mbta_assets.learning.accuracy import CALENDAR
 from mbta_assets.learning.dataset import ROW_KEY
 from mbta_assets.partitions import service_days
 from mbta_assets.resources.warehouse import Warehouse
@@ -25,6 +26,18 @@ FEWEST_LABELLED = 0.5
 MOST_MISSING = 0.6
 ROWS_AGAINST_RECENT = (0.4, 2.5)
 RECENT_DAYS = 14
+FEWEST_JUDGED = 200
+"""Measures of fewer predictions than these are too noisy to warn of."""
+MOST_DRIFT = {"feature_drift": 0.35, "unknown_share": 0.01, "error_drift": 1.5}
+"""By measure. In the simulator's features a Sunday reaches 0.23, a day on which all is five minutes later 0.47."""
+FEWEST_RIGHT = {
+    ("within_mbta_window", "predicted_horizon", "0-3 min"): 0.85,
+    ("within_mbta_window", "predicted_horizon", "3-6 min"): 0.84,
+    ("within_mbta_window", "predicted_horizon", "6-12 min"): 0.86,
+    ("within_mbta_window", "predicted_horizon", "12-30 min"): 0.77,
+    ("eta_benchmark", "all", "all"): 0.80,
+}
+"""By measure, dimension and member. In the MBTA's window, what its own predictions reached in a week of June 2026."""
 MODEL_INPUTS = schema.columns(schema.TransitFeatures, "numeric")
 
 Finding = str | None
@@ -73,14 +86,46 @@ def no_feature_from_the_future(raw: pd.DataFrame, vehicle: pd.DataFrame, schedul
     return f"what came after {moment} changes {', '.join(differing)}" if differing else None
 
 
+def drift_within_bounds(table: str, rows: pd.DataFrame) -> Finding:
+    """Features, categories and errors are not far from those on the days the model learned from."""
+    if rows["model_version"].notna().any() and "feature_drift" not in set(rows["measure"]):
+        return "drift was not measured: what the model learned from is no longer stored"
+    bounded = rows.assign(bound=rows["measure"].map(MOST_DRIFT).astype(float))
+    far = (bounded["value"] > bounded["bound"]) & (rows["n"] >= FEWEST_JUDGED) & ~rows["member"].isin(CALENDAR)
+    return _crossed(bounded[far], "over")
+
+
+def accuracy_within_bounds(table: str, rows: pd.DataFrame) -> Finding:
+    """Predictions come true as often as one expects of an agency's own."""
+    keys = zip(rows["measure"], rows["dimension"], rows["member"], strict=True)
+    bounded = rows.assign(bound=[FEWEST_RIGHT.get(key, np.nan) for key in keys])
+    return _crossed(bounded[(bounded["value"] < bounded["bound"]) & (rows["n"] >= FEWEST_JUDGED)], "under")
+
+
+def _crossed(rows: pd.DataFrame, side: str) -> Finding:
+    """What lies on the wrong side of its bound, and by how much, the farthest first."""
+    farthest = rows.assign(by=(rows["value"] - rows["bound"]).abs()).sort_values("by", ascending=False)
+    said = [
+        f"{measure} of {member} is {value:.2f}, {side} {bound:.2f} by {by:.2f}"
+        for measure, member, value, bound, by in farthest[["measure", "member", "value", "bound", "by"]].to_numpy()
+    ]
+    return "; ".join(said) or None
+
+
 BLOCKING: dict[str, list[Callable[[str, pd.DataFrame], Finding]]] = {
     "raw_transit_data": [schema_holds, keys_unique],
     "transit_features": [schema_holds, keys_unique, labels_cover],
+    "delay_predictions": [schema_holds, keys_unique],
+    "prediction_accuracy": [schema_holds],
 }
 WARNING: dict[str, list[Callable[[str, pd.DataFrame], Finding]]] = {
     "raw_transit_data": [],
     "transit_features": [features_present],
+    "delay_predictions": [],
+    "prediction_accuracy": [drift_within_bounds, accuracy_within_bounds],
 }
+AS_MANY_AS_USUAL = ("raw_transit_data", "transit_features", "delay_predictions")
+"""Tables with more rows the more service there was."""
 
 
 def _table_checks(table: str) -> dg.AssetChecksDefinition:
@@ -90,7 +135,10 @@ def _table_checks(table: str) -> dg.AssetChecksDefinition:
         dg.AssetCheckSpec(rule.__name__, asset=table, blocking=blocking, description=rule.__doc__)
         for rule, blocking in rules
     ]
-    specs.append(dg.AssetCheckSpec("rows_as_usual", asset=table, description="A day is about as long as recent ones."))
+    if table in AS_MANY_AS_USUAL:
+        specs.append(
+            dg.AssetCheckSpec("rows_as_usual", asset=table, description="A day is about as long as recent ones.")
+        )
 
     @dg.multi_asset_check(name=f"{table}_checks", specs=specs)
     def checks(
@@ -100,7 +148,8 @@ def _table_checks(table: str) -> dg.AssetChecksDefinition:
         for day in _days(context, warehouse, table):
             rows = warehouse.read(table, day)
             found = {rule.__name__: rule(table, rows) for rule, _ in rules}
-            found["rows_as_usual"] = _rows_as_usual(warehouse, table, day, len(rows))
+            if table in AS_MANY_AS_USUAL:
+                found["rows_as_usual"] = _rows_as_usual(warehouse, table, day, len(rows))
             for name, finding in found.items():
                 if finding:
                     findings[name][day] = finding
@@ -167,4 +216,4 @@ def _days(context: dg.AssetCheckExecutionContext, warehouse: Warehouse, table: s
     return list(warehouse.row_counts(table, before=date.max, days=1))
 
 
-ALL = [_table_checks("raw_transit_data"), _table_checks("transit_features"), causality]
+ALL = [*(_table_checks(table) for table in BLOCKING), causality]

@@ -5,9 +5,9 @@ from typing import Any
 import dagster as dg
 
 from mbta_assets import automation, checks
-from mbta_assets.assets import training, transit, upstream
+from mbta_assets.assets import monitoring, training, transit, upstream
 from mbta_assets.assets.models import networks, trees
-from mbta_assets.assets.production import leaderboard
+from mbta_assets.assets.production import leaderboard, promotion
 from mbta_assets.resources.cluster import Cluster
 from mbta_assets.resources.tracker import Tracker
 from mbta_assets.resources.warehouse import DuckDBWarehouse
@@ -19,12 +19,14 @@ from mbta_assets.storage.bundles import BundleStore
 from mbta_assets.storage.io_managers import BundleIOManager, ParquetTableIOManager
 from mbta_assets.storage.lake import Lake
 
+MODULES = [upstream, transit, training, trees, networks, leaderboard, promotion, monitoring]
+
 
 def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> dg.Definitions:
     """Fresh definitions for some settings, by default the environment's; any resource may be replaced by name."""
     settings = settings or Settings.from_environment()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([upstream, transit, training, trees, networks, leaderboard]),
+        assets=dg.load_assets_from_modules(MODULES),
         asset_checks=checks.ALL,
         jobs=automation.JOBS,
         resources={**_resources(settings), **resource_overrides},

@@ -32,6 +32,8 @@ def main() -> None:
     dg.DagsterInstance.get().dispose()  # two runs must not both set up a new DAGSTER_HOME
     _together("tables", [["group:upstream or group:transit", "--partition-range", f"{a}...{b}"] for a, b in spans])
     _together("models", [["group:training or group:models or group:production"]])
+    held_out = f"{days[-2]}...{days[-1]}"
+    _together("predictions", [["group:monitoring", "--partition-range", held_out]])
     leaderboard = json.loads((settings.store / "reports/model_leaderboard.json").read_text())
     print("\nErrors on the test days, in seconds of delay; every row is scored on the same arrivals.\n")
     print(_table(leaderboard))
@@ -71,13 +73,13 @@ def _step_seconds(runs: int) -> dict[str, float]:
 def _table(leaderboard: list[dict]) -> str:
     horizons = list(leaderboard[0]["by_stops_ahead"])
     lines = [
-        f"{'model':16}" + "".join(f"{h + ' ahead':>10}" for h in horizons) + f"{'MAE':>9}{'bytes':>10}{'µs a row':>10}"
+        f"{'model':18}" + "".join(f"{h + ' ahead':>10}" for h in horizons) + f"{'MAE':>9}{'bytes':>10}{'µs a row':>10}"
     ]
     for row in leaderboard:
         errors = "".join(f"{row['by_stops_ahead'][h]['mae']:10.1f}" for h in horizons)
         size = f"{row['size_bytes']:10,}" if row["size_bytes"] else f"{'–':>10}"
         latency = f"{row['latency_us_p50']:10.0f}" if row["latency_us_p50"] else f"{'–':>10}"
-        lines.append(f"{row['model']:16}{errors}{row['mae']:9.1f}{size}{latency}")
+        lines.append(f"{row['model']:18}{errors}{row['mae']:9.1f}{size}{latency}")
     return "\n".join(lines)
 
 

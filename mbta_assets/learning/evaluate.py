@@ -1,14 +1,28 @@
 """How good predictions are: errors in seconds of delay, and the share inside the MBTA's own window."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mbta_assets.learning.encode import Columns
 
-MBTA_WINDOWS = {"0-3 min": (0, 180, -60, 60), "3-6 min": (180, 360, -90, 120),
-                "6-12 min": (360, 720, -150, 210), "12-30 min": (720, 1800, -240, 360)}  # fmt: skip
-"""By predicted time ahead in seconds (from, below): an error (actual minus predicted) inside (above, below) counts."""
+Windows = Mapping[str, tuple[int, int, int, int]]
+"""By time ahead in seconds (from, below), which errors (actual minus predicted, in seconds) are right (least, most)."""
+
+MBTA_WINDOWS: Windows = {"0-3 min": (0, 180, -60, 60), "3-6 min": (180, 360, -90, 120),
+                         "6-12 min": (360, 720, -150, 210), "12-30 min": (720, 1800, -240, 360)}  # fmt: skip
+"""The MBTA's rule, by predicted time ahead: an error on a bound is wrong, and so is an arrival that never came."""
+
+ETA_WINDOWS: Windows = {"0-3 min": (0, 180, -30, 90), "3-6 min": (180, 360, -60, 150),
+                        "6-10 min": (360, 600, -60, 210), "10-15 min": (600, 900, -90, 270)}  # fmt: skip
+"""The ETA Accuracy Benchmark, by actual time ahead: an error on a bound is right.
+
+https://github.com/TransitApp/ETA-Accuracy-Benchmark
+"""
+
+Judged = dict[str, tuple[int, float | None]]
+"""By bin of time ahead, how many predictions there are and the share of them that is right; None where none are."""
 
 Row = dict[str, Any]
 
@@ -36,14 +50,34 @@ def within_mbta_window(
     label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray
 ) -> dict[str, float]:
     """Share of predictions the MBTA would accept, by predicted time ahead; bins without a prediction are left out."""
-    error = label - predicted
-    ahead = scheduled_seconds_ahead + predicted
-    shares = {}
-    for name, (begin, end, early, late) in MBTA_WINDOWS.items():
-        binned = (ahead >= begin) & (ahead < end)
-        if binned.any():
-            shares[name] = float(((error[binned] > early) & (error[binned] < late)).mean())
-    return shares
+    counted = mbta_window(label, predicted, scheduled_seconds_ahead)
+    return {name: share for name, (_, share) in counted.items() if share is not None}
+
+
+def mbta_window(label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray) -> Judged:
+    """What the MBTA would accept, by predicted time ahead; arrays (n,) in seconds.
+
+    A missing label is an arrival that never came: its prediction is wrong.
+    """
+    return _judged(MBTA_WINDOWS, label - predicted, scheduled_seconds_ahead + predicted, bounds_are_right=False)
+
+
+def eta_benchmark(label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray) -> Judged:
+    """What the ETA Accuracy Benchmark accepts, by actual time ahead; arrays (n,) in seconds.
+
+    Without a label there is no actual time, so that such a prediction is in no bin.
+    """
+    return _judged(ETA_WINDOWS, label - predicted, scheduled_seconds_ahead + label, bounds_are_right=True)
+
+
+def _judged(windows: Windows, error: np.ndarray, ahead: np.ndarray, *, bounds_are_right: bool) -> Judged:
+    above, below = (np.greater_equal, np.less_equal) if bounds_are_right else (np.greater, np.less)
+    judged: Judged = {}
+    for name, (begin, end, least, most) in windows.items():
+        binned = error[(ahead >= begin) & (ahead < end)]
+        right = above(binned, least) & below(binned, most)
+        judged[name] = len(binned), float(right.mean()) if len(binned) else None
+    return judged
 
 
 def leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> Row:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from mbta_assets.learning.encode import Columns
+from mbta_assets.learning.encode import Columns, coded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,12 +91,11 @@ def cross_fitted_delay(rows: "pd.DataFrame", folds: int = 5) -> np.ndarray:
     """
     by_day = rows.groupby("service_date").ngroup().to_numpy()
     index = by_day if by_day.max(initial=0) + 1 >= folds else rows.groupby("trip_id").ngroup().to_numpy()
-    columns = {name: np.asarray(rows[name]) for name in COLUMNS}
+    columns = rows[list(COLUMNS)]
     predicted = np.empty(len(index))
     for fold in range(folds):
         out = index % folds == fold
-        inside, outside = ({name: values[mask] for name, values in columns.items()} for mask in (~out, out))
-        predicted[out] = RuntimeLookup.fit(inside).delay(outside)
+        predicted[out] = RuntimeLookup.fit(columns[~out]).delay(columns[out])
     return predicted
 
 
@@ -115,7 +114,7 @@ def _texts(columns: Columns, name: str) -> list[str]:
 
 
 def _state(columns: Columns) -> np.ndarray:
-    standing = np.asarray(columns["current_status"], dtype=object) == "STOPPED_AT"
+    standing = np.asarray(columns["current_status"] == "STOPPED_AT", dtype=bool)
     waiting = (
         standing & (_floats(columns, "stops_behind") == 1) & ~np.isnan(_floats(columns, "departure_delay_seconds"))
     )
@@ -132,9 +131,6 @@ def _elapsed(columns: Columns) -> np.ndarray:
 
 def _keys(code: Mapping[str, int], columns: Columns) -> np.ndarray:
     """One number (n,) for state, stop and destination; -1 where a stop is not in the lookup."""
-    current, target = (
-        np.fromiter((code.get(stop, -1) for stop in _texts(columns, name)), dtype=np.int64)
-        for name in ("current_stop_id", "stop_id")
-    )
+    current, target = (coded(columns[name], code, -1) for name in ("current_stop_id", "stop_id"))
     key = (_state(columns) * len(code) + current) * len(code) + target
     return np.where((current < 0) | (target < 0), -1, key)

@@ -56,7 +56,6 @@ class Cut:
 
 CUTS = (
     Cut(),
-    Cut(weights=0.6),
     Cut(weights=0.8),
     Cut(weights=0.9),
     Cut(neurons=0.5),

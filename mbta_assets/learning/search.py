@@ -25,12 +25,12 @@ ORIGINAL: Configuration = {
 }  # fmt: skip
 """The plain network of the system before this one; its loss was not among its merits."""
 TEACHER: Configuration = {
-    "inputs": "steady", "hidden": [256, 128, 64], "numeric": "periodic", "numeric_dim": 4, "embedding_dim": 4,
-    "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.01, "loss": "absolute",
+    "inputs": "steady", "hidden": [384, 192, 64], "numeric": "piecewise_linear", "bins": 16, "numeric_dim": 4,
+    "embedding_dim": 4, "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.01, "loss": "absolute",
 }  # fmt: skip
 STUDENT: Configuration = {
-    "hidden": [64, 32], "numeric": "linear_relu", "numeric_dim": 2, "embedding_dim": 2, "learning_rate": 0.02,
-    "weight_decay": 0.01, "weight": 0.5,
+    "hidden": [48, 24], "numeric": "piecewise_linear", "bins": 8, "numeric_dim": 2, "embedding_dim": 2,
+    "learning_rate": 0.02, "weight_decay": 0.01, "weight": 0.5,
 }  # fmt: skip
 
 
@@ -40,12 +40,13 @@ def teachers(n: int, seed: int) -> list[Configuration]:
     drawn = [
         {
             "inputs": str(random.choice(["steady", "all"], p=[0.8, 0.2])),
-            "hidden": _one_of(random, [256, 128, 64], [384, 192, 64], [384, 128], [256, 256, 64]),
-            "numeric": str(random.choice(["periodic", "linear_relu", "piecewise_linear"])),
+            "hidden": _one_of(random, [384, 192, 64], [384, 128], [256, 256, 64]),
+            "numeric": str(random.choice(["piecewise_linear", "periodic"], p=[0.7, 0.3])),
+            "bins": int(random.choice([12, 16, 24])),
             "numeric_dim": int(random.choice([4, 6])),
             "embedding_dim": int(random.choice([2, 4, 6])),
             "dropout": float(random.choice([0.0, 0.05, 0.1])),
-            "learning_rate": _log_uniform(random, 0.004, 0.02),
+            "learning_rate": _log_uniform(random, 0.005, 0.02),
             "weight_decay": _log_uniform(random, 0.001, 0.1),
             "loss": str(random.choice(["absolute", "huber"])),
         }
@@ -53,10 +54,11 @@ def teachers(n: int, seed: int) -> list[Configuration]:
     ]
     served = [
         TEACHER,
+        {**TEACHER, "numeric": "periodic"},
         {**TEACHER, "numeric": "linear_relu"},
-        {**TEACHER, "numeric": "piecewise_linear"},
-        {**TEACHER, "numeric": "none", "hidden": [384, 192, 64]},
         ORIGINAL,
+        {**TEACHER, "inputs": "all"},
+        {**TEACHER, "numeric": "none"},
     ]
     return [*served, *drawn][:n]
 
@@ -70,22 +72,23 @@ def students(n: int, seed: int, train: Arrays, most_bytes: int) -> list[Configur
     random = np.random.default_rng(seed)
     drawn = [
         {
-            "hidden": _one_of(random, [64, 32], [48, 24], [64, 24], [80, 32]),
-            "numeric": str(random.choice(["linear_relu", "none", "periodic", "piecewise_linear"])),
+            "hidden": _one_of(random, [64, 32], [48, 24], [64, 24], [40, 20]),
+            "numeric": str(random.choice(["piecewise_linear", "periodic", "none"], p=[0.7, 0.15, 0.15])),
+            "bins": int(random.choice([6, 8, 12])),
             "numeric_dim": int(random.choice([2, 3])),
             "embedding_dim": int(random.choice([2, 3])),
             "learning_rate": _log_uniform(random, 0.01, 0.03),
             "weight_decay": _log_uniform(random, 0.001, 0.1),
-            "weight": float(random.uniform(0.3, 0.9)),
+            "weight": float(random.uniform(0.3, 0.8)),
         }
         for _ in range(4 * n)
     ]
     served = [
         STUDENT,
-        {**STUDENT, "weight": 0.8},
-        {**STUDENT, "numeric": "none"},
         {**STUDENT, "weight": 0.3},
-        {**STUDENT, "hidden": [48, 24]},
+        {**STUDENT, "weight": 0.7},
+        {**STUDENT, "numeric": "linear_relu"},
+        {**STUDENT, "numeric": "none", "hidden": [64, 32]},
     ]
     sizes = [(size_bytes(configuration, train), configuration) for configuration in [*served, *drawn]]
     fitting = [configuration for size, configuration in sizes if size <= most_bytes]
@@ -102,18 +105,20 @@ def configs(configuration: Configuration, **training: Any) -> tuple[NetworkConfi
     return NetworkConfig(**architecture), TrainConfig(**known(TrainConfig), **training)
 
 
-def teacher(configuration: Configuration, data: tuple[Parts, int], report: Report | None = None) -> Fitted:
-    """A teacher, trained on the parts for so many epochs, on one core."""
+def teacher(
+    configuration: Configuration, data: tuple[Parts, int], report: Report | None = None, threads: int = 1
+) -> Fitted:
+    """A teacher, trained on the parts for so many epochs."""
     parts, epochs = data
     if configuration["inputs"] == "steady":
         parts = parts.without(CALENDAR)
-    network, training = configs(configuration, epochs=epochs, seed=parts.seed)
+    network, training = configs(configuration, epochs=epochs, seed=parts.seed, threads=threads)
     told = (lambda _, error: report(error)) if report else None
     return fit(network, training, parts.train[RESIDUAL_TO], parts.validation[RESIDUAL_TO], on_epoch=told)
 
 
 def teacher_trial(configuration: Configuration, data: tuple[Parts, int], report: Report) -> None:
-    """One trial of the search for a teacher."""
+    """One trial of the search for a teacher, on one core."""
     teacher(configuration, data, report)
 
 

@@ -130,12 +130,7 @@ def search(
 
 def winner(results: Sequence[Result]) -> Result:
     """The result with the smallest validation error; of equals the first."""
-    return finalists(results, 1)[0]
-
-
-def finalists(results: Sequence[Result], n: int) -> list[Result]:
-    """The `n` results with the smallest validation errors, the best first."""
-    return sorted(results, key=lambda result: (result.best, result.index))[:n]
+    return min(results, key=lambda result: (result.best, result.index))
 
 
 def each(call: Callable[[Any, Any], Any], items: Sequence[Any], data: Any) -> list[Any]:

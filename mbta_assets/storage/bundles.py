@@ -7,6 +7,8 @@ bundles/<asset>/current.json                           the pointer and its histo
 import json
 import os
 import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mbta_assets import bundle
@@ -16,6 +18,15 @@ from mbta_assets.storage.atomic import locked, sync
 
 class PointerMoved(Exception):
     """Someone else changed the current version meanwhile; decide again."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move of a pointer: to which version, when (UTC, ISO 8601) and why; the oldest may lack the time and reason."""
+
+    digest: str
+    at: str | None = None
+    why: str | None = None
 
 
 class BundleStore:
@@ -66,33 +77,35 @@ class BundleStore:
 
     def history(self, asset: str) -> list[str]:
         """The digests that were current, the present one first."""
+        return [move.digest for move in self.moves(asset)]
+
+    def moves(self, asset: str) -> list[Move]:
+        """Every move of an asset's pointer, the latest first."""
         try:
             pointer = json.loads((self._directory(asset) / "current.json").read_bytes())
         except FileNotFoundError:
             return []
-        return [pointer["digest"], *pointer["previous"]]
+        earlier = [{"digest": move} if isinstance(move, str) else move for move in pointer["previous"]]
+        return [Move(move["digest"], move.get("at"), move.get("why")) for move in (pointer, *earlier)]
 
-    def point(self, asset: str, digest: str, expected: str | None) -> None:
-        """Make a stored version current if `expected` (None: no version) still is.
+    def point(self, asset: str, digest: str, expected: str | None, why: str = "materialized") -> None:
+        """Make a stored version current if `expected` (None: no version) still is; `why` goes into the history.
 
         Raises PointerMoved if it is not, BundleError if the version is not whole.
         """
         directory = self._directory(asset)
         with locked(directory):
-            history = self.history(asset)
-            current = next(iter(history), None)
+            moves = self.moves(asset)
+            current = moves[0].digest if moves else None
             if current != expected:
                 raise PointerMoved(f"The current version of {asset} is {current}, no longer {expected}.")
             self.get(asset, digest)
             if digest == current:
                 return
+            latest = Move(digest, datetime.now(UTC).isoformat(timespec="seconds"), why)
+            pointer = {"version": digest[:16], **asdict(latest), "previous": [asdict(move) for move in moves]}
             incoming = directory / ".current.json"
-            incoming.write_text(
-                json.dumps(
-                    {"version": digest[:16], "digest": digest, "previous": history},
-                    indent=1,
-                )
-            )
+            incoming.write_text(json.dumps(pointer, indent=1))
             sync(incoming)
             os.replace(incoming, directory / "current.json")
 

@@ -178,8 +178,40 @@ class TransitFeatures(Table):
     )  # fmt: skip
 
 
+class DelayPredictions(Table):
+    """What the production model says of each row of `transit_features`, labelled or not, in the same order."""
+
+    time_stamp: Series[Timestamp] = column("The moment of the prediction, UTC.")
+    vehicle_id: Series[Text] = column("The vehicle.")
+    trip_id: Series[Text] = column("The trip, unique only within the service day.")
+    stop_id: Series[Text] = column("The destination.")
+    stops_ahead: Series[Integer] = column("Stops to the destination.", "stops", isin=STOPS_AHEAD)
+    route_id: Series[Text] = optional("The route.")
+    scheduled_arrival: Series[Timestamp] = column("Scheduled arrival at the destination, UTC.")
+    predicted_delay_seconds: Series[float] = column("How late it will be, + is late.", "seconds")
+    predicted_arrival: Series[Timestamp] = column("Scheduled arrival plus the predicted delay, UTC.")
+    model_version: Series[Text] = column("Digest of the production bundle that said so.")
+
+
+class PredictionAccuracy(Table):
+    """How well the predictions of a service day came true, and how far it is from what their model learned from."""
+
+    model_version: Series[Text] = column("Digest of the production bundle; missing without predictions.", nullable=True)
+    measure: Series[Text] = column("What was measured; seconds where its name says so, else a share or a ratio.")
+    dimension: Series[Text] = column("What the predictions were grouped by; `all` where they were not.")
+    member: Series[Text] = column("Which group.")
+    n: Series[Integer] = column("How many predictions were judged.", ge=0)
+    value: Series[float] = column("The measure; missing where there was nothing to judge.", nullable=True)
+
+
 UPSTREAM: dict[str, type[Table]] = {"vehicle": Vehicle, "trip": Trip, "stop": Stop, "schedule": Schedule}
-TABLES: dict[str, type[Table]] = {**UPSTREAM, "raw_transit_data": RawTransitData, "transit_features": TransitFeatures}
+TABLES: dict[str, type[Table]] = {
+    **UPSTREAM,
+    "raw_transit_data": RawTransitData,
+    "transit_features": TransitFeatures,
+    "delay_predictions": DelayPredictions,
+    "prediction_accuracy": PredictionAccuracy,
+}
 
 
 def columns(table: type[Table], role: str) -> list[str]:

@@ -1,13 +1,15 @@
 """Versions never change, and the pointer to the current one moves only from where its mover saw it."""
 
+import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from mbta_assets.bundle import BundleError, Draft
-from mbta_assets.storage.bundles import BundleStore, PointerMoved
+from mbta_assets.storage.bundles import BundleStore, Move, PointerMoved
 
 
 def draft(n: int) -> Draft:
@@ -24,6 +26,27 @@ def test_the_pointer_keeps_its_history_and_can_go_back(tmp_path: Path) -> None:
     store.point("model", a, expected=b)
     assert store.current("model").file("weights.bin") == b"\x01"
     assert store.history("model") == [a, b, a]
+
+
+def test_the_history_says_when_each_version_became_current_and_why(tmp_path: Path) -> None:
+    store = BundleStore(tmp_path)
+    a, b = (store.put("model", draft(n)).digest for n in (1, 2))
+    store.point("model", a, expected=None, why="the first")
+    store.point("model", b, expected=a, why="a better one")
+    latest, first = store.moves("model")
+    assert [(latest.digest, latest.why), (first.digest, first.why)] == [(b, "a better one"), (a, "the first")]
+    assert latest.at is not None
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(latest.at)) < timedelta(minutes=1)
+
+
+def test_a_pointer_from_before_moves_had_a_time_and_a_reason_is_read_and_carried_on(tmp_path: Path) -> None:
+    store = BundleStore(tmp_path)
+    a, b, c = (store.put("model", draft(n)).digest for n in range(3))
+    pointer = tmp_path / "bundles/model/current.json"
+    pointer.write_text(json.dumps({"version": b[:16], "digest": b, "previous": [a]}))
+    assert store.moves("model") == [Move(b), Move(a)]
+    store.point("model", c, expected=b)
+    assert store.moves("model")[1:] == [Move(b), Move(a)]
 
 
 def test_a_version_stored_again_is_the_same_version(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ controls are stored, which the leaderboard scores too: `unpruned_teacher` had th
 `untaught_student` is the same network without a teacher.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,13 +32,12 @@ if TYPE_CHECKING:
     from mbta_assets.learning.network import Network
     from mbta_assets.learning.train import Fitted
 
-FINALISTS = 2
-"""How many configurations of the search for a teacher are trained on all rows, one a core."""
-TREE_THREADS = 2
+THREADS = 2
+"""Of what is trained by itself; what is trained side by side has one each."""
 SIZE_BUDGET_BYTES = 60_000
 SIZE_AGAINST_TEACHER = 1 / 8
-MANIFEST_BYTES = 6_000
-"""What to leave for a student's manifest."""
+MANIFEST_BYTES = 3_500
+"""What to leave for a student's manifest, what it says of the training set apart."""
 PARITY_SECONDS = 0.05
 """How far torch and ONNX Runtime may be apart on any row."""
 
@@ -45,9 +45,9 @@ PARITY_SECONDS = 0.05
 class TeacherConfig(dg.Config):
     """How long the teacher is searched for and trained."""
 
-    epochs: int = Field(8, ge=2, description="Epochs of the final training; the best by validation is kept.")
-    trial_rows: int = Field(40_000, ge=100, description="Training rows of a trial; the final training uses all.")
-    trial_epochs: int = Field(6, ge=2, description="Epochs of a trial.")
+    epochs: int = Field(6, ge=2, description="Epochs of the final training; the best by validation is kept.")
+    trial_rows: int = Field(30_000, ge=100, description="Training rows of a trial; the final training uses all.")
+    trial_epochs: int = Field(5, ge=2, description="Epochs of a trial.")
 
 
 @dg.asset(
@@ -77,9 +77,8 @@ def dnn_teacher(
         (parts.smaller(config.trial_rows), config.trial_epochs),
         tune.Halving(grace=config.trial_epochs // 2, steps=config.trial_epochs),
     )
-    finalists = [result.configuration for result in tune.finalists(results, FINALISTS)]
-    trained = cluster.each(search.teacher, finalists, (parts, config.epochs))
-    fitted, best = min(zip(trained, finalists, strict=True), key=lambda final: final[0].validation_error)
+    best = tune.winner(results).configuration
+    fitted = search.teacher(best, (parts, config.epochs), threads=THREADS)
     if best["inputs"] == "steady":
         inputs, parts = _without(search.CALENDAR, inputs, parts)
     context.add_output_metadata(
@@ -87,17 +86,16 @@ def dnn_teacher(
             **_validated(fitted, parts),
             "trials": _trials(results),
             "learning_curves": picture(lambda axes: _draw_curves(axes, results)),
-            "finalists": [final.validation_error for final in trained],
             "experiments": _log(tracker, "dnn_teacher", results, training_set, settings),
         }
     )
-    return _draft(fitted, best, inputs, parts, training_set, runtime_lookup)
+    return _draft(fitted, best, inputs, parts, training_set, runtime_lookup, threads=THREADS)
 
 
 class PruningConfig(dg.Config):
     """How long a network that was cut is fine-tuned."""
 
-    epochs: int = Field(3, ge=1, description="Epochs of fine-tuning of every candidate.")
+    epochs: int = Field(2, ge=1, description="Epochs of fine-tuning of every candidate.")
     learning_rate: float = Field(0.003, gt=0, description="At the top of the fine-tuning's cycle.")
 
 
@@ -163,8 +161,8 @@ def pruned_teacher(
 class StudentConfig(dg.Config):
     """How long the student is searched for and trained."""
 
-    epochs: int = Field(12, ge=2, description="Epochs of the final training; the best by validation is kept.")
-    trial_rows: int = Field(60_000, ge=100, description="Training rows of a trial; the final training uses all.")
+    epochs: int = Field(10, ge=2, description="Epochs of the final training; the best by validation is kept.")
+    trial_rows: int = Field(40_000, ge=100, description="Training rows of a trial; the final training uses all.")
     trial_epochs: int = Field(6, ge=2, description="Epochs of a trial.")
 
 
@@ -198,9 +196,10 @@ def distilled_student(
     said = _teachers(pruned_teacher, parts, xgboost_model, everything[1])
     group, errors = distil.best_teacher(validation.target, {name: of["validation"] for name, of in said.items()})
     teacher = np.mean([said[name]["train"] for name in group], axis=0)
-    budget = min(SIZE_BUDGET_BYTES, dnn_teacher.size_bytes * SIZE_AGAINST_TEACHER) - MANIFEST_BYTES
-    budget -= sum(map(len, _with_lookup(inputs, runtime_lookup).files().values()))
-    configurations = search.students(settings.tune_trials, settings.seed, train_rows, int(budget))
+    most = int(min(SIZE_BUDGET_BYTES, dnn_teacher.size_bytes * SIZE_AGAINST_TEACHER))
+    fixed = sum(map(len, _with_lookup(inputs, runtime_lookup).files().values())) + MANIFEST_BYTES
+    fixed += len(json.dumps(provenance(training_set), indent=1))
+    configurations = search.students(settings.tune_trials, settings.seed, train_rows, most - fixed)
     classroom = search.Classroom(train_rows, validation, teacher, config.epochs, settings.seed)
     results = cluster.search(
         search.student_trial,
@@ -334,7 +333,7 @@ def _teachers(
     network = _network(pruned_teacher)
     configuration, rounds = xgboost_model.manifest["configuration"], xgboost_model.manifest["rounds"]
     residual_to = configuration["residual_to"]
-    booster = boosting.fit(configuration, tree_parts.labelled(), rounds, TREE_THREADS)
+    booster = boosting.fit(configuration, tree_parts.labelled(), rounds, THREADS)
 
     def trees(rows: Arrays, own: Arrays) -> np.ndarray:
         said = booster.inplace_predict(boosting.inputs(own))
@@ -364,6 +363,7 @@ def _draft(
     parts: Parts,
     training_set: Bundle,
     runtime_lookup: Bundle,
+    threads: int = 1,
     **more: Any,
 ) -> Draft:
     from mbta_assets.learning.network import parameters
@@ -381,7 +381,7 @@ def _draft(
             "layers": fitted.network.architecture()["layers"],
             **parameters(fitted.network),
             "seed": parts.seed,
-            "threads": 1,
+            "threads": threads,
             "epochs": fitted.best_epoch,
             "validation": {"error": fitted.validation_error, "mae": _mae(fitted, parts), "n": len(_rows(parts)[1])},
             "libraries": library_versions("numpy", "torch"),
