@@ -91,7 +91,7 @@ def latency_microseconds(predict: Callable[[Columns], np.ndarray], rows: pd.Data
 
     The best of a hundred calls: whatever else the machine is doing only adds to it.
     """
-    one = {str(name): rows[name].to_numpy()[:1] for name in rows}
+    one = {str(name): values.to_numpy() for name, values in rows[:1].items()}
     return 1e6 * min(timeit.repeat(lambda: predict(one), number=1, repeat=100))
 
 

@@ -25,12 +25,12 @@ ORIGINAL: Configuration = {
 }  # fmt: skip
 """The plain network of the system before this one; its loss was not among its merits."""
 TEACHER: Configuration = {
-    "inputs": "steady", "hidden": [384, 192, 64], "numeric": "piecewise_linear", "bins": 16, "numeric_dim": 4,
+    "inputs": "steady", "hidden": [320, 160, 64], "numeric": "piecewise_linear", "bins": 16, "numeric_dim": 4,
     "embedding_dim": 4, "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.01, "loss": "absolute",
 }  # fmt: skip
 STUDENT: Configuration = {
     "hidden": [48, 24], "numeric": "piecewise_linear", "bins": 8, "numeric_dim": 2, "embedding_dim": 2,
-    "learning_rate": 0.02, "weight_decay": 0.01, "weight": 0.5,
+    "learning_rate": 0.03, "weight_decay": 0.01, "weight": 0.5,
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def teachers(n: int, seed: int) -> list[Configuration]:
     drawn = [
         {
             "inputs": str(random.choice(["steady", "all"], p=[0.8, 0.2])),
-            "hidden": _one_of(random, [384, 192, 64], [384, 128], [256, 256, 64]),
+            "hidden": _one_of(random, [320, 160, 64], [384, 128], [256, 256, 64]),
             "numeric": str(random.choice(["piecewise_linear", "periodic"], p=[0.7, 0.3])),
             "bins": int(random.choice([12, 16, 24])),
             "numeric_dim": int(random.choice([4, 6])),
@@ -66,8 +66,8 @@ def teachers(n: int, seed: int) -> list[Configuration]:
 def students(n: int, seed: int, train: Arrays, most_bytes: int) -> list[Configuration]:
     """The first `n` configurations of a seeded search for a student; `weight` is its teacher's share of the loss.
 
-    Those whose files would come to more than `most_bytes` on these training rows are left out; if all would, the
-    smallest is tried.
+    Those whose files would come to more than `most_bytes` are left out; if all would, the smallest is tried. `train` is
+    training rows enough to tell the sizes by.
     """
     random = np.random.default_rng(seed)
     drawn = [
@@ -77,7 +77,7 @@ def students(n: int, seed: int, train: Arrays, most_bytes: int) -> list[Configur
             "bins": int(random.choice([6, 8, 12])),
             "numeric_dim": int(random.choice([2, 3])),
             "embedding_dim": int(random.choice([2, 3])),
-            "learning_rate": _log_uniform(random, 0.01, 0.03),
+            "learning_rate": _log_uniform(random, 0.015, 0.04),
             "weight_decay": _log_uniform(random, 0.001, 0.1),
             "weight": float(random.uniform(0.3, 0.8)),
         }
@@ -90,9 +90,10 @@ def students(n: int, seed: int, train: Arrays, most_bytes: int) -> list[Configur
         {**STUDENT, "numeric": "linear_relu"},
         {**STUDENT, "numeric": "none", "hidden": [64, 32]},
     ]
-    sizes = [(size_bytes(configuration, train), configuration) for configuration in [*served, *drawn]]
-    fitting = [configuration for size, configuration in sizes if size <= most_bytes]
-    return fitting[:n] or [min(sizes, key=lambda sized: sized[0])[1]]
+    sizes = {index: size_bytes(configuration, train) for index, configuration in enumerate(served + drawn)}
+    fitting = [index for index, size in sizes.items() if size <= most_bytes]
+    chosen = fitting[:n] or [min(sizes, key=sizes.__getitem__)]
+    return [(served + drawn)[index] for index in chosen]
 
 
 def configs(configuration: Configuration, **training: Any) -> tuple[NetworkConfig, TrainConfig]:

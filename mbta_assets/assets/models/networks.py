@@ -199,12 +199,13 @@ def distilled_student(
     most = int(min(SIZE_BUDGET_BYTES, dnn_teacher.size_bytes * SIZE_AGAINST_TEACHER))
     fixed = sum(map(len, _with_lookup(inputs, runtime_lookup).files().values())) + MANIFEST_BYTES
     fixed += len(json.dumps(provenance(training_set), indent=1))
-    configurations = search.students(settings.tune_trials, settings.seed, train_rows, most - fixed)
     classroom = search.Classroom(train_rows, validation, teacher, config.epochs, settings.seed)
+    trial_room = classroom.smaller(config.trial_rows, config.trial_epochs)
+    configurations = search.students(settings.tune_trials, settings.seed, trial_room.train, most - fixed)
     results = cluster.search(
         search.student_trial,
         configurations,
-        classroom.smaller(config.trial_rows, config.trial_epochs),
+        trial_room,
         tune.Halving(grace=config.trial_epochs // 2, steps=config.trial_epochs),
     )
     best = tune.winner(results).configuration

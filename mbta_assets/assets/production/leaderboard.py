@@ -100,7 +100,7 @@ def _oracle(source: Source, test: pd.DataFrame) -> np.ndarray | None:
 
 def _model_row(name: str, stored: Bundle, test: pd.DataFrame) -> evaluate.Row:
     opened = model.Model(stored)
-    one = {str(column): test[column].to_numpy()[:1] for column in test}
+    one = {str(column): values.to_numpy() for column, values in test[:1].items()}
     return {
         **evaluate.leaderboard_row(name, test, opened.predict(test)),
         "size_bytes": stored.size_bytes,
