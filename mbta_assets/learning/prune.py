@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch_pruning
 from torch import nn
@@ -20,7 +21,7 @@ from mbta_assets.learning.dataset import Arrays
 from mbta_assets.learning.export import to_onnx
 from mbta_assets.learning.network import Network, parameters
 from mbta_assets.learning.runtime import feed, latency_us, session
-from mbta_assets.learning.train import Fitted, OnEpoch, Targets, TrainConfig, improve
+from mbta_assets.learning.train import Fitted, OnEpoch, Targets, TrainConfig, improve, predict
 from mbta_assets.learning.weights import to_files
 
 RAMP = 0.5
@@ -28,7 +29,7 @@ RAMP = 0.5
 PRUNINGS = 20
 """In how many goes the weights are zeroed."""
 TOLERANCE = 0.01
-"""How much worse than the uncut teacher, as a share of its validation error, a pruned one may be."""
+"""How much worse than the uncut teacher, as a share of its validation error, a pruned one may be at any distance."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Candidate:
 
     cut: Cut
     fitted: Fitted
+    errors: tuple[float, ...]
+    """Validation errors in units of the scale, of each scale apart: each number of stops ahead has its own."""
     parameters: int
     non_embedding: int
     """Parameters outside the category embeddings."""
@@ -89,6 +92,7 @@ class Candidate:
             "neurons_removed": self.cut.neurons,
             "weights_zeroed": self.cut.weights,
             "validation_error": self.fitted.validation_error,
+            "by_distance": " ".join(f"{error:.3f}" for error in self.errors),
             "parameters": self.parameters,
             "non_embedding": self.non_embedding,
             "non_zero": self.non_zero,
@@ -133,11 +137,16 @@ def unpruned(found: Sequence[Candidate]) -> Candidate:
 def choose(found: Sequence[Candidate]) -> Candidate:
     """The smallest candidate within `TOLERANCE` of the uncut teacher's validation error, the more accurate of equals.
 
-    Among those that keep at most half of the teacher's parameters outside the embeddings, if any is that accurate.
+    Within it at every number of stops ahead: what is lost at one must not be paid for by another. Among those that
+    keep at most half of the teacher's parameters outside the embeddings, if any is that accurate.
     """
     teacher = unpruned(found)
-    bound = (1 + TOLERANCE) * teacher.fitted.validation_error
-    accurate = [candidate for candidate in found if candidate.fitted.validation_error <= bound]
+    bounds = [(1 + TOLERANCE) * error for error in teacher.errors]
+    accurate = [
+        candidate
+        for candidate in found
+        if all(error <= bound for error, bound in zip(candidate.errors, bounds, strict=True))
+    ]
     halved = [candidate for candidate in accurate if candidate.non_zero <= teacher.non_embedding / 2]
     return min(halved or accurate, key=lambda candidate: (candidate.size_bytes, candidate.fitted.validation_error))
 
@@ -198,9 +207,11 @@ def _judged(cut: Cut, fitted: Fitted, validation: Arrays) -> Candidate:
     """A fine-tuned network with its size and speed."""
     network = fitted.network
     inputs = feed(validation.numeric, validation.codes)
+    error = np.abs(predict(network, validation) - validation.target)
     return Candidate(
         cut,
         fitted,
+        tuple(float(np.nanmean(error[validation.scale == scale])) for scale in np.unique(validation.scale)),
         **parameters(network),
         size_bytes=sum(map(len, to_files(network).values())),
         latency_us=latency_us(session(to_onnx(network)), inputs),

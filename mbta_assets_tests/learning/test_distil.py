@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mbta_assets.learning.distil import LessonConfig, best_teacher, lesson
+from mbta_assets.learning.distil import LessonConfig, best_mixture, lesson
 from mbta_assets.learning.network import NetworkConfig
 from mbta_assets.learning.train import TrainConfig, fit
 
@@ -45,10 +45,8 @@ def test_a_teacher_far_from_the_label_pulls_no_harder_than_the_bound(train):
     assert pull.max() == pytest.approx(0.7 * 2, rel=1e-3)
 
 
-def test_the_mean_of_two_teachers_is_chosen_where_their_errors_cancel():
+def test_trees_have_the_share_in_the_teaching_that_validation_gives_them():
     label = np.array([0.0, 10.0, np.nan, 20.0])
-    early, late, wild = label - 5, label + 5, label + 100
-    assert best_teacher(label, {"early": early, "late": late, "wild": wild})[0] == ("early", "late")
-    group, errors = best_teacher(label, {"early": early, "wild": wild})
-    assert group == ("early",)
-    assert errors == {("early",): 5, ("wild",): 100, ("early", "wild"): 47.5}
+    assert best_mixture(label, label - 5, label + 5) == (0.5, {0.0: 5, 0.25: 2.5, 0.5: 0})
+    assert best_mixture(label, label - 5, label + 15)[0] == 0.25
+    assert best_mixture(label, label + 1, label + 100)[0] == 0

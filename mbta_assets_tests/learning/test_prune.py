@@ -61,21 +61,27 @@ def test_pruning_leaves_the_teacher_as_it_was(teacher, found, validation):
     assert error == pytest.approx(teacher.validation_error, rel=1e-6)
 
 
-def judged(cut, error, non_zero, size_bytes):
-    fitted = Fitted(None, error, (error,), 1)
+def judged(cut, errors, non_zero, size_bytes):
+    fitted = Fitted(None, float(np.mean(errors)), tuple(errors), 1)
     return Candidate(
-        cut, fitted, parameters=1200, non_embedding=1000, non_zero=non_zero, size_bytes=size_bytes, latency_us=1
+        cut, fitted, errors, parameters=1200, non_embedding=1000, non_zero=non_zero, size_bytes=size_bytes, latency_us=1
     )
 
 
 def test_the_smallest_of_the_accurate_and_halved_is_chosen():
-    uncut = judged(Cut(), 10.0, 1000, 4000)
-    nearly = judged(Cut(neurons=0.25), 10.0, 600, 900)
-    halved = judged(Cut(neurons=0.5), 10.05, 500, 2000)
-    sparse = judged(Cut(weights=0.8), 10.09, 200, 1500)
-    inaccurate = judged(Cut(weights=0.9), 10.2, 100, 800)
+    uncut = judged(Cut(), (10.0, 20.0), 1000, 4000)
+    nearly = judged(Cut(neurons=0.25), (10.0, 20.0), 600, 900)
+    halved = judged(Cut(neurons=0.5), (10.05, 20.0), 500, 2000)
+    sparse = judged(Cut(weights=0.8), (10.09, 20.1), 200, 1500)
+    inaccurate = judged(Cut(weights=0.9), (10.2, 20.0), 100, 800)
     everything = [uncut, nearly, halved, sparse, inaccurate]
     assert choose(everything) is sparse
     assert choose([uncut, halved, replace(sparse, size_bytes=2000)]) is halved
     assert choose([uncut, nearly, inaccurate]) is nearly
     assert choose([uncut, inaccurate]) is uncut
+
+
+def test_an_error_within_bounds_on_average_but_not_at_each_distance_is_refused():
+    uncut = judged(Cut(), (10.0, 20.0), 1000, 4000)
+    lopsided = judged(Cut(weights=0.8), (10.2, 19.0), 200, 1500)
+    assert choose([uncut, lopsided]) is uncut

@@ -161,7 +161,7 @@ def pruned_teacher(
 class StudentConfig(dg.Config):
     """How long the student is searched for and trained."""
 
-    epochs: int = Field(10, ge=2, description="Epochs of the final training; the best by validation is kept.")
+    epochs: int = Field(16, ge=2, description="Epochs of the final training; the best by validation is kept.")
     trial_rows: int = Field(40_000, ge=100, description="Training rows of a trial; the final training uses all.")
     trial_epochs: int = Field(6, ge=2, description="Epochs of a trial.")
 
@@ -188,14 +188,16 @@ def distilled_student(
     dnn_teacher: Bundle,
     pruned_teacher: Bundle,
 ) -> Draft:
-    from mbta_assets.learning import distil, search
+    from mbta_assets.learning import distil, search, train
 
     everything = _learning_parts(training_set, settings.seed)
     inputs, parts = _like(dnn_teacher, *everything)
     train_rows, validation = _rows(parts)
-    said = _teachers(pruned_teacher, parts, xgboost_model, everything[1])
-    group, errors = distil.best_teacher(validation.target, {name: of["validation"] for name, of in said.items()})
-    teacher = np.mean([said[name]["train"] for name in group], axis=0)
+    network = _network(pruned_teacher)
+    pruned, held_out = train.predict(network, train_rows), train.predict(network, validation)
+    trees, trees_held_out = _trees(xgboost_model, everything[1])
+    share, errors = distil.best_mixture(validation.target, held_out, trees_held_out)
+    teacher = (1 - share) * pruned + share * trees
     most = int(min(SIZE_BUDGET_BYTES, dnn_teacher.size_bytes * SIZE_AGAINST_TEACHER))
     fixed = sum(map(len, _with_lookup(inputs, runtime_lookup).files().values())) + MANIFEST_BYTES
     fixed += len(json.dumps(provenance(training_set), indent=1))
@@ -217,8 +219,8 @@ def distilled_student(
             **_validated(taught, parts),
             "validation_error_untaught": untaught.validation_error,
             "gain_of_being_taught": 1 - taught.validation_error / untaught.validation_error,
-            "teacher": " + ".join(group),
-            "teachers": markdown_table([{"teacher": " + ".join(k), "validation_error": v} for k, v in errors.items()]),
+            "share_of_trees_in_the_teaching": share,
+            "teachers": markdown_table([{"share_of_trees": k, "validation_error": v} for k, v in errors.items()]),
             "trials": _trials(results),
             "learning_curves": picture(lambda axes: _draw_curves(axes, results)),
             "experiments": _log(tracker, "distilled_student", results, training_set, settings),
@@ -231,9 +233,7 @@ def distilled_student(
         parts,
         training_set,
         runtime_lookup,
-        teacher={
-            name: {"pruned_teacher": pruned_teacher, "xgboost_model": xgboost_model}[name].digest for name in group
-        },
+        teacher={"pruned_teacher": pruned_teacher.digest, "xgboost_model": xgboost_model.digest, "trees": share},
         control={"asset": "untaught_student", "digest": control.digest},
     )
 
@@ -321,35 +321,20 @@ def _network(stored: Bundle) -> "Network":
     return weights.from_files({name: stored.file(name) for name in (weights.ARCHITECTURE, weights.WEIGHTS)})
 
 
-def _teachers(
-    pruned_teacher: Bundle, parts: Parts, xgboost_model: Bundle, tree_parts: Parts
-) -> dict[str, dict[str, np.ndarray]]:
-    """What each possible teacher says of training and validation rows, in units of the scale.
+def _trees(xgboost_model: Bundle, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+    """What trees say of training and validation rows, as networks learn them.
 
     The stored trees have learned from the validation part, so their configuration is trained once more without it.
     """
-    from mbta_assets.learning import train
+    configuration, rounds = xgboost_model.manifest["configuration"], xgboost_model.manifest["rounds"]
+    booster = boosting.fit(configuration, parts.labelled(), rounds, THREADS)
+
+    def said(part: Mapping[str, Arrays], rows: Arrays) -> np.ndarray:
+        own = part[configuration["residual_to"]]
+        return booster.inplace_predict(boosting.inputs(own)) + (own.base - rows.base) / rows.scale
 
     train_rows, validation = _rows(parts)
-    network = _network(pruned_teacher)
-    configuration, rounds = xgboost_model.manifest["configuration"], xgboost_model.manifest["rounds"]
-    residual_to = configuration["residual_to"]
-    booster = boosting.fit(configuration, tree_parts.labelled(), rounds, THREADS)
-
-    def trees(rows: Arrays, own: Arrays) -> np.ndarray:
-        said = booster.inplace_predict(boosting.inputs(own))
-        return said + (own.base - rows.base) / rows.scale
-
-    return {
-        "pruned_teacher": {
-            "train": train.predict(network, train_rows),
-            "validation": train.predict(network, validation),
-        },
-        "xgboost_model": {
-            "train": trees(train_rows, tree_parts.train[residual_to]),
-            "validation": trees(validation, tree_parts.validation[residual_to]),
-        },
-    }
+    return said(parts.train, train_rows), said(parts.validation, validation)
 
 
 def _with_lookup(inputs: Inputs, runtime_lookup: Bundle) -> Inputs:
