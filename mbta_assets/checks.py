@@ -1,6 +1,6 @@
-"""What must hold of each table before anything downstream is made of it.
+"""What must hold of tables and models before anything downstream is made of them.
 
-Errors block what is downstream within the run; warnings do not. Each check looks at the service days of its run.
+Errors block what is downstream within the run; warnings do not. Checks of tables look at the service days of their run.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,10 +16,13 @@ from dagster._core.storage.tags import (
 )
 from pandera.errors import SchemaErrors
 
+from mbta_assets.assets.production import leaderboard
 from mbta_assets.learning.accuracy import CALENDAR
 from mbta_assets.learning.dataset import ROW_KEY
 from mbta_assets.partitions import service_days
 from mbta_assets.resources.warehouse import Warehouse
+from mbta_assets.settings import Settings
+from mbta_assets.storage.bundles import BundleStore
 from mbta_assets.transit import features, schema
 
 FEWEST_LABELLED = 0.5
@@ -185,6 +188,26 @@ def causality(
     yield _result("transit_features", "no_feature_from_the_future", findings, blocks=True)
 
 
+@dg.asset_check(
+    asset="quantized_student",
+    blocking=True,
+    description="ONNX Runtime and torch say the same of every row of the test part.",
+)
+def parity_holds(bundle_store: dg.ResourceParam[BundleStore]) -> dg.AssetCheckResult:
+    parity = bundle_store.current("quantized_student").manifest["parity"]
+    return dg.AssetCheckResult(passed=parity["max_seconds"] <= parity["bound_seconds"], metadata=parity)
+
+
+@dg.asset_check(
+    asset="model_leaderboard",
+    description="Every model beats the run-time lookup on the test part; one that does not is not worth its bytes.",
+)
+def models_beat_the_lookup(settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
+    models = leaderboard.models_of(leaderboard.stored(settings))
+    losing = {row["model"]: row["mae"] for row in models if not row["beats_runtime_lookup"]}
+    return dg.AssetCheckResult(passed=not losing, severity=dg.AssetCheckSeverity.WARN, metadata={"losing": losing})
+
+
 def _rows_as_usual(warehouse: Warehouse, table: str, day: date, rows: int) -> Finding:
     recent = warehouse.row_counts(table, before=day, days=RECENT_DAYS)
     if len(recent) < 3:
@@ -216,4 +239,4 @@ def _days(context: dg.AssetCheckExecutionContext, warehouse: Warehouse, table: s
     return list(warehouse.row_counts(table, before=date.max, days=1))
 
 
-ALL = [*(_table_checks(table) for table in BLOCKING), causality]
+ALL = [*(_table_checks(table) for table in BLOCKING), causality, parity_holds, models_beat_the_lookup]

@@ -1,5 +1,6 @@
 """The checks: each finds what it is for, and a blocking one stops the run."""
 
+import json
 from datetime import date
 
 import dagster as dg
@@ -7,9 +8,11 @@ import pandas as pd
 import pytest
 
 from mbta_assets import checks
+from mbta_assets.bundle import Draft
 from mbta_assets.definitions import build_defs
 from mbta_assets.settings import Settings
 from mbta_assets.sources.synthetic import SyntheticSource
+from mbta_assets.storage.bundles import BundleStore
 from mbta_assets.transit import schema
 
 DAY = date(2024, 3, 10)
@@ -82,3 +85,23 @@ def features(tmp_path_factory):
     from mbta_assets.storage.lake import Lake
 
     return schema.to_frame(Lake(store).read("transit_features", [DAY]))
+
+
+@pytest.mark.parametrize(("apart_seconds", "passed"), [(0.001, True), (0.2, False)])
+def test_a_student_that_torch_and_onnx_runtime_disagree_about_is_stopped(tmp_path, apart_seconds, passed):
+    store = BundleStore(tmp_path)
+    parity = {"max_seconds": apart_seconds, "bound_seconds": 0.05, "rows": 10}
+    stored = store.put("quantized_student", Draft("onnx", {"model.onnx": b""}, {"parity": parity}))
+    store.point("quantized_student", stored.digest, expected=None)
+    assert checks.parity_holds(bundle_store=store).passed == passed
+
+
+def test_models_that_lose_to_the_lookup_are_named(tmp_path):
+    report = tmp_path / "reports/model_leaderboard.json"
+    report.parent.mkdir()
+    maes = {"runtime_lookup": 5.0, "schedule": 9.0, "dnn_teacher": 4.0, "quantized_student": 6.0}
+    rows = [{"model": name, "mae": mae, "beats_runtime_lookup": mae < 5} for name, mae in maes.items()]
+    report.write_text(json.dumps(rows))
+    result = checks.models_beat_the_lookup(settings=Settings(store=tmp_path))
+    assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN
+    assert result.metadata["losing"].value == {"quantized_student": 6.0}

@@ -8,7 +8,7 @@ import dagster as dg
 from mbta_assets.definitions import build_defs
 from mbta_assets.settings import Settings
 
-HEAVY = {"torch", "ray", "xgboost", "wandb", "matplotlib"}
+HEAVY = {"torch", "torch_pruning", "onnx", "onnxruntime", "ray", "xgboost", "wandb", "matplotlib", "scipy.stats"}
 
 
 def test_importing_the_definitions_imports_nothing_heavy():

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -54,6 +54,14 @@ def picture(draw: Callable[[Any], None]) -> dg.MarkdownMetadataValue:
     figure.savefig(buffer, format="png", dpi=110)
     pyplot.close(figure)
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+
+
+def draw_sizes(axes: Any, points: Mapping[str, tuple[int, float]], marked: Collection[str], error: str) -> None:
+    """Error against size in bytes, by label; the marked ones are diamonds. `error` says what the error is."""
+    for label, point in points.items():
+        axes.plot(*point, "D" if label in marked else "o", label=label)
+    axes.set(xlabel="bytes", ylabel=error, title="Error against size", xscale="log")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _cell(value: Any) -> str:

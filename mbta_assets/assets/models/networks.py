@@ -7,15 +7,15 @@ controls are stored, which the leaderboard scores too: `unpruned_teacher` had th
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 import numpy as np
 from pydantic import Field
 
-from mbta_assets.assets.described import OWNERS, markdown_table, picture
+from mbta_assets.assets.described import OWNERS, draw_sizes, markdown_table, picture
 from mbta_assets.assets.training import provenance, rows_of
 from mbta_assets.bundle import Bundle, Draft, library_versions
 from mbta_assets.learning import boosting, tune
@@ -40,6 +40,88 @@ MANIFEST_BYTES = 3_500
 """What to leave for a student's manifest, what it says of the training set apart."""
 PARITY_SECONDS = 0.05
 """How far torch and ONNX Runtime may be apart on any row."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a network is trained on, and what it is stored with."""
+
+    training_set: Bundle
+    runtime_lookup: Bundle
+    inputs: Inputs
+    parts: Parts
+
+    @classmethod
+    def of(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int) -> Self:
+        """All columns of a training set."""
+        encoder = Encoder.from_json(training_set.file(ENCODER))
+        return cls(training_set, runtime_lookup, *learning_parts(encoder, rows_of(training_set), seed))
+
+    def without(self, names: Collection[str]) -> Self:
+        """The same without some columns."""
+        return replace(self, inputs=self.inputs.without(names), parts=self.parts.without(names))
+
+    def like(self, model: Bundle) -> Self:
+        """The same with the columns that a stored model reads."""
+        return self.without(set(self.inputs.names) - set(model.manifest["features"]))
+
+    @property
+    def rows(self) -> tuple[Arrays, Arrays]:
+        """Training and validation rows, as networks learn them."""
+        from mbta_assets.learning.search import RESIDUAL_TO
+
+        return self.parts.train[RESIDUAL_TO], self.parts.validation[RESIDUAL_TO]
+
+    @property
+    def stored_inputs(self) -> Inputs:
+        """The inputs the network learned with, but for the lookup, which has seen the validation part too."""
+        return replace(self.inputs, lookup=RuntimeLookup.from_bytes(self.runtime_lookup.file(LOOKUP)))
+
+    def validated(self, fitted: "Fitted") -> dict[str, Any]:
+        """A trained network's metadata; errors without a unit are in units of the scale."""
+        from mbta_assets.learning.network import parameters
+
+        return {
+            "validation_error": fitted.validation_error,
+            "validation_mae_seconds": self._mae_seconds(fitted),
+            "epochs": fitted.best_epoch,
+            **parameters(fitted.network),
+            "layers": str(fitted.network.architecture()["layers"]),
+        }
+
+    def draft(self, fitted: "Fitted", configuration: tune.Configuration, *, threads: int = 1, **more: Any) -> Draft:
+        """The bundle of a trained network; `more` goes into its manifest."""
+        from mbta_assets.learning.network import parameters
+        from mbta_assets.learning.search import RESIDUAL_TO
+        from mbta_assets.learning.weights import to_files
+
+        validation = {"error": fitted.validation_error, "mae": self._mae_seconds(fitted), "n": len(self.rows[1])}
+        return Draft(
+            "network",
+            {**to_files(fitted.network), **self.stored_inputs.files()},
+            {
+                **provenance(self.training_set),
+                "residual_to": RESIDUAL_TO,
+                "configuration": configuration,
+                "features": self.inputs.names,
+                "layers": fitted.network.architecture()["layers"],
+                **parameters(fitted.network),
+                "seed": self.parts.seed,
+                "threads": threads,
+                "epochs": fitted.best_epoch,
+                "validation": validation,
+                "libraries": library_versions("numpy", "torch"),
+                **more,
+            },
+        )
+
+    def _mae_seconds(self, fitted: "Fitted") -> float:
+        """Mean absolute error over the validation rows."""
+        from mbta_assets.learning.train import predict
+
+        validation = self.rows[1]
+        error = (predict(fitted.network, validation) - validation.target) * validation.scale
+        return float(np.abs(error).mean(dtype=np.float64))
 
 
 class TeacherConfig(dg.Config):
@@ -70,26 +152,26 @@ def dnn_teacher(
 ) -> Draft:
     from mbta_assets.learning import search
 
-    inputs, parts = _learning_parts(training_set, settings.seed)
+    material = Material.of(training_set, runtime_lookup, settings.seed)
     results = cluster.search(
         search.teacher_trial,
         search.teachers(settings.tune_trials, settings.seed),
-        (parts.smaller(config.trial_rows), config.trial_epochs),
+        (material.parts.labelled().smaller(config.trial_rows), config.trial_epochs),
         tune.Halving(grace=config.trial_epochs // 2, steps=config.trial_epochs),
     )
     best = tune.winner(results).configuration
-    fitted = search.teacher(best, (parts, config.epochs), threads=THREADS)
+    fitted = search.teacher(best, (material.parts, config.epochs), threads=THREADS)
     if best["inputs"] == "steady":
-        inputs, parts = _without(search.CALENDAR, inputs, parts)
+        material = material.without(search.CALENDAR)
     context.add_output_metadata(
         {
-            **_validated(fitted, parts),
+            **material.validated(fitted),
             "trials": _trials(results),
             "learning_curves": picture(lambda axes: _draw_curves(axes, results)),
             "experiments": _log(tracker, "dnn_teacher", results, training_set, settings),
         }
     )
-    return _draft(fitted, best, inputs, parts, training_set, runtime_lookup, threads=THREADS)
+    return material.draft(fitted, best, threads=THREADS)
 
 
 class PruningConfig(dg.Config):
@@ -120,9 +202,9 @@ def pruned_teacher(
 ) -> Draft:
     from mbta_assets.learning import distil, prune, train
 
-    inputs, parts = _like(dnn_teacher, *_learning_parts(training_set, settings.seed))
+    material = Material.of(training_set, runtime_lookup, settings.seed).like(dnn_teacher)
+    train_rows, validation = material.rows
     teacher = _network(dnn_teacher)
-    train_rows, validation = _rows(parts)
     targets = distil.lesson(train_rows, train.predict(teacher, train_rows), distil.LessonConfig())
     training = train.TrainConfig(
         epochs=config.epochs, learning_rate=config.learning_rate, warmup=0.1, seed=settings.seed
@@ -131,27 +213,18 @@ def pruned_teacher(
     unpruned, chosen = prune.unpruned(found), prune.choose(found)
     table = [candidate.row() for candidate in found]
     configuration = {**dnn_teacher.manifest["configuration"], "cut": chosen.cut.name}
-    control = bundle_store.put(
-        "unpruned_teacher",
-        _draft(unpruned.fitted, configuration | {"cut": "none"}, inputs, parts, training_set, runtime_lookup),
-    )
+    control = bundle_store.put("unpruned_teacher", material.draft(unpruned.fitted, configuration | {"cut": "none"}))
     context.add_output_metadata(
         {
-            **_validated(chosen.fitted, parts),
+            **material.validated(chosen.fitted),
             "chosen": chosen.cut.name,
             "candidates": markdown_table([{**row, "chosen": row["name"] == chosen.cut.name} for row in table]),
-            "error_against_size": picture(
-                lambda axes: _draw_sizes(axes, {row["name"]: row for row in table}, chosen.cut.name)
-            ),
+            "error_against_size": _sizes(table, chosen.cut.name),
         }
     )
-    return _draft(
+    return material.draft(
         chosen.fitted,
         configuration,
-        inputs,
-        parts,
-        training_set,
-        runtime_lookup,
         teacher=dnn_teacher.digest,
         candidates=[{name: value for name, value in row.items() if name != "latency_us"} for row in table],
         control={"asset": "unpruned_teacher", "digest": control.digest},
@@ -190,16 +263,16 @@ def distilled_student(
 ) -> Draft:
     from mbta_assets.learning import distil, search, train
 
-    everything = _learning_parts(training_set, settings.seed)
-    inputs, parts = _like(dnn_teacher, *everything)
-    train_rows, validation = _rows(parts)
+    everything = Material.of(training_set, runtime_lookup, settings.seed)
+    material = everything.like(dnn_teacher)
+    train_rows, validation = material.rows
     network = _network(pruned_teacher)
     pruned, held_out = train.predict(network, train_rows), train.predict(network, validation)
-    trees, trees_held_out = _trees(xgboost_model, everything[1])
+    trees, trees_held_out = _trees(xgboost_model, everything)
     share, errors = distil.best_mixture(validation.target, held_out, trees_held_out)
     teacher = (1 - share) * pruned + share * trees
     most = int(min(SIZE_BUDGET_BYTES, dnn_teacher.size_bytes * SIZE_AGAINST_TEACHER))
-    fixed = sum(map(len, _with_lookup(inputs, runtime_lookup).files().values())) + MANIFEST_BYTES
+    fixed = sum(map(len, material.stored_inputs.files().values())) + MANIFEST_BYTES
     fixed += len(json.dumps(provenance(training_set), indent=1))
     classroom = search.Classroom(train_rows, validation, teacher, config.epochs, settings.seed)
     trial_room = classroom.smaller(config.trial_rows, config.trial_epochs)
@@ -213,10 +286,10 @@ def distilled_student(
     best = tune.winner(results).configuration
     alone = {**best, "weight": 0.0}
     taught, untaught = cluster.each(search.student, [best, alone], classroom)
-    control = bundle_store.put("untaught_student", _draft(untaught, alone, inputs, parts, training_set, runtime_lookup))
+    control = bundle_store.put("untaught_student", material.draft(untaught, alone))
     context.add_output_metadata(
         {
-            **_validated(taught, parts),
+            **material.validated(taught),
             "validation_error_untaught": untaught.validation_error,
             "gain_of_being_taught": 1 - taught.validation_error / untaught.validation_error,
             "share_of_trees_in_the_teaching": share,
@@ -226,13 +299,9 @@ def distilled_student(
             "experiments": _log(tracker, "distilled_student", results, training_set, settings),
         }
     )
-    return _draft(
+    return material.draft(
         taught,
         best,
-        inputs,
-        parts,
-        training_set,
-        runtime_lookup,
         teacher={"pruned_teacher": pruned_teacher.digest, "xgboost_model": xgboost_model.digest, "trees": share},
         control={"asset": "untaught_student", "digest": control.digest},
     )
@@ -257,8 +326,7 @@ def quantized_student(
     from mbta_assets.learning import export, quantize
 
     rows = rows_of(training_set)
-    _, parts = _like(distilled_student, *_learning_parts(training_set, settings.seed))
-    train_rows, validation = _rows(parts)
+    train_rows, validation = Material.of(training_set, runtime_lookup, settings.seed).like(distilled_student).rows
     network = _network(distilled_student)
     model = export.to_onnx(network)
     inputs = Inputs.from_bundle(distilled_student)
@@ -271,9 +339,7 @@ def quantized_student(
         {
             "chosen": chosen.name,
             "variants": markdown_table([{**row, "chosen": row["name"] == chosen.name} for row in table]),
-            "error_against_size": picture(
-                lambda axes: _draw_sizes(axes, {row["name"]: row for row in table}, chosen.name)
-            ),
+            "error_against_size": _sizes(table, chosen.name),
             "parity_seconds": parity,
             "parity_rows": len(test),
             "validation_error": chosen.validation_error,
@@ -295,107 +361,26 @@ def quantized_student(
     )
 
 
-def _learning_parts(training_set: Bundle, seed: int) -> tuple[Inputs, Parts]:
-    return learning_parts(Encoder.from_json(training_set.file(ENCODER)), rows_of(training_set), seed)
-
-
-def _like(model: Bundle, inputs: Inputs, parts: Parts) -> tuple[Inputs, Parts]:
-    """The same with the columns a stored model reads."""
-    return _without(set(inputs.names) - set(model.manifest["features"]), inputs, parts)
-
-
-def _without(names: Collection[str], inputs: Inputs, parts: Parts) -> tuple[Inputs, Parts]:
-    return inputs.without(names), parts.without(names)
-
-
-def _rows(parts: Parts) -> tuple[Arrays, Arrays]:
-    """Training and validation rows as networks learn them."""
-    from mbta_assets.learning.search import RESIDUAL_TO
-
-    return parts.train[RESIDUAL_TO], parts.validation[RESIDUAL_TO]
-
-
 def _network(stored: Bundle) -> "Network":
     from mbta_assets.learning import weights
 
     return weights.from_files({name: stored.file(name) for name in (weights.ARCHITECTURE, weights.WEIGHTS)})
 
 
-def _trees(xgboost_model: Bundle, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+def _trees(xgboost_model: Bundle, material: Material) -> tuple[np.ndarray, np.ndarray]:
     """What trees say of training and validation rows, as networks learn them.
 
     The stored trees have learned from the validation part, so their configuration is trained once more without it.
     """
     configuration, rounds = xgboost_model.manifest["configuration"], xgboost_model.manifest["rounds"]
-    booster = boosting.fit(configuration, parts.labelled(), rounds, THREADS)
+    booster = boosting.fit(configuration, material.parts.labelled(), rounds, THREADS)
 
     def said(part: Mapping[str, Arrays], rows: Arrays) -> np.ndarray:
         own = part[configuration["residual_to"]]
         return booster.inplace_predict(boosting.inputs(own)) + (own.base - rows.base) / rows.scale
 
-    train_rows, validation = _rows(parts)
-    return said(parts.train, train_rows), said(parts.validation, validation)
-
-
-def _with_lookup(inputs: Inputs, runtime_lookup: Bundle) -> Inputs:
-    """What a bundle carries: the inputs a network learned with; its lookup has seen the validation part too."""
-    return replace(inputs, lookup=RuntimeLookup.from_bytes(runtime_lookup.file(LOOKUP)))
-
-
-def _draft(
-    fitted: "Fitted",
-    configuration: tune.Configuration,
-    inputs: Inputs,
-    parts: Parts,
-    training_set: Bundle,
-    runtime_lookup: Bundle,
-    threads: int = 1,
-    **more: Any,
-) -> Draft:
-    from mbta_assets.learning.network import parameters
-    from mbta_assets.learning.search import RESIDUAL_TO
-    from mbta_assets.learning.weights import to_files
-
-    return Draft(
-        "network",
-        {**to_files(fitted.network), **_with_lookup(inputs, runtime_lookup).files()},
-        {
-            **provenance(training_set),
-            "residual_to": RESIDUAL_TO,
-            "configuration": configuration,
-            "features": inputs.names,
-            "layers": fitted.network.architecture()["layers"],
-            **parameters(fitted.network),
-            "seed": parts.seed,
-            "threads": threads,
-            "epochs": fitted.best_epoch,
-            "validation": {"error": fitted.validation_error, "mae": _mae(fitted, parts), "n": len(_rows(parts)[1])},
-            "libraries": library_versions("numpy", "torch"),
-            **more,
-        },
-    )
-
-
-def _mae(fitted: "Fitted", parts: Parts) -> float:
-    """Mean absolute error in seconds over the validation rows."""
-    from mbta_assets.learning.train import predict
-
-    validation = _rows(parts)[1]
-    error = (predict(fitted.network, validation) - validation.target) * validation.scale
-    return float(np.abs(error).mean(dtype=np.float64))
-
-
-def _validated(fitted: "Fitted", parts: Parts) -> dict[str, Any]:
-    """A trained network's metadata; errors without a unit are in units of the scale."""
-    from mbta_assets.learning.network import parameters
-
-    return {
-        "validation_error": fitted.validation_error,
-        "validation_mae_seconds": _mae(fitted, parts),
-        "epochs": fitted.best_epoch,
-        **parameters(fitted.network),
-        "layers": str(fitted.network.architecture()["layers"]),
-    }
+    train_rows, validation = material.rows
+    return said(material.parts.train, train_rows), said(material.parts.validation, validation)
 
 
 def _log(tracker: Tracker, name: str, results: Sequence[tune.Result], training_set: Bundle, settings: Settings) -> str:
@@ -421,8 +406,7 @@ def _draw_curves(axes: Any, results: Sequence[tune.Result]) -> None:
     axes.legend(fontsize="small", ncols=2)
 
 
-def _draw_sizes(axes: Any, candidates: Mapping[str, Mapping[str, Any]], chosen: str) -> None:
-    for name, row in candidates.items():
-        axes.plot(row["size_bytes"] / 1000, row["validation_error"], "o", color="C1" if name == chosen else "C0")
-        axes.annotate(name, (row["size_bytes"] / 1000, row["validation_error"]), fontsize="small")
-    axes.set(xlabel="kB", ylabel="validation error (of the lookup's)", title=f"Error against size; chosen: {chosen}")
+def _sizes(table: Sequence[Mapping[str, Any]], chosen: str) -> dg.MarkdownMetadataValue:
+    """Rows with a name, bytes and a validation error as a picture."""
+    points = {row["name"]: (row["size_bytes"], row["validation_error"]) for row in table}
+    return picture(lambda axes: draw_sizes(axes, points, [chosen], "validation error (of the lookup's)"))

@@ -7,7 +7,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from mbta_assets.assets.described import OWNERS, markdown_table, picture
+from mbta_assets.assets.described import OWNERS, draw_sizes, markdown_table, picture
 from mbta_assets.assets.training import labelled, rows_of
 from mbta_assets.bundle import Bundle
 from mbta_assets.learning import evaluate, model
@@ -19,6 +19,8 @@ from mbta_assets.storage.atomic import locked, sync
 from mbta_assets.storage.bundles import BundleStore
 
 REPORT = "reports/model_leaderboard.json"
+BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
+"""Rows that are no stored model."""
 
 
 @dg.asset(
@@ -85,9 +87,14 @@ def model_leaderboard(
     )
 
 
+def stored(settings: Settings) -> list[evaluate.Row]:
+    """The leaderboard as it was last written."""
+    return json.loads((settings.store / REPORT).read_text())
+
+
 def models_of(leaderboard: list[evaluate.Row]) -> list[evaluate.Row]:
     """The rows of stored models, baselines left out."""
-    return [row for row in leaderboard if row["size_bytes"]]
+    return [row for row in leaderboard if row["model"] not in BASELINES]
 
 
 def _oracle(source: Source, test: pd.DataFrame) -> np.ndarray | None:
@@ -125,15 +132,10 @@ def _draw(axes: Any, leaderboard: list[evaluate.Row]) -> None:
 
 
 def _draw_sizes(axes: Any, leaderboard: list[evaluate.Row]) -> None:
-    """Every stored model, and the Pareto front: those that no other beats in both size and error."""
+    """Every stored model; the Pareto front is marked: those that no other beats in both size and error."""
     models = sorted(models_of(leaderboard), key=lambda row: row["size_bytes"])
-    least = np.minimum.accumulate([row["mae"] for row in models])
-    front = [row for row, mae in zip(models, least, strict=True) if row["mae"] == mae]
-    axes.step([row["size_bytes"] for row in front], [row["mae"] for row in front], where="post", color="C1")
-    for row in models:
-        place = (row["size_bytes"], row["mae"])
-        axes.plot(*place, "o", color="C1" if row in front else "C0")
-        label = f"{row['model']} ({row['latency_us_p50']:.0f} µs)"
-        axes.annotate(label, place, fontsize="small", xytext=(4, 4), textcoords="offset points")
-    axes.set(xlabel="bytes", ylabel="MAE (seconds)", title="Error against size and the Pareto front", xscale="log")
-    axes.margins(x=0.25)
+    labels = [f"{row['model']}, {row['latency_us_p50']:.0f} µs a row" for row in models]
+    points = {label: (row["size_bytes"], row["mae"]) for label, row in zip(labels, models, strict=True)}
+    least = np.minimum.accumulate([mae for _, mae in points.values()])
+    front = [label for (label, (_, mae)), best in zip(points.items(), least, strict=True) if mae == best]
+    draw_sizes(axes, points, front, "MAE (seconds); diamonds: Pareto front")
