@@ -17,6 +17,8 @@ class LessonConfig:
 
     weight: float = 0.7
     """The teacher's share of the loss; the label has the rest."""
+    smooth: float = 0.3
+    """See `Targets.smooth`: near the teacher the pull fades, where an absolute loss would go on jerking."""
     bound_quantile: float = 0.95
     """The teacher's error that this share of the labelled rows stays within. Beyond it the teacher's weight shrinks."""
 
@@ -34,7 +36,7 @@ def lesson(train: Arrays, teacher: np.ndarray, config: LessonConfig) -> Targets:
     trust = bound / np.maximum(miss, bound)
     weights = np.stack([(1 - config.weight) * labelled, config.weight * trust], axis=1)
     values = np.stack([np.where(labelled, train.target, 0), teacher], axis=1)
-    return Targets(values.astype(np.float32), weights.astype(np.float32))
+    return Targets(values.astype(np.float32), weights.astype(np.float32), (0.0, config.smooth))
 
 
 def best_mixture(target: np.ndarray, network: np.ndarray, trees: np.ndarray) -> tuple[float, dict[float, float]]:

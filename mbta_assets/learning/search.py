@@ -21,12 +21,12 @@ RESIDUAL_TO = "lookup"
 """What networks learn the residual to."""
 ORIGINAL: Configuration = {
     "inputs": "all", "hidden": [128, 64, 32, 16], "numeric": "none", "embedding_dim": 4, "dropout": 0.1,
-    "learning_rate": 0.01, "weight_decay": 0.01, "loss": "absolute",
+    "learning_rate": 0.01, "weight_decay": 0.01,
 }  # fmt: skip
-"""The plain network of the system before this one; its loss was not among its merits."""
+"""The plain network of the system before this one, with an absolute loss."""
 TEACHER: Configuration = {
     "inputs": "steady", "hidden": [320, 160, 64], "numeric": "piecewise_linear", "bins": 16, "numeric_dim": 4,
-    "embedding_dim": 4, "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.01, "loss": "absolute",
+    "embedding_dim": 4, "dropout": 0.0, "learning_rate": 0.006, "batch_size": 512, "weight_decay": 0.01,
 }  # fmt: skip
 STUDENT: Configuration = {
     "hidden": [48, 24], "numeric": "piecewise_linear", "bins": 8, "numeric_dim": 2, "embedding_dim": 2,
@@ -46,9 +46,10 @@ def teachers(n: int, seed: int) -> list[Configuration]:
             "numeric_dim": int(random.choice([4, 6])),
             "embedding_dim": int(random.choice([2, 4, 6])),
             "dropout": float(random.choice([0.0, 0.05, 0.1])),
-            "learning_rate": _log_uniform(random, 0.005, 0.02),
+            "learning_rate": _log_uniform(random, 0.003, 0.012),
+            "batch_size": int(random.choice([512, 1024])),
             "weight_decay": _log_uniform(random, 0.001, 0.1),
-            "loss": str(random.choice(["absolute", "huber"])),
+            "smooth": float(random.choice([0.0, 0.3])),
         }
         for _ in range(n)
     ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +29,8 @@ class TrainConfig:
     """At least so many: little data gets smaller batches."""
     warmup: float = 0.2
     """Share of the steps in which the learning rate rises."""
-    loss: Literal["absolute", "huber"] = "absolute"
+    smooth: float = 0.0
+    """Where labels are learned alone, see `Targets.smooth`."""
     clip_norm: float = 1.0
     patience: int = 8
     """Epochs without a better validation error after which training ends."""
@@ -50,6 +50,8 @@ class Targets:
     """(n, k) float32 residuals in units of the scale."""
     weights: np.ndarray
     """(n, k) float32, not negative; a row whose weights are all 0 is not trained on."""
+    smooth: tuple[float, ...]
+    """For each of the k, the miss in units of the scale up to which its loss is quadratic, and absolute beyond."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,10 @@ class Fitted:
     """From 1."""
 
 
-def labels(train: Arrays) -> Targets:
+def labels(train: Arrays, smooth: float = 0.0) -> Targets:
     """The labels alone; unlabelled rows weigh nothing."""
     labelled = ~np.isnan(train.label)
-    return Targets(np.where(labelled, train.target, 0)[:, None], labelled[:, None].astype(np.float32))
+    return Targets(np.where(labelled, train.target, 0)[:, None], labelled[:, None].astype(np.float32), (smooth,))
 
 
 def fit(
@@ -108,7 +110,7 @@ def improve(
     torch.set_num_threads(config.threads)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        loop = _Loop(network, config, train, targets or labels(train))
+        loop = _Loop(network, config, train, targets or labels(train, config.smooth))
         judges = _labelled(validation, config.validation_rows)
         history: list[float] = []
         best: tuple[float, int, dict[str, Tensor]] | None = None
@@ -164,6 +166,7 @@ class _Loop:
             self.codes = network.known(torch.from_numpy(train.codes[used].astype(np.int64)).to(device))
         self.targets = torch.from_numpy(targets.values[used]).to(device)
         self.weights = torch.from_numpy(targets.weights[used]).to(device)
+        self.smooth = torch.tensor(targets.smooth, device=device).clamp_min(1e-6)
         n = len(self.targets)
         self.batch = max(min(config.batch_size, n // config.steps_per_epoch), min(n, 2))
         self.steps = n // self.batch
@@ -193,12 +196,8 @@ class _Loop:
         """The weighted loss of a batch."""
         codes = self.codes[rows]
         codes = codes * (torch.rand(codes.shape, device=codes.device) >= self.network.config.category_dropout)
-        error = self.network.residual(self.scaled[rows], codes)[:, None] - self.targets[rows]
-        size = (
-            error.abs()
-            if self.config.loss == "absolute"
-            else nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none")
-        )
+        miss = (self.network.residual(self.scaled[rows], codes)[:, None] - self.targets[rows]).abs()
+        size = torch.where(miss < self.smooth, miss**2 / (2 * self.smooth), miss - self.smooth / 2)
         return (self.weights[rows] * size).sum(dim=1).mean()
 
 

@@ -179,6 +179,7 @@ class PruningConfig(dg.Config):
 
     epochs: int = Field(2, ge=1, description="Epochs of fine-tuning of every candidate.")
     learning_rate: float = Field(0.003, gt=0, description="At the top of the fine-tuning's cycle.")
+    batch_size: int = Field(1024, ge=2, description="Rows of a batch.")
 
 
 @dg.asset(
@@ -207,7 +208,11 @@ def pruned_teacher(
     teacher = _network(dnn_teacher)
     targets = distil.lesson(train_rows, train.predict(teacher, train_rows), distil.LessonConfig())
     training = train.TrainConfig(
-        epochs=config.epochs, learning_rate=config.learning_rate, warmup=0.1, seed=settings.seed
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        warmup=0.1,
+        seed=settings.seed,
     )
     found = cluster.each(prune.task, prune.CUTS, (teacher, targets, training, train_rows, validation))
     unpruned, chosen = prune.unpruned(found), prune.choose(found)
