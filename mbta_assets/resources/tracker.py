@@ -41,7 +41,7 @@ class Tracker:
                 settings=wandb.Settings(console="off", x_disable_stats=True, disable_git=True, quiet=True),
             ) as run:
                 for step, error in enumerate(result.curve, start=1):
-                    run.log({"validation_mae_seconds": error}, step=step)
-                run.summary["best_validation_mae_seconds"] = result.best
+                    run.log({"validation_error": error}, step=step)
+                run.summary["best_validation_error"] = result.best
                 link = run.project_url if settings.wandb_mode == "online" else None
         return f"{link}/groups/{group}" if link else str(Path(directory) / "wandb")

@@ -273,7 +273,8 @@ def distilled_student(
     train_rows, validation = material.rows
     network = _network(pruned_teacher)
     pruned, held_out = train.predict(network, train_rows), train.predict(network, validation)
-    trees, trees_held_out = _trees(xgboost_model, everything)
+    held_out_trees = bundle_store.get("xgboost_held_out", xgboost_model.manifest["held_out"])
+    trees, trees_held_out = _trees(held_out_trees, everything)
     share, errors = distil.best_mixture(validation.target, held_out, trees_held_out)
     teacher = (1 - share) * pruned + share * trees
     most = int(min(SIZE_BUDGET_BYTES, dnn_teacher.size_bytes * SIZE_AGAINST_TEACHER))
@@ -307,7 +308,7 @@ def distilled_student(
     return material.draft(
         taught,
         best,
-        teacher={"pruned_teacher": pruned_teacher.digest, "xgboost_model": xgboost_model.digest, "trees": share},
+        teacher={"pruned_teacher": pruned_teacher.digest, "xgboost_held_out": held_out_trees.digest, "trees": share},
         control={"asset": "untaught_student", "digest": control.digest},
     )
 
@@ -372,17 +373,13 @@ def _network(stored: Bundle) -> "Network":
     return weights.from_files({name: stored.file(name) for name in (weights.ARCHITECTURE, weights.WEIGHTS)})
 
 
-def _trees(xgboost_model: Bundle, material: Material) -> tuple[np.ndarray, np.ndarray]:
-    """What trees say of training and validation rows, as networks learn them.
-
-    The stored trees have learned from the validation part, so their configuration is trained once more without it.
-    """
-    configuration, rounds = xgboost_model.manifest["configuration"], xgboost_model.manifest["rounds"]
-    booster = boosting.fit(configuration, material.parts.labelled(), rounds, THREADS)
+def _trees(stored: Bundle, material: Material) -> tuple[np.ndarray, np.ndarray]:
+    """What trees say of training and validation rows, as networks learn them."""
+    predict = boosting.open_weights(stored.file(boosting.WEIGHTS))
 
     def said(part: Mapping[str, Arrays], rows: Arrays) -> np.ndarray:
-        own = part[configuration["residual_to"]]
-        return booster.inplace_predict(boosting.inputs(own)) + (own.base - rows.base) / rows.scale
+        own = part[stored.manifest["residual_to"]]
+        return predict(own) + (own.base - rows.base) / rows.scale
 
     train_rows, validation = material.rows
     return said(material.parts.train, train_rows), said(material.parts.validation, validation)

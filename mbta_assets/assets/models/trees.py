@@ -1,6 +1,10 @@
-"""Gradient-boosted trees."""
+"""Gradient-boosted trees.
 
-from collections.abc import Sequence
+Those that validation has chosen are stored as `xgboost_held_out`: they have not learned from the validation part, so
+that validation may say what they are worth as teachers.
+"""
+
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +22,7 @@ from mbta_assets.learning.model import ENCODER, LOOKUP, Inputs, learning_parts
 from mbta_assets.resources.cluster import Cluster
 from mbta_assets.resources.tracker import Tracker
 from mbta_assets.settings import Settings
+from mbta_assets.storage.bundles import BundleStore
 
 REFIT_THREADS = 2
 
@@ -44,6 +49,7 @@ def xgboost_model(
     config: XGBoostConfig,
     settings: dg.ResourceParam[Settings],
     tracker: dg.ResourceParam[Tracker],
+    bundle_store: dg.ResourceParam[BundleStore],
     cluster: Cluster,
     training_set: Bundle,
     runtime_lookup: Bundle,
@@ -52,7 +58,8 @@ def xgboost_model(
 
     encoder = Encoder.from_json(training_set.file(ENCODER))
     rows = rows_of(training_set)
-    parts = learning_parts(encoder, rows, settings.seed)[1].labelled()
+    own_inputs, parts = learning_parts(encoder, rows, settings.seed)
+    parts = parts.labelled()
     configurations = boosting.Space().configurations(settings.tune_trials, settings.seed)
     steps = config.trial_rounds // boosting.ROUNDS_PER_STEP
     results = cluster.search(
@@ -82,6 +89,17 @@ def xgboost_model(
     )
     importance = boosting.importance(booster, inputs.names)
 
+    fields = {
+        **provenance(training_set),
+        "residual_to": residual_to,
+        "configuration": best,
+        "features": inputs.names,
+        "seed": settings.seed,
+        "threads": REFIT_THREADS,
+        "validation": {"mae": mae, "n": len(validation)},
+        "libraries": {"xgboost": xgboost.__version__, **library_versions("numpy")},
+    }
+    held_out = bundle_store.put("xgboost_held_out", _draft(chosen, own_inputs, fields))
     group = f"xgboost_model-{datetime.now(UTC):%Y-%m-%d}"
     context.add_output_metadata(
         {
@@ -103,22 +121,12 @@ def xgboost_model(
             or "not logged",
         }
     )
-    return Draft(
-        "xgboost",
-        {boosting.WEIGHTS: bytes(booster.save_raw("ubj")), **inputs.files()},
-        {
-            **provenance(training_set),
-            "residual_to": residual_to,
-            "configuration": best,
-            "rounds": booster.num_boosted_rounds(),
-            "features": inputs.names,
-            "seed": settings.seed,
-            "threads": REFIT_THREADS,
-            "parameters": boosting.leaf_count(booster),
-            "validation": {"mae": mae, "n": len(validation)},
-            "libraries": {"xgboost": xgboost.__version__, **library_versions("numpy")},
-        },
-    )
+    return _draft(booster, inputs, {**fields, "held_out": held_out.digest})
+
+
+def _draft(booster: Any, inputs: Inputs, fields: Mapping[str, Any]) -> Draft:
+    files = {boosting.WEIGHTS: bytes(booster.save_raw("ubj")), **inputs.files()}
+    return Draft("xgboost", files, {**fields, "parameters": boosting.leaf_count(booster)})
 
 
 def _draw_curves(axes: Any, results: Sequence[tune.Result]) -> None:
