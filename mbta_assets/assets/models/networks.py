@@ -8,14 +8,14 @@ controls are stored, which the leaderboard scores too: `unpruned_teacher` had th
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 import numpy as np
 from pydantic import Field
 
-from mbta_assets.assets.described import OWNERS, draw_sizes, markdown_table, picture
+from mbta_assets.assets.described import draw_sizes, markdown_table, picture
+from mbta_assets.assets.models import model_asset, searched
 from mbta_assets.assets.training import provenance, rows_of
 from mbta_assets.bundle import Bundle, Draft, library_versions
 from mbta_assets.learning import boosting, tune
@@ -77,6 +77,11 @@ class Material:
         """The inputs the network learned with, but for the lookup, which has seen the validation part too."""
         return replace(self.inputs, lookup=RuntimeLookup.from_bytes(self.runtime_lookup.file(LOOKUP)))
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """What a trial's log says of it."""
+        return {"training_set": self.training_set.digest, "seed": self.parts.seed}
+
     def validated(self, fitted: "Fitted") -> dict[str, Any]:
         """A trained network's metadata; errors without a unit are in units of the scale."""
         from mbta_assets.learning.network import parameters
@@ -132,14 +137,9 @@ class TeacherConfig(dg.Config):
     trial_epochs: int = Field(5, ge=2, description="Epochs of a trial.")
 
 
-@dg.asset(
-    group_name="models",
+@model_asset(
     description="A large network on the residual, its architecture and optimisation tuned with Ray Tune.",
-    owners=OWNERS,
     kinds={"pytorch", "ray"},
-    pool="cores",
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    io_manager_key="bundles",
 )
 def dnn_teacher(
     context: dg.AssetExecutionContext,
@@ -166,9 +166,7 @@ def dnn_teacher(
     context.add_output_metadata(
         {
             **material.validated(fitted),
-            "trials": _trials(results),
-            "learning_curves": picture(lambda axes: _draw_curves(axes, results)),
-            "experiments": _log(tracker, "dnn_teacher", results, training_set, settings),
+            **searched("dnn_teacher", results, tracker, material.named, "epochs"),
         }
     )
     return material.draft(fitted, best, threads=THREADS)
@@ -182,14 +180,9 @@ class PruningConfig(dg.Config):
     batch_size: int = Field(1024, ge=2, description="Rows of a batch.")
 
 
-@dg.asset(
-    group_name="models",
+@model_asset(
     description="The teacher with neurons removed, weights zeroed or both: the smallest within 1% of its error.",
-    owners=OWNERS,
     kinds={"pytorch"},
-    pool="cores",
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    io_manager_key="bundles",
 )
 def pruned_teacher(
     context: dg.AssetExecutionContext,
@@ -244,14 +237,9 @@ class StudentConfig(dg.Config):
     trial_epochs: int = Field(6, ge=2, description="Epochs of a trial.")
 
 
-@dg.asset(
-    group_name="models",
+@model_asset(
     description="A small network taught by the pruned teacher, alone or with trees as validation says.",
-    owners=OWNERS,
     kinds={"pytorch", "ray"},
-    pool="cores",
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    io_manager_key="bundles",
 )
 def distilled_student(
     context: dg.AssetExecutionContext,
@@ -300,9 +288,7 @@ def distilled_student(
             "gain_of_being_taught": 1 - taught.validation_error / untaught.validation_error,
             "share_of_trees_in_the_teaching": share,
             "teachers": markdown_table([{"share_of_trees": k, "validation_error": v} for k, v in errors.items()]),
-            "trials": _trials(results),
-            "learning_curves": picture(lambda axes: _draw_curves(axes, results)),
-            "experiments": _log(tracker, "distilled_student", results, training_set, settings),
+            **searched("distilled_student", results, tracker, material.named, "epochs"),
         }
     )
     return material.draft(
@@ -313,14 +299,9 @@ def distilled_student(
     )
 
 
-@dg.asset(
-    group_name="models",
+@model_asset(
     description="The student as ONNX, in fp32 or int8: the smallest whose error stays within its gate.",
-    owners=OWNERS,
     kinds={"onnx"},
-    pool="cores",
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    io_manager_key="bundles",
 )
 def quantized_student(
     context: dg.AssetExecutionContext,
@@ -383,29 +364,6 @@ def _trees(stored: Bundle, material: Material) -> tuple[np.ndarray, np.ndarray]:
 
     train_rows, validation = material.rows
     return said(material.parts.train, train_rows), said(material.parts.validation, validation)
-
-
-def _log(tracker: Tracker, name: str, results: Sequence[tune.Result], training_set: Bundle, settings: Settings) -> str:
-    group = f"{name}-{datetime.now(UTC):%Y-%m-%d}"
-    extra = {"training_set": training_set.digest, "seed": settings.seed}
-    return tracker.log_search(name, group, results, extra) or "not logged"
-
-
-def _trials(results: Sequence[tune.Result]) -> dg.MarkdownMetadataValue:
-    return markdown_table(
-        [
-            {"trial": result.index, "best_error": result.best, "epochs": len(result.curve)}
-            | {name: str(result.configuration.get(name, "–")) for name in results[0].configuration}
-            for result in sorted(results, key=lambda result: result.best)
-        ]
-    )
-
-
-def _draw_curves(axes: Any, results: Sequence[tune.Result]) -> None:
-    for result in results:
-        axes.plot(range(1, len(result.curve) + 1), result.curve, marker=".", label=f"trial {result.index}")
-    axes.set(xlabel="epochs", ylabel="validation error (of the lookup's)", title="Trials, stopped ones cut short")
-    axes.legend(fontsize="small", ncols=2)
 
 
 def _sizes(table: Sequence[Mapping[str, Any]], chosen: str) -> dg.MarkdownMetadataValue:

@@ -4,15 +4,15 @@ Those that validation has chosen are stored as `xgboost_held_out`: they have not
 that validation may say what they are worth as teachers.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 import numpy as np
 from pydantic import Field
 
-from mbta_assets.assets.described import OWNERS, markdown_table, picture
+from mbta_assets.assets.described import markdown_table
+from mbta_assets.assets.models import model_asset, searched
 from mbta_assets.assets.training import labelled, provenance, rows_of
 from mbta_assets.bundle import Bundle, Draft, library_versions
 from mbta_assets.learning import boosting, tune
@@ -35,14 +35,9 @@ class XGBoostConfig(dg.Config):
     trial_rounds: int = Field(120, ge=20, description="Most boosting rounds of a trial.")
 
 
-@dg.asset(
-    group_name="models",
+@model_asset(
     description="Gradient-boosted trees on the residual, tuned on the validation part with Ray Tune.",
-    owners=OWNERS,
     kinds={"xgboost", "ray"},
-    pool="cores",
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    io_manager_key="bundles",
 )
 def xgboost_model(
     context: dg.AssetExecutionContext,
@@ -100,25 +95,14 @@ def xgboost_model(
         "libraries": {"xgboost": xgboost.__version__, **library_versions("numpy")},
     }
     held_out = bundle_store.put("xgboost_held_out", _draft(chosen, own_inputs, fields))
-    group = f"xgboost_model-{datetime.now(UTC):%Y-%m-%d}"
+    named = {"training_set": training_set.digest, "seed": settings.seed}
     context.add_output_metadata(
         {
             "validation_mae_seconds": mae,
             "rounds": booster.num_boosted_rounds(),
             "residual_to": residual_to,
-            "trials": markdown_table(
-                [
-                    {"trial": r.index, "best_error": r.best, "rounds": len(r.curve) * boosting.ROUNDS_PER_STEP}
-                    | {k: v if isinstance(v, str) else round(v, 3) for k, v in r.configuration.items()}
-                    for r in sorted(results, key=lambda r: r.best)
-                ]
-            ),
-            "learning_curves": picture(lambda axes: _draw_curves(axes, results)),
+            **searched("xgboost_model", results, tracker, named, "boosting rounds", boosting.ROUNDS_PER_STEP),
             "importance": markdown_table([{"input": k, "share_of_gain": v} for k, v in list(importance.items())[:15]]),
-            "experiments": tracker.log_search(
-                "xgboost_model", group, results, {"training_set": training_set.digest, "seed": settings.seed}
-            )
-            or "not logged",
         }
     )
     return _draft(booster, inputs, {**fields, "held_out": held_out.digest})
@@ -127,13 +111,3 @@ def xgboost_model(
 def _draft(booster: Any, inputs: Inputs, fields: Mapping[str, Any]) -> Draft:
     files = {boosting.WEIGHTS: bytes(booster.save_raw("ubj")), **inputs.files()}
     return Draft("xgboost", files, {**fields, "parameters": boosting.leaf_count(booster)})
-
-
-def _draw_curves(axes: Any, results: Sequence[tune.Result]) -> None:
-    for result in results:
-        rounds = np.arange(1, len(result.curve) + 1) * boosting.ROUNDS_PER_STEP
-        axes.plot(rounds, result.curve, label=f"trial {result.index}")
-    axes.set(
-        xlabel="boosting rounds", ylabel="validation error (of the lookup's)", title="Trials, stopped ones cut short"
-    )
-    axes.legend(fontsize="small", ncols=2)
