@@ -16,8 +16,9 @@ install: $(INSTALLED) ## the virtual environment .venv with everything in it
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip --constraint constraints.txt
-	$(BIN)/pip install --quiet --editable '.[cpu,dev]' --constraint constraints.txt
+	@# Python compiles what it imports; compiling all of it here would take longer than installing it.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[cpu,dev]' \
+		--constraint constraints.txt
 	@touch $@
 
 $(DAGSTER_HOME)/dagster.yaml: dagster.yaml

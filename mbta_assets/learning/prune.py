@@ -58,7 +58,6 @@ class Cut:
 CUTS = (
     Cut(),
     Cut(weights=0.8),
-    Cut(weights=0.9),
     Cut(neurons=0.5),
     Cut(neurons=0.75),
     Cut(neurons=0.5, weights=0.6),

@@ -133,7 +133,7 @@ class TeacherConfig(dg.Config):
     """How long the teacher is searched for and trained."""
 
     epochs: int = Field(6, ge=2, description="Epochs of the final training; the best by validation is kept.")
-    trial_rows: int = Field(30_000, ge=100, description="Training rows of a trial; the final training uses all.")
+    trial_rows: int = Field(20_000, ge=100, description="Training rows of a trial; the final training uses all.")
     trial_epochs: int = Field(5, ge=2, description="Epochs of a trial.")
 
 
@@ -233,7 +233,7 @@ class StudentConfig(dg.Config):
     """How long the student is searched for and trained."""
 
     epochs: int = Field(16, ge=2, description="Epochs of the final training; the best by validation is kept.")
-    trial_rows: int = Field(40_000, ge=100, description="Training rows of a trial; the final training uses all.")
+    trial_rows: int = Field(30_000, ge=100, description="Training rows of a trial; the final training uses all.")
     trial_epochs: int = Field(6, ge=2, description="Epochs of a trial.")
 
 
