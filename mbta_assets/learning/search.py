@@ -17,6 +17,8 @@ from mbta_assets.learning.weights import to_files
 
 CALENDAR = frozenset({"month", "day_of_week", "day_of_year", "season"})
 """Inputs that stay the same for a whole service day: of few days a network learns them by heart."""
+CALENDAR_DAYS = 21
+"""Service days of a training set from which on teachers may read the calendar: a short trial does not see the harm."""
 RESIDUAL_TO = "lookup"
 """What networks learn the residual to."""
 ORIGINAL: Configuration = {
@@ -34,8 +36,11 @@ STUDENT: Configuration = {
 }  # fmt: skip
 
 
-def teachers(n: int, seed: int) -> list[Configuration]:
-    """The first `n` configurations of a seeded search for a teacher: some that have served well, then random ones."""
+def teachers(n: int, seed: int, service_days: int) -> list[Configuration]:
+    """The first `n` configurations of a seeded search for a teacher: some that have served well, then random ones.
+
+    `service_days` is how many the training set has.
+    """
     random = np.random.default_rng(seed)
     drawn = [
         {
@@ -61,7 +66,11 @@ def teachers(n: int, seed: int) -> list[Configuration]:
         {**TEACHER, "inputs": "all"},
         {**TEACHER, "numeric": "none"},
     ]
-    return [*served, *drawn][:n]
+    configurations = [*served, *drawn]
+    if service_days < CALENDAR_DAYS:
+        steady = [{**configuration, "inputs": "steady"} for configuration in configurations]
+        configurations = [one for index, one in enumerate(steady) if one not in steady[:index]]
+    return configurations[:n]
 
 
 def students(n: int, seed: int, train: Arrays, most_bytes: int) -> list[Configuration]:

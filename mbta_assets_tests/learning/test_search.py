@@ -19,14 +19,24 @@ def parts(train, validation):
     return Parts({"lookup": train.rows}, {"lookup": validation.rows}, names, seed=3).labelled()
 
 
+MANY_DAYS = 28
+
+
 def test_a_longer_search_begins_like_a_shorter_one_and_another_seed_draws_others():
-    assert search.teachers(12, 0)[:7] == search.teachers(7, 0)
-    assert search.teachers(12, 1) != search.teachers(12, 0)
-    assert len(search.teachers(12, 0)) == 12
+    assert search.teachers(12, 0, MANY_DAYS)[:7] == search.teachers(7, 0, MANY_DAYS)
+    assert search.teachers(12, 1, MANY_DAYS) != search.teachers(12, 0, MANY_DAYS)
+    assert len(search.teachers(12, 0, MANY_DAYS)) == 12
+
+
+def test_on_few_days_no_teacher_reads_the_calendar_and_none_is_tried_twice():
+    few, many = search.teachers(12, 0, 10), search.teachers(12, 0, MANY_DAYS)
+    assert {configuration["inputs"] for configuration in few} == {"steady"}
+    assert {configuration["inputs"] for configuration in many} == {"steady", "all"}
+    assert len({str(configuration) for configuration in few}) == len(few) == 12
 
 
 def test_the_original_network_is_among_the_first(train):
-    assert search.ORIGINAL in search.teachers(8, 0)
+    assert search.ORIGINAL in search.teachers(8, 0, MANY_DAYS)
     network, training = search.configs(search.ORIGINAL, epochs=3)
     assert network.hidden == (128, 64, 32, 16) and network.dropout == 0.1 and network.numeric == "none"
     assert training.epochs == 3 and training.learning_rate == search.ORIGINAL["learning_rate"]

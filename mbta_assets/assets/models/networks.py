@@ -133,7 +133,7 @@ class TeacherConfig(dg.Config):
     """How long the teacher is searched for and trained."""
 
     epochs: int = Field(6, ge=2, description="Epochs of the final training; the best by validation is kept.")
-    trial_rows: int = Field(20_000, ge=100, description="Training rows of a trial; the final training uses all.")
+    trial_rows: int = Field(30_000, ge=100, description="Training rows of a trial; the final training uses all.")
     trial_epochs: int = Field(5, ge=2, description="Epochs of a trial.")
 
 
@@ -155,7 +155,7 @@ def dnn_teacher(
     material = Material.of(training_set, runtime_lookup, settings.seed)
     results = cluster.search(
         search.teacher_trial,
-        search.teachers(settings.tune_trials, settings.seed),
+        search.teachers(settings.tune_trials, settings.seed, len(training_set.manifest["data_versions"])),
         (material.parts.labelled().smaller(config.trial_rows), config.trial_epochs),
         tune.Halving(grace=config.trial_epochs // 2, steps=config.trial_epochs),
     )
@@ -233,7 +233,7 @@ class StudentConfig(dg.Config):
     """How long the student is searched for and trained."""
 
     epochs: int = Field(16, ge=2, description="Epochs of the final training; the best by validation is kept.")
-    trial_rows: int = Field(30_000, ge=100, description="Training rows of a trial; the final training uses all.")
+    trial_rows: int = Field(40_000, ge=100, description="Training rows of a trial; the final training uses all.")
     trial_epochs: int = Field(6, ge=2, description="Epochs of a trial.")
 
 
