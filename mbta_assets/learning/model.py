@@ -130,8 +130,7 @@ def _open_network(stored: Bundle) -> Residual:
     """A network runs as it would be served, whatever it is stored as."""
     from mbta_assets.learning import export, weights
 
-    network = weights.from_files({name: stored.file(name) for name in (weights.ARCHITECTURE, weights.WEIGHTS)})
-    return _run(export.to_onnx(network))
+    return _run(export.to_onnx(weights.from_bundle(stored)))
 
 
 def _open_onnx(stored: Bundle) -> Residual:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load, save
 
+from mbta_assets.bundle import Bundle
 from mbta_assets.learning.network import Network
 
 ARCHITECTURE = "network.json"
@@ -28,6 +29,11 @@ def from_files(files: dict[str, bytes]) -> Network:
     state = {name: _unpack(name, value.shape, tensors) for name, value in network.state_dict().items()}
     network.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     return network.eval()
+
+
+def from_bundle(stored: Bundle) -> Network:
+    """The network of a stored model, ready to predict."""
+    return from_files({name: stored.file(name) for name in (ARCHITECTURE, WEIGHTS)})
 
 
 def _pack(name: str, value: np.ndarray) -> dict[str, np.ndarray]:

@@ -29,7 +29,6 @@ from mbta_assets.settings import Settings
 from mbta_assets.storage.bundles import BundleStore
 
 if TYPE_CHECKING:
-    from mbta_assets.learning.network import Network
     from mbta_assets.learning.train import Fitted
 
 THREADS = 2
@@ -194,11 +193,11 @@ def pruned_teacher(
     runtime_lookup: Bundle,
     dnn_teacher: Bundle,
 ) -> Draft:
-    from mbta_assets.learning import distil, prune, train
+    from mbta_assets.learning import distil, prune, train, weights
 
     material = Material.of(training_set, runtime_lookup, settings.seed).like(dnn_teacher)
     train_rows, validation = material.rows
-    teacher = _network(dnn_teacher)
+    teacher = weights.from_bundle(dnn_teacher)
     targets = distil.lesson(train_rows, train.predict(teacher, train_rows), distil.LessonConfig())
     training = train.TrainConfig(
         epochs=config.epochs,
@@ -254,12 +253,12 @@ def distilled_student(
     dnn_teacher: Bundle,
     pruned_teacher: Bundle,
 ) -> Draft:
-    from mbta_assets.learning import distil, search, train
+    from mbta_assets.learning import distil, search, train, weights
 
     everything = Material.of(training_set, runtime_lookup, settings.seed)
     material = everything.like(dnn_teacher)
     train_rows, validation = material.rows
-    network = _network(pruned_teacher)
+    network = weights.from_bundle(pruned_teacher)
     pruned, held_out = train.predict(network, train_rows), train.predict(network, validation)
     held_out_trees = bundle_store.get("xgboost_held_out", xgboost_model.manifest["held_out"])
     trees, trees_held_out = _trees(held_out_trees, everything)
@@ -310,11 +309,11 @@ def quantized_student(
     runtime_lookup: Bundle,
     distilled_student: Bundle,
 ) -> Draft:
-    from mbta_assets.learning import export, quantize
+    from mbta_assets.learning import export, quantize, weights
 
     rows = rows_of(training_set)
     train_rows, validation = Material.of(training_set, runtime_lookup, settings.seed).like(distilled_student).rows
-    network = _network(distilled_student)
+    network = weights.from_bundle(distilled_student)
     model = export.to_onnx(network)
     inputs = Inputs.from_bundle(distilled_student)
     test = inputs.arrays(rows[rows["part"] == "test"], distilled_student.manifest["residual_to"])
@@ -346,12 +345,6 @@ def quantized_student(
             "libraries": library_versions("numpy", "onnx", "onnxruntime"),
         },
     )
-
-
-def _network(stored: Bundle) -> "Network":
-    from mbta_assets.learning import weights
-
-    return weights.from_files({name: stored.file(name) for name in (weights.ARCHITECTURE, weights.WEIGHTS)})
 
 
 def _trees(stored: Bundle, material: Material) -> tuple[np.ndarray, np.ndarray]:

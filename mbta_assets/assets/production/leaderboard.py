@@ -78,7 +78,7 @@ def model_leaderboard(
             "error_by_stops_ahead": picture(lambda axes: _draw(axes, leaderboard)),
             "error_against_size": picture(lambda axes: _draw_sizes(axes, leaderboard)),
             "losing_to_runtime_lookup": [
-                row["model"] for row in leaderboard if row["size_bytes"] and row["mae"] >= lookup_mae
+                row["model"] for row in models_of(leaderboard) if not row["beats_runtime_lookup"]
             ],
             "path": dg.MetadataValue.path(str(path)),
             "test_rows": len(test),
