@@ -82,23 +82,35 @@ def read(directory: Path, digest: str | None = None) -> Bundle:
     """
     try:
         text = (directory / MANIFEST).read_bytes()
-        if digest not in (None, hashlib.sha256(text).hexdigest()):
-            raise BundleError(f"{directory / MANIFEST} has changed: its digest was {digest}. {_REMEDY}")
-        manifest = json.loads(text)
-    except (FileNotFoundError, ValueError) as error:
-        raise BundleError(f"{directory / MANIFEST} is missing or damaged. {_REMEDY}") from error
-    found = manifest.get("format_version")
-    if found != FORMAT_VERSION:
-        raise BundleError(
-            f"{directory} has format version {found}; this version of mbta_assets reads {FORMAT_VERSION}. "
-            "Use the version that wrote it, or materialize the model again."
-        )
+    except FileNotFoundError as error:
+        raise BundleError(f"{directory / MANIFEST} is missing. {_REMEDY}") from error
+    manifest = read_manifest(text, str(directory), digest)
     for name, entry in manifest["files"].items():
         _verified(directory / name, entry)
     unlisted = {path.name for path in directory.iterdir()} - manifest["files"].keys() - {MANIFEST}
     if unlisted:
         raise BundleError(f"{directory} holds {', '.join(sorted(unlisted))}, not in its manifest. {_REMEDY}")
     return Bundle(directory, manifest, hashlib.sha256(text).hexdigest())
+
+
+def read_manifest(text: bytes, where: str, digest: str | None = None) -> dict[str, Any]:
+    """The manifest of a bundle, of which `where` says in errors where it is. Raises BundleError."""
+    if digest not in (None, hashlib.sha256(text).hexdigest()):
+        raise BundleError(f"{where}/{MANIFEST} has changed: its digest was {digest}. {_REMEDY}")
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{where}/{MANIFEST} is damaged. {_REMEDY}") from error
+    found = manifest.get("format_version")
+    if found != FORMAT_VERSION:
+        raise BundleError(
+            f"{where} has format version {found}; this version of mbta_assets reads {FORMAT_VERSION}. "
+            "Use the version that wrote it, or materialize the model again."
+        )
+    elsewhere = [name for name in manifest["files"] if Path(name).name != name]
+    if elsewhere:
+        raise BundleError(f"{where}/{MANIFEST} names files outside of the bundle: {', '.join(elsewhere)}. {_REMEDY}")
+    return manifest
 
 
 def library_versions(*names: str) -> dict[str, str]:

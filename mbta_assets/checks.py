@@ -21,8 +21,8 @@ from mbta_assets.learning.accuracy import CALENDAR
 from mbta_assets.learning.dataset import ROW_KEY
 from mbta_assets.partitions import service_days
 from mbta_assets.resources.warehouse import Warehouse
-from mbta_assets.settings import Settings
 from mbta_assets.storage.bundles import BundleStore
+from mbta_assets.storage.reports import Reports
 from mbta_assets.transit import features, schema
 
 FEWEST_LABELLED = 0.5
@@ -202,8 +202,8 @@ def parity_holds(bundle_store: dg.ResourceParam[BundleStore]) -> dg.AssetCheckRe
     asset="model_leaderboard",
     description="Every model beats the run-time lookup on the test part; one that does not is not worth its bytes.",
 )
-def models_beat_the_lookup(settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
-    models = leaderboard.models_of(leaderboard.stored(settings))
+def models_beat_the_lookup(reports: dg.ResourceParam[Reports]) -> dg.AssetCheckResult:
+    models = leaderboard.models_of(leaderboard.stored(reports))
     losing = {row["model"]: row["mae"] for row in models if not row["beats_runtime_lookup"]}
     return dg.AssetCheckResult(passed=not losing, severity=dg.AssetCheckSeverity.WARN, metadata={"losing": losing})
 

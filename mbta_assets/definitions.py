@@ -8,25 +8,32 @@ from mbta_assets import automation, checks
 from mbta_assets.assets import monitoring, training, transit, upstream
 from mbta_assets.assets.models import networks, trees
 from mbta_assets.assets.production import leaderboard, promotion
+from mbta_assets.cloud.bigquery import BigQuery
+from mbta_assets.cloud.bucket import Bucket
 from mbta_assets.resources.cluster import Cluster
 from mbta_assets.resources.tracker import Tracker
-from mbta_assets.resources.warehouse import DuckDBWarehouse
+from mbta_assets.resources.warehouse import BigQueryWarehouse, DuckDBWarehouse
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source
+from mbta_assets.sources.bigquery import BigQuerySource
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
+from mbta_assets.storage.bigquery import BigQueryTables
 from mbta_assets.storage.bundles import BundleStore
-from mbta_assets.storage.io_managers import BundleIOManager, ParquetTableIOManager
+from mbta_assets.storage.gcs import GCSBundleStore, GCSReports
+from mbta_assets.storage.io_managers import UpstreamIOManager, bundle_io_manager, table_io_manager
 from mbta_assets.storage.lake import Lake
+from mbta_assets.storage.reports import Reports
 
-MODULES = [upstream, transit, training, trees, networks, leaderboard, promotion, monitoring]
+MODULES = [transit, training, trees, networks, leaderboard, promotion, monitoring]
 
 
 def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> dg.Definitions:
     """Fresh definitions for some settings, by default the environment's; any resource may be replaced by name."""
     settings = settings or Settings.from_environment()
+    where_they_are = settings.source == "bigquery"
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(MODULES),
+        assets=[*dg.load_assets_from_modules(MODULES), *(upstream.OBSERVED if where_they_are else upstream.STORED)],
         asset_checks=checks.ALL,
         jobs=automation.JOBS,
         resources={**_resources(settings), **resource_overrides},
@@ -35,23 +42,68 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
 
 
 def _resources(settings: Settings) -> dict[str, Any]:
-    root = str(settings.store)
-    return {
+    common = {
         "settings": settings,
-        "source": _source(settings),
-        "warehouse": DuckDBWarehouse(Lake(settings.store)),
         "tracker": Tracker(settings),
         "cluster": Cluster(address=settings.ray_address),
-        "bundle_store": BundleStore(settings.store),
-        "tables": ParquetTableIOManager(root=root),
-        "bundles": BundleIOManager(root=root),
+    }
+    return common | (_on_google_cloud(settings) if settings.deployment == "gcp" else _on_one_machine(settings))
+
+
+def _on_one_machine(settings: Settings) -> dict[str, Any]:
+    lake, bundle_store = Lake(settings.store), BundleStore(settings.store)
+    source = _source(settings)
+    upstream_tables = source if isinstance(source, BigQuerySource) else lake
+    return {
+        "source": source,
+        "warehouse": DuckDBWarehouse(lake, upstream_tables),
+        "bundle_store": bundle_store,
+        "reports": Reports(settings.store),
+        "tables": table_io_manager(lake),
+        "upstream_tables": UpstreamIOManager(upstream_tables),
+        "bundles": bundle_io_manager(bundle_store),
     }
 
 
-def _source(settings: Settings) -> Source:
+def _on_google_cloud(settings: Settings) -> dict[str, Any]:
+    assert settings.bigquery_dataset and settings.gcs_bucket, "Settings has checked it"
+    from mbta_assets.resources.google import AccountBigQuery, AccountGCS, GoogleCloud  # imports Google's libraries
+
+    google = GoogleCloud.of(settings)
+    account = google.account()
+    tables = BigQueryTables(account, settings.bigquery_dataset, settings.bigquery_maximum_bytes_billed)
+    bucket = Bucket(account, settings.gcs_bucket)
+    bundle_store = GCSBundleStore(bucket, settings.store / "cache" / bucket.name)
+    source = _source(settings)
+    upstream_tables = source if isinstance(source, BigQuerySource) else tables
+    return {
+        "google": google,
+        "bigquery": AccountBigQuery(google=google),
+        "gcs": AccountGCS(google=google),
+        "source": source,
+        "warehouse": BigQueryWarehouse(tables, upstream_tables, tables.bigquery),
+        "bundle_store": bundle_store,
+        "reports": GCSReports(bucket, settings.store),
+        "tables": table_io_manager(tables),
+        "upstream_tables": UpstreamIOManager(upstream_tables),
+        "bundles": bundle_io_manager(bundle_store),
+    }
+
+
+def _source(settings: Settings) -> Source | BigQuerySource:
     if settings.source == "files":
         assert settings.files_dir is not None, "Settings has checked it"
         return FilesSource(settings.files_dir)
+    if settings.source == "bigquery":
+        assert settings.bigquery_upstream_dataset, "Settings has checked it"
+        from mbta_assets.resources.google import GoogleCloud
+
+        account = GoogleCloud.of(settings).account()
+        return BigQuerySource(
+            BigQuery(account, settings.bigquery_maximum_bytes_billed),
+            settings.bigquery_upstream_dataset,
+            settings.bigquery_upstream_layout,
+        )
     return SyntheticSource(settings.seed)
 
 

@@ -4,7 +4,9 @@ Every setting is optional and is described here only: its variable, its default,
 what it means. Nothing else in the package reads an environment variable.
 """
 
+import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
@@ -48,9 +50,36 @@ def _existing_directory(text: str) -> Path:
     return path
 
 
+def matching(pattern: str, may_be: str) -> Kind:
+    """Text of a form."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
+        return text
+
+    return Kind(parse, may_be)
+
+
+def _address(text: str) -> str:
+    """The address of a server; Google's own tools let one leave out the scheme."""
+    return text.rstrip("/") if "://" in text else f"http://{text}".rstrip("/")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """A JSON object, or the path of a file with one."""
+    found = json.loads(text if text.startswith("{") else Path(text).expanduser().read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError(text)
+    return found
+
+
 TEXT = Kind(str, "any text")
+DATASET = matching(r"\w{1,1024}", "the name of a dataset: letters, digits and underscores")
 DAY = Kind(date.fromisoformat, "a date written YYYY-MM-DD")
 PATH = Kind(lambda text: Path(text).expanduser().resolve(), "a path")
+ADDRESS = Kind(_address, "host:port, or an address that begins with http:// or https://")
+JSON_OBJECT = Kind(_json_object, "a JSON object, or the path of a file with one")
 DIRECTORY = Kind(_existing_directory, "a directory that exists")
 
 
@@ -68,7 +97,7 @@ class Variable:
         text = environ.get(self.name, "").strip() or self.default
         try:
             return None if text is None else self.kind.parse(text)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, OSError):
             raise SettingsError(f"{self.name} is {text!r}; it may be {self.kind.may_be}.") from None
 
 
@@ -82,9 +111,9 @@ def variable(name: str, default: str | None, kind: Kind, meaning: str, *, secret
 class Settings:
     """What may be set from outside; `Settings()` is the defaults."""
 
-    deployment: str = variable("MBTA_DEPLOYMENT", "local", one_of("local"), "Where tables and bundles are kept.")
+    deployment: str = variable("MBTA_DEPLOYMENT", "local", one_of("local", "gcp"), "Where tables and bundles are kept.")
     source: str = variable(
-        "MBTA_SOURCE", "synthetic", one_of("synthetic", "files"), "Where the upstream tables come from."
+        "MBTA_SOURCE", "synthetic", one_of("synthetic", "files", "bigquery"), "Where the upstream tables come from."
     )
     files_dir: Path | None = variable(
         "MBTA_FILES_DIR", None, DIRECTORY, "The upstream tables as files, for the `files` source."
@@ -97,6 +126,53 @@ class Settings:
     )
     tune_trials: int = variable(
         "MBTA_TUNE_TRIALS", "8", whole_number(1), "How many configurations each tuned model tries."
+    )
+    gcp_project: str | None = variable(
+        "GCP_PROJECT",
+        None,
+        matching("[a-z][a-z0-9-]*[a-z0-9](:[a-z][a-z0-9-]*)?", "the id of a project, such as my-project-1"),
+        "The project of Google Cloud that pays for queries and has the dataset.",
+    )
+    bigquery_dataset: str | None = variable("BIGQUERY_DATASET", None, DATASET, "The dataset that tables are kept in.")
+    bigquery_upstream_dataset: str | None = variable(
+        "BIGQUERY_UPSTREAM_DATASET",
+        None,
+        matching(r"([a-z][a-z0-9:-]*\.)?\w+", "the name of a dataset, or project.dataset"),
+        "The dataset of the upstream tables, for the `bigquery` source.",
+    )
+    bigquery_upstream_layout: dict[str, Any] = variable(
+        "BIGQUERY_UPSTREAM_LAYOUT", "{}", JSON_OBJECT, "What tables and columns are called upstream, where otherwise."
+    )
+    bigquery_location: str = variable("BIGQUERY_LOCATION", "US", TEXT, "Where datasets are made and queries run.")
+    bigquery_maximum_bytes_billed: int = variable(
+        "BIGQUERY_MAXIMUM_BYTES_BILLED", "10000000000", whole_number(10_000_000), "A query that would read more fails."
+    )
+    gcs_bucket: str | None = variable(
+        "GCS_BUCKET",
+        None,
+        matching("[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", "the name of a bucket, without gs://"),
+        "The bucket that models and reports are kept in.",
+    )
+    google_application_credentials: Path | None = variable(
+        "GOOGLE_APPLICATION_CREDENTIALS", None, PATH, "A key file; unset, application default credentials are used."
+    )
+    google_impersonate_service_account: str | None = variable(
+        "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT",
+        None,
+        matching("[^@ ]+@[^@ ]+", "the e-mail address of a service account"),
+        "The service account to act as.",
+    )
+    gcp_retry_seconds: int = variable(
+        "GCP_RETRY_SECONDS", "600", whole_number(1), "How long a call of Google Cloud is tried before a run fails."
+    )
+    bigquery_emulator_host: str | None = variable(
+        "BIGQUERY_EMULATOR_HOST", None, ADDRESS, "An emulator to use as BigQuery, without credentials."
+    )
+    bigquery_storage_emulator_host: str | None = variable(
+        "BIGQUERY_STORAGE_EMULATOR_HOST", None, TEXT, "host:port of that emulator's Storage Read API, if it has one."
+    )
+    storage_emulator_host: str | None = variable(
+        "STORAGE_EMULATOR_HOST", None, ADDRESS, "An emulator to use as Cloud Storage, without credentials."
     )
     ray_address: str | None = variable(
         "RAY_ADDRESS", None, TEXT, "The Ray cluster that runs the trials; unset, this machine."
@@ -119,16 +195,26 @@ class Settings:
                 values[name] = spec.read(environ)
             except SettingsError as error:
                 wrong.append(str(error))
-        if values.get("source") == "files" and values.get("files_dir", "") is None:
-            wrong.append("MBTA_FILES_DIR is not set; MBTA_SOURCE=files needs it: the directory with the tables.")
-        if values.get("wandb_mode") == "online" and values.get("wandb_api_key") is None:
-            wrong.append("WANDB_API_KEY is not set; WANDB_MODE=online needs it. WANDB_MODE may also be offline.")
+        for choice, value, needed in _NEEDS:
+            if values.get(choice) == value:
+                for name in needed:
+                    if values.get(name, "") is None:
+                        chosen, lacking = _VARIABLE_OF[choice], _VARIABLE_OF[name]
+                        wrong.append(f"{lacking.name} is not set; {chosen.name}={value} needs it: {lacking.meaning}")
         if wrong:
             raise SettingsError("\n".join(wrong))
         return cls(**values)
 
 
 _VARIABLE_OF: dict[str, Variable] = {spec.name: spec.metadata["variable"] for spec in fields(Settings)}
+
+_NEEDS = (
+    ("source", "files", ("files_dir",)),
+    ("source", "bigquery", ("gcp_project", "bigquery_upstream_dataset")),
+    ("deployment", "gcp", ("gcp_project", "bigquery_dataset", "gcs_bucket")),
+    ("wandb_mode", "online", ("wandb_api_key",)),
+)
+"""What else must be set where a variable has some value."""
 
 VARIABLES: tuple[Variable, ...] = tuple(_VARIABLE_OF.values())
 """Every variable that is read, in order: what the documentation's table of settings is made from."""

@@ -13,6 +13,7 @@ from mbta_assets.definitions import build_defs
 from mbta_assets.settings import Settings
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bundles import BundleStore
+from mbta_assets.storage.reports import Reports
 from mbta_assets.transit import schema
 
 DAY = date(2024, 3, 10)
@@ -102,6 +103,6 @@ def test_models_that_lose_to_the_lookup_are_named(tmp_path):
     maes = {"runtime_lookup": 5.0, "schedule": 9.0, "dnn_teacher": 4.0, "quantized_student": 6.0}
     rows = [{"model": name, "mae": mae, "beats_runtime_lookup": mae < 5} for name, mae in maes.items()]
     report.write_text(json.dumps(rows))
-    result = checks.models_beat_the_lookup(settings=Settings(store=tmp_path))
+    result = checks.models_beat_the_lookup(reports=Reports(tmp_path))
     assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN
     assert result.metadata["losing"].value == {"quantized_student": 6.0}

@@ -117,10 +117,10 @@ def test_a_range_fills_many_days_in_one_run_and_one_day_again_changes_only_that_
     succeed(tmp_path, DAILY, "--partition-range", "2024-03-09...2024-03-10")
     lake = Lake(tmp_path)
     tables = ("vehicle", "schedule", "raw_transit_data", "transit_features")
-    first = {(table, day): lake.version(table, day) for table in tables for day in days}
+    first = {(table, day): lake.versions(table, [day])[day] for table in tables for day in days}
     assert len(set(first.values())) == len(first)
     succeed(tmp_path, DAILY, "--partition", "2024-03-10", MBTA_SEED="1")
-    second = {(table, day): lake.version(table, day) for table in tables for day in days}
+    second = {(table, day): lake.versions(table, [day])[day] for table in tables for day in days}
     assert {key for key in first if first[key] != second[key]} == {(table, days[1]) for table in tables} - {
         ("schedule", days[1]) if first["schedule", days[1]] == second["schedule", days[1]] else None
     }
@@ -145,11 +145,11 @@ def test_a_broken_file_fails_the_run_and_leaves_what_was_stored(tmp_path):
     vehicle.to_parquet(path)
     store, variables = tmp_path / "store", {"MBTA_SOURCE": "files", "MBTA_FILES_DIR": str(source)}
     succeed(store, "vehicle", "--partition", "2024-03-06", **variables)
-    before = Lake(store).version("vehicle", date(2024, 3, 6))
+    before = Lake(store).versions("vehicle", [date(2024, 3, 6)])
     vehicle.drop(columns="latitude").to_parquet(path)
     run = materialize(store, "vehicle", "--partition", "2024-03-06", **variables)
     assert run.returncode != 0
     assert "table vehicle, column latitude, service day 2024-03-06" in run.stderr
     path.write_bytes(path.read_bytes()[:200])
     assert materialize(store, "vehicle", "--partition", "2024-03-06", **variables).returncode != 0
-    assert Lake(store).version("vehicle", date(2024, 3, 6)) == before
+    assert Lake(store).versions("vehicle", [date(2024, 3, 6)]) == before

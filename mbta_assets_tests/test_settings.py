@@ -33,6 +33,19 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         "MBTA_SEED": "7",
         "MBTA_TRAINING_DAYS": "1",
         "MBTA_TUNE_TRIALS": "2",
+        "GCP_PROJECT": "transit-1",
+        "BIGQUERY_DATASET": "delays",
+        "BIGQUERY_UPSTREAM_DATASET": "other-team.feed",
+        "BIGQUERY_UPSTREAM_LAYOUT": '{"vehicle": {"table": "vehicle.df"}}',
+        "BIGQUERY_LOCATION": "EU",
+        "BIGQUERY_MAXIMUM_BYTES_BILLED": "20000000",
+        "GCS_BUCKET": "delay-models",
+        "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json"),
+        "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT": "runner@transit-1.iam.gserviceaccount.com",
+        "GCP_RETRY_SECONDS": "30",
+        "BIGQUERY_EMULATOR_HOST": "127.0.0.1:9050",
+        "BIGQUERY_STORAGE_EMULATOR_HOST": "127.0.0.1:9060",
+        "STORAGE_EMULATOR_HOST": "http://127.0.0.1:4443/",
         "RAY_ADDRESS": "auto",
         "WANDB_MODE": "online",
         "WANDB_API_KEY": "k",
@@ -49,6 +62,19 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         seed=7,
         training_days=1,
         tune_trials=2,
+        gcp_project="transit-1",
+        bigquery_dataset="delays",
+        bigquery_upstream_dataset="other-team.feed",
+        bigquery_upstream_layout={"vehicle": {"table": "vehicle.df"}},
+        bigquery_location="EU",
+        bigquery_maximum_bytes_billed=20_000_000,
+        gcs_bucket="delay-models",
+        google_application_credentials=tmp_path / "key.json",
+        google_impersonate_service_account="runner@transit-1.iam.gserviceaccount.com",
+        gcp_retry_seconds=30,
+        bigquery_emulator_host="http://127.0.0.1:9050",
+        bigquery_storage_emulator_host="127.0.0.1:9060",
+        storage_emulator_host="http://127.0.0.1:4443",
         ray_address="auto",
         wandb_mode="online",
         wandb_api_key="k",
@@ -59,13 +85,22 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "may_be"),
     [
-        ("MBTA_DEPLOYMENT", "gcp", "local"),
-        ("MBTA_SOURCE", "lamp", "synthetic or files"),
+        ("MBTA_DEPLOYMENT", "aws", "local or gcp"),
+        ("MBTA_SOURCE", "lamp", "synthetic or files or bigquery"),
         ("MBTA_FILES_DIR", "no/such/place", "a directory that exists"),
         ("MBTA_START_DATE", "03/10/2023", "YYYY-MM-DD"),
         ("MBTA_SEED", "-1", "0 or more"),
         ("MBTA_TRAINING_DAYS", "0", "1 or more"),
         ("MBTA_TUNE_TRIALS", "many", "a whole number"),
+        ("GCP_PROJECT", "My Project", "the id of a project"),
+        ("BIGQUERY_DATASET", "project.dataset", "letters, digits and underscores"),
+        ("BIGQUERY_UPSTREAM_DATASET", "a.b.c", "project.dataset"),
+        ("BIGQUERY_UPSTREAM_LAYOUT", "no/such/file.json", "a JSON object, or the path"),
+        ("BIGQUERY_UPSTREAM_LAYOUT", "{'vehicle'", "a JSON object"),
+        ("BIGQUERY_MAXIMUM_BYTES_BILLED", "5", "10000000 or more"),
+        ("GCS_BUCKET", "gs://delay-models", "without gs://"),
+        ("GOOGLE_IMPERSONATE_SERVICE_ACCOUNT", "runner", "e-mail address"),
+        ("GCP_RETRY_SECONDS", "0", "1 or more"),
         ("WANDB_MODE", "sometimes", "online or offline or disabled"),
     ],
 )
@@ -78,14 +113,21 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: str, may_be: str) ->
 
 def test_all_wrong_values_are_told_at_once() -> None:
     with pytest.raises(SettingsError) as error:
-        Settings.from_environment({"MBTA_SEED": "x", "MBTA_SOURCE": "bigquery", "WANDB_MODE": "online"})
+        Settings.from_environment({"MBTA_SEED": "x", "MBTA_SOURCE": "telepathy", "WANDB_MODE": "online"})
     lines = str(error.value).splitlines()
     assert [line.split()[0] for line in lines] == ["MBTA_SOURCE", "MBTA_SEED", "WANDB_API_KEY"]
 
 
 @pytest.mark.parametrize(
     ("environ", "missing"),
-    [({"MBTA_SOURCE": "files"}, "MBTA_FILES_DIR"), ({"WANDB_MODE": "online"}, "WANDB_API_KEY")],
+    [
+        ({"MBTA_SOURCE": "files"}, "MBTA_FILES_DIR"),
+        ({"MBTA_SOURCE": "bigquery"}, "GCP_PROJECT"),
+        ({"MBTA_SOURCE": "bigquery"}, "BIGQUERY_UPSTREAM_DATASET"),
+        ({"MBTA_DEPLOYMENT": "gcp"}, "BIGQUERY_DATASET"),
+        ({"MBTA_DEPLOYMENT": "gcp"}, "GCS_BUCKET"),
+        ({"WANDB_MODE": "online"}, "WANDB_API_KEY"),
+    ],
 )
 def test_a_choice_that_needs_another_variable_says_so(environ: dict[str, str], missing: str) -> None:
     with pytest.raises(SettingsError, match=f"{missing} is not set"):

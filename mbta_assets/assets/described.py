@@ -26,7 +26,7 @@ def column_schema(table: str) -> dg.TableSchema:
             dg.TableColumn(
                 name,
                 str(types.field(name).type),
-                spec.description + (f" [{spec.metadata['unit']}]" if spec.metadata["unit"] else ""),
+                schema.meaning(spec),
                 dg.TableColumnConstraints(nullable=spec.nullable),
             )
             for name, spec in columns.items()

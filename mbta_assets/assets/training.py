@@ -77,7 +77,7 @@ def training_set(
         {ROWS: buffer.getvalue(), ENCODER: encoder.to_json()},
         {
             "parts": parts,
-            "data_versions": {str(day): transit_features.lake.version("transit_features", day) for day in days},
+            "data_versions": {str(day): version for day, version in transit_features.versions(days).items()},
             "rows_per_day": config.rows_per_day,
         },
     )

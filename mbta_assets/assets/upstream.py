@@ -5,6 +5,7 @@ import dagster as dg
 from mbta_assets.assets.described import OWNERS, daily
 from mbta_assets.partitions import days_asked, service_days
 from mbta_assets.sources import Source
+from mbta_assets.sources.bigquery import BigQuerySource
 from mbta_assets.storage.io_managers import DayByDay
 from mbta_assets.transit import schema
 
@@ -27,4 +28,25 @@ def _upstream(table: str) -> dg.AssetsDefinition:
     return upstream
 
 
-vehicle, trip, stop, schedule = (_upstream(table) for table in schema.UPSTREAM)
+def _observed(table: str) -> dg.SourceAsset:
+    @dg.observable_source_asset(
+        name=table,
+        group_name="upstream",
+        description=f"{schema.UPSTREAM[table].__doc__} It is loaded by others and read where it is.",
+        metadata=daily(table),
+        tags={"dagster/kind/bigquery": ""},
+        partitions_def=service_days,
+        io_manager_key="upstream_tables",
+    )
+    def observe(source: dg.ResourceParam[BigQuerySource]) -> dg.DataVersionsByPartition:
+        known = set(service_days.get_partition_keys())
+        versions = {str(day): version for day, version in source.partitions(table).items()}
+        return dg.DataVersionsByPartition({day: version for day, version in versions.items() if day in known})
+
+    return observe
+
+
+STORED = [_upstream(table) for table in schema.UPSTREAM]
+"""The tables as a source hands them over, stored here."""
+OBSERVED = [_observed(table) for table in schema.UPSTREAM]
+"""The tables where others load them into BigQuery: Dagster sees what changes and makes nothing."""

@@ -38,14 +38,15 @@ class Fault(Exception):
 
 
 @contextmanager
-def reading(source: str, table: str, service_date: date) -> Iterator[None]:
-    """Turn a Fault found inside into a SourceError that names the source, the table and the service day."""
+def reading(source: str, table: str, service_date: date | None) -> Iterator[None]:
+    """Turn a Fault found inside into a SourceError that names the source, the table and the service day, if one is."""
     try:
         yield
     except Fault as fault:
         column = f", column {fault.column}" if fault.column else ""
+        day = f", service day {service_date}" if service_date else ""
         raise SourceError(
-            f"source {source}, table {table}{column}, service day {service_date}: {fault.problem}. {fault.remedy}."
+            f"source {source}, table {table}{column}{day}: {fault.problem}. {fault.remedy}."
         ) from fault.__cause__
 
 

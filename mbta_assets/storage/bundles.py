@@ -7,9 +7,11 @@ bundles/<asset>/current.json                           the pointer and its histo
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
 from mbta_assets import bundle
 from mbta_assets.bundle import Bundle, BundleError, Draft
@@ -29,11 +31,37 @@ class Move:
     why: str | None = None
 
 
+@dataclass(frozen=True)
+class Pointer:
+    """What is current of an asset and what was before, the latest move first."""
+
+    moves: tuple[Move, ...]
+    generation: int = 0
+    """Of the object it was read from, where there is such a thing."""
+
+    @classmethod
+    def from_json(cls, text: bytes, generation: int = 0) -> Self:
+        """A pointer as it is stored."""
+        stored = json.loads(text)
+        earlier = [{"digest": move} if isinstance(move, str) else move for move in stored["previous"]]
+        return cls(tuple(Move(m["digest"], m.get("at"), m.get("why")) for m in (stored, *earlier)), generation)
+
+    def to_json(self) -> bytes:
+        """The pointer as it is to be stored."""
+        latest, *previous = map(asdict, self.moves)
+        stored = {"version": latest["digest"][:16], **latest, "previous": previous}
+        return json.dumps(stored, indent=1).encode()
+
+
 class BundleStore:
     """The bundles below a root directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def begin(self) -> None:
+        """Make sure, before anything is made, that bundles can be stored here. Raises an error that says what to do."""
+        (self.root / "bundles").mkdir(parents=True, exist_ok=True)
 
     def put(self, asset: str, content: Draft | Bundle) -> Bundle:
         """Store a version, which does not become current by that. One that is there and whole is kept as it is."""
@@ -41,23 +69,8 @@ class BundleStore:
             files = {name: content.file(name) for name in content.manifest["files"]}
             fields = {k: v for k, v in content.manifest.items() if k not in ("format_version", "kind", "files")}
             content = Draft(content.manifest["kind"], files, fields)
-        directory = self._directory(asset)
-        incoming, damaged = directory / ".incoming", directory / ".damaged"
-        with locked(directory):
-            for abandoned in (incoming, damaged):
-                shutil.rmtree(abandoned, ignore_errors=True)
-            new = bundle.write(incoming, content.kind, content.files, **content.fields)
-            path = self._path(asset, new.digest)
-            if _whole(path, new.digest):
-                shutil.rmtree(incoming)
-            else:
-                for file in (*incoming.iterdir(), incoming):
-                    sync(file)
-                if path.exists():
-                    os.rename(path, damaged)
-                os.rename(incoming, path)
-                shutil.rmtree(damaged, ignore_errors=True)
-        return self.get(asset, new.digest)
+        draft = content
+        return self._keep(asset, lambda incoming: bundle.write(incoming, draft.kind, draft.files, **draft.fields))
 
     def get(self, asset: str, digest: str) -> Bundle:
         """A version, verified. Raises BundleError."""
@@ -68,7 +81,7 @@ class BundleStore:
         digest = self.current_digest(asset)
         if digest is None:
             command = f"dagster asset materialize --select {asset}"
-            raise BundleError(f"{asset} has no version in {self.root} yet. Make one with: {command}")
+            raise BundleError(f"{asset} has no version in {self.where} yet. Make one with: {command}")
         return self.get(asset, digest)
 
     def current_digest(self, asset: str) -> str | None:
@@ -81,33 +94,72 @@ class BundleStore:
 
     def moves(self, asset: str) -> list[Move]:
         """Every move of an asset's pointer, the latest first."""
+        pointer = self.pointer(asset)
+        return list(pointer.moves) if pointer else []
+
+    def pointer(self, asset: str) -> Pointer | None:
+        """Where the pointer of an asset is; None before it was first set."""
         try:
-            pointer = json.loads((self._directory(asset) / "current.json").read_bytes())
+            return Pointer.from_json((self._directory(asset) / "current.json").read_bytes())
         except FileNotFoundError:
-            return []
-        earlier = [{"digest": move} if isinstance(move, str) else move for move in pointer["previous"]]
-        return [Move(move["digest"], move.get("at"), move.get("why")) for move in (pointer, *earlier)]
+            return None
 
     def point(self, asset: str, digest: str, expected: str | None, why: str = "materialized") -> None:
         """Make a stored version current if `expected` (None: no version) still is; `why` goes into the history.
 
         Raises PointerMoved if it is not, BundleError if the version is not whole.
         """
-        directory = self._directory(asset)
-        with locked(directory):
-            moves = self.moves(asset)
+        with locked(self._directory(asset)):
+            seen = self.pointer(asset)
+            moves = seen.moves if seen else ()
             current = moves[0].digest if moves else None
             if current != expected:
                 raise PointerMoved(f"The current version of {asset} is {current}, no longer {expected}.")
-            self.get(asset, digest)
-            if digest == current:
-                return
-            latest = Move(digest, datetime.now(UTC).isoformat(timespec="seconds"), why)
-            pointer = {"version": digest[:16], **asdict(latest), "previous": [asdict(move) for move in moves]}
-            incoming = directory / ".current.json"
-            incoming.write_text(json.dumps(pointer, indent=1))
-            sync(incoming)
-            os.replace(incoming, directory / "current.json")
+            self._must_be_whole(asset, digest)
+            if digest != current:
+                latest = Move(digest, datetime.now(UTC).isoformat(timespec="seconds"), why)
+                self._set(asset, Pointer((latest, *moves)), seen)
+
+    @property
+    def where(self) -> str:
+        """Where the bundles are, for people."""
+        return str(self.root)
+
+    def describe(self, asset: str, stored: Bundle) -> dict[str, Any]:
+        """Metadata that says where a version is."""
+        return {"path": stored.path}
+
+    def _set(self, asset: str, pointer: Pointer, seen: Pointer | None) -> None:
+        """Replace a pointer that is still as it was seen. Raises PointerMoved."""
+        directory = self._directory(asset)
+        incoming = directory / ".current.json"
+        incoming.write_bytes(pointer.to_json())
+        sync(incoming)
+        os.replace(incoming, directory / "current.json")
+
+    def _must_be_whole(self, asset: str, digest: str) -> None:
+        """Raise BundleError unless a version is stored whole."""
+        self.get(asset, digest)
+
+    def _keep(self, asset: str, make: Callable[[Path], Bundle]) -> Bundle:
+        """Keep the version that is made in a new directory, unless it is there and whole."""
+        directory = self._directory(asset)
+        incoming, damaged = directory / ".incoming", directory / ".damaged"
+        with locked(directory):
+            for abandoned in (incoming, damaged):
+                shutil.rmtree(abandoned, ignore_errors=True)
+            new = make(incoming)
+            path = self._path(asset, new.digest)
+            if _whole(path, new.digest):
+                shutil.rmtree(incoming)
+            else:
+                for file in (*incoming.iterdir(), incoming):
+                    sync(file)
+                if path.exists():
+                    os.rename(path, damaged)
+                os.rename(incoming, path)
+                shutil.rmtree(damaged, ignore_errors=True)
+        return self.get(asset, new.digest)
 
     def _directory(self, asset: str) -> Path:
         return self.root / "bundles" / asset

@@ -1,22 +1,17 @@
-"""How Dagster assets get to the lake and to the bundle store."""
+"""How Dagster assets get to stored tables and to the bundle store, wherever these are."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
-from typing import Any, TypeAlias
 
 import dagster as dg
 import pandas as pd
-import pyarrow as arrow
 
 from mbta_assets.bundle import Bundle, Draft
 from mbta_assets.storage.bundles import BundleStore
-from mbta_assets.storage.lake import Lake, MissingPartition
+from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
-
-Frame: TypeAlias = pd.DataFrame | arrow.Table
 
 
 @dataclass(frozen=True)
@@ -30,22 +25,26 @@ class DayByDay:
 class StoredTable:
     """What an asset receives: the service days of a table that are its input, read when asked for."""
 
-    lake: Lake
+    tables: DailyTables
     table: str
     days: Sequence[date]
     columns: Sequence[str] | None = None
 
     def read(self, day: date, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Rows of a service day; all columns of the input or some. Raises MissingPartition."""
-        return schema.to_frame(self.lake.read(self.table, [day], columns or self.columns))
+        return schema.to_frame(self.tables.read(self.table, [day], columns or self.columns))
 
     def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Rows of all service days, in order. Raises MissingPartition."""
-        return schema.to_frame(self.lake.read(self.table, self.days, columns or self.columns))
+        return schema.to_frame(self.tables.read(self.table, self.days, columns or self.columns))
+
+    def versions(self, days: Iterable[date]) -> dict[date, str]:
+        """The content version of each of some service days. Raises MissingPartition."""
+        return self.tables.versions(self.table, days)
 
 
-class ParquetTableIOManager(dg.ConfigurableIOManager):
-    """Tables partitioned by service day, in a Parquet lake.
+class TableIOManager(dg.IOManager):
+    """TableStore partitioned by service day.
 
     An asset returns DayByDay, or a frame where it makes one partition; it must make every partition that the
     run asks of it, each once. A consumer receives a StoredTable, or the rows themselves where it is annotated
@@ -53,61 +52,101 @@ class ParquetTableIOManager(dg.ConfigurableIOManager):
     `AssetIn(metadata={"columns": [...], "last_days": n})` asks for less.
     """
 
-    root: str
+    def __init__(self, tables: TableStore) -> None:
+        self.tables = tables
 
     def handle_output(self, context: dg.OutputContext, obj: DayByDay | Frame) -> None:
         """Store each service day as it comes; what comes before an error stays stored."""
         table = context.asset_key.path[-1]
-        lake = Lake(Path(self.root))
         versions: dict[date, str] = {}
         for day, frame in each_asked(table, days_of(context.asset_partition_keys), obj):
             rows = to_arrow(table, frame)
-            versions[day] = lake.write(table, day, rows)
-            described = describe_partition(rows, versions[day], lake.path(table, day))
+            written = self.tables.write(table, day, rows, context.run_id)
+            versions[day] = written.version
+            described = {"dagster/row_count": len(rows), "content_version": written.version, **written.metadata}
             context.step_context.add_asset_metadata(described, context.asset_key, str(day))
         set_data_version(context, versions)
 
     def load_input(self, context: dg.InputContext) -> StoredTable | pd.DataFrame:
         """The service days that the consumer needs. Raises MissingPartition."""
-        table = context.asset_key.path[-1]
-        lake = Lake(Path(self.root))
-        asked = context.definition_metadata
-        if context.step_context.entity_partitions_def:
-            days = days_of(context.asset_partition_keys)
-        else:
-            days = lake.days(table)[-asked.get("last_days", 0) :]
-            if not days:
-                command = f"dagster asset materialize --select {table} --partition YYYY-MM-DD"
-                raise MissingPartition(f"No service day of {table} is in {self.root}. Make one with: {command}")
-        stored = StoredTable(lake, table, days, asked.get("columns"))
-        return stored.frame() if context.dagster_type.typing_type is pd.DataFrame else stored
+        return stored_table(self.tables, context)
 
 
-class BundleIOManager(dg.ConfigurableIOManager):
+class UpstreamIOManager(dg.IOManager):
+    """Tables that others write: a consumer receives them as from TableIOManager."""
+
+    def __init__(self, tables: DailyTables) -> None:
+        self.tables = tables
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        """Refuse to write. Raises NotImplementedError."""
+        raise NotImplementedError(f"{context.asset_key.to_user_string()} is loaded by others and not written here.")
+
+    def load_input(self, context: dg.InputContext) -> StoredTable | pd.DataFrame:
+        """The service days that the consumer needs. Raises SourceError."""
+        return stored_table(self.tables, context)
+
+
+def stored_table(tables: DailyTables, context: dg.InputContext) -> StoredTable | pd.DataFrame:
+    """What a consumer of a table receives: see TableIOManager. Raises MissingPartition."""
+    table = context.asset_key.path[-1]
+    asked = context.definition_metadata
+    if context.step_context.entity_partitions_def:
+        days = days_of(context.asset_partition_keys)
+    else:
+        days = tables.days(table)[-asked.get("last_days", 0) :]
+        if not days:
+            command = f"dagster asset materialize --select {table} --partition YYYY-MM-DD"
+            raise MissingPartition(f"No service day of {table} is stored yet. Make one with: {command}")
+    stored = StoredTable(tables, table, days, asked.get("columns"))
+    return stored.frame() if context.dagster_type.typing_type is pd.DataFrame else stored
+
+
+class BundleIOManager(dg.IOManager):
     """Models as bundles: an asset returns a Draft or a Bundle, which becomes its current version."""
 
-    root: str
+    def __init__(self, store: BundleStore) -> None:
+        self.store = store
 
     def handle_output(self, context: dg.OutputContext, obj: Draft | Bundle) -> None:
         """Store a version and point to it."""
         asset = context.asset_key.path[-1]
-        store = BundleStore(Path(self.root))
-        expected = store.current_digest(asset)
-        stored = store.put(asset, obj)
-        store.point(asset, stored.digest, expected)
+        expected = self.store.current_digest(asset)
+        stored = self.store.put(asset, obj)
+        self.store.point(asset, stored.digest, expected)
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(stored.digest))
         context.add_output_metadata(
             {
                 "digest": stored.digest,
                 "size_bytes": stored.size_bytes,
-                "path": dg.MetadataValue.path(str(stored.path)),
+                **self.store.describe(asset, stored),
                 "manifest": dg.MetadataValue.json(stored.manifest),
             }
         )
 
     def load_input(self, context: dg.InputContext) -> Bundle:
         """The current version, verified. Raises BundleError."""
-        return BundleStore(Path(self.root)).current(context.asset_key.path[-1])
+        return self.store.current(context.asset_key.path[-1])
+
+
+def table_io_manager(tables: TableStore) -> dg.IOManagerDefinition:
+    """The IO manager of a run, which finds out before any asset is made whether tables can be stored."""
+
+    def begin(_: dg.InitResourceContext) -> TableIOManager:
+        tables.begin()
+        return TableIOManager(tables)
+
+    return dg.IOManagerDefinition(begin, description=TableIOManager.__doc__)
+
+
+def bundle_io_manager(store: BundleStore) -> dg.IOManagerDefinition:
+    """The IO manager of a run, which finds out before any asset is made whether bundles can be stored."""
+
+    def begin(_: dg.InitResourceContext) -> BundleIOManager:
+        store.begin()
+        return BundleIOManager(store)
+
+    return dg.IOManagerDefinition(begin, description=BundleIOManager.__doc__)
 
 
 def days_of(partition_keys: Iterable[str]) -> list[date]:
@@ -129,39 +168,6 @@ def each_asked(table: str, asked: Sequence[date], made: DayByDay | Frame) -> Ite
         yield day, frame
     if missing:
         raise ValueError(f"{table}: {len(missing)} of {len(asked)} service days were not made, first {min(missing)}.")
-
-
-def to_arrow(table: str, frame: Frame) -> arrow.Table:
-    """A frame with the columns and types of the table's model; a table without a model keeps its own.
-
-    Raises ValueError naming the columns that do not fit.
-    """
-    if table not in schema.TABLES:
-        return frame if isinstance(frame, arrow.Table) else arrow.Table.from_pandas(frame, preserve_index=False)
-    wanted = schema.arrow_schema(schema.TABLES[table])
-    found = frame.column_names if isinstance(frame, arrow.Table) else list(frame.columns)
-    if set(found) != set(wanted.names):
-        lacking, unknown = (
-            sorted(set(wanted.names) - set(found)),
-            sorted(set(found) - set(wanted.names)),
-        )
-        raise ValueError(f"{table}: columns lacking: {lacking}; columns not in its model: {unknown}.")
-    try:
-        if isinstance(frame, arrow.Table):
-            return frame.select(wanted.names).cast(wanted)
-        return arrow.Table.from_pandas(frame, wanted, preserve_index=False)
-    except arrow.ArrowException as error:
-        raise ValueError(f"{table}: a column is not of the type in its model: {' '.join(error.args)}.") from error
-
-
-def describe_partition(rows: arrow.Table, version: str, path: Path) -> dict[str, Any]:
-    """The metadata of one stored partition."""
-    return {
-        "dagster/row_count": len(rows),
-        "content_version": version,
-        "size_bytes": path.stat().st_size,
-        "path": dg.MetadataValue.path(str(path)),
-    }
 
 
 def set_data_version(context: dg.OutputContext, versions: dict[date, str]) -> None:

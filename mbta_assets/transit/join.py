@@ -19,9 +19,9 @@ def _statement() -> exp.Select:
 def raw_transit_data_query(dialect: str, tables: Mapping[str, str] | None = None) -> str:
     """The SQL of `raw_transit_data` for an engine.
 
-    `dialect` is sqlglot's name of the engine ("bigquery", "duckdb"); `tables` renames the four upstream tables
-    ("vehicle", "trip", "stop", "schedule") to what the engine calls them. The statement takes one parameter,
-    `service_date` (DATE), and filters every table by it.
+    `dialect` is sqlglot's name of the engine ("bigquery", "duckdb"); `tables` gives for each upstream table ("vehicle",
+    "trip", "stop", "schedule") what the engine calls it, or a subquery in parentheses. The statement takes one
+    parameter, `service_date` (DATE), and filters every table by it.
     """
     statement = _statement().copy()
     for table in statement.find_all(exp.Table):
@@ -29,5 +29,7 @@ def raw_transit_data_query(dialect: str, tables: Mapping[str, str] | None = None
         if table.name == "platform_alias":
             table.replace(exp.values(list(PLATFORM_ALIASES.items()), alias=alias, columns=["alias", "stop_id"]))
         elif tables and table.name in tables:
-            table.replace(exp.alias_(exp.to_table(tables[table.name], dialect=dialect), alias, table=True))
+            there = tables[table.name]
+            parse = sqlglot.parse_one if there.startswith("(") else exp.to_table
+            table.replace(exp.alias_(parse(there, dialect=dialect), alias, table=True))
     return statement.sql(dialect, comments=False)

@@ -47,6 +47,15 @@ class Table(pa.DataFrameModel):
         strict = True
 
 
+def ordered_by(*names: str) -> Any:
+    """A model's configuration that says what its rows are ordered by; see `row_order`."""
+
+    class Config(Table.Config):
+        metadata = {"order": names}
+
+    return Config
+
+
 class Vehicle(Table):
     """Where each vehicle said it was: one row for each published update, duplicates included."""
 
@@ -64,6 +73,8 @@ class Vehicle(Table):
     speed: Series[float] = optional("Speed.", "metres per second")
     occupancy_status: Series[Text] = optional("How full it is, as the feed says.")
 
+    Config = ordered_by("updated_at", "id")
+
 
 class Trip(Table):
     """The trips of the service day."""
@@ -73,6 +84,8 @@ class Trip(Table):
     route_id: Series[Text] = optional("The route it belongs to.")
     direction_id: Series[Integer] = optional("The direction it runs in.", isin=(0, 1))
     headsign: Series[Text] = optional("Where it says it goes.")
+
+    Config = ordered_by("id")
 
 
 class Stop(Table):
@@ -85,6 +98,8 @@ class Stop(Table):
     longitude: Series[float] = column("Position.", "degrees", nullable=True, ge=-180, le=180)
     parent_station: Series[Text] = optional("The station it belongs to.")
 
+    Config = ordered_by("id")
+
 
 class Schedule(Table):
     """When each trip should be at each of its stops."""
@@ -94,6 +109,11 @@ class Schedule(Table):
     arrival_time: Series[Timestamp] = column("Scheduled arrival, UTC; missing where a trip begins.", nullable=True)
     departure_time: Series[Timestamp] = column("Scheduled departure, UTC; missing where it ends.", nullable=True)
     stop_sequence: Series[Integer] = optional("Position in the trip, as the feed counts.")
+
+    Config = ordered_by("trip_id", "departure_time", "arrival_time")
+
+
+_BY_MOMENT = ("time_stamp", "vehicle_id", "trip_id", "stops_ahead")
 
 
 class RawTransitData(Table):
@@ -122,6 +142,8 @@ class RawTransitData(Table):
     scheduled_departure: Series[Timestamp] = optional("Scheduled departure from the destination, UTC.")
     scheduled_arrival: Series[Timestamp] = column("Scheduled arrival at the destination, UTC.")
     actual_arrival_time: Series[Timestamp] = optional("First STOPPED_AT at the destination, UTC; missing if unseen.")
+
+    Config = ordered_by(*_BY_MOMENT)
 
 
 def seconds(description: str, **rules: Any) -> Any:
@@ -177,6 +199,8 @@ class TransitFeatures(Table):
         "seconds", role="label", nullable=True, ge=-1800, le=12 * 3600,
     )  # fmt: skip
 
+    Config = ordered_by(*_BY_MOMENT)
+
 
 class DelayPredictions(Table):
     """What the production model says of each row of `transit_features`, labelled or not, in the same order."""
@@ -192,6 +216,8 @@ class DelayPredictions(Table):
     predicted_arrival: Series[Timestamp] = column("Scheduled arrival plus the predicted delay, UTC.")
     model_version: Series[Text] = column("Digest of the production bundle that said so.")
 
+    Config = ordered_by(*_BY_MOMENT)
+
 
 class PredictionAccuracy(Table):
     """How well the predictions of a service day came true, and how far it is from what their model learned from."""
@@ -202,6 +228,8 @@ class PredictionAccuracy(Table):
     member: Series[Text] = column("Which group.")
     n: Series[Integer] = column("How many predictions were judged.", ge=0)
     value: Series[float] = column("The measure; missing where there was nothing to judge.", nullable=True)
+
+    Config = ordered_by("measure", "dimension", "member")
 
 
 UPSTREAM: dict[str, type[Table]] = {"vehicle": Vehicle, "trip": Trip, "stop": Stop, "schedule": Schedule}
@@ -219,6 +247,12 @@ def columns(table: type[Table], role: str) -> list[str]:
     return [name for name, spec in table.to_schema().columns.items() if spec.metadata["role"] == role]
 
 
+def meaning(column: Any) -> str:
+    """What a column of a model means, with its unit."""
+    unit = column.metadata["unit"]
+    return f"{column.description} [{unit}]" if unit else column.description
+
+
 def typed(frame: pd.DataFrame, table: type[Table]) -> pd.DataFrame:
     """The table's columns of a frame, in order and with the table's types."""
     return to_frame(arrow.Table.from_pandas(frame, arrow_schema(table), preserve_index=False))
@@ -227,6 +261,16 @@ def typed(frame: pd.DataFrame, table: type[Table]) -> pd.DataFrame:
 def arrow_schema(table: type[Table]) -> arrow.Schema:
     """The Arrow schema of a table: its columns in order, with their types."""
     return arrow.schema([(name, _arrow_type(spec.dtype.type)) for name, spec in table.to_schema().columns.items()])
+
+
+def row_order(table: type[Table]) -> list[str]:
+    """What stored rows are ordered by, ascending and missing values first: the order of the model, then all the rest.
+
+    A warehouse keeps no order. With one that the values alone decide, rows read back are those that were written.
+    """
+    config: Any = table.Config
+    first = config.metadata["order"]
+    return [*first, *(name for name in table.to_schema().columns if name not in (*first, "service_date"))]
 
 
 def days(column: pd.Series) -> np.ndarray:

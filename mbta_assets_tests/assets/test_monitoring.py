@@ -21,8 +21,9 @@ from mbta_assets.resources.warehouse import DuckDBWarehouse
 from mbta_assets.settings import Settings
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bundles import BundleStore
-from mbta_assets.storage.io_managers import BundleIOManager, ParquetTableIOManager, to_arrow
+from mbta_assets.storage.io_managers import BundleIOManager, TableIOManager
 from mbta_assets.storage.lake import Lake
+from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import features, schema
 
 TRAINED_ON = [date(2024, 3, 5), date(2024, 3, 6)]
@@ -41,16 +42,16 @@ CHECKS = [check for check in checks.ALL if {key.asset_key for key in check.check
 def resources(root: Path) -> dict[str, object]:
     return {
         "settings": Settings(store=root),
-        "tables": ParquetTableIOManager(root=str(root)),
-        "bundles": BundleIOManager(root=str(root)),
+        "tables": TableIOManager(Lake(root)),
+        "bundles": BundleIOManager(BundleStore(root)),
         "bundle_store": BundleStore(root),
-        "warehouse": DuckDBWarehouse(Lake(root)),
+        "warehouse": DuckDBWarehouse(Lake(root), Lake(root)),
     }
 
 
 def synthetic_features(root: Path, day: date, change: Change = lambda vehicle: vehicle) -> pd.DataFrame:
     """The features of one route on a service day of the simulator, where what its vehicles reported may be changed."""
-    source, lake, warehouse = SyntheticSource(0), Lake(root), DuckDBWarehouse(Lake(root))
+    source, lake, warehouse = SyntheticSource(0), Lake(root), DuckDBWarehouse(Lake(root), Lake(root))
     for table in schema.UPSTREAM:
         rows = source.read(table, day)
         if table == "vehicle":

@@ -128,7 +128,7 @@ def assets() -> list[Any]:
 
 
 def resources(store: BundleStore) -> dict[str, Any]:
-    return {"bundle_store": store, "bundles": BundleIOManager(root=str(store.root))}
+    return {"bundle_store": store, "bundles": BundleIOManager(store)}
 
 
 class Line:

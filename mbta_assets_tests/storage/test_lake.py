@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as arrow
 import pytest
 
-from mbta_assets.storage.lake import Lake, MissingPartition, content_version
+from mbta_assets.storage.lake import Lake
+from mbta_assets.storage.tables import MissingPartition, content_version
 
 DAY, NEXT_DAY = date(2023, 10, 3), date(2023, 10, 4)
 
@@ -22,12 +23,13 @@ def rows(value: int, n: int = 1000, day: date = DAY) -> arrow.Table:
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    version = lake.write("toy", DAY, rows(1))
+    version = lake.write("toy", DAY, rows(1)).version
     lake.write("toy", NEXT_DAY, rows(2, day=NEXT_DAY))
     assert lake.read("toy", [DAY, NEXT_DAY]) == arrow.concat_tables([rows(1), rows(2, day=NEXT_DAY)])
     assert lake.read("toy", [DAY], ["value"]).column_names == ["value"]
     assert lake.days("toy") == [DAY, NEXT_DAY]
-    assert (lake.version("toy", DAY), lake.rows("toy", DAY)) == (version, 1000)
+    assert lake.versions("toy", [DAY]) == {DAY: version}
+    assert lake.row_counts("toy", before=NEXT_DAY, days=5) == {DAY: 1000}
 
 
 @pytest.mark.parametrize("columns", [None, ["speed"]])
@@ -44,8 +46,7 @@ def test_an_empty_partition_replaces_a_full_one(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.write("toy", DAY, rows(1))
     lake.write("toy", DAY, rows(1, n=0))
-    assert lake.has("toy", DAY)
-    assert lake.rows("toy", DAY) == 0
+    assert lake.row_counts("toy", before=NEXT_DAY, days=5) == {DAY: 0}
 
 
 def test_rows_of_another_day_leave_the_partition_as_it_was(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def build(lake: Lake, day: date, tables: dict[str, pd.DataFrame]) -> pd.DataFram
     for name, rows in tables.items():
         wanted = schema.arrow_schema(schema.UPSTREAM[name])
         lake.write(name, day, arrow.Table.from_pandas(rows, wanted, preserve_index=False))
-    raw = DuckDBWarehouse(lake).raw_transit_data(day)
+    raw = DuckDBWarehouse(lake, lake).raw_transit_data(day)
     return transit_features(raw, tables["vehicle"], tables["schedule"])
 
 

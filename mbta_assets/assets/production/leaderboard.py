@@ -13,12 +13,11 @@ from mbta_assets.bundle import Bundle
 from mbta_assets.learning import evaluate, model
 from mbta_assets.learning.latency import p50_microseconds
 from mbta_assets.learning.lookup import RuntimeLookup
-from mbta_assets.settings import Settings
 from mbta_assets.sources import Source
-from mbta_assets.storage.atomic import locked, sync
 from mbta_assets.storage.bundles import BundleStore
+from mbta_assets.storage.reports import Reports
 
-REPORT = "reports/model_leaderboard.json"
+REPORT = "model_leaderboard.json"
 BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
 """Rows that are no stored model."""
 
@@ -32,7 +31,7 @@ BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def model_leaderboard(
-    settings: dg.ResourceParam[Settings],
+    reports: dg.ResourceParam[Reports],
     source: dg.ResourceParam[Source],
     bundle_store: dg.ResourceParam[BundleStore],
     training_set: Bundle,
@@ -66,12 +65,7 @@ def model_leaderboard(
     for row in leaderboard:
         row["beats_runtime_lookup"] = row["mae"] < lookup_mae
 
-    path = settings.store / REPORT
-    with locked(path.parent):
-        incoming = path.with_name(".incoming.json")
-        incoming.write_text(json.dumps(leaderboard, indent=1))
-        sync(incoming)
-        incoming.replace(path)
+    where = reports.write(REPORT, json.dumps(leaderboard, indent=1).encode())
     return dg.MaterializeResult(
         metadata={
             "leaderboard": markdown_table([_short(row) for row in leaderboard]),
@@ -80,16 +74,16 @@ def model_leaderboard(
             "losing_to_runtime_lookup": [
                 row["model"] for row in models_of(leaderboard) if not row["beats_runtime_lookup"]
             ],
-            "path": dg.MetadataValue.path(str(path)),
+            **where,
             "test_rows": len(test),
             "best_model_mae_seconds": models_of(leaderboard)[0]["mae"],
         }
     )
 
 
-def stored(settings: Settings) -> list[evaluate.Row]:
+def stored(reports: Reports) -> list[evaluate.Row]:
     """The leaderboard as it was last written."""
-    return json.loads((settings.store / REPORT).read_text())
+    return json.loads(reports.read(REPORT))
 
 
 def models_of(leaderboard: list[evaluate.Row]) -> list[evaluate.Row]:
