@@ -33,7 +33,7 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
     settings = settings or Settings.from_environment()
     where_they_are = settings.source == "bigquery"
     return dg.Definitions(
-        assets=[*dg.load_assets_from_modules(MODULES), *(upstream.OBSERVED if where_they_are else upstream.STORED)],
+        assets=[*dg.load_assets_from_modules(MODULES), *(upstream.observed() if where_they_are else upstream.STORED)],
         asset_checks=checks.ALL,
         jobs=automation.JOBS,
         resources={**_resources(settings), **resource_overrides},

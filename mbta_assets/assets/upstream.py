@@ -48,5 +48,8 @@ def _observed(table: str) -> dg.SourceAsset:
 
 STORED = [_upstream(table) for table in schema.UPSTREAM]
 """The tables as a source hands them over, stored here."""
-OBSERVED = [_observed(table) for table in schema.UPSTREAM]
-"""The tables where others load them into BigQuery: Dagster sees what changes and makes nothing."""
+
+
+def observed() -> list[dg.SourceAsset]:
+    """The tables where others load them into BigQuery: Dagster sees what changes and makes nothing."""
+    return [_observed(table) for table in schema.UPSTREAM]

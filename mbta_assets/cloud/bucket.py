@@ -48,7 +48,8 @@ class Bucket:
         """An object's content and generation, its checksum verified; None where there is no such object."""
         from google.api_core.exceptions import NotFound
 
-        blob = self._blob(path)
+        # With a chunk size the library would not tell the generation of what it read.
+        blob = self.account.storage.bucket(self.name).blob(path)
 
         def download() -> tuple[bytes, int] | None:
             try:
@@ -67,7 +68,7 @@ class Bucket:
         """
         from google.api_core.exceptions import PreconditionFailed
 
-        blob = self._blob(path)
+        blob = self.account.storage.bucket(self.name).blob(path, chunk_size=CHUNK_BYTES)
         options = {"if_generation_match": expected, "checksum": "crc32c", "retry": self.account.retry}
 
         def upload() -> int | None:
@@ -86,11 +87,8 @@ class Bucket:
 
     def look(self, path: str) -> "storage.Blob | None":
         """What the bucket says of an object: generation, size, checksums; None where there is no such object."""
-        blob = self.account.storage.bucket(self.name)
-        return self.account.call(f"Look at {self.uri(path)}", lambda: blob.get_blob(path, retry=None))
-
-    def _blob(self, path: str) -> "storage.Blob":
-        return self.account.storage.bucket(self.name).blob(path, chunk_size=CHUNK_BYTES)
+        bucket = self.account.storage.bucket(self.name)
+        return self.account.call(f"Look at {self.uri(path)}", lambda: bucket.get_blob(path, retry=None))
 
 
 def md5(content: bytes | Path) -> str:
