@@ -107,7 +107,7 @@ def read_manifest(text: bytes, where: str, digest: str | None = None) -> dict[st
             f"{where} has format version {found}; this version of mbta_assets reads {FORMAT_VERSION}. "
             "Use the version that wrote it, or materialize the model again."
         )
-    elsewhere = [name for name in manifest["files"] if Path(name).name != name]
+    elsewhere = [name for name in manifest["files"] if Path(name).name != name or name == ".."]
     if elsewhere:
         raise BundleError(f"{where}/{MANIFEST} names files outside of the bundle: {', '.join(elsewhere)}. {_REMEDY}")
     return manifest

@@ -8,7 +8,7 @@ from mbta_assets import automation, checks
 from mbta_assets.assets import monitoring, training, transit, upstream
 from mbta_assets.assets.models import networks, trees
 from mbta_assets.assets.production import leaderboard, promotion
-from mbta_assets.cloud.bigquery import BigQuery
+from mbta_assets.cloud import Account
 from mbta_assets.cloud.bucket import Bucket
 from mbta_assets.resources.cluster import Cluster
 from mbta_assets.resources.tracker import Tracker
@@ -69,8 +69,8 @@ def _on_google_cloud(settings: Settings) -> dict[str, Any]:
     assert settings.bigquery_dataset and settings.gcs_bucket, "Settings has checked it"
     from mbta_assets.resources.google import AccountBigQuery, AccountGCS, GoogleCloud  # imports Google's libraries
 
-    google = GoogleCloud.of(settings)
-    account = google.account()
+    account = Account.of(settings)
+    google = GoogleCloud.of(account)
     tables = BigQueryTables(account, settings.bigquery_dataset, settings.bigquery_maximum_bytes_billed)
     bucket = Bucket(account, settings.gcs_bucket)
     bundle_store = GCSBundleStore(bucket, settings.store / "cache" / bucket.name)
@@ -95,15 +95,7 @@ def _source(settings: Settings) -> Source | BigQuerySource:
         assert settings.files_dir is not None, "Settings has checked it"
         return FilesSource(settings.files_dir)
     if settings.source == "bigquery":
-        assert settings.bigquery_upstream_dataset, "Settings has checked it"
-        from mbta_assets.resources.google import GoogleCloud
-
-        account = GoogleCloud.of(settings).account()
-        return BigQuerySource(
-            BigQuery(account, settings.bigquery_maximum_bytes_billed),
-            settings.bigquery_upstream_dataset,
-            settings.bigquery_upstream_layout,
-        )
+        return BigQuerySource.of(settings)
     return SyntheticSource(settings.seed)
 
 

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from mbta_assets.settings import Settings
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -82,6 +84,20 @@ class Account:
     storage_emulator: str | None = None
     reader_emulator: str | None = None
     """Host and port of BigQuery's Storage Read API in its emulator; without, rows of an emulator come as JSON."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the environment says; nothing is read or called yet."""
+        assert settings.gcp_project is not None, "Settings has checked it"
+        return cls(
+            settings.gcp_project,
+            Identity(settings.google_application_credentials, settings.google_impersonate_service_account),
+            settings.bigquery_location,
+            settings.gcp_retry_seconds,
+            settings.bigquery_emulator_host,
+            settings.storage_emulator_host,
+            settings.bigquery_storage_emulator_host,
+        )
 
     @cached_property
     def bigquery(self) -> "bigquery.Client":
@@ -196,15 +212,21 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, exceptions.GoogleAPICallError):
         reasons = {entry.get("reason") for entry in error.errors or () if isinstance(entry, dict)}
         lost = any(said in str(error) for said in ABORTED)
-        return lost or bool(reasons & PASSING_REASONS) or error.code in (408, 429, 500, 502, 503, 504)
-    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, ConnectionError)
-    return isinstance(error, (*passing, DataCorruption))
+        # For a job that failed, Google's library makes 500 of reasons that it does not know.
+        passing_code = error.code in (408, 429, 502, 503, 504) or (error.code == 500 and not reasons)
+        return lost or bool(reasons & PASSING_REASONS) or passing_code
+    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    return isinstance(error, (*passing, ConnectionError, TimeoutError, DataCorruption))
 
 
 def _why(error: BaseException) -> str:
-    """What an error says, as one sentence."""
-    first = error.args[0] if error.args else ""
-    said = getattr(error, "message", None) or (first if isinstance(first, str) else str(error)) or type(error).__name__
+    """What an error says, as one sentence: what the server said, without the request and the rest of its answer."""
+    try:
+        said = error.response.json()["error"]["message"]  # type: ignore[attr-defined]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        first = error.args[0] if error.args else ""
+        said = getattr(error, "message", None) or (first if isinstance(first, str) else str(error))
+        said = said or type(error).__name__
     return " ".join(str(said).split()).rstrip(".") + "."
 
 
@@ -212,5 +234,5 @@ _LOG_IN = (
     "Run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a service account's key "
     "file, or run where a service account is attached."
 )
-_KEPT = "What was stored before is as it was. Run it again later."
+_KEPT = "Nothing is half stored. Run it again later."
 _CHECK = "See which permission is lacking with `python -m mbta_assets.check`."

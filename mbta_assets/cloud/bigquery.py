@@ -1,14 +1,13 @@
 """BigQuery: queries that do not cost more than they may, and what it knows of its tables."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as arrow
 
-from mbta_assets.cloud.account import Account
+from mbta_assets.cloud.account import Account, may_pass
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
@@ -52,7 +51,9 @@ class BigQuery:
 
         def run() -> Any:
             job = self.account.bigquery.query(sql, config, retry=retry, job_retry=None)
-            job.result(retry=retry, job_retry=None)
+            # Only the job itself tells its failure from that of a call which asks for it; each try looks at it first.
+            ask = retry.with_predicate(lambda error: may_pass(error) and job.error_result is None)
+            ask(lambda: job.result(retry=None, job_retry=None))()
             return job
 
         return self.account.call(wanted, run)
@@ -80,16 +81,22 @@ class BigQuery:
 
         Through the Storage Read API where that may be used, by a query where not. Raises CloudError.
         """
-        from google.api_core.exceptions import Forbidden
+        from google.api_core.exceptions import Forbidden, InvalidArgument
 
-        if self.account.reader is not None:
-            with suppress(Forbidden):
-                return self.account.call(wanted, lambda: self._stream(path, columns, where))
+        def stream() -> arrow.Table | None:
+            try:
+                return self.stream(path, columns, where)
+            except (Forbidden, InvalidArgument):  # one may not, or it does not know such names
+                return None
+
+        rows = self.account.call(wanted, stream) if self.account.reader else None
+        if rows is not None:
+            return rows
         sql = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(path)} WHERE {where}"
         return self.rows(wanted, sql, labels=labels)
 
-    def _stream(self, path: str, columns: Sequence[str], where: str) -> arrow.Table:
-        """Rows as they are at one moment, a batch after the other."""
+    def stream(self, path: str, columns: Sequence[str], where: str) -> arrow.Table:
+        """The same through the Storage Read API: rows as they are at one moment, a batch after the other."""
         from google.cloud.bigquery_storage_v1 import types
 
         reader = self.account.reader
@@ -103,7 +110,9 @@ class BigQuery:
         session = reader.create_read_session(parent=f"projects/{self.account.project}", read_session=asked)
         known = arrow.ipc.read_schema(arrow.py_buffer(session.arrow_schema.serialized_schema))
         batches = [
-            page.to_arrow() for stream in session.streams for page in reader.read_rows(stream.name).rows(session).pages
+            arrow.ipc.read_record_batch(answer.arrow_record_batch.serialized_record_batch, known)
+            for stream in session.streams
+            for answer in reader.read_rows(stream.name)
         ]
         return arrow.Table.from_batches(batches, known).select(columns)
 
@@ -162,7 +171,7 @@ def bigquery_type(found: arrow.DataType) -> str:
             return name
     if arrow.types.is_timestamp(found):
         return "TIMESTAMP" if found.tz else "DATETIME"
-    raise TypeError(f"a column of type {found} cannot be stored in BigQuery")
+    raise TypeError(f"{found} cannot be stored in BigQuery")
 
 
 def quoted(name: str) -> str:

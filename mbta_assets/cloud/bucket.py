@@ -85,6 +85,11 @@ class Bucket:
 
         return self.account.call(f"Write {self.uri(path)}", upload)
 
+    def remove(self, path: str) -> None:
+        """Remove an object. Raises CloudError."""
+        with self.account.explained(f"Remove {self.uri(path)}"):
+            self.account.storage.bucket(self.name).delete_blob(path, retry=self.account.retry)
+
     def look(self, path: str) -> "storage.Blob | None":
         """What the bucket says of an object: generation, size, checksums; None where there is no such object."""
         bucket = self.account.storage.bucket(self.name)

@@ -10,7 +10,6 @@ from dagster_gcp import BigQueryResource, GCSResource
 from pydantic import Field
 
 from mbta_assets.cloud import Account, Identity
-from mbta_assets.settings import Settings
 
 
 class GoogleCloud(dg.ConfigurableResource):
@@ -27,19 +26,17 @@ class GoogleCloud(dg.ConfigurableResource):
     reader_emulator: str | None = Field(None, description="host:port of that emulator's Storage Read API.")
 
     @classmethod
-    def of(cls, settings: Settings) -> "GoogleCloud":
-        """What the environment says."""
-        assert settings.gcp_project is not None, "Settings has checked it"
-        key_file = settings.google_application_credentials
+    def of(cls, account: Account) -> "GoogleCloud":
+        """The resource of an account."""
         return cls(
-            project=settings.gcp_project,
-            location=settings.bigquery_location,
-            key_file=str(key_file) if key_file else None,
-            impersonate=settings.google_impersonate_service_account,
-            retry_seconds=settings.gcp_retry_seconds,
-            bigquery_emulator=settings.bigquery_emulator_host,
-            storage_emulator=settings.storage_emulator_host,
-            reader_emulator=settings.bigquery_storage_emulator_host,
+            project=account.project,
+            location=account.location,
+            key_file=str(account.identity.key_file) if account.identity.key_file else None,
+            impersonate=account.identity.impersonate,
+            retry_seconds=account.retry_seconds,
+            bigquery_emulator=account.bigquery_emulator,
+            storage_emulator=account.storage_emulator,
+            reader_emulator=account.reader_emulator,
         )
 
     def account(self) -> Account:

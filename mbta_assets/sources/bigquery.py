@@ -18,7 +18,9 @@ from typing import Any, Self
 
 import pyarrow as arrow
 
+from mbta_assets.cloud import Account
 from mbta_assets.cloud.bigquery import BigQuery, Column, TableInfo, bigquery_type, quoted
+from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.sources.contract import Fault, conform, reading
 from mbta_assets.transit import schema
 from mbta_assets.transit.service_day import TIME_ZONE, TURN_HOUR
@@ -77,6 +79,16 @@ class BigQuerySource:
         self.bigquery = bigquery
         self.dataset = dataset if "." in dataset else f"{bigquery.account.project}.{dataset}"
         self.layouts = Layout.all_from(layout)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The upstream tables that the environment names. Raises SettingsError."""
+        assert settings.bigquery_upstream_dataset, "Settings has checked it"
+        bigquery = BigQuery(Account.of(settings), settings.bigquery_maximum_bytes_billed)
+        try:
+            return cls(bigquery, settings.bigquery_upstream_dataset, settings.bigquery_upstream_layout)
+        except ValueError as error:
+            raise SettingsError(f"BIGQUERY_UPSTREAM_LAYOUT: {error}.") from None
 
     def path(self, table: str) -> str:
         """The full name of a table."""

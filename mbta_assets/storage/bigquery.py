@@ -112,17 +112,17 @@ class BigQueryTables:
         a column is not as the table has it, CloudError where BigQuery refuses; what was stored then stays.
         """
         must_be_of(table, day, rows)
-        version = content_version(rows)
         columns = self._prepare(table, columns_of(table, rows.schema))
+        version = content_version(rows)
         rows = _loadable(rows, columns)
         labels = self._labels(table, service_date=str(day), run=run_id)
         staging = self.path(f"{STAGING_PREFIX}{table}_{day:%Y%m%d}_{uuid.uuid4().hex[:12]}")
         try:
-            self._stage(staging, f"Load service day {day} of {table}", rows, columns, labels)
+            self._stage(staging, f"Load service day {day} of {self.path(table)}", rows, columns, labels)
             replaced = self._replace(table, staging, day, columns, version, len(rows), run_id, labels)
         finally:
-            with suppress(CloudError):  # it expires by itself
-                self.account.call("", lambda: self.account.bigquery.delete_table(staging, not_found_ok=True))
+            with suppress(CloudError), self.account.explained(""):  # it expires by itself
+                self.account.bigquery.delete_table(staging, retry=None, not_found_ok=True)
         return Written(
             version,
             {
@@ -153,7 +153,7 @@ class BigQueryTables:
         order = [name for name in ["service_date", *order] if name in held]
         there = list(dict.fromkeys([*(name for name in names if name in held), *order]))
         where = f"service_date IN ({', '.join(repr(str(day)) for day in days)})"
-        rows = self.bigquery.read(f"Read {table}", self.path(table), there, where, self._labels(table))
+        rows = self.bigquery.read(f"Read {self.path(table)}", self.path(table), there, where, self._labels(table))
         rows = ordered(rows, order).select([name for name in names if name in held])
         if model:
             missing = {name: arrow.nulls(len(rows), model.field(name).type) for name in names if name not in held}
@@ -162,6 +162,14 @@ class BigQueryTables:
             rows = rows.select(names).cast(arrow.schema([model.field(name) for name in names]))
         self._must_be_stored(table, days, rows)
         return rows
+
+    def drop(self, table: str) -> None:
+        """Remove a table and what is noted of its days. Raises CloudError."""
+        account = self.account
+        delete = f"DELETE FROM {quoted(self.path(LEDGER))} WHERE table_name = @table"
+        self.bigquery.query(f"Forget the days of {table}", delete, {"table": table}, self._labels(table))
+        with account.explained(f"Remove {self.path(table)}"):
+            account.bigquery.delete_table(self.path(table), retry=account.retry, not_found_ok=True)
 
     def _stage(
         self, staging: str, wanted: str, rows: arrow.Table, columns: Sequence[Column], labels: dict[str, str]
@@ -172,10 +180,11 @@ class BigQueryTables:
         client = self.account.bigquery
         made = bigquery.Table(staging, [column.field() for column in columns])
         made.expires = datetime.now(UTC) + STAGING_LIFE
-        self.account.call(wanted, lambda: client.create_table(made, exists_ok=True))
+        self.account.call(wanted, lambda: client.create_table(made, exists_ok=True, retry=None))
         config = bigquery.LoadJobConfig(
             source_format=bigquery.SourceFormat.PARQUET,
             schema=made.schema,
+            create_disposition=bigquery.CreateDisposition.CREATE_NEVER,  # one that comes late would never expire
             write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
             column_name_character_map="V2",  # names may have any letters
             labels=labels,
@@ -184,7 +193,7 @@ class BigQueryTables:
             parquet.write_table(rows, file, compression="zstd", row_group_size=ROW_GROUP)
 
             def load() -> Any:
-                job = client.load_table_from_file(file, staging, rewind=True, job_config=config)
+                job = client.load_table_from_file(file, staging, rewind=True, num_retries=0, job_config=config)
                 job.result(retry=self.account.retry)
                 return job
 
@@ -221,7 +230,7 @@ class BigQueryTables:
             INSERT INTO {quoted(self.path(LEDGER))} ({ledger}) VALUES ({", ".join(entry)});
             COMMIT TRANSACTION;
         """
-        return self.bigquery.query(f"Replace service day {day} of {table}", script, labels=labels)
+        return self.bigquery.query(f"Replace service day {day} of {self.path(table)}", script, labels=labels)
 
     def _stored(self, table: str) -> dict[date, tuple[str, int]]:
         """The content version and the number of rows of each stored service day."""
@@ -232,7 +241,9 @@ class BigQueryTables:
             "WHERE table_name = @table "
             "QUALIFY ROW_NUMBER() OVER (PARTITION BY service_date ORDER BY stored_at DESC) = 1"
         )
-        rows = self.bigquery.rows(f"Ask which days of {table} are stored", sql, {"table": table}, self._labels(table))
+        rows = self.bigquery.rows(
+            f"Ask which days of {self.path(table)} are stored", sql, {"table": table}, self._labels(table)
+        )
         return {row["service_date"]: (row["content_version"], row["row_count"]) for row in rows.to_pylist()}
 
     def _must_be_stored(self, table: str, days: Sequence[date], rows: arrow.Table) -> None:
@@ -258,14 +269,16 @@ class BigQueryTables:
             made.clustering_fields = [name for name in CLUSTERED_BY.get(table, ()) if name in {c.name for c in wanted}]
             made.description = _description(table)
             what = f"Make the table {self.path(table)}"
-            self.account.call(what, lambda: self.account.bigquery.create_table(made, exists_ok=True))
+            self.account.call(what, lambda: self.account.bigquery.create_table(made, exists_ok=True, retry=None))
             info = self.bigquery.table(self.path(table))
         held = info.columns if info else {}
         columns = merged(self.path(table), held, wanted)
         added = [column for column in columns if column.name not in held]
         if added:
             clauses = ", ".join(f"ADD COLUMN IF NOT EXISTS {declared(column)}" for column in added)
-            self.bigquery.query(f"Add columns to {table}", f"ALTER TABLE {quoted(self.path(table))} {clauses}")
+            self.bigquery.query(
+                f"Add columns to {self.path(table)}", f"ALTER TABLE {quoted(self.path(table))} {clauses}"
+            )
             self._show(table, added)
         return columns
 
@@ -273,7 +286,7 @@ class BigQueryTables:
         """Make what was added part of the table's description, where adding it has not done so."""
 
         retry = self.account.retry
-        with self.account.explained(f"Describe what was added to {table}"):
+        with self.account.explained(f"Describe what was added to {self.path(table)}"):
             described = self.account.bigquery.get_table(self.path(table), retry=retry)
             names = {field.name for field in described.schema}
             hidden = [column.field() for column in added if column.name not in names]
@@ -304,10 +317,13 @@ def columns_of(table: str, found: arrow.Schema) -> list[Column]:
     for names in alike.values():
         if len(names) > 1:
             raise ValueError(f"{table}: columns {' and '.join(names)} are one to BigQuery, which ignores case.")
-    try:
-        return [Column(field.name, bigquery_type(field.type)) for field in found]
-    except TypeError as error:
-        raise ValueError(f"{table}: {error}") from None
+    columns = []
+    for field in found:
+        try:
+            columns.append(Column(field.name, bigquery_type(field.type)))
+        except TypeError as error:
+            raise ValueError(f"{table}: column {field.name}: {error}") from None
+    return columns
 
 
 def merged(table: str, held: Mapping[str, Column], wanted: Sequence[Column]) -> list[Column]:

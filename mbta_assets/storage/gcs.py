@@ -42,9 +42,9 @@ class GCSBundleStore(BundleStore):
         stored = super().put(asset, content)
         for name in (*stored.manifest["files"], MANIFEST):
             path, file = f"{self._remote(asset, stored.digest)}/{name}", stored.path / name
-            if self.bucket.put(path, file, expected=0) is None:  # there, and not what it should be
-                damaged = self.bucket.look(path)
-                self.bucket.put(path, file, expected=int(damaged.generation) if damaged else 0)
+            there = self.bucket.look(path)
+            if there is None or there.md5_hash != md5(file):
+                self.bucket.put(path, file, expected=int(there.generation) if there else 0)
         return stored
 
     def get(self, asset: str, digest: str) -> Bundle:

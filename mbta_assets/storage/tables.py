@@ -118,11 +118,13 @@ def content_version(rows: arrow.Table) -> str:
             digest.update(pc.binary_length(text).to_numpy().tobytes())
             joined = pc.binary_join(arrow.ListArray.from_arrays([0, len(text)], text), "")
             digest.update(joined[0].as_buffer())
-        elif not arrow.types.is_null(field_.type):
+        elif arrow.types.is_primitive(field_.type):
             if arrow.types.is_temporal(field_.type):
                 values = values.view(f"int{field_.type.bit_width}")
             filled = pc.fill_null(values, arrow.scalar(0).cast(values.type))  # what lies below a null is undefined
             digest.update(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes())
+        else:
+            digest.update(repr(values.to_pylist()).encode())  # in tables without a model only
     return digest.hexdigest()
 
 

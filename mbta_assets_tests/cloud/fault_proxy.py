@@ -18,6 +18,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "
 
 # How Google names what went wrong: the reason of the JSON APIs, and the status of gRPC.
 ERRORS = {
+    400: ("invalidQuery", "INVALID_ARGUMENT"),
     401: ("authError", "UNAUTHENTICATED"),
     403: ("forbidden", "PERMISSION_DENIED"),
     404: ("notFound", "NOT_FOUND"),
@@ -47,6 +48,9 @@ class Rule:
     hang: float = 0  # seconds
     status: int | None = None  # answered in Google's style
     reason: str | None = None  # in place of the status' usual one
+    message: str = "injected fault"
+    answer: Callable[[str, bytes], tuple[int, Any] | None] | None = None
+    # the status and JSON for the path and the request's body, or after the server the body of its answer; None goes on
     cut: bool = False  # close the connection without an answer
     truncate: int | None = None  # close the connection after so many bytes of the server's answer
 
@@ -107,6 +111,13 @@ class FaultProxy:
         return seen, due
 
 
+def google_error(status: int, message: str, reason: str | None = None) -> dict[str, Any]:
+    """An error as Google's JSON APIs answer it."""
+    usual, grpc = ERRORS.get(status, ("injected", "UNKNOWN"))
+    problem = {"domain": "global", "reason": reason or usual, "message": message}
+    return {"error": {"code": status, "message": message, "errors": [problem], "status": grpc}}
+
+
 class _Cut(Exception):
     """The client gets no answer, or no more of it."""
 
@@ -123,10 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = self._request_body()
             seen, rule = self.server.proxy.arrive(self.command, self.path, body)
-            response = self._fail(rule) if rule and rule.when == "before" else None
+            response = self._fail(rule, body) if rule and rule.when == "before" else None
             response = response or self._forward(body)
             if rule and rule.when == "after":
-                response = self._fail(rule) or response
+                response = self._fail(rule, response.body) or response
             seen.status = response.status
             self._send(response, rule.truncate if rule else None)
         except (_Cut, OSError, HTTPException):  # a server that is gone cuts its clients off too
@@ -161,19 +172,19 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Cut
         return line
 
-    def _fail(self, rule: Rule) -> Answer | None:
+    def _fail(self, rule: Rule, body: bytes) -> Answer | None:
         """Do as the rule says, and return the answer it has for the client."""
         if rule.call:
             rule.call()
         if self.server.proxy.closing.wait(rule.hang) or rule.cut:
             raise _Cut
-        if rule.status is None:
+        answer = rule.answer(self.path, body) if rule.answer else None
+        if rule.status is not None:
+            answer = rule.status, google_error(rule.status, rule.message, rule.reason)
+        if answer is None:
             return None
-        reason, grpc = ERRORS.get(rule.status, ("injected", "UNKNOWN"))
-        problem = {"domain": "global", "reason": rule.reason or reason, "message": "injected fault"}
-        error = {"code": rule.status, "message": "injected fault", "errors": [problem], "status": grpc}
         headers = [("Content-Type", "application/json; charset=UTF-8")]
-        return Answer(rule.status, headers, json.dumps({"error": error}).encode())
+        return Answer(answer[0], headers, json.dumps(answer[1]).encode())
 
     def _forward(self, body: bytes) -> Answer:
         proxy = self.server.proxy
