@@ -1,5 +1,8 @@
 """What is written to BigQuery is read back as it was, and what does not fit is refused by column."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -295,3 +298,52 @@ def test_a_run_writes_many_partitions_and_describes_each(tables):
         assert tables.account.bigquery.get_job(event.metadata["bigquery_job"].value).state == "DONE"
     dg.materialize([toys, consumer], selection=["consumer"], resources=resources)
     assert seen == [[10, 11, 11, 12, 12, 12]]
+
+
+LARGE = """
+import resource, sys
+from datetime import date
+import numpy as np, pyarrow as arrow
+from mbta_assets.cloud import Account
+from mbta_assets.settings import Settings
+from mbta_assets.storage.bigquery import BigQueryTables
+
+settings = Settings.from_environment()
+tables = BigQueryTables(Account.of(settings), settings.bigquery_dataset, settings.bigquery_maximum_bytes_billed)
+tables.begin()
+
+def large(n):
+    random = np.random.default_rng(0)
+    days = arrow.array(np.full(n, np.datetime64(DAY), dtype="datetime64[D]"))
+    return arrow.table({"service_date": days} | {f"x{i}": np.sort(random.integers(0, 999, n)) / 8 for i in range(8)})
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+DAY = date(2024, 3, 10)
+tables.write("warm", DAY, large(1000)), tables.read("warm", [DAY])
+rows = large(int(sys.argv[1]))
+before = peak_bytes()
+tables.write("large", DAY, rows)
+written = peak_bytes() - before
+size = rows.nbytes
+del rows
+before = peak_bytes()
+read = tables.read("large", [DAY])
+assert read.num_rows == int(sys.argv[1])
+print(size, written, peak_bytes() - before)
+"""
+
+
+def test_a_large_frame_is_streamed(google_environment):
+    run = subprocess.run(
+        [sys.executable, "-c", LARGE, "1500000"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **google_environment},
+    )
+    assert run.returncode == 0, run.stderr
+    size, written, read = map(int, run.stdout.split())
+    assert size > 90e6
+    assert written < 0.6 * size  # never all of it as Parquet, nor as a request
+    assert read < 1.6 * size  # the rows themselves, and one copy of a column at a time
