@@ -127,6 +127,9 @@ class Settings:
     tune_trials: int = variable(
         "MBTA_TUNE_TRIALS", "8", whole_number(1), "How many configurations each tuned model tries."
     )
+    backfill_days: int | None = variable(
+        "MBTA_BACKFILL_DAYS", None, whole_number(1), "How many service days a run of a backfill makes; unset, all."
+    )
     gcp_project: str | None = variable(
         "GCP_PROJECT",
         None,
