@@ -35,9 +35,11 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
     where_they_are = settings.source == "bigquery"
     assets = [*dg.load_assets_from_modules(MODULES), *(upstream.OBSERVED if where_they_are else upstream.STORED)]
     return dg.Definitions(
-        assets=_in_runs_of(settings.backfill_days, assets),
+        assets=automation.with_conditions(settings, _in_runs_of(settings.backfill_days, assets)),
         asset_checks=checks.ALL,
         jobs=automation.JOBS,
+        schedules=automation.schedules(settings),
+        sensors=automation.sensors(settings),
         resources={**_resources(settings), **resource_overrides},
         executor=dg.in_process_executor,
     )
