@@ -154,11 +154,10 @@ def drift(settings: Settings) -> dg.SensorDefinition:
         last = last_training(context.instance)
         latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(DRIFT_CHECKS)
         warned = [
-            found
+            found.id
             for found in latest.values()
-            if found.evaluation
-            and not found.evaluation.passed
-            and (not last or found.create_timestamp > last.timestamp())
+            if found.event and found.evaluation and not found.evaluation.passed
+            if not last or found.event.timestamp > last.timestamp()
         ]
         if not warned:
             return dg.SkipReason("There is no warning since the last training.")
@@ -166,7 +165,7 @@ def drift(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("Models are being trained.")
         if last and get_current_datetime() - last < timedelta(hours=settings.retrain_hours):
             return dg.SkipReason(f"Models were trained at {last:%Y-%m-%d %H:%M} UTC; MBTA_RETRAIN_HOURS is not over.")
-        return dg.RunRequest(run_key=f"drift {max(found.id for found in warned)}")
+        return dg.RunRequest(run_key=f"drift {max(warned)}")
 
     return sensor
 

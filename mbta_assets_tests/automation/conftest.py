@@ -36,7 +36,13 @@ def tables_of(service_date: date, late_seconds: int = 60) -> dict[str, pd.DataFr
     return {
         "trip": pd.DataFrame({"id": trips, "name": None, "route_id": "Blue", "direction_id": 0.0}),
         "stop": pd.DataFrame(
-            {"id": STOPS, "name": STOPS, "platform_name": "", "latitude": 42.3, "longitude": [-71.0, -71.1, -71.2, -71.3]}
+            {
+                "id": STOPS,
+                "name": STOPS,
+                "platform_name": "",
+                "latitude": 42.3,
+                "longitude": [-71.0, -71.1, -71.2, -71.3],
+            }
         ),
         "schedule": pd.DataFrame(
             {
@@ -109,7 +115,7 @@ class Deployment:
             return sensor.evaluate_tick(built)
 
     def tick(self, name: str = "upstream_changes") -> list[dg.RunRequest]:
-        """What a sensor asks for; its cursor is kept. A key that a run has had already is passed over, as Dagster does."""
+        """What a sensor asks for; its cursor is kept. As in Dagster, keys that a run has had are passed over."""
         said = self.evaluate(name)
         self.cursors[name] = said.cursor if said.cursor is not None else self.cursors.get(name)
         return [
