@@ -13,7 +13,6 @@ from mbta_assets_tests.running.workflow import commands_of
 
 POSTGRES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *map(Path, os.get_exec_path()))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-DAYS = small_upstream.days_from(small_upstream.MONDAY, 3)
 
 
 def required(found: str | Path | None, what: str, package: str) -> str:
@@ -39,18 +38,18 @@ def postgres_programs() -> Path:
     return Path(required(found, "PostgreSQL", "postgresql"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a store in which the users' workflow has made a service day, models and a leaderboard."""
     root = tmp_path_factory.mktemp("trained")
-    small_upstream.write(root / "upstream", DAYS)
-    variables = environment(root / "store", root / "upstream")
+    small_upstream.write(root / "upstream", small_upstream.DAYS)
+    variables = environment(root / "store", root / "upstream", MBTA_POLL_SECONDS="5", MBTA_RETRAIN_AT="* * * * *")
     for command in commands_of("materialize.yml"):
-        command.run(variables | {"SERVICE_DAY": str(DAYS[0])})
+        command.run(variables | {"SERVICE_DAY": str(small_upstream.DAYS[0])})
     return variables
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dev(trained: dict[str, str]) -> Iterator[DagsterDev]:
     """`dagster dev` on that store."""
     running = DagsterDev(trained)

@@ -15,9 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mbta_assets_tests.conftest import ROOT
-
 T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
 LOCATION = {"repositoryLocationName": "mbta_assets", "repositoryName": "__repository__"}
 ASSET_JOB = LOCATION | {"pipelineName": "__ASSET_JOB"}
 
@@ -123,9 +122,10 @@ class DagsterDev:
         return found
 
     def runs(self) -> list[dict[str, Any]]:
-        """Every run: its id, status, tags, and the run that it tries again."""
+        """Every run: its id, status, tags, times, and the run that it tries again."""
         query = """{ runsOrError { ... on Runs { results {
-            runId status parentRunId startTime endTime jobName tags { key value } assetSelection { path } } } } }"""
+            runId status parentRunId endTime tags { key value }
+            stats { ... on RunStatsSnapshot { launchTime } } } } } }"""
         return self.ask(query)["results"]
 
     def backfill(self, assets: Sequence[str], days: Sequence[date]) -> str:
@@ -165,6 +165,21 @@ class DagsterDev:
             return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
 
         assert eventually(f"run {run} has ended", seconds, ended) == "SUCCESS"
+
+    def start_sensor(self, name: str) -> None:
+        """Switch on a sensor that is off by default."""
+        query = """mutation ($sensor: SensorSelector!) { startSensor(sensorSelector: $sensor) {
+            __typename ... on PythonError { message } } }"""
+        started = self.ask(query, sensor=LOCATION | {"sensorName": name})
+        assert started["__typename"] == "Sensor", started
+
+    def ticks(self, sensor: str) -> list[str]:
+        """How the ticks of a sensor that are over have ended. Raises AssertionError where one has failed."""
+        query = """query ($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) { ... on Sensor {
+            sensorState { ticks { status error { message } } } } } }"""
+        ticks = self.ask(query, sensor=LOCATION | {"sensorName": sensor})["sensorState"]["ticks"]
+        assert all(tick["status"] != "FAILURE" for tick in ticks), ticks
+        return [tick["status"] for tick in ticks if tick["status"] != "STARTED"]
 
     def _is_loaded(self) -> bool:
         assert self._process.poll() is None, (self.home / "dev.log").read_text()[-4000:]

@@ -22,10 +22,16 @@ def days_from(first: date, number: int) -> list[date]:
     return [first + timedelta(days=n) for n in range(number)]
 
 
-def write(directory: Path, days: Iterable[date], seed: int = 0) -> None:
-    """Write or replace service days of every table, in the layout of a file a day."""
+DAYS = days_from(MONDAY, 3)
+"""What most tests take."""
+
+
+def write(directory: Path, days: Iterable[date], seed: int = 0, tables: Iterable[str] = schema.UPSTREAM) -> None:
+    """Write or replace service days of tables, in the layout of a file a day."""
     for day in days:
-        for table, rows in of_day(day, seed).items():
+        of_tables = of_day(day, seed)
+        for table in tables:
+            rows = of_tables[table]
             path = directory / table / f"service_date={day}" / "part.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             rows.drop(columns="service_date").to_parquet(path, index=False)

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mbta_assets_tests.conftest import ROOT
 from mbta_assets_tests.running import small_upstream
-from mbta_assets_tests.running.dagster_dev import environment, free_port
+from mbta_assets_tests.running.dagster_dev import ROOT, environment, free_port
 
 NOBODY = "nobody"
 PASSWORD = "tram"

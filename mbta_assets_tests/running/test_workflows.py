@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets_tests.conftest import ROOT
+from mbta_assets_tests.running.dagster_dev import ROOT
 from mbta_assets_tests.running.workflow import WORKFLOWS, commands_of, job_of
+
+pytestmark = pytest.mark.timeout(900)  # whichever comes first waits for the models
 
 PINNED = re.compile(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 

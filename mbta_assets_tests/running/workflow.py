@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mbta_assets_tests.conftest import ROOT
+from mbta_assets_tests.running.dagster_dev import ROOT
 
 WORKFLOWS = ROOT / ".github/workflows"
 INSTALL = "Install"
