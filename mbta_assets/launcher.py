@@ -26,7 +26,7 @@ class LocalRunLauncher(DefaultRunLauncher):
         if GRPC_INFO_TAG not in run.tags:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "A command executes it, in a process of its own.")
         worker = self._process_of(run)
-        if worker is None or _is_there(*worker):
+        if worker is None or is_there(*worker):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.NOT_FOUND, f"its process {worker[0]} is gone")
 
@@ -39,7 +39,7 @@ class LocalRunLauncher(DefaultRunLauncher):
         return None
 
 
-def _is_there(process: int, since: float) -> bool:
+def is_there(process: int, since: float) -> bool:
     """Whether a process is running that is no younger than a moment: ids are given out again."""
     try:
         os.kill(process, 0)
