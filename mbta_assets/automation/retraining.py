@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 from dagster._time import get_current_datetime
-from dagster._utils.schedules import cron_string_iterator
+from dagster._utils.schedules import cron_string_iterator, is_valid_cron_string
 
 from mbta_assets.assets.production.promotion import failed_checks
 from mbta_assets.automation.jobs import sensor_status, training
@@ -28,7 +28,7 @@ from mbta_assets.automation.runs import (
     unfinished,
 )
 from mbta_assets.resources.warehouse import Warehouse
-from mbta_assets.settings import Settings
+from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.bundles import BundleStore
 from mbta_assets.transit.service_day import TIME_ZONE
 
@@ -44,7 +44,9 @@ DRIFT_CHECKS = tuple(
 
 
 def follows_features(settings: Settings) -> dg.AutomationCondition:
-    """The condition of everything that is learned."""
+    """The condition of everything that is learned. Raises SettingsError where its time is none that there is."""
+    if not is_valid_cron_string(settings.retrain_at):
+        raise SettingsError(f"MBTA_RETRAIN_AT is {settings.retrain_at!r}; it may be cron, such as 0 6 * * *.")
     condition = dg.AutomationCondition
     time_has_come = condition.cron_tick_passed(settings.retrain_at, TIME_ZONE).with_label("time_has_come")
     changed = condition.any_deps_match(condition.data_version_changed()).since_last_handled()

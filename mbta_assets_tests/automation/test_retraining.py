@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -14,6 +15,8 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from mbta_assets.automation.retraining import LEARNED
 from mbta_assets.bundle import Draft
+from mbta_assets.definitions import build_defs
+from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.bundles import BundleStore
 from mbta_assets_tests.automation.conftest import Deployment
 
@@ -227,6 +230,11 @@ def test_the_whole_chain_is_one_run_with_its_checks(simulated: Simulated) -> Non
     assert not request.requires_backfill_daemon()
     ridden = {key.name for key in request.asset_check_keys or ()}
     assert ridden in (set(), {"parity_holds", "models_beat_the_lookup"})
+
+
+def test_a_time_that_never_comes_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="MBTA_RETRAIN_AT is '0 25"):
+        build_defs(Settings(store=tmp_path, retrain_at="0 25 * * *"))
 
 
 class Stored(Simulated):

@@ -2,12 +2,14 @@
 
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from mbta_assets.automation import upstream
 from mbta_assets.automation.upstream import ATTEMPTS, KEY_TAG, MOST_RUNS, RETRY_AFTER, Cursor
+from mbta_assets.settings import Settings
 from mbta_assets_tests.automation.conftest import TABLES, Deployment, day, deliver, store_path
 
 MADE = ["raw_transit_data", "transit_features"]
@@ -170,7 +172,7 @@ def test_times_out_of_order_and_clocks_that_are_wrong_hide_no_change(followed: D
 def test_of_thousands_of_changes_some_are_run_at_a_time_the_newest_first_and_none_is_lost(
     followed: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    days = [day(number) for number in range(1, 751)]
+    days = [day(number) for number in range(1, 501)]
     for table in TABLES:
         for service_date in days:
             path = store_path(followed.directory, table, service_date)
@@ -223,6 +225,40 @@ def test_a_day_that_somebody_backfills_later_is_followed_from_then_on(deployment
     assert deployment.settle() == [str(day(1))]
 
 
+def test_a_day_that_is_overwritten_while_somebody_backfills_it_for_the_first_time_is_made_again(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    deliver(deployment.directory, day(0), day(1))
+    assert deployment.tick() == []
+    by_hand = dg.RunRequest(run_key="by hand", partition_key=str(day(1)))
+    assert deployment.run(by_hand, job="daily_tables").is_success
+    # What that run stores last is not there yet when the file changes and the sensor looks.
+    stored = deployment.lake.path("raw_transit_data", day(1)).parent
+    stored.rename(tmp_path / "not yet")
+    overwrite(deployment, 90, number=1)
+    assert deployment.tick() == []
+    (tmp_path / "not yet").rename(stored)
+    assert deployment.settle() == [str(day(1))]
+    assert stored_delay(deployment, 1) == 90
+
+
+def test_a_change_after_failed_runs_has_all_attempts_before_it(
+    followed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "RETRY_AFTER", timedelta(0))
+    asked = 0
+    for late_seconds in (90, 120):
+        overwrite(followed, late_seconds)
+        for _ in range(ATTEMPTS - 1):
+            [request] = followed.tick()
+            asked += 1
+            followed.end(followed.begin(request), succeeded=False)
+    while requests := followed.tick():
+        asked += len(requests)
+        followed.end(followed.begin(requests[0]), succeeded=False)
+    assert asked == (ATTEMPTS - 1) + ATTEMPTS
+
+
 def test_a_day_that_has_not_ended_waits(followed: Deployment) -> None:
     today = day(14)
     deliver(followed.directory, today)
@@ -246,8 +282,6 @@ def test_a_cursor_is_what_it_was_after_it_was_kept() -> None:
     assert Cursor.from_text(cursor.to_text()) == cursor
 
 
-def test_the_simulator_changes_nothing(followed: Deployment, tmp_path) -> None:
-    from mbta_assets.settings import Settings
-
+def test_the_simulator_changes_nothing(followed: Deployment, tmp_path: Path) -> None:
     simulated = Deployment(Settings(store=tmp_path / "simulated"), followed.instance)
     assert simulated.tick() == []
