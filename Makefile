@@ -34,6 +34,7 @@ test: $(INSTALLED) ## lint, types, import contracts, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+	@if [ -d screenshots ]; then echo "What the browser has seen: $(CURDIR)/screenshots"; fi
 
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the Dagster UI
 	$(BIN)/dagster dev -w workspace.yaml

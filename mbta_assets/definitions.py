@@ -1,5 +1,6 @@
 """Everything bound together for one deployment; the only place that knows deployments."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -32,13 +33,29 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
     """Fresh definitions for some settings, by default the environment's; any resource may be replaced by name."""
     settings = settings or Settings.from_environment()
     where_they_are = settings.source == "bigquery"
+    assets = [*dg.load_assets_from_modules(MODULES), *(upstream.observed() if where_they_are else upstream.STORED)]
     return dg.Definitions(
-        assets=[*dg.load_assets_from_modules(MODULES), *(upstream.observed() if where_they_are else upstream.STORED)],
+        assets=automation.with_conditions(settings, _in_runs_of(settings.backfill_days, assets)),
         asset_checks=checks.ALL,
         jobs=automation.JOBS,
+        schedules=automation.schedules(settings),
+        sensors=automation.sensors(settings),
         resources={**_resources(settings), **resource_overrides},
         executor=dg.in_process_executor,
     )
+
+
+def _in_runs_of(days: int | None, assets: Sequence[Any]) -> list[Any]:
+    """The assets, where the daily ones are backfilled in runs of so many service days instead of in one."""
+    if days is None:
+        return list(assets)
+    policy = dg.BackfillPolicy.multi_run(days)
+    return [
+        asset.with_attributes(backfill_policy=policy)
+        if isinstance(asset, dg.AssetsDefinition) and asset.partitions_def
+        else asset
+        for asset in assets
+    ]
 
 
 def _resources(settings: Settings) -> dict[str, Any]:

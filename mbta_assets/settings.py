@@ -31,16 +31,17 @@ def one_of(*choices: str) -> Kind:
     return Kind({choice: choice for choice in choices}.__getitem__, " or ".join(choices))
 
 
-def whole_number(at_least: int) -> Kind:
-    """A whole number with a lower bound."""
+def whole_number(at_least: int, at_most: int | None = None) -> Kind:
+    """A whole number with a lower bound, and perhaps an upper one."""
 
     def parse(text: str) -> int:
         number = int(text)
-        if number < at_least:
+        if number < at_least or (at_most is not None and number > at_most):
             raise ValueError(text)
         return number
 
-    return Kind(parse, f"a whole number, {at_least} or more")
+    bounds = f"{at_least} or more" if at_most is None else f"{at_least} to {at_most}"
+    return Kind(parse, f"a whole number, {bounds}")
 
 
 def _existing_directory(text: str) -> Path:
@@ -79,6 +80,8 @@ DATASET = matching(r"\w{1,1024}", "the name of a dataset: letters, digits and un
 DAY = Kind(date.fromisoformat, "a date written YYYY-MM-DD")
 PATH = Kind(lambda text: Path(text).expanduser().resolve(), "a path")
 ADDRESS = Kind(_address, "host:port, or an address that begins with http:// or https://")
+WEBHOOK = matching(r"https?://[^\s/]+\S*", "an address that begins with http:// or https://")
+CRON = matching(r"\S+( +\S+){4}", "a cron expression of five fields, such as 0 6 * * *")
 JSON_OBJECT = Kind(_json_object, "a JSON object, or the path of a file with one")
 DIRECTORY = Kind(_existing_directory, "a directory that exists")
 
@@ -91,6 +94,7 @@ class Variable:
     default: str | None
     kind: Kind
     meaning: str
+    secret: bool = False
 
     def read(self, environ: Mapping[str, str]) -> Any:
         """The value in an environment, where empty is the same as unset. Raises SettingsError."""
@@ -98,12 +102,13 @@ class Variable:
         try:
             return None if text is None else self.kind.parse(text)
         except (ValueError, KeyError, OSError):
-            raise SettingsError(f"{self.name} is {text!r}; it may be {self.kind.may_be}.") from None
+            found = "wrong (it is not shown here)" if self.secret else repr(text)
+            raise SettingsError(f"{self.name} is {found}; it may be {self.kind.may_be}.") from None
 
 
 def variable(name: str, default: str | None, kind: Kind, meaning: str, *, secret: bool = False) -> Any:
     """A field of Settings that comes from an environment variable; a secret one is never printed."""
-    spec = Variable(name, default, kind, meaning)
+    spec = Variable(name, default, kind, meaning, secret)
     return field(default_factory=lambda: spec.read({}), repr=not secret, metadata={"variable": spec})
 
 
@@ -126,6 +131,39 @@ class Settings:
     )
     tune_trials: int = variable(
         "MBTA_TUNE_TRIALS", "8", whole_number(1), "How many configurations each tuned model tries."
+    )
+    backfill_days: int | None = variable(
+        "MBTA_BACKFILL_DAYS", None, whole_number(1), "How many service days a run of a backfill makes; unset, all."
+    )
+    automation: str = variable(
+        "MBTA_AUTOMATION",
+        "off",
+        one_of("off", "on"),
+        "Whether schedules and sensors run before anybody has switched them on or off in the UI.",
+    )
+    nightly_hour: int = variable(
+        "MBTA_NIGHTLY_HOUR",
+        "4",
+        whole_number(3, 23),
+        "The hour in Boston at which the service day before is made; that day ends at 3.",
+    )
+    retrain_at: str = variable(
+        "MBTA_RETRAIN_AT",
+        "0 6 * * *",
+        CRON,
+        "When models follow features that have changed, as cron in Boston's time; at other times they do not.",
+    )
+    retrain_hours: int = variable(
+        "MBTA_RETRAIN_HOURS", "24", whole_number(0), "How long after a training drift may lead to the next one."
+    )
+    poll_seconds: int = variable(
+        "MBTA_POLL_SECONDS", "60", whole_number(1), "How often the source is asked which service days have changed."
+    )
+    alert_webhook: str | None = variable(
+        "MBTA_ALERT_WEBHOOK", None, WEBHOOK, "Where failed runs are posted as JSON.", secret=True
+    )
+    promotion_webhook: str | None = variable(
+        "MBTA_PROMOTION_WEBHOOK", None, WEBHOOK, "Where a new production model is posted as JSON.", secret=True
     )
     gcp_project: str | None = variable(
         "GCP_PROJECT",
@@ -204,6 +242,12 @@ class Settings:
         if wrong:
             raise SettingsError("\n".join(wrong))
         return cls(**values)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The values that must not be shown."""
+        values = (getattr(self, name) for name, spec in _VARIABLE_OF.items() if spec.secret)
+        return [value for value in values if value]
 
 
 _VARIABLE_OF: dict[str, Variable] = {spec.name: spec.metadata["variable"] for spec in fields(Settings)}

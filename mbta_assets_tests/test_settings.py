@@ -20,6 +20,9 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path, monkeypatch: py
     assert settings.start_date == date(2023, 1, 1)
     assert (settings.seed, settings.training_days, settings.tune_trials) == (0, 28, 8)
     assert (settings.wandb_mode, settings.wandb_project) == ("offline", "mbta_assets")
+    assert (settings.automation, settings.nightly_hour, settings.retrain_at) == ("off", 4, "0 6 * * *")
+    assert (settings.retrain_hours, settings.poll_seconds) == (24, 60)
+    assert settings.alert_webhook is settings.promotion_webhook is None
     assert settings.files_dir is settings.ray_address is settings.wandb_api_key is None
 
 
@@ -33,6 +36,14 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         "MBTA_SEED": "7",
         "MBTA_TRAINING_DAYS": "1",
         "MBTA_TUNE_TRIALS": "2",
+        "MBTA_BACKFILL_DAYS": "5",
+        "MBTA_AUTOMATION": "on",
+        "MBTA_NIGHTLY_HOUR": "5",
+        "MBTA_RETRAIN_AT": "0 7 * * 1",
+        "MBTA_RETRAIN_HOURS": "0",
+        "MBTA_POLL_SECONDS": "300",
+        "MBTA_ALERT_WEBHOOK": "https://chat.example/hooks/1",
+        "MBTA_PROMOTION_WEBHOOK": "http://serving:8080/reload",
         "GCP_PROJECT": "transit-1",
         "BIGQUERY_DATASET": "delays",
         "BIGQUERY_UPSTREAM_DATASET": "other-team.feed",
@@ -62,6 +73,14 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         seed=7,
         training_days=1,
         tune_trials=2,
+        backfill_days=5,
+        automation="on",
+        nightly_hour=5,
+        retrain_at="0 7 * * 1",
+        retrain_hours=0,
+        poll_seconds=300,
+        alert_webhook="https://chat.example/hooks/1",
+        promotion_webhook="http://serving:8080/reload",
         gcp_project="transit-1",
         bigquery_dataset="delays",
         bigquery_upstream_dataset="other-team.feed",
@@ -92,6 +111,12 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         ("MBTA_SEED", "-1", "0 or more"),
         ("MBTA_TRAINING_DAYS", "0", "1 or more"),
         ("MBTA_TUNE_TRIALS", "many", "a whole number"),
+        ("MBTA_AUTOMATION", "yes", "off or on"),
+        ("MBTA_NIGHTLY_HOUR", "2", "a whole number, 3 to 23"),
+        ("MBTA_NIGHTLY_HOUR", "24", "a whole number, 3 to 23"),
+        ("MBTA_RETRAIN_AT", "daily", "a cron expression of five fields"),
+        ("MBTA_RETRAIN_HOURS", "-1", "0 or more"),
+        ("MBTA_POLL_SECONDS", "0", "1 or more"),
         ("GCP_PROJECT", "My Project", "the id of a project"),
         ("BIGQUERY_DATASET", "project.dataset", "letters, digits and underscores"),
         ("BIGQUERY_UPSTREAM_DATASET", "a.b.c", "project.dataset"),
@@ -140,6 +165,16 @@ def test_an_empty_value_is_no_value(name: str) -> None:
 
 
 def test_a_secret_is_not_printed() -> None:
-    settings = Settings.from_environment({"WANDB_API_KEY": "hunter2"})
+    webhooks = {"MBTA_ALERT_WEBHOOK": "https://chat/hunter2", "MBTA_PROMOTION_WEBHOOK": "https://serving/hunter2"}
+    settings = Settings.from_environment({"WANDB_API_KEY": "hunter2"} | webhooks)
     assert settings.wandb_api_key == "hunter2"
     assert "hunter2" not in repr(settings)
+    assert set(settings.secrets) == {"hunter2", *webhooks.values()}
+
+
+def test_a_wrong_secret_is_named_and_not_shown() -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_environment({"MBTA_ALERT_WEBHOOK": "chat/hunter2"})
+    assert "MBTA_ALERT_WEBHOOK is wrong" in str(error.value)
+    assert "begins with http:// or https://" in str(error.value)
+    assert "hunter2" not in str(error.value)

@@ -9,6 +9,7 @@ import dagster as dg
 import pandas as pd
 
 from mbta_assets.assets.described import OWNERS, daily, markdown_table
+from mbta_assets.assets.freshness import EVERY_NIGHT
 from mbta_assets.assets.training import rows_of
 from mbta_assets.bundle import Bundle, BundleError
 from mbta_assets.learning import accuracy
@@ -33,6 +34,7 @@ JUDGED = [*ROW_KEY, "predicted_delay_seconds", "model_version"]
     kinds={"numpy"},
     metadata=daily("delay_predictions"),
     partitions_def=service_days,
+    freshness_policy=EVERY_NIGHT,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="tables",
 )

@@ -3,6 +3,8 @@
 import dagster as dg
 
 from mbta_assets.assets.described import OWNERS, daily
+from mbta_assets.assets.freshness import EVERY_NIGHT
+from mbta_assets.assets.retries import RETRIED, what_can_be_read
 from mbta_assets.partitions import days_asked, service_days
 from mbta_assets.resources.warehouse import Warehouse
 from mbta_assets.storage.io_managers import DayByDay, StoredTable
@@ -18,10 +20,11 @@ from mbta_assets.transit import features, schema
     metadata=daily("raw_transit_data"),
     partitions_def=service_days,
     backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=RETRIED,
     io_manager_key="tables",
 )
 def raw_transit_data(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> DayByDay:
-    return DayByDay((day, warehouse.raw_transit_data(day)) for day in days_asked(context))
+    return DayByDay(what_can_be_read((day, warehouse.raw_transit_data(day)) for day in days_asked(context)))
 
 
 @dg.asset(
@@ -31,6 +34,7 @@ def raw_transit_data(context: dg.AssetExecutionContext, warehouse: dg.ResourcePa
     kinds={"pandas"},
     metadata=daily("transit_features"),
     partitions_def=service_days,
+    freshness_policy=EVERY_NIGHT,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="tables",
 )

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from mbta_assets.assets.described import OWNERS, daily
+from mbta_assets.assets.retries import RETRIED, what_can_be_read
 from mbta_assets.partitions import days_asked, service_days
 from mbta_assets.sources import Source
 from mbta_assets.sources.bigquery import BigQuerySource
@@ -20,10 +21,11 @@ def _upstream(table: str) -> dg.AssetsDefinition:
         metadata=daily(table),
         partitions_def=service_days,
         backfill_policy=dg.BackfillPolicy.single_run(),
+        retry_policy=RETRIED,
         io_manager_key="tables",
     )
     def upstream(context: dg.AssetExecutionContext, source: dg.ResourceParam[Source]) -> DayByDay:
-        return DayByDay((day, source.read(table, day)) for day in days_asked(context))
+        return DayByDay(what_can_be_read((day, source.read(table, day)) for day in days_asked(context)))
 
     return upstream
 

@@ -108,6 +108,10 @@ class BigQuerySource:
                     raise self._absent(table, known)
         return {day: known[day] for day in days}
 
+    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
+        """The service days that a table has rows of, and of each a version. Raises SourceError."""
+        return self.partitions(table)
+
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
         """Rows of some service days, one day after the other; all columns or some. Raises SourceError."""
         parts = []

@@ -1,6 +1,6 @@
 """What every source promises, and the one check that holds it to the upstream contract."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from typing import Any, Protocol
@@ -21,8 +21,12 @@ class Source(Protocol):
     def read(self, table: str, service_date: date) -> pd.DataFrame:
         """All rows of a table on a service day, as `schema.UPSTREAM[table]` says. Raises SourceError."""
 
-    def version(self, table: str, service_date: date) -> str:
-        """A digest that changes when what `read` gives may have changed. Raises SourceError."""
+    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
+        """The service days that a table can be read of, and of each a version. Raises SourceError.
+
+        A version is another text once what `read` gives may have changed; nothing else may be asked of it, least of
+        all an order. With the versions that were `known` before, a source may spare itself what it would look at again.
+        """
 
 
 class SourceError(Exception):

@@ -1,11 +1,12 @@
 """Upstream tables as files: what another team exported, or what a lake of this project stored."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as arrow
@@ -16,6 +17,8 @@ from mbta_assets.sources.contract import Fault, cast_column, conform, is_text, r
 from mbta_assets.transit import schema
 
 PARTITION_PREFIX = "service_date="
+DIGITS = 10
+"""Of a digest, in a version: enough to tell a day's files from those before, and short where thousands are noted."""
 
 
 class FilesSource:
@@ -38,15 +41,34 @@ class FilesSource:
             rows = (_read_partition if path.is_dir() else _read_day)(path, table, service_date)
             return conform(table, rows, service_date, self.name)
 
-    def version(self, table: str, service_date: date) -> str:
-        """The digest of the files that hold a table on a service day. Raises SourceError.
+    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
+        """The service days that there are files of, and of each a version. Raises SourceError.
 
-        A single file holds many days, so a change to one of them is a new version of all.
+        A version is a digest of the files' status and one of their content. Files whose status is known are not read;
+        where the content is known, files that were only touched have the version they had. In a file of many days each
+        has the digest of its rows.
         """
-        with reading(self.name, table, service_date):
+        with reading(self.name, table, None):
             path = self._path(table)
-            files = _partition_files(path, service_date) if path.is_dir() else [path]
-            return hashlib.sha256(b"".join(map(_sha256, files))).hexdigest()
+            if not path.is_dir():
+                status = _status([path])
+                with _readable(path):
+                    digests = _digest_of_each_day(path, table, status)
+                return {day: _version(status, digest, known.get(day)) for day, digest in digests.items()}
+            versions = {}
+            for partition in path.glob(f"{PARTITION_PREFIX}*"):
+                with suppress(FileNotFoundError):  # a file that is being replaced is looked at next time
+                    files = sorted(partition.glob("*.parquet"))
+                    day, status = date.fromisoformat(partition.name.removeprefix(PARTITION_PREFIX)), _status(files)
+                    if not files:
+                        continue
+                    seen = known.get(day)
+                    if seen and seen.startswith(f"{status}-"):
+                        versions[day] = seen
+                    else:
+                        digest = hashlib.sha256(b"".join(map(_sha256, files))).hexdigest()
+                        versions[day] = _version(status, digest, seen)
+            return versions
 
     def _path(self, table: str) -> Path:
         """The one file or directory that holds a table."""
@@ -151,16 +173,56 @@ def _readable(path: Path) -> Iterator[None]:
         raise Fault(f"{path} is cut short or damaged: {error}", "Export it again") from error
 
 
+def _status(files: Sequence[Path]) -> str:
+    """A digest of what changes in the file system when a file does: not only its size and the time it may be given."""
+    digest = hashlib.sha256()
+    for file in files:
+        found = file.stat()
+        described = (file.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        digest.update(repr(described).encode())
+    return digest.hexdigest()[:DIGITS]
+
+
+def _version(status: str, digest: str, known: str | None) -> str:
+    """The version of files, which is the known one where their content is."""
+    content = digest[:DIGITS]
+    return known if known and known.endswith(f"-{content}") else f"{status}-{content}"
+
+
 def _sha256(path: Path) -> bytes:
-    status = path.stat()
-    return _digest_of(path, status.st_size, status.st_mtime_ns)
+    return _digest_of(path, _status([path]))
 
 
-@lru_cache(maxsize=256)
-def _digest_of(path: Path, size_bytes: int, mtime_ns: int) -> bytes:
-    """The SHA-256 of a file as it was when it had this size and modification time."""
+@lru_cache(maxsize=100_000)
+def _digest_of(path: Path, status: str) -> bytes:
+    """The SHA-256 of a file as it was when it had this status."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+@lru_cache(maxsize=16)
+def _digest_of_each_day(path: Path, table: str, status: str) -> dict[date, str]:
+    """A digest of the rows of each day in a file of many, as it was when it had this status."""
+    file = dataset.dataset(path, format=_CSV if path.suffix == ".csv" else "parquet")
+    digests: dict[date, Any] = {}
+    for batch in file.to_batches(columns=_known_columns(table, file.schema)):
+        rows = arrow.Table.from_batches([batch])
+        if "service_date" not in rows.column_names:
+            raise Fault("the required column is missing", "A file of many days must say which", "service_date")
+        days = _cast("service_date", rows["service_date"], arrow.date32())
+        hashes = pd.util.hash_pandas_object(_hashable(rows.drop_columns("service_date")), index=False).to_numpy()
+        for day in pc.unique(days.drop_null()).to_pylist():
+            of_day = pc.fill_null(pc.equal(days, day), False).to_numpy()
+            digests.setdefault(day, hashlib.sha256()).update(hashes[of_day].tobytes())
+    return {day: digest.hexdigest() for day, digest in digests.items()}
+
+
+def _hashable(rows: arrow.Table) -> pd.DataFrame:
+    """The same with a type for each column that does not depend on whether values are missing among these rows."""
+    for index, column in enumerate(rows.schema):
+        if arrow.types.is_integer(column.type) or arrow.types.is_boolean(column.type):
+            rows = rows.set_column(index, column.name, rows[column.name].cast(arrow.int64()).cast(arrow.float64()))
+    return rows.to_pandas()
 
 
 _CSV = dataset.CsvFileFormat(

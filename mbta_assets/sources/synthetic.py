@@ -1,5 +1,6 @@
 """The `synthetic` source: the simulator's service days as the four upstream tables, and its oracle."""
 
+from collections.abc import Mapping
 from datetime import date
 
 import numpy as np
@@ -27,9 +28,9 @@ class SyntheticSource:
         frame = pd.DataFrame({"service_date": service_date} | columns(timetable(service_date, self.seed), service_date))
         return schema.typed(frame, schema.UPSTREAM[table])
 
-    def version(self, table: str, service_date: date) -> str:
-        """What the table's content depends on beside its name and day."""
-        return f"synthetic-{process.VERSION}-{self.seed}"
+    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
+        """No day: every one can be made, and none of them ever changes."""
+        return {}
 
     def oracle(self, rows: pd.DataFrame) -> np.ndarray:
         """The best possible prediction (n,) in seconds of delay, NaN where the day knows no such scheduled arrival.

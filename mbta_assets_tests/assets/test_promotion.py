@@ -17,7 +17,7 @@ from dagster._core.loader import LoadingContextForTest
 from onnx import TensorProto, helper, numpy_helper
 
 from mbta_assets.assets.production import promotion
-from mbta_assets.automation import rollback_production
+from mbta_assets.automation.jobs import rollback_production
 from mbta_assets.bundle import Bundle, BundleError, Draft
 from mbta_assets.learning import runtime
 from mbta_assets.learning.encode import Encoder

@@ -65,6 +65,13 @@ each_request = pytest.mark.parametrize("request_", OF_A_WRITE.values(), ids=list
 each_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 
 
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are tried again at once."""
+    as_it_is: Any = Account.retry
+    monkeypatch.setattr(Account, "retry", property(lambda account: as_it_is.fget(account).with_delay(0.02, 0.2)))
+
+
 def running(_: str, answer: bytes) -> tuple[int, Any]:
     """A finished job as one that still runs, so that the client has to ask for it."""
     job = json.loads(answer)
@@ -403,10 +410,13 @@ def test_a_bucket_that_stays_broken_fails_publishing_and_the_old_model_is_there(
 def refused(reason: str, message: str, how: str, times: int | None, body: bytes = b"BEGIN TRANSACTION") -> list[Rule]:
     """Rules by which BigQuery refuses a job: when it is asked for it, as a job that has failed, or as one that fails.
 
-    Of a job that fails, the call that asks for its result fails with the same reason, as long as it is asked.
+    A job that fails still runs when it is looked at first. The call that waits for its result then fails with the same
+    reason, as often as it is made.
     """
     codes = {"accessDenied": 403, "rateLimitExceeded": 403}
-    status, doomed = codes.get(reason, 400), set()
+    status = codes.get(reason, 400)
+    doomed: set[str] = set()
+    ended: set[str] = set()
     over = {"state": "DONE", "errorResult": {"reason": reason, "message": message}}
 
     def begin(_: str, asked: bytes) -> tuple[int, Any]:
@@ -415,13 +425,15 @@ def refused(reason: str, message: str, how: str, times: int | None, body: bytes 
         return 200, {**job, "status": over if how == "failed" else {"state": "RUNNING"}}
 
     def ask(path: str, _: bytes) -> tuple[int, Any] | None:
-        known = any(job in path for job in doomed)
-        return (status, google_error(status, message, reason)) if known else None
+        asked = {job for job in doomed if job in path}
+        ended.update(asked)
+        return (status, google_error(status, message, reason)) if asked else None
 
     def look(path: str, _: bytes) -> tuple[int, Any] | None:
-        (job,) = [job for job in doomed if job in path] or [None]
+        job = next((job for job in doomed if job in path), None)
         reference = {"projectId": "test", "jobId": job, "location": "US"}
-        return (200, {"jobReference": reference, "configuration": {"query": {}}, "status": over}) if job else None
+        state = over if job in ended else {"state": "RUNNING"}
+        return (200, {"jobReference": reference, "configuration": {"query": {}}, "status": state}) if job else None
 
     if how == "at once":
         return [Rule(**{**TRANSACTION, "body": body}, status=status, reason=reason, message=message, times=times)]

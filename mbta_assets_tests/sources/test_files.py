@@ -1,5 +1,6 @@
 """Files are read as the contract says, and what is wrong with them is said plainly."""
 
+import os
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow as arrow
 import pytest
 from pyarrow import csv, parquet
 
-from mbta_assets.sources import SourceError
+from mbta_assets.sources import SourceError, files
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.transit import schema
 
@@ -227,11 +228,65 @@ def test_a_table_that_is_not_there_or_there_twice_is_refused(tmp_path: Path) -> 
     assert "vehicle.parquet and vehicle are both in" in refusal(source)
 
 
-def test_the_version_follows_the_content(tmp_path: Path) -> None:
-    source = write(tmp_path, vehicles())
-    before = source.version("vehicle", DAY)
-    assert FilesSource(tmp_path).version("vehicle", DAY) == before
-    write(tmp_path, vehicles())
-    assert source.version("vehicle", DAY) == before
-    write(tmp_path, vehicles(n=4))
-    assert source.version("vehicle", DAY) != before
+def many_days(*days: tuple[date, int]) -> arrow.Table:
+    return arrow.concat_tables(vehicles(day, n) for day, n in days)
+
+
+@pytest.mark.parametrize("name", ["vehicle.parquet", "vehicle.csv"])
+def test_in_a_file_of_many_days_only_the_day_that_changed_has_another_version(tmp_path: Path, name: str) -> None:
+    source = write(tmp_path, many_days((DAY, 3), (NEXT_DAY, 3)), name)
+    before = source.poll("vehicle", {})
+    assert set(before) == {DAY, NEXT_DAY}
+    write(tmp_path, many_days((DAY, 3), (NEXT_DAY, 4)), name)
+    after = source.poll("vehicle", before)
+    assert after[DAY] == before[DAY]
+    assert after[NEXT_DAY] != before[NEXT_DAY]
+
+
+def test_a_day_that_joins_a_file_of_many_is_listed_and_changes_no_other(tmp_path: Path) -> None:
+    source = write(tmp_path, vehicles(DAY))
+    before = source.poll("vehicle", {})
+    write(tmp_path, many_days((DAY, 3), (NEXT_DAY, 3)))
+    after = source.poll("vehicle", before)
+    assert set(after) == {DAY, NEXT_DAY}
+    assert after[DAY] == before[DAY]
+
+
+def test_a_partition_that_was_only_touched_keeps_its_version(tmp_path: Path) -> None:
+    partition = "vehicle/service_date=2023-10-03/0.parquet"
+    source = write(tmp_path, vehicles(), partition)
+    before = source.poll("vehicle", {})
+    os.utime(tmp_path / partition, (0, 0))
+    assert source.poll("vehicle", before) == before
+    assert FilesSource(tmp_path).poll("vehicle", {}) != before, "without the known version, the touch is seen"
+
+
+def test_other_content_of_the_same_size_and_time_is_another_version(tmp_path: Path) -> None:
+    partition = "vehicle/service_date=2023-10-03/0.parquet"
+    source = write(tmp_path, vehicles(), partition)
+    path = tmp_path / partition
+    before, content, found = source.poll("vehicle", {}), path.read_bytes(), path.stat()
+    path.write_bytes(content.replace(b"R-1", b"R-9"))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert path.stat().st_size == found.st_size
+    assert source.poll("vehicle", before) != before
+
+
+def test_files_whose_status_is_known_are_not_read(tmp_path: Path) -> None:
+    partition = "vehicle/service_date=2023-10-03/0.parquet"
+    known = write(tmp_path, vehicles(), partition).poll("vehicle", {})
+    files._digest_of.cache_clear()
+    assert FilesSource(tmp_path).poll("vehicle", known) == known
+    assert files._digest_of.cache_info().misses == 0
+
+
+def test_a_missing_value_elsewhere_in_a_file_of_many_days_changes_no_day(tmp_path: Path) -> None:
+    numbers = [arrow.array([1, 1, 1], arrow.int64()), arrow.array([1, None, 1], arrow.int64())]
+    versions = []
+    for sequence in numbers:
+        second = with_column(vehicles(NEXT_DAY), "current_stop_sequence", sequence)
+        first = with_column(vehicles(DAY), "current_stop_sequence", numbers[0])
+        source = write(tmp_path, arrow.concat_tables([first, second]))
+        versions.append(source.poll("vehicle", versions[-1] if versions else {}))
+    assert versions[0][DAY] == versions[1][DAY]
+    assert versions[0][NEXT_DAY] != versions[1][NEXT_DAY]

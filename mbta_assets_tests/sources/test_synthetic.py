@@ -44,7 +44,6 @@ def test_a_day_depends_on_its_date_and_seed_alone(vehicle: pd.DataFrame) -> None
     elsewhere = subprocess.run([sys.executable, "-c", digest], capture_output=True, text=True, check=True)
     assert int(elsewhere.stdout) == pd.util.hash_pandas_object(vehicle, index=False).sum()
     assert not SyntheticSource(seed=1).read("vehicle", WEDNESDAY).equals(vehicle)
-    assert SyntheticSource(seed=1).version("vehicle", WEDNESDAY) != SyntheticSource().version("vehicle", WEDNESDAY)
 
 
 def test_the_timetable_does_not_run_the_process() -> None:

@@ -15,6 +15,7 @@ from dagster._core.storage.asset_check_execution_record import (
 from pydantic import Field
 
 from mbta_assets.assets.described import OWNERS, markdown_table
+from mbta_assets.assets.freshness import EVERY_WEEK
 from mbta_assets.assets.training import labelled, rows_of
 from mbta_assets.bundle import Bundle
 from mbta_assets.learning import model, promote
@@ -56,6 +57,7 @@ class GateConfig(dg.Config):
     owners=OWNERS,
     kinds={"onnx"},
     pool="cores",
+    freshness_policy=EVERY_WEEK,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="bundles",
 )

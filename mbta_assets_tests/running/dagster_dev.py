@@ -1,0 +1,194 @@
+"""`dagster dev` as processes of its own, asked over GraphQL, ended or killed as the group of processes it is."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+LOCATION = {"repositoryLocationName": "mbta_assets", "repositoryName": "__repository__"}
+ASSET_JOB = LOCATION | {"pipelineName": "__ASSET_JOB"}
+
+
+def eventually(what: str, seconds: float, look: Callable[[], T], every: float = 0.3) -> T:
+    """What `look` finds, as soon as it finds something. Raises AssertionError after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(every)
+    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+
+
+def environment(store: Path, upstream: Path, **variables: str) -> dict[str, str]:
+    """The environment of a command that makes assets of files, in a store and a DAGSTER_HOME of its own."""
+    home = store / "dagster_home"
+    home.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "DAGSTER_HOME": str(home),
+        "MBTA_STORE": str(store),
+        "MBTA_SOURCE": "files",
+        "MBTA_FILES_DIR": str(upstream),
+        "MBTA_START_DATE": "2024-04-01",
+        "MBTA_TUNE_TRIALS": "1",
+        "WANDB_MODE": "disabled",
+        "PYTHONPATH": str(ROOT),
+    }
+    return {**os.environ, **settings, **variables}
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def impatient(configuration: str) -> str:
+    """dagster.yaml, but what is looked at every half minute in earnest is looked at every two seconds."""
+    for written, here in (
+        ("poll_interval_seconds: 30", "poll_interval_seconds: 2"),
+        ("start_timeout_seconds: 180", "start_timeout_seconds: 30"),
+    ):
+        assert written in configuration
+        configuration = configuration.replace(written, here)
+    return configuration
+
+
+class DagsterDev:
+    """Webserver, daemon and code server on a DAGSTER_HOME; started anew they go on with what is stored there."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.home = Path(environment["DAGSTER_HOME"])
+
+    def start(self) -> None:
+        """Start the processes and wait until the code location is loaded."""
+        (self.home / "dagster.yaml").write_text(impatient((ROOT / "dagster.yaml").read_text()))
+        self.port = free_port()
+        command = [sys.executable, "-m", "dagster", "dev", "-w", str(ROOT / "workspace.yaml")]
+        with (self.home / "dev.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", str(self.port)],
+                cwd=self.home,
+                env=dict(self.environment),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        eventually("the code location is loaded", 90, self._is_loaded)
+
+    def kill(self) -> None:
+        """Kill every process at once, the runs with them, as when the machine goes down."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End the processes, in good order if they can."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=20)
+        with contextlib.suppress(ProcessLookupError):
+            self.kill()
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """The one thing that a GraphQL query asks for. Raises AssertionError where the answer is an error."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                answer = json.load(response)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+        assert "errors" not in answer, answer
+        [found] = answer["data"].values()
+        return found
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run: its id, status, tags, times, and the run that it tries again."""
+        query = """{ runsOrError { ... on Runs { results {
+            runId status parentRunId endTime tags { key value }
+            stats { ... on RunStatsSnapshot { launchTime } } } } } }"""
+        return self.ask(query)["results"]
+
+    def backfill(self, assets: Sequence[str], days: Sequence[date]) -> str:
+        """Launch a backfill and return its id."""
+        query = """mutation ($backfill: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $backfill) {
+            __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+        backfill = {
+            "assetSelection": [{"path": [asset]} for asset in assets],
+            "partitionNames": [str(day) for day in days],
+        }
+        launched = self.ask(query, backfill=backfill)
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        return launched["backfillId"]
+
+    def backfill_status(self, backfill: str) -> str:
+        """How far a backfill is, in Dagster's word."""
+        query = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) {
+            ... on PartitionBackfill { status } } }"""
+        return self.ask(query, id=backfill)["status"]
+
+    def materialize(self, assets: Sequence[str], day: date | None = None) -> str:
+        """Launch a run of assets and return its id."""
+        query = """mutation ($run: ExecutionParams!) { launchRun(executionParams: $run) {
+            __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+        tags = [{"key": "dagster/partition", "value": str(day)}] if day else []
+        selection = ASSET_JOB | {"assetSelection": [{"path": [asset]} for asset in assets], "assetCheckSelection": []}
+        run = {"selector": selection, "mode": "default", "executionMetadata": {"tags": tags}}
+        launched = self.ask(query, run=run)
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def succeed(self, run: str, seconds: float) -> None:
+        """Wait until a run has succeeded. Raises AssertionError where it fails."""
+
+        def ended() -> str | None:
+            [status] = [one["status"] for one in self.runs() if one["runId"] == run]
+            return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+        assert eventually(f"run {run} has ended", seconds, ended) == "SUCCESS"
+
+    def start_sensor(self, name: str) -> None:
+        """Switch on a sensor that is off by default."""
+        query = """mutation ($sensor: SensorSelector!) { startSensor(sensorSelector: $sensor) {
+            __typename ... on PythonError { message } } }"""
+        started = self.ask(query, sensor=LOCATION | {"sensorName": name})
+        assert started["__typename"] == "Sensor", started
+
+    def ticks(self, sensor: str) -> list[str]:
+        """How the ticks of a sensor that are over have ended. Raises AssertionError where one has failed."""
+        query = """query ($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) { ... on Sensor {
+            sensorState { ticks { status error { message } } } } } }"""
+        ticks = self.ask(query, sensor=LOCATION | {"sensorName": sensor})["sensorState"]["ticks"]
+        assert all(tick["status"] != "FAILURE" for tick in ticks), ticks
+        return [tick["status"] for tick in ticks if tick["status"] != "STARTED"]
+
+    def _is_loaded(self) -> bool:
+        assert self._process.poll() is None, (self.home / "dev.log").read_text()[-4000:]
+        query = """{ workspaceOrError { ... on Workspace { locationEntries {
+            loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+        try:
+            entries = self.ask(query)["locationEntries"]
+        except OSError:
+            return False
+        found = [entry["locationOrLoadError"] for entry in entries if entry["loadStatus"] == "LOADED"]
+        assert all(one["__typename"] != "PythonError" for one in found), found
+        return bool(found)
