@@ -33,8 +33,8 @@ test: $(INSTALLED) ## lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
-	@if [ -d screenshots ]; then echo "What the browser has seen: $(CURDIR)/screenshots"; fi
+	@$(BIN)/pytest; result=$$?; \
+		[ ! -d screenshots ] || echo "What the browser has seen: $(CURDIR)/screenshots"; exit $$result
 
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the Dagster UI
 	$(BIN)/dagster dev -w workspace.yaml
