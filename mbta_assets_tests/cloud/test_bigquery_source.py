@@ -21,6 +21,7 @@ from mbta_assets.storage.bigquery import BigQueryTables
 from mbta_assets.storage.lake import Lake
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import schema
+from mbta_assets_tests.automation.conftest import Deployment
 
 from .conftest import MAXIMUM_BYTES_BILLED
 
@@ -207,3 +208,19 @@ def test_a_layout_that_is_not_understood_stops_the_code_location(layout, said):
     )
     with pytest.raises(SettingsError, match=f"BIGQUERY_UPSTREAM_LAYOUT: .*{said}"):
         build_defs(settings)
+
+
+def test_a_changed_partition_is_followed_and_only_that_one(loaded, google_environment):
+    upstream = {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": loaded.dataset}
+    with dg.DagsterInstance.ephemeral() as instance:
+        deployment = Deployment(Settings.from_environment(google_environment | upstream), instance)
+        transit = [dg.AssetKey("raw_transit_data"), dg.AssetKey("transit_features")]
+        for day in DAYS:
+            request = dg.RunRequest(run_key=f"at first {day}", partition_key=str(day), asset_selection=transit)
+            assert deployment.run(request).is_success
+        assert deployment.tick() == []
+        sql(loaded, f"INSERT INTO `$.vehicle` SELECT * FROM `$.vehicle` WHERE service_date = '{DAYS[1]}' LIMIT 7")
+        (request,) = deployment.tick()
+        assert (request.partition_key, request.asset_selection) == (str(DAYS[1]), transit)
+        assert deployment.run(request).is_success
+        assert deployment.tick() == []
