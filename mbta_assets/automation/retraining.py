@@ -2,8 +2,8 @@
 
 The rule is on the assets: when `MBTA_RETRAIN_AT` comes, and the data of some service day's features is another than it
 was at the last training, all that is learned is made again in one run, from the training set to the production model.
-While features are being made, or a backfill is under way, it waits. A training that failed is tried again when its
-time next comes. Two sensors see what the rule cannot: features that changed at the moment of a run, and drift.
+While features are being made, or a backfill is under way, it waits. Two sensors see what the rule cannot: features that
+changed at the moment of a run, or whose training failed, and drift.
 """
 
 import hashlib
