@@ -33,8 +33,7 @@ test: $(INSTALLED) ## lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@# Side by side, those that share a server together: what waits for a daemon leaves the cores to others.
-	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder; result=$$?; \
+	@$(BIN)/pytest; result=$$?; \
 		[ ! -d screenshots ] || echo "What the browser has seen: $(CURDIR)/screenshots"; exit $$result
 
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the Dagster UI
