@@ -6,17 +6,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LONGEST = ("running", "test_lineage.py", "test_lineage_on_google.py")
-"""What to begin with, so that no worker is left with it at the end."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `pytest -n 2 --dist loadgroup` the tests of a file stay together, and all those of `dagster dev`."""
-    items.sort(key=lambda item: min((i for i, name in enumerate(LONGEST) if name in item.path.parts), default=9))
-    for item in items:
-        together = "running" if "running" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture(scope="session")
