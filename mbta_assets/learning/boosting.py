@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mbta_assets.learning.dataset import Arrays, Parts
+from mbta_assets.learning.arrays import Arrays, Parts
 from mbta_assets.learning.tune import Configuration, Report
 
 WEIGHTS = "model.ubj"

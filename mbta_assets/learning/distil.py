@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.arrays import Arrays
 from mbta_assets.learning.train import Targets
 
 SHARES = (0.0, 0.25, 0.5)

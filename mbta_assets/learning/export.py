@@ -15,7 +15,7 @@ from rtdl_num_embeddings import PeriodicEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.arrays import Arrays
 from mbta_assets.learning.network import Network
 from mbta_assets.learning.runtime import OUTPUT, feed, predict, session
 from mbta_assets.learning.train import predict as predict_in_torch

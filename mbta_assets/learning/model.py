@@ -9,7 +9,7 @@ import numpy as np
 
 from mbta_assets.bundle import Bundle
 from mbta_assets.learning import boosting
-from mbta_assets.learning.dataset import Arrays, Parts
+from mbta_assets.learning.arrays import Arrays, Parts
 from mbta_assets.learning.encode import Columns, Encoder
 from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
 

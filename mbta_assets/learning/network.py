@@ -14,7 +14,7 @@ import torch
 from rtdl_num_embeddings import LinearReLUEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor, nn
 
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.arrays import Arrays
 
 TAIL = 0.001
 """Share of a feature's training values beyond either end of the range it is clamped to."""

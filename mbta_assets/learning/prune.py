@@ -17,7 +17,7 @@ import torch_pruning
 from torch import nn
 from torch.nn.utils import prune as masks
 
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.arrays import Arrays
 from mbta_assets.learning.export import to_onnx
 from mbta_assets.learning.network import Network, parameters
 from mbta_assets.learning.runtime import feed, latency_us, session

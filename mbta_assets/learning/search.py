@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mbta_assets.learning.dataset import Arrays, Parts
+from mbta_assets.learning.arrays import Arrays, Parts
 from mbta_assets.learning.distil import LessonConfig, lesson
 from mbta_assets.learning.network import Network, NetworkConfig
 from mbta_assets.learning.train import Fitted, TrainConfig, fit

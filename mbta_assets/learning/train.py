@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.arrays import Arrays
 from mbta_assets.learning.network import Network, NetworkConfig
 
 OnEpoch = Callable[[int, float], None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.arrays import Arrays
 
 STOPS = 30
 STOPS_AHEAD = (1, 3, 5, 10)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbta_assets.learning.dataset import Arrays
+from mbta_assets.learning.arrays import Arrays
 from mbta_assets.learning.network import Network, NetworkConfig
 from mbta_assets.learning.train import TrainConfig, fit, labels, predict
 from mbta_assets.learning.weights import from_files, to_files

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbta_assets.learning import search
-from mbta_assets.learning.dataset import Parts
+from mbta_assets.learning.arrays import Parts
 from mbta_assets.learning.export import to_onnx
 from mbta_assets.learning.weights import to_files
 

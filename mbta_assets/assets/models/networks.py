@@ -19,7 +19,7 @@ from mbta_assets.assets.models import model_asset, searched
 from mbta_assets.assets.training import provenance, rows_of
 from mbta_assets.bundle import Bundle, Draft, library_versions
 from mbta_assets.learning import boosting, tune
-from mbta_assets.learning.dataset import Arrays, Parts
+from mbta_assets.learning.arrays import Arrays, Parts
 from mbta_assets.learning.encode import Encoder
 from mbta_assets.learning.lookup import RuntimeLookup
 from mbta_assets.learning.model import ENCODER, LOOKUP, ONNX, Inputs, learning_parts
