@@ -12,8 +12,8 @@ import pandas as pd
 
 from mbta_assets.transit.platforms import PLATFORM_ALIASES
 
-WRONG_SLOT_SECONDS = -1800
 MICROSECONDS = 1_000_000
+WRONG_SLOT = -1800 * MICROSECONDS
 NAT = np.iinfo(np.int64).min
 
 Side = Literal["left", "right"]
@@ -82,9 +82,9 @@ class Events:
 
     `states`: trip and stop codes, `moving`, and `since`: each time a trip began to stand at a stop or to go to it.
     `visits`: one row for each trip and stop: `moved` (first seen going there), `arrived` (first seen standing),
-    `left` (first seen going on), `delay_seconds` against the timetable, `change_seconds` of delay since the trip's
-    arrival before, and `line` (route and direction). Vehicles without a trip, and trips without a timetable, are
-    here too: they are nobody's target, but they lead.
+    `left` (first seen going on), `delay` against the timetable, `change` of delay since the trip's arrival before,
+    and `line` (route and direction). Delays are microseconds like times, so that sums of them are exact. Vehicles
+    without a trip, and trips without a timetable, are here too: they are nobody's target, but they lead.
     """
 
     codes: Codes
@@ -161,8 +161,15 @@ def _against_timetable(visits: pd.DataFrame, schedule: pd.DataFrame, codes: Code
     scheduled = pd.Series(microseconds(timetable["arrival_time"]), index=keys).groupby(level=0).min()
     due = codes.visit(visits["trip"].to_numpy(), visits["stop"].to_numpy())
     due = np.where(visits["trip"] < len(codes.trips), due, -1)
-    delay = seconds(visits["arrived"].to_numpy()) - seconds(scheduled.reindex(due, fill_value=NAT).to_numpy())
-    visits["delay_seconds"] = np.where(delay < WRONG_SLOT_SECONDS, np.nan, delay)
+    delay = _difference(visits["arrived"].to_numpy(), scheduled.reindex(due, fill_value=NAT).to_numpy())
+    visits["delay"] = np.where(delay < WRONG_SLOT, NAT, delay)
     arrivals = visits[visits["arrived"] != NAT].sort_values(["trip", "arrived"])
-    visits["change_seconds"] = arrivals.groupby("trip")["delay_seconds"].diff()
+    before = arrivals.groupby("trip")["delay"].shift(fill_value=NAT).to_numpy()
+    change = pd.Series(_difference(arrivals["delay"].to_numpy(), before), index=arrivals.index)
+    visits["change"] = change.reindex(visits.index, fill_value=NAT)
     return visits
+
+
+def _difference(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+    """Microseconds (n,) int64 between two sets of times; NAT where either is."""
+    return np.where((later == NAT) | (earlier == NAT), NAT, later - earlier)

@@ -16,8 +16,6 @@ from mbta_assets.transit.events import (
 )
 from mbta_assets.transit.schema import TransitFeatures, days, typed
 
-RECENT_SECONDS = 1800
-RECENT_RUNS = 3
 H3_RESOLUTION = 9
 
 
@@ -29,27 +27,26 @@ def transit_features(raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.Data
     """
     events = read_events(vehicle, schedule)
     rows = _Rows(raw, events)
+    positions = {name: raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in POSITION_COLUMNS}
     known = {
+        "service_date": days(raw["service_date"]),
         "now": seconds(rows.now),
         "moving": rows.moving,
+        **positions,
         "scheduled_arrival": seconds(microseconds(raw["scheduled_arrival"])),
         "scheduled_last_departure": seconds(microseconds(raw["scheduled_last_departure"])),
         **_own_trip(rows, events),
         **_platform(rows, events),
         **_leader(rows, events),
-    }
-    actual = seconds(microseconds(raw["actual_arrival_time"]))
-    positions = [raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in POSITION_COLUMNS]
-    columns = {
-        **{name: raw[name] for name in COPIED_COLUMNS},
-        **formulas.calendar(days(raw["service_date"]), known["now"]),
-        "distance_travel_miles": formulas.haversine_miles(*positions),
-        "vehicle_cell": _cells(*positions[:2]),
-        "destination_cell": _cells(*positions[2:]),
-        **formulas.timings(known),
-        **{name: known[name] for name in ("last_delay_seconds", "last_change_seconds", "leader_delay_seconds")},
         **_recent_runs(rows, events),
         **_recent_delays(rows, events),
+    }
+    actual = seconds(microseconds(raw["actual_arrival_time"]))
+    columns = {
+        **{name: raw[name] for name in COPIED_COLUMNS},
+        "vehicle_cell": _cells(positions["current_latitude"], positions["current_longitude"]),
+        "destination_cell": _cells(positions["destination_latitude"], positions["destination_longitude"]),
+        **formulas.features(known),
         "delay_seconds": actual - known["scheduled_arrival"],
     }
     return typed(pd.DataFrame(columns, index=raw.index), TransitFeatures)
@@ -96,8 +93,8 @@ def _own_trip(rows: _Rows, events: Events) -> dict[str, np.ndarray]:
         # A vehicle that stands has stood since its arrival, whatever flickered in between.
         "state_since": np.where(rows.moving, since, last_arrival),
         "last_arrival": last_arrival,
-        "last_delay_seconds": _pick(arrivals["delay_seconds"], last),
-        "last_change_seconds": _pick(arrivals["change_seconds"], last),
+        "last_delay_seconds": _pick(arrivals["delay"], last),
+        "last_change_seconds": _pick(arrivals["change"], last),
     }
 
 
@@ -133,7 +130,7 @@ def _leader(rows: _Rows, events: Events) -> dict[str, np.ndarray]:
     found = _last_at(arrivals, rows.target, rows)
     return {
         "leader_arrival": _pick(arrivals["arrived"], found),
-        "leader_delay_seconds": _pick(arrivals["delay_seconds"], found),
+        "leader_delay_seconds": _pick(arrivals["delay"], found),
     }
 
 
@@ -153,26 +150,31 @@ def _recent_runs(rows: _Rows, events: Events) -> dict[str, np.ndarray]:
     began = np.where(runs["moving"], runs["moved"], runs["arrived"])
     runs = runs.assign(ended=ended.to_numpy(), began=began)
     runs = runs[(runs["began"] != NAT) & (runs["ended"] > runs["began"])].sort_values(["stretch", "ended", "trip"])
-    took = (runs["ended"] - runs["began"]) / MICROSECONDS
-    mean = took.groupby(runs["stretch"]).rolling(RECENT_RUNS, min_periods=1).mean()
-    found = latest(runs["stretch"].to_numpy(), runs["ended"].to_numpy(), stretch, rows.now, "left")
-    return {"last_run_seconds": _pick(took, found), "recent_run_seconds": _pick(mean, found)}
+    took = runs["ended"] - runs["began"]
+    ran = runs["stretch"].to_numpy()
+    found = latest(ran, runs["ended"].to_numpy(), stretch, rows.now, "left")
+    begin = np.maximum(np.searchsorted(ran, stretch), found + 1 - formulas.RECENT_RUNS)
+    return {"last_run_seconds": _pick(took, found), "recent_run_seconds": _mean(took, begin, found + 1)}
 
 
 def _recent_delays(rows: _Rows, events: Events) -> dict[str, np.ndarray]:
     """Mean delay, and mean gain of delay a stop, over the arrivals of the route and direction of late."""
     arrivals = _arrivals(events, "line")
     lines, times = arrivals["line"].to_numpy(), arrivals["arrived"].to_numpy()
+    begin = count_before(lines, times, rows.line, rows.now - formulas.RECENT_SECONDS * MICROSECONDS, "left")
     end = count_before(lines, times, rows.line, rows.now, "left")
-    begin = count_before(lines, times, rows.line, rows.now - RECENT_SECONDS * MICROSECONDS, "left")
-    means = {}
-    for name, column in (("route_delay_seconds", "delay_seconds"), ("route_change_seconds", "change_seconds")):
-        values = arrivals[column].to_numpy()
-        total = np.append(0.0, np.cumsum(np.nan_to_num(values)))
-        count = np.append(0, np.cumsum(~np.isnan(values)))
-        with np.errstate(invalid="ignore"):
-            means[name] = (total[end] - total[begin]) / (count[end] - count[begin])
-    return means
+    return {
+        "route_delay_seconds": _mean(arrivals["delay"], begin, end),
+        "route_change_seconds": _mean(arrivals["change"], begin, end),
+    }
+
+
+def _mean(values: pd.Series, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Mean seconds (n,) of microseconds at the positions from `begin` to before `end`; NaN where none is known."""
+    known = (values != NAT).to_numpy()
+    total, count = (np.append(0, np.cumsum(part)) for part in (np.where(known, values, 0), known))
+    begin = np.minimum(begin, end)
+    return formulas.mean_seconds(total[end] - total[begin], count[end] - count[begin])
 
 
 def _cells(latitude: np.ndarray, longitude: np.ndarray) -> pd.Series:

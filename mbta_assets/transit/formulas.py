@@ -11,9 +11,39 @@ from mbta_assets.transit import service_day
 
 EARTH_RADIUS_MILES = 3958.7613
 SECONDS_PER_DAY = 86_400.0
+RECENT_SECONDS = 1800
+"""So long ago, an arrival still tells how late a route is."""
+RECENT_RUNS = 3
+"""So many runs over a stretch tell how long it takes of late."""
 SEASONS = {"winter": (12, 1, 2), "spring": (3, 4, 5), "summer": (6, 7, 8), "autumn": (9, 10, 11)}
 
 Known = Mapping[str, np.ndarray]
+
+
+def features(known: Known) -> dict[str, np.ndarray]:
+    """Every feature (n,) that is a number or a season, from what was known at each moment: the one way to them.
+
+    `known` is what `calendar`, `timings` and `haversine_miles` take (`service_date`, `current_latitude`,
+    `current_longitude`, `destination_latitude`, `destination_longitude`), and the features that are `OBSERVED`.
+    """
+    return {
+        **calendar(known["service_date"], known["now"]),
+        "distance_travel_miles": haversine_miles(
+            known["current_latitude"],
+            known["current_longitude"],
+            known["destination_latitude"],
+            known["destination_longitude"],
+        ),
+        **timings(known),
+        **{name: known[name] for name in OBSERVED},
+    }
+
+
+OBSERVED = (
+    "last_delay_seconds", "last_change_seconds", "leader_delay_seconds", "last_run_seconds", "recent_run_seconds",
+    "route_delay_seconds", "route_change_seconds",
+)  # fmt: skip
+"""Features that are what was seen before, as it is."""
 
 
 def haversine_miles(
@@ -71,6 +101,12 @@ def timings(known: Known) -> dict[str, np.ndarray]:
         "platform_clear_seconds": np.where(np.isnan(known["platform_left"]), np.nan, since_left),
         "platform_occupied": (~np.isnan(known["platform_arrival"]) & np.isnan(known["platform_left"])).astype(float),
     }
+
+
+def mean_seconds(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Mean seconds (n,) of so many durations from their sum in microseconds, which is exact; NaN of none."""
+    with np.errstate(invalid="ignore"):
+        return total / 1_000_000 / count
 
 
 _SEASON_OF_MONTH = np.array(
