@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mbta_assets.learning import dataset, evaluate
+from mbta_assets.learning.arrays import Arrays, Parts
 from mbta_assets.learning.encode import Encoder
 from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
 
@@ -48,12 +49,12 @@ def test_a_sample_is_the_same_whatever_the_order_of_the_rows():
     pd.testing.assert_frame_equal(chosen, shuffled.sort_index())
 
 
-def parts() -> dataset.Parts:
+def parts() -> Parts:
     """Six training rows, the last without a label, for both residuals."""
     codes = np.arange(12, dtype=np.int32).reshape(6, 2)
     label = np.array([1, 2, 3, 4, 5, np.nan], dtype=np.float32)
-    arrays = dataset.Arrays(np.eye(6, 3, dtype=np.float32), codes, *np.zeros((2, 6), np.float32), label)
-    return dataset.Parts({"lookup": arrays, "now": arrays}, {"lookup": arrays.take(np.arange(5))}, list("abcde"), 0)
+    arrays = Arrays(np.eye(6, 3, dtype=np.float32), codes, *np.zeros((2, 6), np.float32), label)
+    return Parts({"lookup": arrays, "now": arrays}, {"lookup": arrays.take(np.arange(5))}, list("abcde"), 0)
 
 
 def test_columns_are_left_out_by_name_from_numbers_and_codes():
