@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,11 +21,13 @@ from dagster._utils.schedules import cron_string_iterator, is_valid_cron_string
 from mbta_assets.assets.production.promotion import failed_checks
 from mbta_assets.automation.jobs import sensor_status, training
 from mbta_assets.automation.runs import (
+    ATTEMPTS,
     FEATURES,
     TRAINING_SET,
     is_training,
     last_training,
     makes_features,
+    may_be_tried_again,
     unfinished,
 )
 from mbta_assets.resources.warehouse import Warehouse
@@ -35,6 +38,8 @@ from mbta_assets.transit.service_day import TIME_ZONE
 LEARNED = ("training", "models", "production")
 """The groups that the rule holds for."""
 LAST = "production_model"
+FEATURES_TAG = "mbta_assets/features"
+"""Of a run that `unnoticed_changes` asks for: the digest of the features it is to learn from."""
 GRACE = timedelta(minutes=30)
 """After its time has come, the rule has as long to start a run."""
 DRIFT_CHECKS = tuple(
@@ -98,7 +103,7 @@ def unnoticed_changes(settings: Settings) -> dg.SensorDefinition:
         default_status=sensor_status(settings),
         minimum_interval_seconds=300,
         description="Trains where the latest models are not of the stored features though MBTA_RETRAIN_AT has come: "
-        "where features changed at the moment of a training, or before anything was watched.",
+        "where features changed at the moment of a training, or before anything was watched, or where it has failed.",
     )
     def sensor(
         context: dg.SensorEvaluationContext,
@@ -120,14 +125,22 @@ def unnoticed_changes(settings: Settings) -> dg.SensorDefinition:
         _, rejected = failed_checks(context.instance, context.repository_def.asset_graph, TRAINING_SET)
         if rejected:
             return dg.SkipReason(f"Blocking checks failed when they last ran: {', '.join(rejected)}.")
-        request = dg.RunRequest(run_key=f"features {learned_from}")
+        earlier = context.instance.get_run_records(dg.RunsFilter(tags={FEATURES_TAG: learned_from}))
+        failed = list(takewhile(lambda record: not record.dagster_run.is_success, earlier))
+        if len(failed) >= ATTEMPTS:
+            return dg.SkipReason(f"{ATTEMPTS} trainings on these features have failed; it is tried when they change.")
+        if failed and not may_be_tried_again(failed[0], len(failed), now.timestamp()):
+            return dg.SkipReason("The training has failed; it is tried again in some minutes.")
+        request = dg.RunRequest(
+            run_key=f"features {learned_from} {len(earlier) + 1}", tags={FEATURES_TAG: learned_from}
+        )
         return dg.SensorResult(run_requests=[request], cursor=since.isoformat())
 
     return sensor
 
 
 def stale(settings: Settings, warehouse: Warehouse, bundle_store: BundleStore) -> str | None:
-    """A digest of the features and of what the latest student has learned from, where that is something else."""
+    """A digest of the features, where the latest student has learned from something else; else None."""
     days = warehouse.tables.days("transit_features")[-settings.training_days :]
     if not days:
         return None
@@ -137,8 +150,7 @@ def stale(settings: Settings, warehouse: Warehouse, bundle_store: BundleStore) -
     of_training_set = student.get("training_set") == bundle_store.current_digest("training_set")
     if of_features and of_training_set:
         return None
-    found = json.dumps([versions, training_set.get("data_versions"), student.get("training_set")], sort_keys=True)
-    return hashlib.sha256(found.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(versions, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def drift(settings: Settings) -> dg.SensorDefinition:

@@ -1,10 +1,10 @@
 """What the instance knows of runs: which are not finished, what they are about, when models were last trained."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, RunRecord
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -15,6 +15,15 @@ from mbta_assets.automation.jobs import daily_tables, service_day, training
 
 TRAINING_SET = dg.AssetKey("training_set")
 FEATURES = dg.AssetKey("transit_features")
+ATTEMPTS = 3
+"""So often what a sensor asks for is tried, until something else is to be done."""
+RETRY_AFTER = timedelta(minutes=5)
+"""Before the second attempt; before the third it is twice that."""
+
+
+def may_be_tried_again(failed: RunRecord, attempt: int, now: float) -> bool:
+    """Whether the time has come, in epoch seconds, to try again what failed at so many attempts."""
+    return now >= (failed.end_time or 0) + RETRY_AFTER.total_seconds() * 2 ** (attempt - 1)
 
 
 def unfinished(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:

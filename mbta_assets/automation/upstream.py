@@ -18,7 +18,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from functools import cached_property
 from typing import Self
 
@@ -26,7 +26,7 @@ import dagster as dg
 from dagster._time import get_current_timestamp
 
 from mbta_assets.automation.jobs import sensor_status, service_day
-from mbta_assets.automation.runs import days_of, unfinished
+from mbta_assets.automation.runs import ATTEMPTS, days_of, may_be_tried_again, unfinished
 from mbta_assets.partitions import service_days
 from mbta_assets.resources.warehouse import Warehouse
 from mbta_assets.settings import Settings
@@ -36,9 +36,6 @@ from mbta_assets.transit import schema
 
 MOST_RUNS = 20
 """So many at once: thousands of changes must not fill the queue before anything else that is to run."""
-ATTEMPTS = 3
-RETRY_AFTER = timedelta(minutes=5)
-"""Before the second attempt; before the third it is twice that."""
 KEY_TAG = "mbta_assets/upstream_change"
 TABLES = ("raw_transit_data", "transit_features")
 MONITORING = ("delay_predictions", "prediction_accuracy")
@@ -172,7 +169,7 @@ def settle(cursor: Cursor, context: dg.SensorEvaluationContext) -> list[str]:
         if not found:
             lost.append(day)
             continue
-        run, ended = found[0].dagster_run, found[0].end_time
+        run = found[0].dagster_run
         if not run.is_finished:
             continue
         if run.is_success:
@@ -180,7 +177,7 @@ def settle(cursor: Cursor, context: dg.SensorEvaluationContext) -> list[str]:
         elif asked.attempt >= ATTEMPTS:
             context.log.error(f"Service day {day} is given up after {ATTEMPTS} failed runs, until it changes again.")
             _done(cursor, day, asked)
-        elif get_current_timestamp() >= (ended or 0) + RETRY_AFTER.total_seconds() * 2 ** (asked.attempt - 1):
+        elif may_be_tried_again(found[0], asked.attempt, get_current_timestamp()):
             cursor.failed[day] = cursor.asked.pop(day)
     return lost
 

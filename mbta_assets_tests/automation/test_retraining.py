@@ -13,7 +13,8 @@ from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from mbta_assets.automation.retraining import LEARNED
+from mbta_assets.automation.retraining import FEATURES_TAG, LEARNED
+from mbta_assets.automation.runs import ATTEMPTS, RETRY_AFTER
 from mbta_assets.bundle import Draft
 from mbta_assets.definitions import build_defs
 from mbta_assets.settings import Settings, SettingsError
@@ -315,12 +316,53 @@ def test_a_student_of_an_earlier_training_set_is_trained_again(stored: Stored) -
     assert len(unnoticed(stored, boston(march(5), "06:35"))) == 1
 
 
-def test_a_training_that_fails_is_asked_for_once_and_not_again_for_the_same_features(stored: Stored) -> None:
+def fail(stored: Stored, key: str) -> None:
+    """A training that was asked for by a key has failed."""
+    request = dg.RunRequest(run_key=key, tags={FEATURES_TAG: key.split()[1]})
+    stored.deployment.create("training", request, dg.DagsterRunStatus.FAILURE)
+
+
+def test_a_training_that_fails_is_tried_three_times_and_then_waits_for_other_features(stored: Stored) -> None:
     stored.features(march(2))
     unnoticed(stored, boston(march(4), "12:00"))
-    [key] = unnoticed(stored, boston(march(5), "06:35"))
-    stored.deployment.create("training", dg.RunRequest(run_key=key), dg.DagsterRunStatus.FAILURE)
-    assert unnoticed(stored, boston(march(5), "06:40")) == []
+    keys = []
+    for clock in ("06:35", "06:40", "06:50", "07:10", "08:00", "23:00"):
+        asked = unnoticed(stored, boston(march(5), clock))
+        keys += asked
+        for key in asked:
+            fail(stored, key)
+    assert len(keys) == len(set(keys)) == ATTEMPTS
+    stored.features(march(3))
+    [key] = unnoticed(stored, boston(march(6), "12:00"))
+    assert key not in keys
+
+
+def test_a_training_that_fails_half_way_is_not_tried_more_often_for_that(stored: Stored) -> None:
+    stored.features(march(2))
+    unnoticed(stored, boston(march(4), "12:00"))
+    keys = []
+    for clock in ("06:35", "06:40", "06:50", "07:10", "08:00"):
+        for key in unnoticed(stored, boston(march(5), clock)):
+            keys.append(key)
+            stored.train({"training_set"})
+            fail(stored, key)
+    assert len(keys) == ATTEMPTS
+
+
+def test_what_failed_is_tried_again_only_after_some_minutes(stored: Stored) -> None:
+    stored.features(march(2))
+    unnoticed(stored, datetime.now(UTC) - timedelta(days=2))
+    [request] = _asked(stored, datetime.now(UTC))
+    run = stored.deployment.begin(request, job="training")
+    assert _asked(stored, datetime.now(UTC)) == []
+    stored.deployment.end(run, succeeded=False)
+    assert _asked(stored, datetime.now(UTC) + timedelta(minutes=1)) == []
+    assert len(_asked(stored, datetime.now(UTC) + RETRY_AFTER)) == 1
+
+
+def _asked(stored: Stored, at: datetime) -> list[dg.RunRequest]:
+    with stored.deployment.at(at):
+        return stored.deployment.tick("unnoticed_changes")
 
 
 def test_rejected_features_are_not_trained_on(stored: Stored) -> None:

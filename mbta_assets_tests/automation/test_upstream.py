@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 
 from mbta_assets.automation import upstream
-from mbta_assets.automation.upstream import ATTEMPTS, KEY_TAG, MOST_RUNS, RETRY_AFTER, Cursor
+from mbta_assets.automation.runs import ATTEMPTS, RETRY_AFTER
+from mbta_assets.automation.upstream import KEY_TAG, MOST_RUNS, Cursor
 from mbta_assets.settings import Settings
 from mbta_assets_tests.automation.conftest import TABLES, Deployment, day, deliver, store_path
 
@@ -147,7 +148,7 @@ def test_a_failed_run_is_tried_again_by_other_keys_later_and_not_for_ever(follow
 def test_a_run_that_fails_and_then_succeeds_is_not_run_a_third_time(
     followed: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream, "RETRY_AFTER", timedelta(0))
+    monkeypatch.setattr("mbta_assets.automation.runs.RETRY_AFTER", timedelta(0))
     path = store_path(followed.directory, "vehicle", day(0))
     path.write_bytes(path.read_bytes()[:200])
     [request] = followed.tick()
@@ -245,7 +246,7 @@ def test_a_day_that_is_overwritten_while_somebody_backfills_it_for_the_first_tim
 def test_a_change_after_failed_runs_has_all_attempts_before_it(
     followed: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream, "RETRY_AFTER", timedelta(0))
+    monkeypatch.setattr("mbta_assets.automation.runs.RETRY_AFTER", timedelta(0))
     asked = 0
     for late_seconds in (90, 120):
         overwrite(followed, late_seconds)
