@@ -9,7 +9,7 @@ changed at the moment of a run, or whose training failed, and drift.
 import hashlib
 import json
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -118,6 +118,10 @@ def unnoticed_changes(settings: Settings) -> dg.SensorDefinition:
         if learned_from is None:
             return dg.SensorResult(skip_reason="The models are of the stored features.", cursor="")
         since = datetime.fromisoformat(context.cursor) if context.cursor else now
+        earlier = context.instance.get_run_records(dg.RunsFilter(tags={FEATURES_TAG: learned_from}))
+        failed = list(takewhile(lambda record: not record.dagster_run.is_success, earlier))
+        if earlier and not failed:  # a training that changed nothing is not repeated before the next time has come
+            since = max(since, datetime.fromtimestamp(earlier[0].end_time or 0, UTC))
         due = _next_time(settings, since) + GRACE
         if now < due:
             left = f"The rule has until {due:%Y-%m-%d %H:%M %Z} to follow the features."
@@ -125,8 +129,6 @@ def unnoticed_changes(settings: Settings) -> dg.SensorDefinition:
         _, rejected = failed_checks(context.instance, context.repository_def.asset_graph, TRAINING_SET)
         if rejected:
             return dg.SkipReason(f"Blocking checks failed when they last ran: {', '.join(rejected)}.")
-        earlier = context.instance.get_run_records(dg.RunsFilter(tags={FEATURES_TAG: learned_from}))
-        failed = list(takewhile(lambda record: not record.dagster_run.is_success, earlier))
         if len(failed) >= ATTEMPTS:
             return dg.SkipReason(f"{ATTEMPTS} trainings on these features have failed; it is tried when they change.")
         if failed and not may_be_tried_again(failed[0], len(failed), now.timestamp()):

@@ -360,6 +360,15 @@ def test_what_failed_is_tried_again_only_after_some_minutes(stored: Stored) -> N
     assert len(_asked(stored, datetime.now(UTC) + RETRY_AFTER)) == 1
 
 
+def test_a_training_that_succeeds_and_changes_nothing_is_not_repeated_before_the_next_time(stored: Stored) -> None:
+    stored.features(march(2))
+    unnoticed(stored, datetime.now(UTC) - timedelta(days=2))
+    [request] = _asked(stored, datetime.now(UTC))
+    stored.deployment.end(stored.deployment.begin(request, job="training"), succeeded=True)
+    assert _asked(stored, datetime.now(UTC) + timedelta(minutes=10)) == []
+    assert len(_asked(stored, datetime.now(UTC) + timedelta(hours=25))) == 1
+
+
 def _asked(stored: Stored, at: datetime) -> list[dg.RunRequest]:
     with stored.deployment.at(at):
         return stored.deployment.tick("unnoticed_changes")
