@@ -47,6 +47,9 @@ def test_all_that_trains_or_is_timed_shares_one_pool(tmp_path):
 
 def test_two_steps_of_the_pool_never_run_at_once_though_their_runs_do(tmp_path):
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        instance.get_runs()  # so that its databases are there before two processes want to make them
+        assert instance.event_log_storage.get_pool_limits() == []
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(pool=pools(tmp_path)["dnn_teacher"]))
     spans = [tmp_path / "first.json", tmp_path / "second.json"]
