@@ -153,8 +153,9 @@ def _recent_runs(rows: _Rows, events: Events) -> dict[str, np.ndarray]:
     took = runs["ended"] - runs["began"]
     ran = runs["stretch"].to_numpy()
     found = latest(ran, runs["ended"].to_numpy(), stretch, rows.now, "left")
-    begin = np.maximum(np.searchsorted(ran, stretch), found + 1 - formulas.RECENT_RUNS)
-    return {"last_run_seconds": _pick(took, found), "recent_run_seconds": _mean(took, begin, found + 1)}
+    end = found + 1
+    begin = np.clip(end - formulas.RECENT_RUNS, np.searchsorted(ran, stretch), end)
+    return {"last_run_seconds": _pick(took, found), "recent_run_seconds": _mean(took, begin, end)}
 
 
 def _recent_delays(rows: _Rows, events: Events) -> dict[str, np.ndarray]:
@@ -173,8 +174,8 @@ def _mean(values: pd.Series, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Mean seconds (n,) of microseconds at the positions from `begin` to before `end`; NaN where none is known."""
     known = (values != NAT).to_numpy()
     total, count = (np.append(0, np.cumsum(part)) for part in (np.where(known, values, 0), known))
-    begin = np.minimum(begin, end)
-    return formulas.mean_seconds(total[end] - total[begin], count[end] - count[begin])
+    with np.errstate(invalid="ignore"):
+        return (total[end] - total[begin]) / MICROSECONDS / (count[end] - count[begin])
 
 
 def _cells(latitude: np.ndarray, longitude: np.ndarray) -> pd.Series:

@@ -103,12 +103,6 @@ def timings(known: Known) -> dict[str, np.ndarray]:
     }
 
 
-def mean_seconds(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Mean seconds (n,) of so many durations from their sum in microseconds, which is exact; NaN of none."""
-    with np.errstate(invalid="ignore"):
-        return total / 1_000_000 / count
-
-
 _SEASON_OF_MONTH = np.array(
     ["", *(next(name for name, months in SEASONS.items() if month in months) for month in range(1, 13))]
 )
