@@ -13,7 +13,7 @@ from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from mbta_assets.automation.retraining import FEATURES_TAG, LEARNED
+from mbta_assets.automation.retraining import LEARNED
 from mbta_assets.automation.runs import ATTEMPTS, RETRY_AFTER
 from mbta_assets.bundle import Draft
 from mbta_assets.definitions import build_defs
@@ -269,10 +269,15 @@ def stored(deployment: Deployment) -> Stored:
     return stored
 
 
-def unnoticed(stored: Stored, at: datetime) -> list[str]:
-    """The keys of the runs that the reconciling sensor asks for at a moment."""
+def requested(stored: Stored, at: datetime) -> list[dg.RunRequest]:
+    """The runs that the reconciling sensor asks for at a moment."""
     with stored.deployment.at(at):
-        return [str(request.run_key) for request in stored.deployment.tick("unnoticed_changes")]
+        return stored.deployment.tick("unnoticed_changes")
+
+
+def unnoticed(stored: Stored, at: datetime) -> list[str]:
+    """The keys of those runs."""
+    return [str(request.run_key) for request in requested(stored, at)]
 
 
 def test_features_that_change_in_the_same_tick_as_a_training_are_trained_on_at_the_next_time(stored: Stored) -> None:
@@ -316,21 +321,14 @@ def test_a_student_of_an_earlier_training_set_is_trained_again(stored: Stored) -
     assert len(unnoticed(stored, boston(march(5), "06:35"))) == 1
 
 
-def fail(stored: Stored, key: str) -> None:
-    """A training that was asked for by a key has failed."""
-    request = dg.RunRequest(run_key=key, tags={FEATURES_TAG: key.split()[1]})
-    stored.deployment.create("training", request, dg.DagsterRunStatus.FAILURE)
-
-
 def test_a_training_that_fails_is_tried_three_times_and_then_waits_for_other_features(stored: Stored) -> None:
     stored.features(march(2))
     unnoticed(stored, boston(march(4), "12:00"))
     keys = []
     for clock in ("06:35", "06:40", "06:50", "07:10", "08:00", "23:00"):
-        asked = unnoticed(stored, boston(march(5), clock))
-        keys += asked
-        for key in asked:
-            fail(stored, key)
+        for request in requested(stored, boston(march(5), clock)):
+            keys.append(request.run_key)
+            stored.deployment.create("training", request, dg.DagsterRunStatus.FAILURE)
     assert len(keys) == len(set(keys)) == ATTEMPTS
     stored.features(march(3))
     [key] = unnoticed(stored, boston(march(6), "12:00"))
@@ -342,36 +340,31 @@ def test_a_training_that_fails_half_way_is_not_tried_more_often_for_that(stored:
     unnoticed(stored, boston(march(4), "12:00"))
     keys = []
     for clock in ("06:35", "06:40", "06:50", "07:10", "08:00"):
-        for key in unnoticed(stored, boston(march(5), clock)):
-            keys.append(key)
+        for request in requested(stored, boston(march(5), clock)):
+            keys.append(request.run_key)
             stored.train({"training_set"})
-            fail(stored, key)
+            stored.deployment.create("training", request, dg.DagsterRunStatus.FAILURE)
     assert len(keys) == ATTEMPTS
 
 
 def test_what_failed_is_tried_again_only_after_some_minutes(stored: Stored) -> None:
     stored.features(march(2))
     unnoticed(stored, datetime.now(UTC) - timedelta(days=2))
-    [request] = _asked(stored, datetime.now(UTC))
+    [request] = requested(stored, datetime.now(UTC))
     run = stored.deployment.begin(request, job="training")
-    assert _asked(stored, datetime.now(UTC)) == []
+    assert requested(stored, datetime.now(UTC)) == []
     stored.deployment.end(run, succeeded=False)
-    assert _asked(stored, datetime.now(UTC) + timedelta(minutes=1)) == []
-    assert len(_asked(stored, datetime.now(UTC) + RETRY_AFTER)) == 1
+    assert requested(stored, datetime.now(UTC) + timedelta(minutes=1)) == []
+    assert len(requested(stored, datetime.now(UTC) + RETRY_AFTER)) == 1
 
 
 def test_a_training_that_succeeds_and_changes_nothing_is_not_repeated_before_the_next_time(stored: Stored) -> None:
     stored.features(march(2))
     unnoticed(stored, datetime.now(UTC) - timedelta(days=2))
-    [request] = _asked(stored, datetime.now(UTC))
+    [request] = requested(stored, datetime.now(UTC))
     stored.deployment.end(stored.deployment.begin(request, job="training"), succeeded=True)
-    assert _asked(stored, datetime.now(UTC) + timedelta(minutes=10)) == []
-    assert len(_asked(stored, datetime.now(UTC) + timedelta(hours=25))) == 1
-
-
-def _asked(stored: Stored, at: datetime) -> list[dg.RunRequest]:
-    with stored.deployment.at(at):
-        return stored.deployment.tick("unnoticed_changes")
+    assert requested(stored, datetime.now(UTC) + timedelta(minutes=10)) == []
+    assert len(requested(stored, datetime.now(UTC) + timedelta(hours=25))) == 1
 
 
 def test_rejected_features_are_not_trained_on(stored: Stored) -> None:

@@ -149,8 +149,7 @@ def test_a_bucket_that_is_not_there_is_named_before_anything_is_made(account, tm
 
 def test_permissions_that_a_bucket_does_not_give_are_named(bundle_store, monkeypatch):
     # The emulator knows no permissions; the real bucket answers with those that one has.
-    granted = lambda *_, **__: ["storage.objects.get"]  # noqa: E731
-    monkeypatch.setattr("google.cloud.storage.Bucket.test_iam_permissions", granted)
+    monkeypatch.setattr("google.cloud.storage.Bucket.test_iam_permissions", lambda *_, **__: ["storage.objects.get"])
     with pytest.raises(CloudError, match="storage.objects.create, storage.objects.delete are lacking"):
         bundle_store.begin()
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -54,7 +55,11 @@ def test_two_steps_of_the_pool_never_run_at_once_though_their_runs_do(tmp_path):
     program.write_text(PROGRAM.format(pool=pools(tmp_path)["dnn_teacher"]))
     spans = [tmp_path / "first.json", tmp_path / "second.json"]
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    running = [subprocess.Popen([sys.executable, str(program), str(path)], env=environment) for path in spans]
-    assert [run.wait(timeout=120) for run in running] == [0, 0]
+
+    def run(span: Path) -> None:
+        subprocess.run([sys.executable, str(program), str(span)], env=environment, check=True, timeout=120)
+
+    with ThreadPoolExecutor() as side_by_side:
+        list(side_by_side.map(run, spans))
     first, second = sorted(json.loads(path.read_text()) for path in spans)
     assert first[1] <= second[0], "the second began before the first had ended"
