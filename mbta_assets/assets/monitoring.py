@@ -21,7 +21,7 @@ from mbta_assets.partitions import days_asked, service_days
 from mbta_assets.storage.bundles import BundleStore
 from mbta_assets.storage.io_managers import DayByDay, StoredTable
 from mbta_assets.transit import schema
-from mbta_assets.transit.schema import STOPS_AHEAD
+from mbta_assets.transit.formulas import STOPS_AHEAD
 
 WORST = 3
 JUDGED = [*ROW_KEY, "predicted_delay_seconds", "model_version"]

@@ -21,7 +21,7 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Codes:
-    """Integer codes of the day's trips and stops; -1 is missing or unheard of."""
+    """Integer codes of the day's trips and stops, in the order of their ids; -1 is missing or unheard of."""
 
     trips: pd.Index
     stops: pd.Index
@@ -96,13 +96,17 @@ def read_events(vehicle: pd.DataFrame, schedule: pd.DataFrame) -> Events:
     """The events of one service day from its vehicle updates (any order, repeated or not) and its timetable."""
     known = vehicle[vehicle["stop_id"].notna()]
     codes = Codes(
-        trips=pd.Index(pd.concat([known["trip_id"], schedule["trip_id"]]).dropna().unique()),
-        stops=pd.Index(pd.concat([canonical(known["stop_id"]), canonical(schedule["stop_id"])]).unique()),
-        routes=pd.Index(known["route_id"].fillna("").unique()),
+        trips=_index(known["trip_id"], schedule["trip_id"]),
+        stops=_index(canonical(known["stop_id"]), canonical(schedule["stop_id"])),
+        routes=_index(known["route_id"].fillna("")),
     )
     updates = _updates(known, codes)
     visits = _visits(updates)
     return Events(codes, _states(updates), _against_timetable(visits, schedule, codes))
+
+
+def _index(*ids: pd.Series) -> pd.Index:
+    return pd.Index(np.sort(pd.concat(ids).dropna().unique().to_numpy(dtype=object)))
 
 
 def _codes(index: pd.Index, ids: pd.Series) -> np.ndarray:
@@ -118,14 +122,14 @@ def _updates(vehicle: pd.DataFrame, codes: Codes) -> pd.DataFrame:
             "stop": codes.stop(vehicle["stop_id"]),
             "time": microseconds(vehicle["updated_at"]),
             "moving": (vehicle["current_status"] != "STOPPED_AT").to_numpy(dtype=bool),
-            "vehicle": pd.factorize(vehicle["id"])[0],
+            "vehicle": pd.factorize(vehicle["id"], sort=True)[0],
             "line": codes.line(vehicle["route_id"], vehicle["direction_id"]),
         }
     ).drop_duplicates(["trip", "vehicle", "time", "moving", "stop"])
     nameless = updates[updates["trip"] < 0].sort_values(["vehicle", "time", "moving", "stop"])
     stretch = (nameless["vehicle"].diff().ne(0) | nameless["stop"].diff().ne(0)).cumsum()
     updates.loc[nameless.index, "trip"] = len(codes.trips) + stretch
-    return updates.sort_values(["trip", "time", "moving", "stop"], ignore_index=True)
+    return updates.sort_values(["trip", "time", "moving", "stop", "vehicle"], ignore_index=True)
 
 
 def _states(updates: pd.DataFrame) -> pd.DataFrame:
@@ -146,11 +150,12 @@ def _visits(updates: pd.DataFrame) -> pd.DataFrame:
     begun_unseen = visits["first"] == visits.groupby("trip")["first"].transform("min")
     moved = updates[updates["moving"]].groupby(by_visit, sort=False)["time"].min().reindex(visits.index)
     arrived = updates[~updates["moving"]].groupby(by_visit, sort=False)["time"].min().reindex(visits.index)
-    visits = visits.assign(moved=moved.mask(begun_unseen), arrived=arrived).reset_index()
-    visits = visits.sort_values(["vehicle", "first", "stop"], ignore_index=True)
+    visits = visits.assign(moved=moved.mask(begun_unseen), arrived=arrived, order=np.arange(len(visits))).reset_index()
+    visits = visits.sort_values(["vehicle", "first", "order"], ignore_index=True)
     visits["left"] = visits.groupby("vehicle")["first"].shift(-1)
     times = ["moved", "arrived", "left"]
-    return visits.astype({"line": np.int64}).assign(**visits[times].fillna(NAT).astype(np.int64)).drop(columns="first")
+    visits = visits.assign(line=visits["line"].astype(np.int64), **visits[times].fillna(NAT).astype(np.int64))
+    return visits.drop(columns=["first", "order"])
 
 
 def _against_timetable(visits: pd.DataFrame, schedule: pd.DataFrame, codes: Codes) -> pd.DataFrame:
@@ -163,7 +168,7 @@ def _against_timetable(visits: pd.DataFrame, schedule: pd.DataFrame, codes: Code
     due = np.where(visits["trip"] < len(codes.trips), due, -1)
     delay = _difference(visits["arrived"].to_numpy(), scheduled.reindex(due, fill_value=NAT).to_numpy())
     visits["delay"] = np.where(delay < WRONG_SLOT, NAT, delay)
-    arrivals = visits[visits["arrived"] != NAT].sort_values(["trip", "arrived"])
+    arrivals = visits[visits["arrived"] != NAT].sort_values(["trip", "arrived", "stop"])
     before = arrivals.groupby("trip")["delay"].shift(fill_value=NAT).to_numpy()
     change = pd.Series(_difference(arrivals["delay"].to_numpy(), before), index=arrivals.index)
     visits["change"] = change.reindex(visits.index, fill_value=NAT)

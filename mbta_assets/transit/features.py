@@ -101,7 +101,7 @@ def _own_trip(rows: _Rows, events: Events) -> dict[str, np.ndarray]:
 def _arrivals(events: Events, group: str) -> pd.DataFrame:
     """Visits that ended in an arrival, in the order of each group's arrivals."""
     visits = events.visits
-    return visits[visits["arrived"] != NAT].sort_values([group, "arrived", "trip"], ignore_index=True)
+    return visits[visits["arrived"] != NAT].sort_values([group, "arrived", "trip", "stop"], ignore_index=True)
 
 
 def _last_at(arrivals: pd.DataFrame, stop: np.ndarray, rows: _Rows) -> np.ndarray:

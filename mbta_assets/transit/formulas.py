@@ -11,6 +11,10 @@ from mbta_assets.transit import service_day
 
 EARTH_RADIUS_MILES = 3958.7613
 SECONDS_PER_DAY = 86_400.0
+STATUSES = ("IN_TRANSIT_TO", "INCOMING_AT", "STOPPED_AT")
+"""How a vehicle may stand to a stop."""
+STOPS_AHEAD = (1, 3, 5, 10)
+"""How many stops ahead the destinations are that models learn from."""
 RECENT_SECONDS = 1800
 """So long ago, an arrival still tells how late a route is."""
 RECENT_RUNS = 3

@@ -12,16 +12,13 @@ import pandera.pandas as pa
 import pyarrow as arrow
 from pandera.typing import Series
 
-from mbta_assets.transit.formulas import SEASONS
+from mbta_assets.transit.formulas import SEASONS, STATUSES, STOPS_AHEAD
 
 Text = Annotated[pd.StringDtype, "pyarrow", pd.NA]
 Timestamp = Annotated[pd.DatetimeTZDtype, "us", "UTC"]
 Date = Annotated[pd.ArrowDtype, arrow.date32()]
 Integer = pd.Int64Dtype
 Single = np.float32
-
-STATUSES = ("IN_TRANSIT_TO", "INCOMING_AT", "STOPPED_AT")
-STOPS_AHEAD = (1, 3, 5, 10)
 
 
 def column(description: str, unit: str | None = None, *, role: str = "", required: bool = True, **rules: Any) -> Any:

@@ -1,33 +1,19 @@
 """The features: known at their moment, and what they say."""
 
-from datetime import date
-
 import numpy as np
 import pandas as pd
-import pyarrow as arrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbta_assets.resources.warehouse import DuckDBWarehouse
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.lake import Lake
 from mbta_assets.transit import formulas, schema
-from mbta_assets.transit.features import transit_features
+from mbta_assets_tests.transit.days import REAL, SIMULATED, build, changed_after
 
-SIMULATED, REAL = date(2024, 3, 6), date(2023, 10, 3)
 KEY = ["trip_id", "vehicle_id", "time_stamp", "stop_id"]
 KNOWN = [*schema.columns(schema.TransitFeatures, "numeric"), *schema.columns(schema.TransitFeatures, "category")]
-
-
-def build(lake: Lake, day: date, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Features by the same road as the assets: tables in the lake, joined, then features."""
-    for name, rows in tables.items():
-        wanted = schema.arrow_schema(schema.UPSTREAM[name])
-        lake.write(name, day, arrow.Table.from_pandas(rows, wanted, preserve_index=False))
-    raw = DuckDBWarehouse(lake, lake).raw_transit_data(day)
-    return transit_features(raw, tables["vehicle"], tables["schedule"])
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +33,6 @@ def real(tmp_path_factory, seed_upstream):
     tables = {name: source.read(name, REAL) for name in schema.UPSTREAM}
     lake = Lake(tmp_path_factory.mktemp("real"))
     return lake, REAL, tables, build(lake, REAL, tables)
-
-
-def changed_after(vehicle: pd.DataFrame, moment: pd.Timestamp, seed: int) -> pd.DataFrame:
-    """The same updates up to a moment; later ones dropped, moved, relabelled or sent elsewhere at random."""
-    random = np.random.default_rng(seed)
-    later = (vehicle["updated_at"] > moment).to_numpy()
-    rows = vehicle.copy()
-    fate = random.integers(0, 4, len(rows))
-    shifted = rows["updated_at"] + pd.to_timedelta(random.integers(0, 3600, len(rows)), unit="s")
-    rows["updated_at"] = rows["updated_at"].where(~(later & (fate == 1)), shifted)
-    statuses = pd.Series(random.choice(schema.STATUSES, len(rows)), dtype=rows["current_status"].dtype)
-    rows["current_status"] = rows["current_status"].where(~(later & (fate == 2)), statuses)
-    stops = rows["stop_id"].sample(frac=1, random_state=seed).reset_index(drop=True)
-    rows["stop_id"] = rows["stop_id"].where(~(later & (fate == 3)), stops)
-    return rows[~(later & (fate == 0))].reset_index(drop=True)
 
 
 def assert_the_past_stands(day_of, share: float, seed: int) -> None:

@@ -1,0 +1,39 @@
+"""Service days for tests: features made by the same road as the assets make them, and days that went otherwise."""
+
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pyarrow as arrow
+
+from mbta_assets.resources.warehouse import DuckDBWarehouse
+from mbta_assets.storage.lake import Lake
+from mbta_assets.transit import schema
+from mbta_assets.transit.features import transit_features
+
+SIMULATED, REAL = date(2024, 3, 6), date(2023, 10, 3)
+Tables = dict[str, pd.DataFrame]
+
+
+def build(lake: Lake, day: date, tables: Tables) -> pd.DataFrame:
+    """Features by the same road as the assets: tables in the lake, joined, then features."""
+    for name, rows in tables.items():
+        wanted = schema.arrow_schema(schema.UPSTREAM[name])
+        lake.write(name, day, arrow.Table.from_pandas(rows, wanted, preserve_index=False))
+    raw = DuckDBWarehouse(lake, lake).raw_transit_data(day)
+    return transit_features(raw, tables["vehicle"], tables["schedule"])
+
+
+def changed_after(vehicle: pd.DataFrame, moment: pd.Timestamp, seed: int) -> pd.DataFrame:
+    """The same updates up to a moment; later ones dropped, moved, relabelled or sent elsewhere at random."""
+    random = np.random.default_rng(seed)
+    later = (vehicle["updated_at"] > moment).to_numpy()
+    rows = vehicle.copy()
+    fate = random.integers(0, 4, len(rows))
+    shifted = rows["updated_at"] + pd.to_timedelta(random.integers(0, 3600, len(rows)), unit="s")
+    rows["updated_at"] = rows["updated_at"].where(~(later & (fate == 1)), shifted)
+    statuses = pd.Series(random.choice(schema.STATUSES, len(rows)), dtype=rows["current_status"].dtype)
+    rows["current_status"] = rows["current_status"].where(~(later & (fate == 2)), statuses)
+    stops = rows["stop_id"].sample(frac=1, random_state=seed).reset_index(drop=True)
+    rows["stop_id"] = rows["stop_id"].where(~(later & (fate == 3)), stops)
+    return rows[~(later & (fate == 0))].reset_index(drop=True)
