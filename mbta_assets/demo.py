@@ -41,6 +41,7 @@ def main() -> None:
     leaderboard = json.loads((settings.store / "reports/model_leaderboard.json").read_text())
     print("\nErrors on the test days, in seconds of delay; every row is scored on the same arrivals.\n")
     print(_table(leaderboard))
+    print("\n" + "\n".join(_intervals(leaderboard)))
     print(f"\ntables   {settings.store / 'tables'}\nbundles  {settings.store / 'bundles'}")
     print(f"reports  {settings.store / 'reports'}\n\nThe whole took {time.monotonic() - begun:.0f} s. Next: make dev")
 
@@ -85,6 +86,17 @@ def _table(leaderboard: list[dict]) -> str:
         latency = f"{row['latency_us_p50']:10.0f}" if row["latency_us_p50"] else f"{'–':>10}"
         lines.append(f"{row['model']:18}{errors}{row['mae']:9.1f}{size}{latency}")
     return "\n".join(lines)
+
+
+def _intervals(leaderboard: list[dict]) -> list[str]:
+    """How the promise of each model's interval was kept."""
+    return [
+        f"{one['coverage']:.1%} of arrivals are within the interval of {row['model']}, which promises "
+        f"{one['promise']:.0%}; it is {one['mean_width_seconds']:.0f} s wide on average."
+        for row in leaderboard
+        for one in [row["interval"]]
+        if one
+    ]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mbta_assets.learning import dataset, evaluate
 from mbta_assets.learning.encode import Encoder
+from mbta_assets.learning.interval import at_origin
 from mbta_assets.learning.model import Model
 from mbta_assets.transit import schema
 
@@ -81,8 +82,7 @@ def came_true(features: pd.DataFrame, predicted: np.ndarray) -> list[Measured]:
     """
     label, ahead = (features[name].to_numpy(dtype=np.float64) for name in ("delay_seconds", "scheduled_seconds_ahead"))
     seen = ~np.isnan(label)
-    at_origin = (features["current_status"] == "STOPPED_AT") & (features["stops_behind"] <= 1)
-    position = _members(np.where(at_origin, "terminal", "mid_trip"), POSITIONS)
+    position = _members(np.where(at_origin(features), "terminal", "mid_trip"), POSITIONS)
     matched = float(seen.mean()) if len(seen) else None
     return [
         *(

@@ -97,6 +97,7 @@ def leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> Row:
         "within_mbta_window": within_mbta_window(label, predicted, ahead),
         "by_stops_ahead": grouped("stops_ahead"),
         "by_route": grouped("route_id"),
+        "interval": None,
         "size_bytes": None,
         "parameters": None,
         "latency_us_p50": None,

@@ -11,12 +11,13 @@ from mbta_assets.bundle import Bundle
 from mbta_assets.learning import boosting
 from mbta_assets.learning.arrays import Arrays, Parts
 from mbta_assets.learning.encode import Columns, Encoder
+from mbta_assets.learning.interval import Interval
 from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ENCODER, LOOKUP, SCALES, ONNX = "encoder.json", "lookup.npz", "scales.json", "model.onnx"
+ENCODER, LOOKUP, SCALES, ONNX, INTERVAL = "encoder.json", "lookup.npz", "scales.json", "model.onnx", "interval.json"
 RESIDUALS = ("lookup", "now")
 """What a label's residual may be taken to: the run-time lookup, or the delay of an arrival right now."""
 Residual = Callable[[Arrays], np.ndarray]
@@ -111,15 +112,23 @@ class Model:
         self.inputs = Inputs.from_bundle(stored)
         self.residual_to: str = stored.manifest["residual_to"]
         self.residual = KINDS[stored.manifest["kind"]](stored)
+        calibrated = INTERVAL in stored.manifest["files"]
+        self.interval = Interval.from_json(stored.file(INTERVAL)) if calibrated else None
+        """Around its predictions; None where the bundle has none."""
 
     def predict(self, columns: Columns) -> np.ndarray:
-        """Predicted seconds of delay (n,) for feature columns of n rows.
+        """Predicted seconds of delay (n,) for feature columns of n rows."""
+        return predict(self.inputs, self.residual_to, self.residual, columns)
 
-        A vehicle that has not arrived arrives no earlier than now.
-        """
-        arrays = self.inputs.arrays(columns, self.residual_to)
-        earliest = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
-        return np.maximum(arrays.base + arrays.scale * self.residual(arrays), earliest)
+
+def predict(inputs: Inputs, residual_to: str, residual: Residual, columns: Columns) -> np.ndarray:
+    """Predicted seconds of delay (n,) for feature columns of n rows.
+
+    A vehicle that has not arrived arrives no earlier than now.
+    """
+    arrays = inputs.arrays(columns, residual_to)
+    earliest = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
+    return np.maximum(arrays.base + arrays.scale * residual(arrays), earliest)
 
 
 def _open_trees(stored: Bundle) -> Residual:
@@ -130,14 +139,15 @@ def _open_network(stored: Bundle) -> Residual:
     """A network runs as it would be served, whatever it is stored as."""
     from mbta_assets.learning import export, weights
 
-    return _run(export.to_onnx(weights.from_bundle(stored)))
+    return run_onnx(export.to_onnx(weights.from_bundle(stored)))
 
 
 def _open_onnx(stored: Bundle) -> Residual:
-    return _run(stored.file(ONNX))
+    return run_onnx(stored.file(ONNX))
 
 
-def _run(onnx: bytes) -> Residual:
+def run_onnx(onnx: bytes) -> Residual:
+    """What an exported network predicts."""
     from mbta_assets.learning import runtime
 
     session = runtime.session(onnx)

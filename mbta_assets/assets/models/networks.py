@@ -16,13 +16,14 @@ from pydantic import Field
 
 from mbta_assets.assets.described import draw_sizes, markdown_table, picture
 from mbta_assets.assets.models import model_asset, searched
-from mbta_assets.assets.training import provenance, rows_of
+from mbta_assets.assets.training import labelled, provenance, rows_of
 from mbta_assets.bundle import Bundle, Draft, library_versions
 from mbta_assets.learning import boosting, tune
 from mbta_assets.learning.arrays import Arrays, Parts
 from mbta_assets.learning.encode import Encoder
+from mbta_assets.learning.interval import Interval
 from mbta_assets.learning.lookup import RuntimeLookup
-from mbta_assets.learning.model import ENCODER, LOOKUP, ONNX, Inputs, learning_parts
+from mbta_assets.learning.model import ENCODER, INTERVAL, LOOKUP, ONNX, Inputs, learning_parts, predict, run_onnx
 from mbta_assets.resources.cluster import Cluster
 from mbta_assets.resources.tracker import Tracker
 from mbta_assets.settings import Settings
@@ -312,14 +313,18 @@ def quantized_student(
     from mbta_assets.learning import export, quantize, weights
 
     rows = rows_of(training_set)
-    train_rows, validation = Material.of(training_set, runtime_lookup, settings.seed).like(distilled_student).rows
+    material = Material.of(training_set, runtime_lookup, settings.seed).like(distilled_student)
+    train_rows, validation = material.rows
     network = weights.from_bundle(distilled_student)
     model = export.to_onnx(network)
-    inputs = Inputs.from_bundle(distilled_student)
-    test = inputs.arrays(rows[rows["part"] == "test"], distilled_student.manifest["residual_to"])
+    inputs, residual_to = Inputs.from_bundle(distilled_student), distilled_student.manifest["residual_to"]
+    test = inputs.arrays(rows[rows["part"] == "test"], residual_to)
     parity = export.parity_seconds(network, model, test)
     found = quantize.variants(model, train_rows, validation)
     chosen = quantize.choose(found)
+    held_out = labelled(rows, "validation")  # which the lookup of `material` has not seen either
+    delay = predict(material.inputs, residual_to, run_onnx(chosen.model), held_out)
+    interval = Interval.calibrate(held_out, held_out["delay_seconds"].to_numpy() - delay)
     table = [variant.row() for variant in found]
     context.add_output_metadata(
         {
@@ -329,12 +334,13 @@ def quantized_student(
             "parity_seconds": parity,
             "parity_rows": len(test),
             "validation_error": chosen.validation_error,
+            "interval": markdown_table(_half_widths(interval)),
         }
     )
     kept = ("residual_to", "features", "parameters", "layers", "configuration", "seed")
     return Draft(
         "onnx",
-        {ONNX: chosen.model, **inputs.files()},
+        {ONNX: chosen.model, INTERVAL: interval.to_json(), **inputs.files()},
         {
             **provenance(training_set),
             **{name: distilled_student.manifest[name] for name in kept},
@@ -345,6 +351,20 @@ def quantized_student(
             "libraries": library_versions("numpy", "onnx", "onnxruntime"),
         },
     )
+
+
+POSITION = {None: "any", False: "on its way", True: "at the origin"}
+
+
+def _half_widths(interval: Interval) -> list[dict[str, Any]]:
+    """The half widths in seconds as a table, a row for each route and position."""
+    stops_ahead = sorted({stops for _, stops, _ in interval.half_widths if stops is not None})
+    groups = {(route, waits) for route, stops, waits in interval.half_widths if stops is not None}
+    return [
+        {"route": route or "any", "position": POSITION[waits]}
+        | {f"{n} ahead": interval.half_widths.get((route, n, waits)) for n in stops_ahead}
+        for route, waits in sorted(groups, key=str)
+    ]
 
 
 def _trees(stored: Bundle, material: Material) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pandas as pd
 from mbta_assets.assets.described import OWNERS, draw_sizes, markdown_table, picture
 from mbta_assets.assets.training import labelled, rows_of
 from mbta_assets.bundle import Bundle
-from mbta_assets.learning import evaluate, model
+from mbta_assets.learning import evaluate, interval, model
 from mbta_assets.learning.latency import p50_microseconds
 from mbta_assets.learning.lookup import RuntimeLookup
 from mbta_assets.sources import Source
@@ -71,6 +71,7 @@ def model_leaderboard(
             "leaderboard": markdown_table([_short(row) for row in leaderboard]),
             "error_by_stops_ahead": picture(lambda axes: _draw(axes, leaderboard)),
             "error_against_size": picture(lambda axes: _draw_sizes(axes, leaderboard)),
+            "interval": markdown_table(_covered(leaderboard)),
             "losing_to_runtime_lookup": [
                 row["model"] for row in models_of(leaderboard) if not row["beats_runtime_lookup"]
             ],
@@ -102,8 +103,10 @@ def _oracle(source: Source, test: pd.DataFrame) -> np.ndarray | None:
 def _model_row(name: str, stored: Bundle, test: pd.DataFrame) -> evaluate.Row:
     opened = model.Model(stored)
     one = {str(column): values.to_numpy() for column, values in test[:1].items()}
+    delay = opened.predict(test)
     return {
-        **evaluate.leaderboard_row(name, test, opened.predict(test)),
+        **evaluate.leaderboard_row(name, test, delay),
+        "interval": interval.scored(opened.interval, test, delay) if opened.interval else None,
         "size_bytes": stored.size_bytes,
         "parameters": stored.manifest["parameters"],
         "latency_us_p50": p50_microseconds(lambda: opened.predict(one)),
@@ -115,6 +118,17 @@ def _short(row: evaluate.Row) -> dict[str, Any]:
     plain = ("mae", "rmse", "medae", "me", "smape", "r2", "size_bytes", "parameters", "latency_us_p50")
     lookup = {"beats_runtime_lookup": "yes" if row["beats_runtime_lookup"] else "no"}
     return {"model": row["model"], **horizons, **{name: row[name] for name in plain}, **lookup}
+
+
+def _covered(leaderboard: list[evaluate.Row]) -> list[dict[str, Any]]:
+    """How often arrivals were within the interval of each model that has one, overall and by stops ahead."""
+    return [
+        {"model": row["model"], "stops ahead": stops, "promise": row["interval"]["promise"]}
+        | {name: part[name] for name in ("coverage", "mean_width_seconds", "n")}
+        for row in leaderboard
+        if row["interval"]
+        for stops, part in {"all": row["interval"], **row["interval"]["by_stops_ahead"]}.items()
+    ]
 
 
 def _draw(axes: Any, leaderboard: list[evaluate.Row]) -> None:
