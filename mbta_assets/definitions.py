@@ -8,7 +8,7 @@ import dagster as dg
 from mbta_assets import automation, checks
 from mbta_assets.assets import monitoring, training, transit, upstream
 from mbta_assets.assets.models import networks, trees
-from mbta_assets.assets.production import leaderboard, promotion
+from mbta_assets.assets.production import leaderboard, promotion, snapshot
 from mbta_assets.cloud import Account
 from mbta_assets.cloud.bucket import Bucket
 from mbta_assets.resources.cluster import Cluster
@@ -26,7 +26,7 @@ from mbta_assets.storage.io_managers import UpstreamIOManager, bundle_io_manager
 from mbta_assets.storage.lake import Lake
 from mbta_assets.storage.reports import Reports
 
-MODULES = [transit, training, trees, networks, leaderboard, promotion, monitoring]
+MODULES = [transit, training, trees, networks, leaderboard, promotion, monitoring, snapshot]
 
 
 def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> dg.Definitions:

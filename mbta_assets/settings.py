@@ -165,6 +165,34 @@ class Settings:
     promotion_webhook: str | None = variable(
         "MBTA_PROMOTION_WEBHOOK", None, WEBHOOK, "Where a new production model is posted as JSON.", secret=True
     )
+    model: str | None = variable(
+        "MBTA_MODEL",
+        None,
+        TEXT,
+        "What the predictor serves: a store, a model or a bundle as a directory, or gs://bucket; unset, the store.",
+    )
+    refresh_seconds: int = variable(
+        "MBTA_REFRESH_SECONDS", "30", whole_number(0), "How long the predictor serves before it looks for a new model."
+    )
+    dagster_url: str | None = variable(
+        "MBTA_DAGSTER_URL", None, WEBHOOK, "The Dagster webserver that upstream events are reported to."
+    )
+    event_token: str | None = variable(
+        "MBTA_EVENT_TOKEN",
+        None,
+        matching(r"\S{16,}", "16 characters or more, without spaces"),
+        "The bearer token that upstream events must carry.",
+        secret=True,
+    )
+    event_audience: str | None = variable(
+        "MBTA_EVENT_AUDIENCE", None, WEBHOOK, "The audience of the identity tokens that upstream events must carry."
+    )
+    event_sender: str | None = variable(
+        "MBTA_EVENT_SENDER",
+        None,
+        matching("[^@ ]+@[^@ ]+", "the e-mail address of a service account"),
+        "The service account whose identity tokens are let in.",
+    )
     gcp_project: str | None = variable(
         "GCP_PROJECT",
         None,

@@ -9,6 +9,9 @@ cursor: if none has come of it, it is asked for again by the same key; if it fai
 and some times. The version is the one that was seen before the run: what is overwritten while it reads is seen as the
 next change. No run is asked for while another one makes the same service day, lest the older one write last.
 
+What others report of a table (`automation.reports`) is a version beside the polled one, and a change in the same way:
+whoever loads a day need not wait until it is noticed, nor need the source be one that can tell.
+
 When first asked, the sensor takes what is there as known: the years before are yours to backfill. It follows days that
 are stored, and days newer than all that was stored then, but then no more of them than models are trained on.
 """
@@ -26,6 +29,7 @@ import dagster as dg
 from dagster._time import get_current_timestamp
 
 from mbta_assets.automation.jobs import sensor_status, service_day
+from mbta_assets.automation.reports import made_since, reported_after
 from mbta_assets.automation.runs import ATTEMPTS, days_of, may_be_tried_again, unfinished
 from mbta_assets.partitions import service_days
 from mbta_assets.resources.warehouse import Warehouse
@@ -37,11 +41,13 @@ from mbta_assets.transit import schema
 MOST_RUNS = 20
 """So many at once: thousands of changes must not fill the queue before anything else that is to run."""
 KEY_TAG = "mbta_assets/upstream_change"
+REPORTED = "reported "
+"""Begins the name that a table's reported version has beside its polled one."""
 TABLES = ("raw_transit_data", "transit_features")
-MONITORING = ("delay_predictions", "prediction_accuracy")
+MONITORING = ("delay_predictions", "prediction_accuracy", "network_snapshot")
 
 Versions = dict[str, str]
-"""By table."""
+"""By table; what was reported of it is a version beside that."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,10 @@ class Cursor:
     """By service day."""
     failed: dict[str, Asked] = field(default_factory=dict)
     """By service day, the latest attempt where it failed and another is to follow."""
+    reported: dict[str, Versions] = field(default_factory=dict)
+    """By service day, what was reported last and no run has taken care of."""
+    read_until: int = -1
+    """The last entry of the event log that was looked at for reports."""
 
     def to_text(self) -> str:
         """As it is kept: four versions of thousands of days, so it is packed."""
@@ -99,6 +109,13 @@ class Seen:
             for day, version in source.poll(table, known).items():
                 if str(day) in ended:
                     self.listed.setdefault(str(day), {})[table] = version
+
+    def add(self, reported: Mapping[str, Versions]) -> None:
+        """Count what was reported as versions of their own."""
+        ended = set(service_days.get_partition_keys())
+        for day, versions in reported.items():
+            if day in ended:
+                self.listed.setdefault(day, {}).update(versions)
 
     @cached_property
     def stored(self) -> set[str]:
@@ -139,10 +156,17 @@ def upstream_changes(settings: Settings) -> dg.SensorDefinition:
         seen = Seen(source, warehouse, earlier.handled if earlier else {}, in_place)
         cursor = earlier or begin(seen, settings.training_days)
         again = settle(cursor, context)
+        hear(cursor, context.instance)
+        seen.add(cursor.reported)
         monitoring = MONITORING if bundle_store.current_digest("production_model") else ()
         new = ask(cursor, seen, busy, (*TABLES, *monitoring), in_place)
         requests = [_request(day, cursor.asked[day]) for day in (*again, *new)]
-        observed = [_observation(day, *one) for day in new for one in cursor.asked[day].versions.items() if in_place]
+        observed = [
+            _observation(day, *one)
+            for day in new
+            for one in cursor.asked[day].versions.items()
+            if in_place and not one[0].startswith(REPORTED)
+        ]
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else f"Nothing to do; {len(cursor.asked)} runs are under way.",
@@ -159,6 +183,22 @@ def begin(seen: Seen, most_new_days: int) -> Cursor:
     floor = max(max(seen.stored, default=""), *days[-most_new_days - 1 :][:1]) if seen.stored else max(days, default="")
     known = {day: dict(versions) for day, versions in seen.listed.items() if day <= floor}
     return Cursor(epoch=int(get_current_timestamp()), floor=floor, handled=known)
+
+
+def hear(cursor: Cursor, instance: dg.DagsterInstance) -> None:
+    """Note what was reported since the tick before; at first, what no run has made its service day again since."""
+    first = cursor.read_until < 0
+    for report in reported_after(instance, cursor.read_until):
+        cursor.read_until = max(cursor.read_until, report.storage_id)
+        name = REPORTED + report.table
+        if first and made_since(instance, report, TABLES[0]):
+            cursor.handled.setdefault(report.day, {})[name] = report.version
+        cursor.reported.setdefault(report.day, {})[name] = report.version
+    for day, versions in list(cursor.reported.items()):
+        handled = cursor.handled.get(day, {})
+        cursor.reported[day] = {name: version for name, version in versions.items() if handled.get(name) != version}
+        if not cursor.reported[day]:
+            del cursor.reported[day]
 
 
 def settle(cursor: Cursor, context: dg.SensorEvaluationContext) -> list[str]:
@@ -204,7 +244,8 @@ def ask(
         lacking = seen.lacking(day)
         if not set(lacking) <= set(listed) or (in_place and lacking):
             continue  # a table has not been delivered yet
-        copied = [] if in_place else [table for table in schema.UPSTREAM if table in changed or table in lacking]
+        touched = {name.removeprefix(REPORTED) for name in changed} | set(lacking)
+        copied = [] if in_place else [table for table in schema.UPSTREAM if table in touched]
         failed = cursor.failed.pop(day, None)
         attempt = failed.attempt + 1 if failed and failed.versions == changed else 1
         cursor.count += 1

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+NO_PROJECT = "<none>"
+"""What Google's library calls the lack of one; objects are read without."""
 LONGEST_SILENCE_SECONDS = 60.0
 """After which a server that says nothing is taken for dead; less where calls are not tried that long."""
 PASSING_REASONS = {"rateLimitExceeded", "jobRateLimitExceeded", "backendError", "internalError", "jobBackendError"}
@@ -88,9 +90,8 @@ class Account:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """What the environment says; nothing is read or called yet."""
-        assert settings.gcp_project is not None, "Settings has checked it"
         return cls(
-            settings.gcp_project,
+            settings.gcp_project or NO_PROJECT,
             Identity(settings.google_application_credentials, settings.google_impersonate_service_account),
             settings.bigquery_location,
             settings.gcp_retry_seconds,

@@ -98,6 +98,7 @@ def leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> Row:
         "by_stops_ahead": grouped("stops_ahead"),
         "by_route": grouped("route_id"),
         "interval": None,
+        "version": None,
         "size_bytes": None,
         "parameters": None,
         "latency_us_p50": None,

@@ -5,7 +5,19 @@ HTTP function and its page, the event function. Not here: Dagster, pandas, train
 """
 
 from mbta_assets.serving.moment import Moment
+from mbta_assets.serving.predictor import Prediction, Predictor, Range
 from mbta_assets.serving.stream import Stream, VehicleUpdate
 from mbta_assets.serving.timetable import ScheduledStop, Stop, Timetable, Trip
 
-__all__ = ["Moment", "ScheduledStop", "Stop", "Stream", "Timetable", "Trip", "VehicleUpdate"]
+__all__ = [
+    "Moment",
+    "Prediction",
+    "Predictor",
+    "Range",
+    "ScheduledStop",
+    "Stop",
+    "Stream",
+    "Timetable",
+    "Trip",
+    "VehicleUpdate",
+]

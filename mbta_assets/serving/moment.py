@@ -124,3 +124,41 @@ def _numbers(moments: Sequence[Moment], name: str) -> np.ndarray:
 
 def _objects(values: list[Any]) -> np.ndarray:
     return np.array(values, dtype=object)
+
+
+def _at(clock: str) -> datetime:
+    return datetime.fromisoformat(f"2024-03-06T{clock}-05:00")
+
+
+EXAMPLE = Moment(
+    service_date=date(2024, 3, 6),
+    time_stamp=_at("08:30:12"),
+    stop_id="70065",
+    stops_ahead=1,
+    scheduled_arrival=_at("08:31:00"),
+    current_stop_id="70065",
+    current_status="IN_TRANSIT_TO",
+    stops_behind=2,
+    vehicle_id="R-5483A1B2",
+    trip_id="60311024",
+    route_id="Red",
+    direction_id=0,
+    current_latitude=42.3929,
+    current_longitude=-71.1203,
+    destination_latitude=42.3884,
+    destination_longitude=-71.1191,
+    scheduled_last_departure=_at("08:28:00"),
+    state_since=_at("08:29:03"),
+    last_arrival=_at("08:28:20"),
+    last_delay_seconds=35.0,
+    last_change_seconds=5.0,
+    leader_arrival=_at("08:25:40"),
+    leader_delay_seconds=60.0,
+    platform_arrival=_at("08:25:40"),
+    platform_left=_at("08:26:25"),
+    last_run_seconds=128.0,
+    recent_run_seconds=124.0,
+    route_delay_seconds=72.5,
+    route_change_seconds=1.5,
+)
+"""A moment between two stations."""

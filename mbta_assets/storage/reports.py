@@ -1,9 +1,12 @@
-"""What people and other programs read of the results: JSON files below `reports`, each replaced whole."""
+"""What people and other programs read of the results: files below `reports`, each replaced whole."""
 
 from pathlib import Path
 from typing import Any
 
 from mbta_assets.storage.atomic import locked, sync
+
+LEADERBOARD = "model_leaderboard.json"
+NETWORK_SNAPSHOT = "network_snapshot.npz"
 
 
 class Reports:

@@ -275,7 +275,7 @@ def test_with_a_production_model_predictions_and_their_accuracy_follow(
 ) -> None:
     overwrite(followed, 90)
     [request] = followed.tick()
-    assert asked_assets(request) == ["vehicle", *MADE, "delay_predictions", "prediction_accuracy"]
+    assert asked_assets(request) == ["vehicle", *MADE, "delay_predictions", "prediction_accuracy", "network_snapshot"]
 
 
 def test_a_cursor_is_what_it_was_after_it_was_kept() -> None:

@@ -15,9 +15,8 @@ from mbta_assets.learning.latency import p50_microseconds
 from mbta_assets.learning.lookup import RuntimeLookup
 from mbta_assets.sources import Source
 from mbta_assets.storage.bundles import BundleStore
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.reports import LEADERBOARD, Reports
 
-REPORT = "model_leaderboard.json"
 BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
 """Rows that are no stored model."""
 
@@ -65,7 +64,7 @@ def model_leaderboard(
     for row in leaderboard:
         row["beats_runtime_lookup"] = row["mae"] < lookup_mae
 
-    where = reports.write(REPORT, json.dumps(leaderboard, indent=1).encode())
+    where = reports.write(LEADERBOARD, json.dumps(leaderboard, indent=1).encode())
     return dg.MaterializeResult(
         metadata={
             "leaderboard": markdown_table([_short(row) for row in leaderboard]),
@@ -84,7 +83,7 @@ def model_leaderboard(
 
 def stored(reports: Reports) -> list[evaluate.Row]:
     """The leaderboard as it was last written."""
-    return json.loads(reports.read(REPORT))
+    return json.loads(reports.read(LEADERBOARD))
 
 
 def models_of(leaderboard: list[evaluate.Row]) -> list[evaluate.Row]:
@@ -107,6 +106,7 @@ def _model_row(name: str, stored: Bundle, test: pd.DataFrame) -> evaluate.Row:
     return {
         **evaluate.leaderboard_row(name, test, delay),
         "interval": interval.scored(opened.interval, test, delay) if opened.interval else None,
+        "version": stored.digest,
         "size_bytes": stored.size_bytes,
         "parameters": stored.manifest["parameters"],
         "latency_us_p50": p50_microseconds(lambda: opened.predict(one)),

@@ -1,0 +1,113 @@
+"""What the predictor's page shows: the latest service day, every few minutes."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from mbta_assets.assets.described import OWNERS
+from mbta_assets.partitions import service_days
+from mbta_assets.serving.snapshot import EVERY_SECONDS, Line, Snapshot, Station
+from mbta_assets.storage.io_managers import StoredTable
+from mbta_assets.storage.reports import NETWORK_SNAPSHOT, Reports
+from mbta_assets.transit import schema
+
+LATEST_SECONDS = 120
+"""A vehicle that has not reported for longer is not shown."""
+CATEGORIES = schema.columns(schema.TransitFeatures, "category")
+NUMBERS = schema.columns(schema.TransitFeatures, "numeric")
+
+
+@dg.asset(
+    group_name="monitoring",
+    description="What was known of the network every ten minutes of the latest service day, for the predictor's page.",
+    owners=OWNERS,
+    kinds={"numpy"},
+    partitions_def=service_days,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+)
+def network_snapshot(
+    context: dg.AssetExecutionContext,
+    reports: dg.ResourceParam[Reports],
+    transit_features: StoredTable,
+    raw_transit_data: StoredTable,
+) -> dg.MaterializeResult:
+    day = max(map(date.fromisoformat, context.partition_keys))
+    there = stored_day(reports)
+    if there and there > day:
+        context.log.info(f"The page goes on showing {there}, which is later than {day}.")
+        return dg.MaterializeResult(metadata={"service_date": str(there)})
+    names = raw_transit_data.read(day, ["stop_id", "destination", "platform_name"])
+    found = snapshot(day, transit_features.read(day), names)
+    content = found.to_bytes()
+    where = reports.write(NETWORK_SNAPSHOT, content)
+    return dg.MaterializeResult(
+        metadata={**where, "service_date": str(day), "rows": len(found.step), "size_bytes": len(content)}
+    )
+
+
+def stored_day(reports: Reports) -> date | None:
+    """The service day that the page shows now."""
+    try:
+        return Snapshot.from_bytes(reports.read(NETWORK_SNAPSHOT)).service_date
+    except FileNotFoundError:
+        return None
+
+
+def snapshot(day: date, features: pd.DataFrame, names: pd.DataFrame) -> Snapshot:
+    """The snapshot of a service day from its features, and from rows with `stop_id`, `destination`, `platform_name`."""
+    time = features["time_stamp"].to_numpy(dtype="datetime64[s]").astype(np.int64)
+    moment = -(-time // EVERY_SECONDS) * EVERY_SECONDS
+    recent = features[moment - time < LATEST_SECONDS].assign(moment=moment[moment - time < LATEST_SECONDS])
+    latest = recent.groupby(["moment", "vehicle_id"])["time_stamp"].transform("max")
+    rows = recent[recent["time_stamp"] == latest].sort_values(["moment", "vehicle_id", "stops_ahead"])
+    times, step = np.unique(rows["moment"].to_numpy(dtype=np.int64), return_inverse=True)
+    return Snapshot(
+        service_date=day,
+        times=times,
+        step=step.astype(np.int32),
+        vehicle_id=rows["vehicle_id"].to_numpy(dtype=np.str_),
+        scheduled_arrival=rows["scheduled_arrival"].to_numpy(dtype="datetime64[s]").astype(np.int64),
+        columns={
+            **{name: rows[name].astype(object).where(rows[name].notna(), None).to_numpy() for name in CATEGORIES},
+            **{name: rows[name].to_numpy(dtype=np.float32) for name in NUMBERS},
+        },
+        lines=tuple(_lines(features, _station_names(names))),
+    )
+
+
+def _station_names(names: pd.DataFrame) -> dict[str, str]:
+    known = names.drop_duplicates("stop_id").set_index("stop_id")["destination"].dropna()
+    return {str(stop): str(name) for stop, name in known.items()}
+
+
+def _lines(features: pd.DataFrame, names: dict[str, str]) -> Iterable[Line]:
+    key: Any
+    line, course = ["route_id", "direction_id"], ["trip_id", "scheduled_arrival", "stop_id"]
+    visits = features.loc[features["route_id"].notna(), [*line, *course]].drop_duplicates().sort_values(line + course)
+    for key, of_line in visits.groupby(line, dropna=False):
+        route, direction = key
+        patterns = Counter(tuple(of_trip) for _, of_trip in of_line.groupby("trip_id")["stop_id"])
+        order = in_order(pattern for pattern, _ in patterns.most_common())
+        stations = tuple(Station(stop, names.get(stop, stop)) for stop in order)
+        yield Line(str(route), None if direction is pd.NA else int(direction), stations)
+
+
+def in_order(patterns: Iterable[Sequence[str]]) -> list[str]:
+    """All stops of trips in an order that suits each of them, if there is one; the first pattern stays as it is.
+
+    What another pattern adds goes behind the stop that it follows there, or before the one that it leads to.
+    """
+    order: list[str] = []
+    for pattern in patterns:
+        for index, stop in enumerate(pattern):
+            if stop in order:
+                continue
+            before = next((order.index(one) for one in reversed(pattern[:index]) if one in order), None)
+            after = next((order.index(one) for one in pattern[index + 1 :] if one in order), len(order))
+            order.insert(after if before is None else before + 1, stop)
+    return order

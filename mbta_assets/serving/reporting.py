@@ -1,0 +1,132 @@
+"""What an upstream event says has changed, and how that is reported to Dagster."""
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+TABLES = ("vehicle", "trip", "stop", "schedule")
+"""The upstream tables, as in `transit.schema`, which is not imported here for it needs pandas."""
+EVENT_ID = "cloud_event"
+"""The metadata of an observation that names the event it comes from."""
+FINALIZED = "google.cloud.storage.object.v1.finalized"
+AUDITED = "google.cloud.audit.log.v1.written"
+TIMEOUT_SECONDS = 10
+TABLE_NAME = re.compile(r"projects/([^/]+)/datasets/([^/]+)/tables/([^/$]+)(?:\$(\d{8}))?")
+OF_ONE_DAY = re.compile(rf"(?:.*/)?({'|'.join(TABLES)})/service_date=(\d{{4}}-\d{{2}}-\d{{2}})/[^/]+")
+OF_ALL_DAYS = re.compile(rf"(?:.*/)?({'|'.join(TABLES)})\.(?:parquet|csv)")
+"""Names of objects, laid out as the `files` source reads them."""
+
+
+class NotReported(Exception):
+    """Dagster could not be told; the message says why. The event is to be sent again."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A table that is another one now, on one service day or on days that the event does not tell."""
+
+    table: str
+    service_date: date | None
+    version: str
+    """Of what changed: the same event says the same, another one something else."""
+
+    @property
+    def partition(self) -> str | None:
+        """Dagster's key of the service day."""
+        return str(self.service_date) if self.service_date else None
+
+
+def changes(event_type: str, event_id: str, data: Any, tables: Mapping[str, str]) -> list[Change]:
+    """What an event says has changed; nothing where it is about something else.
+
+    `tables` has by the name of a BigQuery table, as `table` or `dataset.table` or `project.dataset.table`, the one
+    it is here. Raises ValueError where an event of these types is not as Google describes it.
+    """
+    if not isinstance(data, dict):
+        if event_type in (FINALIZED, AUDITED):
+            raise ValueError(f"An event of type {event_type} needs an object as its data.")
+        return []
+    if event_type == FINALIZED:
+        return list(_of_object(data))
+    if event_type == AUDITED:
+        return list(_of_job(event_id, data, tables))
+    return []
+
+
+def _of_object(data: Mapping[str, Any]) -> Iterator[Change]:
+    bucket, name, generation = (data.get(key) for key in ("bucket", "name", "generation"))
+    if not (isinstance(bucket, str) and isinstance(name, str) and isinstance(generation, str | int)):
+        raise ValueError("The data of an object needs bucket, name and generation.")
+    version = f"gs://{bucket}/{name}#{generation}"
+    if found := OF_ONE_DAY.fullmatch(name):
+        yield Change(found[1], _day(found[2]), version)
+    elif found := OF_ALL_DAYS.fullmatch(name):
+        yield Change(found[1], None, version)
+
+
+def _of_job(event_id: str, data: Mapping[str, Any], tables: Mapping[str, str]) -> Iterator[Change]:
+    payload = data.get("protoPayload")
+    if not isinstance(payload, dict):
+        raise ValueError("The data of an audit log entry needs protoPayload.")
+    said = {match.groups() for text in _texts(payload) for match in TABLE_NAME.finditer(text)}
+    for project, dataset, name, day in sorted(said, key=str):
+        named = (f"{project}.{dataset}.{name}", f"{dataset}.{name}", name)
+        table = next((tables[one] for one in named if one in tables), None)
+        if table:
+            where = f"{project}.{dataset}.{name}" + (f"${day}" if day else "")
+            version = f"bigquery://{where}#{data.get('insertId', event_id)}"
+            yield Change(table, _day(f"{day[:4]}-{day[4:6]}-{day[6:]}") if day else None, version)
+
+
+WRITTEN_TO = ("resourceName", "destinationTable")
+"""Keys of an audit log entry that name a table which was written."""
+
+
+def _texts(payload: Any) -> Iterator[str]:
+    """What an entry says under those keys, however deep."""
+    if isinstance(payload, dict):
+        for key, value in payload.items():
+            if key in WRITTEN_TO and isinstance(value, str):
+                yield value
+            else:
+                yield from _texts(value)
+    elif isinstance(payload, list):
+        for value in payload:
+            yield from _texts(value)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text} is no service day.") from None
+
+
+def report(dagster_url: str, change: Change, event_id: str, source: str) -> None:
+    """Tell Dagster of a change, as an observation of that table's partition. Raises NotReported."""
+    observation = {
+        "data_version": change.version,
+        "partition": change.partition,
+        "description": f"{change.version} changed upstream.",
+        "metadata": {EVENT_ID: event_id, "event_source": source},
+    }
+    address = f"{dagster_url.rstrip('/')}/report_asset_observation/{change.table}"
+    request = urllib.request.Request(
+        address, json.dumps(observation).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+            pass
+    except urllib.error.HTTPError as error:
+        said = error.read(500).decode(errors="replace")
+        raise NotReported(f"Dagster at {dagster_url} answered {error.code}: {said} {_REFUSED}") from error
+    except OSError as error:
+        raise NotReported(f"Dagster at {dagster_url} does not answer: {error}. See MBTA_DAGSTER_URL.") from error
+
+
+_REFUSED = "A webserver that was started with --read-only takes no reports; give the function one that is not."
