@@ -7,7 +7,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test dev bench seeds clean
+.PHONY: help install demo test serve dev bench seeds clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,12 @@ test: $(INSTALLED) ## lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile.*
 	@$(BIN)/pytest; result=$$?; \
 		[ ! -d screenshots ] || echo "What the browser has seen: $(CURDIR)/screenshots"; exit $$result
+
+serve: $(INSTALLED) ## the predictor and its page, on what the demo has stored
+	$(BIN)/functions-framework --source deploy/functions/main.py --target predict --host 127.0.0.1 --port 8080
 
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the Dagster UI
 	$(BIN)/dagster dev -w workspace.yaml

@@ -35,6 +35,12 @@ def main() -> None:
         errors = [_error(board, model) for board in boards]
         size = max((board[model]["size_bytes"] or 0) for board in boards)
         print(f"{model:20}" + "".join(f"{error:10.2f}" for error in [*errors, _mean(errors)]) + f"{size or '–':>12}")
+    print("\nShare of arrivals within the interval of quantized_student, all and by stops ahead\n")
+    for seed, board in zip(SEEDS, boards, strict=True):
+        interval = board["quantized_student"]["interval"]
+        parts = {"all": interval, **interval["by_stops_ahead"]}
+        print(f"seed {seed}   promise {interval['promise']:.2f}", end="")
+        print("".join(f"   {name}: {part['coverage']:.3f}" for name, part in parts.items()))
     print("\nRatios of those errors, paired by seed\n")
     for model, other in COMPARED:
         ratios = [_error(board, model) / _error(board, other) for board in boards]

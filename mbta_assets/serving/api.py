@@ -5,10 +5,19 @@ from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    create_model,
+)
 
 from mbta_assets.serving.moment import EXAMPLE, REQUIRED, Moment
 from mbta_assets.serving.predictor import Prediction
@@ -34,8 +43,17 @@ def _spec(field: Any) -> tuple[Any, Any]:
     rules: dict[str, Any] = dict(field.metadata["rules"])
     choices = rules.pop("choices", None)
     kind: Any = Literal[choices] if choices else {datetime: AwareDatetime, str: Name}.get(plain, plain)
-    rules |= {} if field.name in REQUIRED else {"default": None}
-    return kind | None if optional else kind, Field(description=field.metadata["meaning"], **rules)
+    if rules:
+        kind = Annotated[kind, Field(**rules)]
+    if plain is int:
+        kind = Annotated[kind, BeforeValidator(_whole)]
+    default: dict[str, Any] = {} if field.name in REQUIRED else {"default": None}
+    return kind | None if optional else kind, Field(description=field.metadata["meaning"], **default)
+
+
+def _whole(value: Any) -> Any:
+    """JSON has but one kind of number: 1.0 is 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _SPECS: dict[str, Any] = {field.name: _spec(field) for field in fields(Moment)}
@@ -172,7 +190,7 @@ def openapi() -> Json:
         "openapi": "3.1.0",
         "info": {
             "title": "mbta_assets",
-            "version": version("mbta_assets"),
+            "version": _version(),
             "description": "How late vehicles of the MBTA will be at the stops ahead of them.",
         },
         "paths": {
@@ -254,6 +272,14 @@ def openapi() -> Json:
         },
         "components": {"schemas": schemas},
     }
+
+
+def _version() -> str:
+    """Of this package; functions may be deployed as plain files, which have none."""
+    try:
+        return version("mbta_assets")
+    except PackageNotFoundError:
+        return "0"
 
 
 def _plain(moment: Moment) -> Json:

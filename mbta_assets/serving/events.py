@@ -12,9 +12,8 @@ from typing import Any
 
 import functions_framework
 from flask import Request, Response
-from werkzeug.exceptions import RequestEntityTooLarge
 
-from mbta_assets.serving import logs
+from mbta_assets.serving import bodies, logs
 from mbta_assets.serving.reporting import TABLES, NotReported, changes, report
 from mbta_assets.settings import Settings
 
@@ -44,12 +43,13 @@ def _answer(request: Request, settings: Settings) -> Response:
         response = _said(401, error="The sender of this event is not let in.")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
-    request.max_content_length = MOST_BYTES
     try:
         event = _event(request)
         found = changes(event["type"], event["id"], event["data"], _tables(settings))
-    except RequestEntityTooLarge:
-        return _said(413, error=f"The event has more than {MOST_BYTES:,} bytes.")
+    except bodies.TooLarge as error:
+        return _said(413, error=str(error))
+    except bodies.Unreadable as error:
+        return _said(400, error=str(error))
     except ValueError as error:
         logs.write("WARNING", "event not understood", problem=str(error))
         return _said(400, error=str(error))
@@ -68,7 +68,7 @@ def _answer(request: Request, settings: Settings) -> Response:
 
 def _event(request: Request) -> dict[str, Any]:
     """The attributes and the data of a CloudEvent. Raises ValueError."""
-    body = request.get_data(cache=False)
+    body = bodies.read(request, MOST_BYTES)
     if request.mimetype == "application/cloudevents+json":
         event = _json(body)
         if not isinstance(event, dict):

@@ -14,10 +14,9 @@ from flask import Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from mbta_assets.cloud import CloudError
-from mbta_assets.serving import api, logs, page
+from mbta_assets.serving import api, bodies, logs, page
 from mbta_assets.serving.network import Network
 from mbta_assets.serving.production import Production, Unavailable
 from mbta_assets.serving.store import Store
@@ -51,9 +50,12 @@ class Service:
         except Unavailable as error:
             response = _json({"error": str(error), "fields": []}, 503)
             response.headers["Retry-After"] = "5"
-        except (HTTPException, CloudError) as error:
-            status = getattr(error, "code", None) or 503
-            response = _json({"error": getattr(error, "description", None) or str(error), "fields": []}, status)
+        except CloudError as error:
+            response = _json({"error": str(error), "fields": []}, 503)
+        except bodies.TooLarge as error:
+            response = _json({"error": str(error), "fields": []}, 413)
+        except bodies.Unreadable as error:
+            response = _json({"error": str(error), "fields": []}, 400)
         except Exception as error:
             logs.failure("request failed", error, path=request.path)
             response = _json({"error": "Something went wrong; it has been logged.", "fields": []}, 500)
@@ -72,15 +74,12 @@ class Service:
         )
         return response
 
-    def predict(self, request: Request) -> Response:
+    def predict(self, request: Request, body: bytes) -> Response:
         """Delays of the moments in the body."""
         if request.mimetype != "application/json":
             return _json({"error": "Send the body as Content-Type: application/json.", "fields": []}, 415)
-        request.max_content_length = api.MOST_BYTES
         try:
-            moments = api.read(request.get_data(cache=False))
-        except RequestEntityTooLarge:
-            return _json({"error": f"The body has more than {api.MOST_BYTES:,} bytes.", "fields": []}, 413)
+            moments = api.read(body)
         except ValidationError as error:
             return _json(api.problems(error), 400 if api.is_not_json(error) else 422)
         predictor = self._production.predictor()
@@ -88,7 +87,7 @@ class Service:
         self._metrics.predictions.inc(len(predictions))
         return _versioned(_json(api.written(moments, predictions)), predictor.version)
 
-    def page(self, request: Request) -> Response:
+    def page(self, request: Request, _: bytes) -> Response:
         """The page, for a time of the service day."""
         try:
             view = self._network.view(self._production.predictor(), request.args.get("time"))
@@ -98,7 +97,7 @@ class Service:
             return _html(page.problem(str(error)), 503)
         return _versioned(_html(page.page(view)), view.model_version)
 
-    def network(self, request: Request) -> Response:
+    def network(self, request: Request, _: bytes) -> Response:
         """What the page shows, as JSON."""
         try:
             view = self._network.view(self._production.predictor(), request.args.get("time"))
@@ -106,25 +105,26 @@ class Service:
             return _json({"error": str(error), "fields": [{"field": "time", "problem": str(error)}]}, 422)
         return _versioned(_json(view.as_json()), view.model_version)
 
-    def ready(self, request: Request) -> Response:
+    def ready(self, request: Request, _: bytes) -> Response:
         """Whether there is a model."""
         version = self._production.predictor().version
         return _versioned(_json({"status": "ready", "model_version": version}), version)
 
-    def healthy(self, request: Request) -> Response:
+    def healthy(self, request: Request, _: bytes) -> Response:
         """Whether the process is alive."""
         return _json({"status": "alive"})
 
-    def metrics(self, request: Request) -> Response:
+    def metrics(self, request: Request, _: bytes) -> Response:
         """Metrics in Prometheus's text format."""
         held = self._production.held
         return Response(self._metrics.text(held.version if held else None), content_type=CONTENT_TYPE_LATEST)
 
-    def description(self, request: Request) -> Response:
+    def description(self, request: Request, _: bytes) -> Response:
         """The OpenAPI description."""
         return _json(api.openapi())
 
     def _route(self, request: Request) -> Response:
+        body = bodies.read(request, api.MOST_BYTES)
         if request.path not in _ROUTES:
             return _json({"error": f"There is nothing here; there is {', '.join(_ROUTES)}.", "fields": []}, 404)
         method, handler = _ROUTES[request.path]
@@ -135,7 +135,7 @@ class Service:
             response = _json({"error": f"{request.path} takes {allowed}.", "fields": []}, 405)
             response.headers["Allow"] = allowed
             return response
-        return handler(self, request)
+        return handler(self, request, body)
 
 
 class Metrics:
@@ -166,7 +166,7 @@ class Metrics:
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-Handler = Callable[[Service, Request], Response]
+Handler = Callable[[Service, Request, bytes], Response]
 _ROUTES: dict[str, tuple[str, Handler]] = {
     "/": ("GET", Service.page),
     "/predict": ("POST", Service.predict),

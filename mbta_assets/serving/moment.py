@@ -46,7 +46,7 @@ class Moment:
     vehicle_id: str | None = known("The vehicle; no feature, it only says whose answer is whose.")
     trip_id: str | None = known("The trip; no feature either.")
     route_id: str | None = known("The route.")
-    direction_id: int | None = known("The direction.", choices=(0, 1))
+    direction_id: int | None = known("The direction, 0 or 1.", ge=0, le=1)
     current_latitude: float | None = known("Where the vehicle is, in degrees.", **LATITUDE)
     current_longitude: float | None = known("Where the vehicle is, in degrees.", **LONGITUDE)
     destination_latitude: float | None = known("Where the stop is, in degrees.", **LATITUDE)

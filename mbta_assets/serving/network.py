@@ -150,7 +150,7 @@ def _lines(snapshot: Snapshot, rows: np.ndarray, predictor: Predictor) -> tuple[
         return Arrival(
             str(snapshot.vehicle_id[rows[index]]),
             int(columns["stops_ahead"][index]),
-            _clock(due, "%H:%M:%S"),
+            _clock(due),
             _clock(due + late, "%H:%M:%S"),
             round(late, 1),
             round(float(least[index]), 1) if bounded else None,
@@ -161,7 +161,7 @@ def _lines(snapshot: Snapshot, rows: np.ndarray, predictor: Predictor) -> tuple[
         LineView(
             line.route_id,
             line.direction_id,
-            line.stations[-1].name,
+            line.towards,
             tuple(StationView(one.stop_id, one.name, arrival(line, one.stop_id)) for one in line.stations),
         )
         for line in snapshot.lines

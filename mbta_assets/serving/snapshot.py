@@ -26,6 +26,8 @@ class Line:
 
     route_id: str
     direction_id: int | None
+    towards: str
+    """Where most of its trips end."""
     stations: tuple[Station, ...]
 
 
@@ -89,8 +91,7 @@ class Snapshot:
                 columns[plain] = words[stored[f"codes_{plain}"]]
         about = json.loads(str(stored["about"]))
         lines = tuple(
-            Line(line["route_id"], line["direction_id"], tuple(Station(**one) for one in line["stations"]))
-            for line in about["lines"]
+            Line(**{**line, "stations": tuple(Station(**one) for one in line["stations"])}) for line in about["lines"]
         )
         return cls(
             date.fromisoformat(about["service_date"]),

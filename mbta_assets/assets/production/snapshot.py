@@ -18,6 +18,8 @@ from mbta_assets.transit import schema
 
 LATEST_SECONDS = 120
 """A vehicle that has not reported for longer is not shown."""
+FEW = 10
+"""Where fewer than one in so many trips of a line ends, it does not go to."""
 CATEGORIES = schema.columns(schema.TransitFeatures, "category")
 NUMBERS = schema.columns(schema.TransitFeatures, "numeric")
 
@@ -91,10 +93,17 @@ def _lines(features: pd.DataFrame, names: dict[str, str]) -> Iterable[Line]:
     visits = features.loc[features["route_id"].notna(), [*line, *course]].drop_duplicates().sort_values(line + course)
     for key, of_line in visits.groupby(line, dropna=False):
         route, direction = key
-        patterns = Counter(tuple(of_trip) for _, of_trip in of_line.groupby("trip_id")["stop_id"])
-        order = in_order(pattern for pattern, _ in patterns.most_common())
-        stations = tuple(Station(stop, names.get(stop, stop)) for stop in order)
-        yield Line(str(route), None if direction is pd.NA else int(direction), stations)
+        patterns = Counter(tuple(of_trip) for _, of_trip in of_line.groupby("trip_id")["stop_id"]).most_common()
+        stations = tuple(Station(stop, names.get(stop, stop)) for stop in in_order(pattern for pattern, _ in patterns))
+        yield Line(str(route), None if direction is pd.NA else int(direction), _ends(patterns, names), stations)
+
+
+def _ends(patterns: Sequence[tuple[Sequence[str], int]], names: dict[str, str]) -> str:
+    """The stations where at least one in ten of a line's trips ends."""
+    ends: Counter[str] = Counter()
+    for pattern, trips in patterns:
+        ends[names.get(pattern[-1], pattern[-1])] += trips
+    return " and ".join(name for name, trips in ends.most_common() if trips * FEW >= ends.total())
 
 
 def in_order(patterns: Iterable[Sequence[str]]) -> list[str]:
