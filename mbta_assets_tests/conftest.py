@@ -1,11 +1,13 @@
 """What tests of several packages share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +20,19 @@ def seed_upstream() -> Path:
     if not directory.is_dir():
         pytest.skip(f"no real upstream tables in {directory}; set MBTA_SEED_UPSTREAM")
     return directory
+
+
+def required(found: str | Path | None, what: str, package: str) -> str:
+    """Where a program is. Where it is not, the test is skipped, and fails where everything has to run."""
+    if found:
+        return str(found)
+    said = f"{what} is not installed: sudo apt-get install {package}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(said)
+    pytest.skip(said)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where the browser is."""
+    return required(next(filter(None, map(shutil.which, BROWSERS)), None), "Chromium", "chromium")

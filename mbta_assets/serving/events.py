@@ -37,7 +37,7 @@ def _answer(request: Request, settings: Settings) -> Response:
         response = _said(405, error="Post a CloudEvent.")
         response.headers["Allow"] = "POST"
         return response
-    refused = _refusal(request.headers.get("Authorization", ""), settings)
+    refused = refusal(request.headers.get("Authorization", ""), settings)
     if refused:
         logs.write("WARNING", "event refused", problem=refused)
         response = _said(401, error="The sender of this event is not let in.")
@@ -90,7 +90,7 @@ def _json(body: bytes) -> Any:
         raise ValueError("The event is not JSON.") from None
 
 
-def _refusal(authorization: str, settings: Settings) -> str | None:
+def refusal(authorization: str, settings: Settings) -> str | None:
     """Why whoever carries this is not let in; None where it is."""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token:

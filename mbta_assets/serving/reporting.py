@@ -73,8 +73,8 @@ def _of_job(event_id: str, data: Mapping[str, Any], tables: Mapping[str, str]) -
     payload = data.get("protoPayload")
     if not isinstance(payload, dict):
         raise ValueError("The data of an audit log entry needs protoPayload.")
-    said = {match.groups() for text in _texts(payload) for match in TABLE_NAME.finditer(text)}
-    for project, dataset, name, day in sorted(said, key=str):
+    written = {match.groups() for text in _written_to(payload) if (match := TABLE_NAME.fullmatch(text))}
+    for project, dataset, name, day in sorted(written, key=str):
         named = (f"{project}.{dataset}.{name}", f"{dataset}.{name}", name)
         table = next((tables[one] for one in named if one in tables), None)
         if table:
@@ -83,21 +83,30 @@ def _of_job(event_id: str, data: Mapping[str, Any], tables: Mapping[str, str]) -
             yield Change(table, _day(f"{day[:4]}-{day[4:6]}-{day[6:]}") if day else None, version)
 
 
-WRITTEN_TO = ("resourceName", "destinationTable")
-"""Keys of an audit log entry that name a table which was written."""
+def _written_to(payload: Mapping[str, Any]) -> Iterator[str]:
+    """The tables that an audit log entry says were written: not those that were read, nor those of a job not done.
+
+    https://cloud.google.com/bigquery/docs/reference/auditlogs/rest/Shared.Types/BigQueryAuditMetadata
+    """
+    metadata = payload.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    resource, method = str(payload.get("resourceName", "")), str(payload.get("methodName", ""))
+    only_read = "tableDataRead" in metadata or re.search(r"(?:^|\.)(?:get|list|read|create\w*read)\w*$", method, re.I)
+    if not only_read:
+        yield resource
+    job = _within(metadata, "jobChange", "job")
+    status = _within(job, "jobStatus")
+    if status.get("jobState") == "DONE" and not status.get("errorResult"):
+        for kind in ("loadConfig", "queryConfig", "tableCopyConfig"):
+            yield str(_within(job, "jobConfig", kind).get("destinationTable", ""))
 
 
-def _texts(payload: Any) -> Iterator[str]:
-    """What an entry says under those keys, however deep."""
-    if isinstance(payload, dict):
-        for key, value in payload.items():
-            if key in WRITTEN_TO and isinstance(value, str):
-                yield value
-            else:
-                yield from _texts(value)
-    elif isinstance(payload, list):
-        for value in payload:
-            yield from _texts(value)
+def _within(content: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """What lies under some keys; nothing where it is not there, or no object."""
+    for key in keys:
+        found = content.get(key)
+        content = found if isinstance(found, dict) else {}
+    return content
 
 
 def _day(text: str) -> date:

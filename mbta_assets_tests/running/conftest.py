@@ -1,34 +1,17 @@
 """What the tests of this folder share: what must be installed, and a store that the users' workflow has filled."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mbta_assets_tests.conftest import required
 from mbta_assets_tests.running import small_upstream
 from mbta_assets_tests.running.dagster_dev import DagsterDev, environment
 from mbta_assets_tests.running.workflow import commands_of
 
 POSTGRES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *map(Path, os.get_exec_path()))
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def required(found: str | Path | None, what: str, package: str) -> str:
-    """Where a program is. Where it is not, the test is skipped, and fails where everything has to run."""
-    if found:
-        return str(found)
-    said = f"{what} is not installed: sudo apt-get install {package}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(said)
-    pytest.skip(said)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Where the browser is."""
-    return required(next(filter(None, map(shutil.which, BROWSERS)), None), "Chromium", "chromium")
 
 
 @pytest.fixture(scope="session")

@@ -8,21 +8,12 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from mbta_assets.storage.lake import Lake
-from mbta_assets_tests.running.dagster_dev import ROOT, DagsterDev, eventually
+from mbta_assets_tests.running.browser import QUIET, SCREENSHOTS
+from mbta_assets_tests.running.dagster_dev import DagsterDev, eventually
 from mbta_assets_tests.running.small_upstream import DAYS
 
 pytestmark = pytest.mark.timeout(900)  # whichever comes first waits for the models
 
-SCREENSHOTS = ROOT / "screenshots"
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 PATIENCE_MILLISECONDS = 60_000
 LINEAGE = ("vehicle", "transit_features", "training_set", "quantized_student", "production_model", "delay_predictions")
 """An asset of each group."""

@@ -78,23 +78,34 @@ def snapshot(day: date, features: pd.DataFrame, names: pd.DataFrame) -> Snapshot
             **{name: rows[name].astype(object).where(rows[name].notna(), None).to_numpy() for name in CATEGORIES},
             **{name: rows[name].to_numpy(dtype=np.float32) for name in NUMBERS},
         },
-        lines=tuple(_lines(features, _station_names(names))),
+        lines=tuple(_lines(features, _station_names(names), _platform_names(names))),
     )
 
 
 def _station_names(names: pd.DataFrame) -> dict[str, str]:
-    known = names.drop_duplicates("stop_id").set_index("stop_id")["destination"].dropna()
-    return {str(stop): str(name) for stop, name in known.items()}
+    """By stop, what people call it."""
+    known = names[names["destination"].notna()].drop_duplicates("stop_id")
+    return dict(zip(known["stop_id"], known["destination"], strict=True))
 
 
-def _lines(features: pd.DataFrame, names: dict[str, str]) -> Iterable[Line]:
+def _platform_names(names: pd.DataFrame) -> dict[str, str]:
+    """By stop, the same with the platform."""
+    known = names[names["destination"].notna() & names["platform_name"].notna()].drop_duplicates("stop_id")
+    return dict(zip(known["stop_id"], known["destination"] + " (" + known["platform_name"] + ")", strict=True))
+
+
+def _lines(features: pd.DataFrame, names: dict[str, str], platforms: dict[str, str]) -> Iterable[Line]:
     key: Any
     line, course = ["route_id", "direction_id"], ["trip_id", "scheduled_arrival", "stop_id"]
     visits = features.loc[features["route_id"].notna(), [*line, *course]].drop_duplicates().sort_values(line + course)
     for key, of_line in visits.groupby(line, dropna=False):
         route, direction = key
         patterns = Counter(tuple(of_trip) for _, of_trip in of_line.groupby("trip_id")["stop_id"]).most_common()
-        stations = tuple(Station(stop, names.get(stop, stop)) for stop in in_order(pattern for pattern, _ in patterns))
+        stops = in_order(pattern for pattern, _ in patterns)
+        stations_of_line = Counter(names.get(stop, stop) for stop in stops)
+        # Where branches meet, a station has a platform for each.
+        several = {stop: platforms.get(stop, stop) for stop in stops if stations_of_line[names.get(stop, stop)] > 1}
+        stations = tuple(Station(stop, {**names, **several}.get(stop, stop)) for stop in stops)
         yield Line(str(route), None if direction is pd.NA else int(direction), _ends(patterns, names), stations)
 
 
