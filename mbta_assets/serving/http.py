@@ -17,8 +17,9 @@ from pydantic import ValidationError
 
 from mbta_assets.cloud import CloudError
 from mbta_assets.serving import api, bodies, logs, page
+from mbta_assets.serving.kept import Unavailable
 from mbta_assets.serving.network import Network
-from mbta_assets.serving.production import Production, Unavailable
+from mbta_assets.serving.production import production
 from mbta_assets.serving.store import Store
 from mbta_assets.settings import Settings
 
@@ -38,7 +39,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         store = Store.of(settings)
-        self._production = Production(store, settings.refresh_seconds)
+        self._production = production(store, settings.refresh_seconds)
         self._network = Network(store, settings.refresh_seconds)
         self._metrics = Metrics()
 
@@ -82,7 +83,7 @@ class Service:
             moments = api.read(body)
         except ValidationError as error:
             return _json(api.problems(error), 400 if api.is_not_json(error) else 422)
-        predictor = self._production.predictor()
+        predictor = self._production.get()
         predictions = predictor.predict(moments)
         self._metrics.predictions.inc(len(predictions))
         return _versioned(_json(api.written(moments, predictions)), predictor.version)
@@ -90,7 +91,7 @@ class Service:
     def page(self, request: Request, _: bytes) -> Response:
         """The page, for a time of the service day."""
         try:
-            view = self._network.view(self._production.predictor(), request.args.get("time"))
+            view = self._network.view(self._production.get(), request.args.get("time"))
         except ValueError as error:
             return _html(page.problem(str(error)), 422)
         except Unavailable as error:
@@ -100,14 +101,14 @@ class Service:
     def network(self, request: Request, _: bytes) -> Response:
         """What the page shows, as JSON."""
         try:
-            view = self._network.view(self._production.predictor(), request.args.get("time"))
+            view = self._network.view(self._production.get(), request.args.get("time"))
         except ValueError as error:
             return _json({"error": str(error), "fields": [{"field": "time", "problem": str(error)}]}, 422)
         return _versioned(_json(view.as_json()), view.model_version)
 
     def ready(self, request: Request, _: bytes) -> Response:
         """Whether there is a model."""
-        version = self._production.predictor().version
+        version = self._production.get().version
         return _versioned(_json({"status": "ready", "model_version": version}), version)
 
     def healthy(self, request: Request, _: bytes) -> Response:

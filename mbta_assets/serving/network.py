@@ -2,8 +2,6 @@
 
 import json
 import re
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -12,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from mbta_assets.serving import api, logs
+from mbta_assets.serving import api
+from mbta_assets.serving.kept import Kept
 from mbta_assets.serving.predictor import Predictor
 from mbta_assets.serving.snapshot import Line, Snapshot
 from mbta_assets.serving.store import Store
@@ -90,46 +89,50 @@ class View:
         return {**asdict(self), "service_date": str(self.service_date) if self.service_date else None}
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the store tells of the network and of its models."""
+
+    content: bytes | None
+    """The snapshot as it is stored."""
+    snapshot: Snapshot | None
+    leaderboard: Sequence[dict[str, Any]]
+    promoted: dict[str, str]
+    """By version, when and why it became current."""
+
+
 class Network:
-    """The snapshot and the leaderboard, read again after `refresh_seconds`."""
+    """The page's contents, looked at again after `refresh_seconds`."""
 
     def __init__(self, store: Store, refresh_seconds: float) -> None:
         self._store = store
-        self._refresh_seconds = refresh_seconds
-        self._read_at = float("-inf")
-        self._reading = threading.Lock()
-        self._content: bytes | None = None
-        self._snapshot: Snapshot | None = None
-        self._leaderboard: list[dict[str, Any]] = []
+        self._told = Kept("network", self._tell, refresh_seconds)
 
     def view(self, predictor: Predictor, clock: str | None) -> View:
-        """What is predicted at a clock time, HH:MM in Boston, or else at the busiest. Raises ValueError."""
+        """What is predicted at a clock time, HH:MM in Boston, or else at the busiest.
+
+        Raises ValueError where it is no such time, and Unavailable.
+        """
         if clock is not None and not re.fullmatch(api.CLOCK, clock):
             raise ValueError("The time must be written as HH:MM, such as 08:30.")
-        snapshot, leaderboard = self._read()
-        accuracy = _accuracy(leaderboard, predictor.version)
-        promoted = self._store.promoted(predictor.version)
+        told = self._told.get()
+        about_model = _accuracy(told.leaderboard, predictor.version), told.promoted.get(predictor.version)
+        snapshot = told.snapshot
         if snapshot is None or not len(snapshot.times):
-            return View(predictor.version, None, None, (), 0, (), accuracy, promoted)
+            return View(predictor.version, None, None, (), 0, (), *about_model)
         times = tuple(_clock(moment) for moment in snapshot.times.tolist())
         step = int(np.bincount(snapshot.step).argmax()) if clock is None else _step(times, clock)
         rows = snapshot.at(step)
         lines = _lines(snapshot, rows, predictor)
         vehicles = len(set(snapshot.vehicle_id[rows].tolist()))
-        return View(predictor.version, snapshot.service_date, times[step], times, vehicles, lines, accuracy, promoted)
+        return View(predictor.version, snapshot.service_date, times[step], times, vehicles, lines, *about_model)
 
-    def _read(self) -> tuple[Snapshot | None, list[dict[str, Any]]]:
-        with self._reading:
-            if time.monotonic() - self._read_at >= self._refresh_seconds:
-                try:
-                    content = self._store.report(NETWORK_SNAPSHOT)
-                    if content != self._content:
-                        self._content, self._snapshot = content, Snapshot.from_bytes(content) if content else None
-                    self._leaderboard = json.loads(self._store.report(LEADERBOARD) or b"[]")
-                except Exception as error:  # what was read before is better than nothing
-                    logs.failure("reports not read", error)
-                self._read_at = time.monotonic()
-            return self._snapshot, self._leaderboard
+    def _tell(self, held: Told | None) -> Told:
+        content = self._store.report(NETWORK_SNAPSHOT)
+        same = held is not None and held.content == content
+        snapshot = held.snapshot if held and same else Snapshot.from_bytes(content) if content else None
+        leaderboard = json.loads(self._store.report(LEADERBOARD) or b"[]")
+        return Told(content, snapshot, leaderboard, self._store.promoted())
 
 
 def _lines(snapshot: Snapshot, rows: np.ndarray, predictor: Predictor) -> tuple[LineView, ...]:

@@ -86,8 +86,7 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def promoted(self, version: str) -> str | None:
-        """When and why a version became current, for people; None where nothing says so. Raises CloudError."""
+    def promoted(self) -> dict[str, str]:
+        """By version, when and why it last became current, for people. Raises CloudError."""
         moves = self.bundles.moves(self.asset) if self.bundles else []
-        move = next((move for move in moves if move.digest == version), None)
-        return f"{move.at or 'some time'} ({move.why or 'no reason given'})" if move else None
+        return {move.digest: f"{move.at or 'some time'} ({move.why or 'no reason given'})" for move in reversed(moves)}

@@ -149,19 +149,30 @@ class Answer:
 class Server:
     """functions-framework with one of the functions, as a process of its own."""
 
-    def __init__(self, target: str, log: Path, **variables: str) -> None:
-        self.port, self.log = free_port(), log
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+        self._process, self.port, self.log = process, port, log
+
+    @classmethod
+    def start(cls, target: str, log: Path, **variables: str) -> "Server":
+        """Start one, with settings in its environment."""
+        port = free_port()
         program = Path(sys.executable).with_name("functions-framework")
         command = [str(program), "--source", str(ROOT / "deploy/functions/main.py"), "--target", target]
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--port", str(self.port)],
+            process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", str(port)],
                 env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        eventually(f"{target} answers", 60, self._answers)
+        server = cls(process, port, log)
+        try:
+            eventually(f"{target} answers", 60, server.answers)
+        except BaseException:
+            server.stop()
+            raise
+        return server
 
     @property
     def address(self) -> str:
@@ -193,7 +204,8 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it listens yet. Raises AssertionError where it has ended."""
         assert self._process.poll() is None, self.log.read_text()[-3000:]
         try:
             return self.ask("/healthz").status in (200, 405)
@@ -204,7 +216,7 @@ class Server:
 @contextlib.contextmanager
 def serving(root: Path, log: Path, **variables: str) -> Iterator[Server]:
     """The HTTP function on a store."""
-    server = Server("predict", log, **{"MBTA_STORE": str(root), "MBTA_REFRESH_SECONDS": "1", **variables})
+    server = Server.start("predict", log, **{"MBTA_STORE": str(root), "MBTA_REFRESH_SECONDS": "1", **variables})
     try:
         yield server
     finally:

@@ -149,7 +149,7 @@ def dagster() -> Iterator[Dagster]:
 @pytest.fixture(scope="module")
 def function(dagster: Dagster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("events") / "log"
-    server = Server("on_upstream_change", log, MBTA_DAGSTER_URL=dagster.address, MBTA_EVENT_TOKEN=TOKEN)
+    server = Server.start("on_upstream_change", log, MBTA_DAGSTER_URL=dagster.address, MBTA_EVENT_TOKEN=TOKEN)
     yield server
     server.stop()
 
@@ -225,13 +225,13 @@ def test_where_dagster_refuses_the_event_is_to_be_sent_again(function: Server, d
 
 
 def test_nobody_is_let_in_until_it_is_said_who_and_nothing_is_lost_while_dagster_is_away(tmp_path: Path) -> None:
-    closed = Server("on_upstream_change", tmp_path / "closed", MBTA_DAGSTER_URL="http://127.0.0.1:9")
+    closed = Server.start("on_upstream_change", tmp_path / "closed", MBTA_DAGSTER_URL="http://127.0.0.1:9")
     try:
         assert send(closed, finalized()).status == 401
     finally:
         closed.stop()
     away = f"http://127.0.0.1:{free_port()}"
-    alone = Server("on_upstream_change", tmp_path / "alone", MBTA_DAGSTER_URL=away, MBTA_EVENT_TOKEN=TOKEN)
+    alone = Server.start("on_upstream_change", tmp_path / "alone", MBTA_DAGSTER_URL=away, MBTA_EVENT_TOKEN=TOKEN)
     try:
         assert send(alone, finalized()).status == 503
         assert "does not answer" in alone.logged()[-1]["problem"]
@@ -332,7 +332,7 @@ def test_a_file_that_is_finalized_leads_to_its_day_made_again_and_twice_the_same
     lake = Lake(Path(dev.environment["MBTA_STORE"]))
     assert lake.days("transit_features") == [DAYS[0]]
     before = {run["runId"] for run in dev.runs()}
-    server = Server("on_upstream_change", tmp_path / "log", MBTA_DAGSTER_URL=dev.address, MBTA_EVENT_TOKEN=TOKEN)
+    server = Server.start("on_upstream_change", tmp_path / "log", MBTA_DAGSTER_URL=dev.address, MBTA_EVENT_TOKEN=TOKEN)
 
     def later() -> list[dict[str, Any]]:
         return [run for run in dev.runs() if run["runId"] not in before]
