@@ -10,6 +10,7 @@ import numpy as np
 from mbta_assets.bundle import Bundle
 from mbta_assets.learning.model import Model
 from mbta_assets.serving.moment import EXAMPLE, Moment, feature_columns
+from mbta_assets.serving.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,6 @@ class Predictor:
 
         Raises BundleError or CloudError, which say what is there and what to do.
         """
-        from mbta_assets.serving.store import Store
-
         return cls(Store.at(where).bundle())
 
     def predict(self, moments: Sequence[Moment]) -> list[Prediction]:

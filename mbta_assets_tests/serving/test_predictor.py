@@ -11,8 +11,9 @@ import pytest
 from mbta_assets.bundle import BundleError, Draft
 from mbta_assets.learning.interval import scored
 from mbta_assets.learning.model import INTERVAL, Model
-from mbta_assets.serving import Predictor, Stream, Timetable
+from mbta_assets.serving import Predictor, Stream, Timetable, follow
 from mbta_assets.serving.moment import EXAMPLE, feature_columns
+from mbta_assets_tests.running.dagster_dev import eventually
 from mbta_assets_tests.serving.conftest import Production, World
 
 FORBIDDEN = ("torch", "dagster", "pandas", "xgboost", "ray", "pandera", "pyarrow", "duckdb")
@@ -112,6 +113,16 @@ def test_it_is_loaded_from_a_store_a_model_or_a_bundle(production: Production):
     model = production.root / "bundles/production_model"
     for where in (production.root, model, model / version[:16]):
         assert Predictor.load(str(where)).version == version
+
+
+def test_it_is_followed_from_version_to_version_and_back(production: Production):
+    first, second = (model.digest for model in production.models)
+    followed = follow(str(production.root), refresh_seconds=0)
+    assert followed.get().predict_one(EXAMPLE).model_version == first
+    for model in (production.models[1], production.models[0]):
+        production.promote(model)
+        eventually("it is the other one", 10, lambda model=model: followed.get().version == model.digest)
+    assert {first, second} == {model.digest for model in production.models}
 
 
 def test_where_there_is_no_model_it_says_what_an_address_may_be(tmp_path, empty: Production):
