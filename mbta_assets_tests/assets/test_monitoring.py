@@ -26,8 +26,8 @@ from mbta_assets.storage.lake import Lake
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import features, schema
 
-TRAINED_ON = [date(2024, 3, 5), date(2024, 3, 6)]
-UNSEEN = date(2024, 3, 7)
+TRAINED_ON = [date(2024, 5, 7), date(2024, 5, 8)]
+UNSEEN = date(2024, 5, 9)
 ROUTE = "Blue"
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
