@@ -50,7 +50,7 @@ def digests(store: Path) -> dict[str, str | None]:
 def real(tmp_path_factory, seed_upstream):
     """The lineage of the real day, by the calls of the README."""
     store = tmp_path_factory.mktemp("real")
-    source = {"MBTA_SOURCE": "files", "MBTA_FILES_DIR": str(seed_upstream)}
+    source = {"MBTA_SOURCE": "files", "MBTA_FILES_DIR": str(seed_upstream), "MBTA_TUNE_TRIALS": "4"}
     succeed(store, DAILY, "--partition", "2023-10-03", **source)
     succeed(store, TRAINED, **source)
     return store, source

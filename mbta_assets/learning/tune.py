@@ -128,6 +128,19 @@ def search(
     ]
 
 
+def alone(trial: Trial, configuration: Configuration, data: Any) -> list[Result]:
+    """What `search` finds of a single configuration, in this process: there is nothing to hold it against.
+
+    Raises RuntimeError with the trial's error if it failed.
+    """
+    curve: Curve = []
+    try:
+        trial(configuration, data, curve.append)
+    except Exception as error:
+        raise RuntimeError(f"a trial of the search failed: {error}") from error
+    return [Result(0, configuration, curve)]
+
+
 def winner(results: Sequence[Result]) -> Result:
     """The result with the smallest validation error; of equals the first."""
     return min(results, key=lambda result: (result.best, result.index))

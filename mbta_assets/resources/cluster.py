@@ -29,7 +29,9 @@ class Cluster(dg.ConfigurableResource):
     def search(
         self, trial: tune.Trial, configurations: Sequence[tune.Configuration], data: Any, halving: tune.Halving
     ) -> list[tune.Result]:
-        """See `tune.search`."""
+        """See `tune.search`; a single trial on this machine needs no session."""
+        if len(configurations) == 1 and self.address is None:
+            return tune.alone(trial, configurations[0], data)
         self._begin()
         return tune.search(trial, configurations, data, halving)
 

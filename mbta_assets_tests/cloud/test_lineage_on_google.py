@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -82,11 +83,15 @@ def both(upstream: Path, tmp_path_factory: pytest.TempPathFactory):
             "BIGQUERY_EMULATOR_HOST": bigquery.url,
             "STORAGE_EMULATOR_HOST": bucket.url,
         }
-        for name, environment in (("local", source), ("google", google)):
+
+        def make(name: str, environment: Mapping[str, str]) -> None:
             materialize(root / name, environment, "group:upstream or group:transit", *RANGE)
             trained = "group:training or group:models or group:production"
             materialize(root / name, environment, trained, "--config-json", config)
             materialize(root / name, environment, "group:monitoring", *RANGE)
+
+        with ThreadPoolExecutor() as together:
+            list(together.map(make, ("local", "google"), (source, google)))
         yield root, Settings.from_environment({**google, "MBTA_STORE": str(root / "elsewhere")})
 
 

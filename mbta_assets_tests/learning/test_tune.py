@@ -59,8 +59,12 @@ def test_ray_runs_the_trials_and_reports_what_failed():
         results = tune.search(countdown, configurations, {"a": 100.0, "b": 90.0}, halving)
         assert tune.winner(results).index == 1
         assert results[1].curve == [90.0 - 2 * step for step in range(8)]
+        only = configurations[1:2]
+        assert tune.search(countdown, only, {"b": 90.0}, halving) == tune.alone(countdown, only[0], {"b": 90.0})
         with pytest.raises(RuntimeError, match="no such column"):
             tune.search(fails, configurations[:1], None, halving)
+    with pytest.raises(RuntimeError, match="no such column"):
+        tune.alone(fails, configurations[0], None)
 
 
 @pytest.mark.timeout(180)
