@@ -240,6 +240,27 @@ class Settings:
     storage_emulator_host: str | None = variable(
         "STORAGE_EMULATOR_HOST", None, ADDRESS, "An emulator to use as Cloud Storage, without credentials."
     )
+    vertex_location: str = variable(
+        "VERTEX_LOCATION", "us-central1", TEXT, "The region of Vertex AI that steps run in."
+    )
+    vertex_image: str | None = variable(
+        "VERTEX_IMAGE", None, TEXT, "The image that steps run in, made from deploy/Dockerfile.training."
+    )
+    vertex_pipeline_root: str | None = variable(
+        "VERTEX_PIPELINE_ROOT",
+        None,
+        matching(r"gs://\S+", "an address that begins with gs://"),
+        "Where pipelines keep what they hand on; unset, pipelines in GCS_BUCKET.",
+    )
+    vertex_service_account: str | None = variable(
+        "VERTEX_SERVICE_ACCOUNT",
+        None,
+        matching("[^@ ]+@[^@ ]+", "the e-mail address of a service account"),
+        "Whom steps act as; unset, the project's default.",
+    )
+    vertex_endpoint: str | None = variable(
+        "VERTEX_ENDPOINT", None, ADDRESS, "A server to ask in place of Vertex AI, without credentials."
+    )
     ray_address: str | None = variable(
         "RAY_ADDRESS", None, TEXT, "The Ray cluster that runs the trials; unset, this machine."
     )

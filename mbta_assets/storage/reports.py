@@ -18,8 +18,8 @@ class Reports:
     def write(self, name: str, content: bytes) -> dict[str, Any]:
         """Replace a report. Returns metadata that says where it is."""
         path = self.directory / name
-        with locked(self.directory):
-            incoming = path.with_name(f".incoming-{name}")
+        with locked(path.parent):
+            incoming = path.with_name(f".incoming-{path.name}")
             incoming.write_bytes(content)
             sync(incoming)
             incoming.replace(path)
