@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from mbta_assets.assets.machines import ACCELERATOR, ACCELERATORS, MACHINE_TYPE
 from mbta_assets.launch import LaunchError
 
-MACHINE_TYPE, ACCELERATOR, ACCELERATORS = "mbta/machine_type", "mbta/accelerator", "mbta/accelerators"
-"""Tags of an asset that say what it is to run on at Vertex AI."""
 GIGABYTES = {"standard": 4.0, "highmem": 8.0, "highcpu": 1.0}
 """Memory by core of a family of machines."""
 OLDER_GIGABYTES = {"standard": 3.75, "highmem": 6.5, "highcpu": 0.9}

@@ -153,7 +153,7 @@ class Vertex:
         self, what: str, job: Mapping[str, Any], create: Callable[[str], str], state: Callable[[str], str], parent: str
     ) -> str:
         """Create a job by a name that says what it is; of those that have failed, the next one."""
-        from google.api_core.exceptions import AlreadyExists
+        from google.api_core.exceptions import Conflict
 
         digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
         for attempt in range(1, MOST_ATTEMPTS + 1):
@@ -161,7 +161,7 @@ class Vertex:
             try:
                 return self.account.call(f"Submit a {what} to Vertex AI", partial(create, job_id))
             except CloudError as error:
-                if not isinstance(error.__cause__, AlreadyExists):
+                if not isinstance(error.__cause__, Conflict):
                     raise
             name = f"{parent}/{job_id}"
             if state(name) not in ("FAILED", "CANCELLED"):

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from mbta_assets.assets import machines
 from mbta_assets.definitions import build_defs
 from mbta_assets.launch import LaunchError, lineage, pipeline
 from mbta_assets.launch.lineage import Machine
@@ -81,7 +82,7 @@ def test_the_partition_is_a_parameter_of_the_assets_that_have_one(definitions: d
 
 
 def test_tags_of_an_asset_say_what_it_runs_on() -> None:
-    tags = {lineage.MACHINE_TYPE: "n1-highmem-8", lineage.ACCELERATOR: "NVIDIA_TESLA_T4", lineage.ACCELERATORS: "2"}
+    tags = {machines.MACHINE_TYPE: "n1-highmem-8", machines.ACCELERATOR: "NVIDIA_TESLA_T4", machines.ACCELERATORS: "2"}
 
     @dg.asset(tags=tags)
     def heavy() -> None: ...
@@ -106,9 +107,9 @@ def test_tags_of_an_asset_say_what_it_runs_on() -> None:
 @pytest.mark.parametrize(
     "tags",
     [
-        {lineage.MACHINE_TYPE: "large"},
-        {lineage.ACCELERATOR: "NVIDIA_TESLA_T4", lineage.ACCELERATORS: "none"},
-        {lineage.ACCELERATOR: "NVIDIA_TESLA_T4", lineage.ACCELERATORS: "0"},
+        {machines.MACHINE_TYPE: "large"},
+        {machines.ACCELERATOR: "NVIDIA_TESLA_T4", machines.ACCELERATORS: "none"},
+        {machines.ACCELERATOR: "NVIDIA_TESLA_T4", machines.ACCELERATORS: "0"},
     ],
 )
 def test_a_tag_that_is_none_is_refused(tags: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from mbta_assets.assets.described import OWNERS, markdown_table, picture
+from mbta_assets.assets.machines import SEARCHES
 from mbta_assets.learning.tune import Result
 from mbta_assets.resources.tracker import Tracker
 
@@ -16,6 +17,7 @@ model_asset = partial(
     group_name="models",
     owners=OWNERS,
     pool="cores",
+    tags=SEARCHES,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="bundles",
 )
