@@ -62,7 +62,9 @@ def _resources(settings: Settings) -> dict[str, Any]:
     common = {
         "settings": settings,
         "tracker": Tracker(settings),
-        "cluster": Cluster(address=settings.ray_address),
+        "cluster": Cluster(
+            address=settings.ray_address, trial_cpus=settings.trial_cpus, trial_gpus=settings.trial_gpus
+        ),
     }
     return common | (_on_google_cloud(settings) if settings.deployment == "gcp" else _on_one_machine(settings))
 

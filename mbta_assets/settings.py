@@ -264,6 +264,8 @@ class Settings:
     ray_address: str | None = variable(
         "RAY_ADDRESS", None, TEXT, "The Ray cluster that runs the trials; unset, this machine."
     )
+    trial_cpus: int = variable("MBTA_TRIAL_CPUS", "1", whole_number(1), "How many cores of Ray a trial has.")
+    trial_gpus: int = variable("MBTA_TRIAL_GPUS", "0", whole_number(0), "How many GPUs of Ray a trial has.")
     wandb_mode: Literal["online", "offline", "disabled"] = variable(
         "WANDB_MODE", "offline", one_of("online", "offline", "disabled"), "Where Weights & Biases logs trials."
     )

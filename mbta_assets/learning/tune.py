@@ -6,11 +6,14 @@ order results arrive: a trial that runs ahead of its judgement goes on until it 
 the configurations and the seed alone, not on the number of workers, their speed, or a worker that was lost.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,9 +77,24 @@ class Result:
         return min(self.curve)
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What one trial has to itself."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+
+LOST_NODES = 5
+"""So many times a trial begins again because its node was lost."""
+
+
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """A Ray cluster for the time of some searches: the one at `address`, else this machine's cores."""
+    """A Ray cluster for the time of some searches: the one at `address`, else this machine's cores.
+
+    To a cluster the package travels along, so that nodes need what it depends on, and not the package itself.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import logging
@@ -89,6 +107,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
         ignore_reinit_error=True,
+        runtime_env={"py_modules": [str(Path(__file__).parents[1])]} if address else None,
     )
     try:
         yield
@@ -101,11 +120,12 @@ def search(
     configurations: Sequence[Configuration],
     data: Any,
     halving: Halving,
+    resources: Resources = Resources(),  # noqa: B008  (it is frozen)
 ) -> list[Result]:
-    """Run a trial for each configuration, one core each, and return their results in order, stopped ones cut short.
+    """Run a trial for each configuration and return their results in order, stopped ones cut short.
 
-    Within a `ray_session`. `data` is shared once with all trials. Raises RuntimeError with the first trial's error if
-    one failed.
+    Within a `ray_session`. `data` is shared once with all trials. A trial whose node is lost begins again elsewhere.
+    Raises RuntimeError with the first trial's error if one failed.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer reporter talks even when told not to
@@ -114,13 +134,24 @@ def search(
     scheduler = _scheduler(halving, len(configurations))
     with tempfile.TemporaryDirectory() as scratch:
         fitted = tune.Tuner(
-            tune.with_parameters(_run_trial, trial=trial, configurations=list(configurations), data=data),
+            tune.with_resources(
+                tune.with_parameters(_run_trial, trial=trial, configurations=list(configurations), data=data),
+                {"cpu": resources.cpus, "gpu": resources.gpus},
+            ),
             param_space={"index": tune.grid_search(list(range(len(configurations))))},
             tune_config=tune.TuneConfig(scheduler=scheduler, metric="error", mode="min", reuse_actors=True),
-            run_config=tune.RunConfig(storage_path=scratch, name="search", verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                name="search",
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=LOST_NODES),
+            ),
         ).fit()
     if fitted.errors:
         raise RuntimeError(f"a trial of the search failed: {fitted.errors[0]}") from fitted.errors[0]
+    if scheduler.failures:
+        _, failure = min(scheduler.failures.items())
+        raise RuntimeError(f"a trial of the search failed: {failure}")
     stops = halving.judged(scheduler.curves, [True] * len(configurations))
     return [
         Result(index, configuration, curve[:stop])
@@ -146,20 +177,31 @@ def winner(results: Sequence[Result]) -> Result:
     return min(results, key=lambda result: (result.best, result.index))
 
 
-def each(call: Callable[[Any, Any], Any], items: Sequence[Any], data: Any) -> list[Any]:
-    """`call(item, data)` for each item side by side, one core each, within a `ray_session`; results in order."""
+def each(
+    call: Callable[[Any, Any], Any],
+    items: Sequence[Any],
+    data: Any,
+    resources: Resources = Resources(),  # noqa: B008  (it is frozen)
+) -> list[Any]:
+    """`call(item, data)` for each item side by side, within a `ray_session`; results in order.
+
+    What is lost with its node is called again.
+    """
     import ray
 
     shared = ray.put(data)
-    task = ray.remote(num_cpus=1)(call)
+    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=LOST_NODES)(call)
     return ray.get([task.remote(item, shared) for item in items])
 
 
 def _run_trial(config: dict[str, int], trial: Trial, configurations: list[Configuration], data: Any) -> None:
     from ray import tune
 
-    index = config["index"]
-    trial(configurations[index], data, lambda error: tune.report({"error": error, "index": index}))
+    index, steps = config["index"], count(1)
+    try:
+        trial(configurations[index], data, lambda e: tune.report({"error": e, "index": index, "step": next(steps)}))
+    except Exception as error:  # its own fault: to begin again would not help
+        tune.report({"error": math.inf, "index": index, "step": 0, "failure": f"{type(error).__name__}: {error}"})
 
 
 def _scheduler(halving: Halving, trials: int) -> Any:
@@ -172,6 +214,11 @@ def _scheduler(halving: Halving, trials: int) -> Any:
             super().__init__()
             self.curves: list[Curve] = [[] for _ in range(trials)]
             self.ended = [False] * trials
+            self.failures: dict[int, str] = {}
+
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            super().on_trial_add(tune_controller, trial)
+            self.ended[trial.config["index"]] = False  # for it may have been lost
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             self.record(result)
@@ -187,8 +234,9 @@ def _scheduler(halving: Halving, trials: int) -> Any:
 
         def record(self, result: dict[str, Any]) -> None:
             curve = self.curves[result["index"]]
-            step = result["training_iteration"]
-            if step == len(curve) + 1:
+            if "failure" in result:
+                self.failures[result["index"]] = result["failure"]
+            elif result["step"] == len(curve) + 1:  # what began again repeats itself at first
                 curve.append(result["error"])
 
     return OrderedHalving()

@@ -14,6 +14,8 @@ class Cluster(dg.ConfigurableResource):
     """One Ray session for a whole run, begun when first used: a session takes seconds to begin."""
 
     address: str | None = None
+    trial_cpus: float = 1
+    trial_gpus: float = 0
     _session: ExitStack | None = PrivateAttr(default=None)
 
     @contextmanager
@@ -33,12 +35,16 @@ class Cluster(dg.ConfigurableResource):
         if len(configurations) == 1 and self.address is None:
             return tune.alone(trial, configurations[0], data)
         self._begin()
-        return tune.search(trial, configurations, data, halving)
+        return tune.search(trial, configurations, data, halving, self._resources)
 
     def each(self, call: Callable[[Any, Any], Any], items: Sequence[Any], data: Any) -> list[Any]:
         """See `tune.each`."""
         self._begin()
-        return tune.each(call, items, data)
+        return tune.each(call, items, data, self._resources)
+
+    @property
+    def _resources(self) -> tune.Resources:
+        return tune.Resources(self.trial_cpus, self.trial_gpus)
 
     def _begin(self) -> None:
         if self._session is None:
