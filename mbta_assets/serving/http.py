@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from mbta_assets.cloud import CloudError
 from mbta_assets.serving import api, bodies, logs, page
 from mbta_assets.serving.kept import Unavailable
-from mbta_assets.serving.network import Network
+from mbta_assets.serving.network import Network, WrongTime
 from mbta_assets.serving.production import production
 from mbta_assets.serving.store import Store
 from mbta_assets.settings import Settings
@@ -92,7 +92,7 @@ class Service:
         """The page, for a time of the service day."""
         try:
             view = self._network.view(self._production.get(), request.args.get("time"))
-        except ValueError as error:
+        except WrongTime as error:
             return _html(page.problem(str(error)), 422)
         except Unavailable as error:
             return _html(page.problem(str(error)), 503)
@@ -102,7 +102,7 @@ class Service:
         """What the page shows, as JSON."""
         try:
             view = self._network.view(self._production.get(), request.args.get("time"))
-        except ValueError as error:
+        except WrongTime as error:
             return _json({"error": str(error), "fields": [{"field": "time", "problem": str(error)}]}, 422)
         return _versioned(_json(view.as_json()), view.model_version)
 

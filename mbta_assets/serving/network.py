@@ -23,6 +23,10 @@ COMPARED = ("runtime_lookup", "persistence", "schedule")
 """Baselines of the leaderboard that the model is shown beside."""
 
 
+class WrongTime(Exception):
+    """What was asked for is no time of the day; the message says how one is written."""
+
+
 @dataclass(frozen=True)
 class Arrival:
     """The next arrival that is predicted for a station."""
@@ -111,10 +115,10 @@ class Network:
     def view(self, predictor: Predictor, clock: str | None) -> View:
         """What is predicted at a clock time, HH:MM in Boston, or else at the busiest.
 
-        Raises ValueError where it is no such time, and Unavailable.
+        Raises WrongTime and Unavailable.
         """
         if clock is not None and not re.fullmatch(api.CLOCK, clock):
-            raise ValueError("The time must be written as HH:MM, such as 08:30.")
+            raise WrongTime("The time must be written as HH:MM, such as 08:30.")
         told = self._told.get()
         about_model = _accuracy(told.leaderboard, predictor.version), told.promoted.get(predictor.version)
         snapshot = told.snapshot
