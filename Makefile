@@ -34,7 +34,7 @@ test: $(INSTALLED) ## lint, types, import contracts, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint deploy/Dockerfile.*
-	@$(BIN)/pytest -n 2 --dist loadgroup; result=$$?; \
+	@$(BIN)/pytest; result=$$?; \
 		[ ! -d screenshots ] || echo "What the browser has seen: $(CURDIR)/screenshots"; exit $$result
 
 serve: $(INSTALLED) ## the predictor and its page, on what the demo has stored

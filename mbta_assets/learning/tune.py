@@ -102,7 +102,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     import ray
 
     ray.init(
-        address=address,
+        address=address or "local",  # and not whatever other cluster there may be on this machine
         include_dashboard=None if address else False,
         log_to_driver=False,
         logging_level=logging.ERROR,
