@@ -82,6 +82,7 @@ PATH = Kind(lambda text: Path(text).expanduser().resolve(), "a path")
 ADDRESS = Kind(_address, "host:port, or an address that begins with http:// or https://")
 WEBHOOK = matching(r"https?://[^\s/]+\S*", "an address that begins with http:// or https://")
 CRON = matching(r"\S+( +\S+){4}", "a cron expression of five fields, such as 0 6 * * *")
+SERVICE_ACCOUNT = matching("[^@ ]+@[^@ ]+", "the e-mail address of a service account")
 JSON_OBJECT = Kind(_json_object, "a JSON object, or the path of a file with one")
 DIRECTORY = Kind(_existing_directory, "a directory that exists")
 
@@ -190,7 +191,7 @@ class Settings:
     event_sender: str | None = variable(
         "MBTA_EVENT_SENDER",
         None,
-        matching("[^@ ]+@[^@ ]+", "the e-mail address of a service account"),
+        SERVICE_ACCOUNT,
         "The service account whose identity tokens are let in.",
     )
     gcp_project: str | None = variable(
@@ -225,7 +226,7 @@ class Settings:
     google_impersonate_service_account: str | None = variable(
         "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT",
         None,
-        matching("[^@ ]+@[^@ ]+", "the e-mail address of a service account"),
+        SERVICE_ACCOUNT,
         "The service account to act as.",
     )
     gcp_retry_seconds: int = variable(
@@ -255,7 +256,7 @@ class Settings:
     vertex_service_account: str | None = variable(
         "VERTEX_SERVICE_ACCOUNT",
         None,
-        matching("[^@ ]+@[^@ ]+", "the e-mail address of a service account"),
+        SERVICE_ACCOUNT,
         "Whom steps act as; unset, the project's default.",
     )
     vertex_endpoint: str | None = variable(

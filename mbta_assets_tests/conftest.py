@@ -8,17 +8,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SHARING = ("cloud", "launch", "running", "serving")
-"""Folders whose tests share what takes long to make: side by side with others, but not with each other."""
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # two workers may start Ray at the same moment
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell `--dist loadgroup` which tests belong to one worker: those of a file, or of a folder that shares."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in SHARING else item.path.stem))
 
 
 @pytest.fixture(scope="session")

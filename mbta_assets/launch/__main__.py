@@ -18,10 +18,12 @@ from datetime import date
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from mbta_assets.cloud import CloudError
 from mbta_assets.launch import LaunchError
 from mbta_assets.launch.lineage import Step, steps
+from mbta_assets.launch.step import RANGE
 from mbta_assets.settings import VARIABLES, Settings, SettingsError
 
 SOURCE = "source of "
@@ -50,8 +52,8 @@ def outside(definitions: dg.Definitions, chosen: Sequence[Step], partition: str,
         wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None)
         for record in instance.fetch_materializations(wanted, limit=1).records:
             made = record.asset_materialization
-            found[asset] = (made.tags or {}).get("dagster/data_version", "") if made else ""
-    if partition and "..." not in partition:
+            found[asset] = (made.tags or {}).get(DATA_VERSION_TAG, "") if made else ""
+    if partition and RANGE not in partition:
         source = definitions.resources["source"]  # type: ignore[index]
         for step in chosen:
             if not (step.upstream or step.outside):

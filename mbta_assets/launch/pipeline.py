@@ -71,9 +71,14 @@ def specification(steps: Sequence[Step], image: str) -> dict[str, Any]:
 
 def edges(specification: Mapping[str, Any]) -> dict[str, set[str]]:
     """By asset, the assets that a compiled pipeline makes before it and hands on to it."""
+    name = asset_of_each_task(specification)
     tasks = specification["root"]["dag"]["tasks"]
-    name = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
     return {name[key]: {name[one] for one in task.get("dependentTasks", [])} for key, task in tasks.items()}
+
+
+def asset_of_each_task(specification: Mapping[str, Any]) -> dict[str, str]:
+    """By the key of each task of a compiled pipeline, the asset that it makes."""
+    return {key: task["taskInfo"]["name"] for key, task in specification["root"]["dag"]["tasks"].items()}
 
 
 def run_here(steps: Sequence[Step], partition: str, environment: Mapping[str, str], root: Path) -> dict[str, str]:

@@ -119,7 +119,7 @@ class Vertex:
         launch, asset_of = _launch(name), _assets(pipeline.specification(steps, self.image))
         known: set[str] = set()
         while True:
-            job = self._asked(name, lambda: self._pipelines.get_pipeline_job({"name": name}, timeout=60))
+            job = self._pipeline(name)
             for task in job.job_detail.task_details:
                 asset, state = asset_of.get(task.task_name), task.state.name
                 if asset and asset not in known and state in ("SUCCEEDED", "SKIPPED"):
@@ -168,9 +168,11 @@ class Vertex:
                 return name
         raise LaunchError(f"The same {what} has failed {MOST_ATTEMPTS} times; see {parent}.")
 
+    def _pipeline(self, name: str) -> "aiplatform_v1.PipelineJob":
+        return self._asked(name, lambda: self._pipelines.get_pipeline_job({"name": name}, timeout=60))
+
     def _pipeline_state(self, name: str) -> str:
-        job = self._asked(name, lambda: self._pipelines.get_pipeline_job({"name": name}, timeout=60))
-        return job.state.name.removeprefix("PIPELINE_STATE_")
+        return self._pipeline(name).state.name.removeprefix("PIPELINE_STATE_")
 
     def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
         again = f"python -m mbta_assets.launch follow {name}"
@@ -210,8 +212,7 @@ def _launch(name: str) -> str:
 
 def _assets(specification: Mapping[str, Any]) -> dict[str, str]:
     """By what Vertex AI may call a task, the asset that it makes."""
-    tasks = specification["root"]["dag"]["tasks"]
-    names = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
+    names = pipeline.asset_of_each_task(specification)
     return names | {name: name for name in names.values()}
 
 

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from mbta_assets.serving.moment import Moment, canonical
 from mbta_assets.serving.timetable import Call, Timetable
-from mbta_assets.transit.formulas import RECENT_RUNS, RECENT_SECONDS, STOPS_AHEAD
+from mbta_assets.transit.formulas import RECENT_RUNS, RECENT_SECONDS, STOPS_AHEAD, WRONG_SLOT_SECONDS
 
 MICROSECOND = timedelta(microseconds=1)
 MICROSECONDS = 1_000_000
-WRONG_SLOT = timedelta(minutes=30)
-"""So far ahead of its timetable a vehicle runs another trip's."""
+WRONG_SLOT = timedelta(seconds=WRONG_SLOT_SECONDS)
 SECOND = timedelta(seconds=1)
 
 

@@ -7,9 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from mbta_assets.serving.moment import canonical
-
-NO_TIMETABLE = ("ADDED-", "NONREV-")
-"""Trips that begin so run to no timetable that means anything."""
+from mbta_assets.transit.formulas import NO_TIMETABLE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

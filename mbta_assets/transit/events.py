@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from mbta_assets.transit.formulas import NO_TIMETABLE, WRONG_SLOT_SECONDS
 from mbta_assets.transit.platforms import PLATFORM_ALIASES
 
 MICROSECONDS = 1_000_000
-WRONG_SLOT = -1800 * MICROSECONDS
+WRONG_SLOT = -WRONG_SLOT_SECONDS * MICROSECONDS
 NAT = np.iinfo(np.int64).min
 
 Side = Literal["left", "right"]
@@ -160,7 +161,7 @@ def _visits(updates: pd.DataFrame) -> pd.DataFrame:
 
 def _against_timetable(visits: pd.DataFrame, schedule: pd.DataFrame, codes: Codes) -> pd.DataFrame:
     """Visits with their delay; an arrival more than 30 minutes early is another trip's and has none."""
-    means_something = schedule["arrival_time"].notna() & ~schedule["trip_id"].str.match("ADDED-|NONREV-")
+    means_something = schedule["arrival_time"].notna() & ~schedule["trip_id"].str.startswith(NO_TIMETABLE)
     timetable = schedule[means_something]
     keys = codes.visit(codes.trip(timetable["trip_id"]), codes.stop(timetable["stop_id"]))
     scheduled = pd.Series(microseconds(timetable["arrival_time"]), index=keys).groupby(level=0).min()

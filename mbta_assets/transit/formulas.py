@@ -15,6 +15,10 @@ STATUSES = ("IN_TRANSIT_TO", "INCOMING_AT", "STOPPED_AT")
 """How a vehicle may stand to a stop."""
 STOPS_AHEAD = (1, 3, 5, 10)
 """How many stops ahead the destinations are that models learn from."""
+NO_TIMETABLE = ("ADDED-", "NONREV-")
+"""Trips that begin so run to no timetable that means anything."""
+WRONG_SLOT_SECONDS = 1800
+"""So far ahead of its timetable a vehicle runs another trip's."""
 RECENT_SECONDS = 1800
 """So long ago, an arrival still tells how late a route is."""
 RECENT_RUNS = 3
