@@ -23,7 +23,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from mbta_assets.cloud import CloudError
 from mbta_assets.launch import LaunchError
 from mbta_assets.launch.lineage import Step, steps
-from mbta_assets.launch.step import RANGE
+from mbta_assets.launch.step import RANGE, resource
 from mbta_assets.settings import VARIABLES, Settings, SettingsError
 
 SOURCE = "source of "
@@ -54,7 +54,7 @@ def outside(definitions: dg.Definitions, chosen: Sequence[Step], partition: str,
             made = record.asset_materialization
             found[asset] = (made.tags or {}).get(DATA_VERSION_TAG, "") if made else ""
     if partition and RANGE not in partition:
-        source = definitions.resources["source"]  # type: ignore[index]
+        source = resource(definitions, "source")
         for step in chosen:
             if not (step.upstream or step.outside):
                 version = source.poll(step.asset, {}).get(date.fromisoformat(partition))
@@ -77,7 +77,7 @@ def _here(asked: argparse.Namespace) -> int:
     definitions = _definitions()
     root = Path(tempfile.mkdtemp(prefix="mbta-pipeline-"))
     receipts = pipeline.run_here(steps(definitions, asked.select), asked.partition, environment(), root)
-    reports, launch = definitions.resources["reports"], f"here-{uuid.uuid4().hex[:12]}"  # type: ignore[index]
+    reports, launch = resource(definitions, "reports"), f"here-{uuid.uuid4().hex[:12]}"
     with dg.DagsterInstance.get() as instance:
         for asset, receipt in receipts.items():
             Record.find(reports, asset, receipt).report(instance, launch)
@@ -95,7 +95,7 @@ def _submit(asked: argparse.Namespace) -> int:
         name = vertex.submit(chosen, asked.partition, environment(), seen)
         print(name)
         if asked.follow:
-            vertex.follow(name, chosen, definitions.resources["reports"], instance, print)  # type: ignore[index]
+            vertex.follow(name, chosen, resource(definitions, "reports"), instance, print)
     return 0
 
 
@@ -104,7 +104,7 @@ def _follow(asked: argparse.Namespace) -> int:
 
     definitions = _definitions()
     with dg.DagsterInstance.get() as instance:
-        reports = definitions.resources["reports"]  # type: ignore[index]
+        reports = resource(definitions, "reports")
         Vertex.of(Settings.from_environment()).follow(
             asked.name, steps(definitions, asked.select), reports, instance, print
         )
@@ -124,7 +124,7 @@ def _job(asked: argparse.Namespace) -> int:
     name = vertex.submit_one(step, asked.partition, environment(), launch)
     print(name)
     with dg.DagsterInstance.get() as instance:
-        reports = definitions.resources["reports"]  # type: ignore[index]
+        reports = resource(definitions, "reports")
         print(step.asset, vertex.follow_one(name, step, reports, instance, launch))
     return 0
 

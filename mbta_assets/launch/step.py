@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -22,7 +23,7 @@ def run(asset: str, partition: str, upstream: str, environment: Mapping[str, str
     from mbta_assets.definitions import build_defs  # reads the environment
 
     definitions = build_defs()
-    reports = definitions.resources["reports"]  # type: ignore[index]
+    reports = resource(definitions, "reports")
     receipts = read_receipts(upstream)
     own = partition if definitions.resolve_asset_graph().get(dg.AssetKey(asset)).is_partitioned else ""
     with dg.DagsterInstance.ephemeral() as instance:
@@ -33,6 +34,12 @@ def run(asset: str, partition: str, upstream: str, environment: Mapping[str, str
     if launch:
         reports.write(receipt_of(launch), record.receipt.encode())
     return record.receipt
+
+
+def resource(definitions: dg.Definitions, name: str) -> Any:
+    """A resource of a deployment."""
+    assert definitions.resources is not None, "build_defs gives them"
+    return definitions.resources[name]
 
 
 def receipt_of(launch: str) -> str:

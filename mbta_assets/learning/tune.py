@@ -85,6 +85,7 @@ class Resources:
     gpus: float = 0
 
 
+ONE_CORE = Resources()
 LOST_NODES = 5
 """So many times a trial begins again because its node was lost."""
 
@@ -120,7 +121,7 @@ def search(
     configurations: Sequence[Configuration],
     data: Any,
     halving: Halving,
-    resources: Resources = Resources(),  # noqa: B008  (it is frozen)
+    resources: Resources = ONE_CORE,
 ) -> list[Result]:
     """Run a trial for each configuration and return their results in order, stopped ones cut short.
 
@@ -181,7 +182,7 @@ def each(
     call: Callable[[Any, Any], Any],
     items: Sequence[Any],
     data: Any,
-    resources: Resources = Resources(),  # noqa: B008  (it is frozen)
+    resources: Resources = ONE_CORE,
 ) -> list[Any]:
     """`call(item, data)` for each item side by side, within a `ray_session`; results in order.
 
