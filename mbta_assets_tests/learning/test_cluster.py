@@ -77,7 +77,10 @@ def test_a_node_that_is_killed_costs_only_its_trial_and_the_outcome_is_the_same(
         results = tune.search(slow_trial, _configurations(), (parts, ROUNDS), HALVING)
         ended = time.monotonic()
         killer.join()
-        assert ray.cluster_resources()["CPU"] == 2
+        known = time.monotonic()
+        while ray.cluster_resources()["CPU"] != 2:  # the head may take a while to hear of it
+            assert time.monotonic() - known < 60, "the cluster still counts the node that was killed"
+            time.sleep(0.2)
     assert lost and lost[0] < ended
     assert results == on_one_machine
     assert tune.winner(results).configuration == tune.winner(on_one_machine).configuration
