@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mbta_assets_tests.transit.days import Simulation
+
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -20,6 +22,12 @@ def seed_upstream() -> Path:
     if not directory.is_dir():
         pytest.skip(f"no real upstream tables in {directory}; set MBTA_SEED_UPSTREAM")
     return directory
+
+
+@pytest.fixture(scope="session")
+def simulation(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
+    """Ten simulated days; tests must not change them."""
+    return Simulation.of(tmp_path_factory.mktemp("simulation"))
 
 
 def required(found: str | Path | None, what: str, package: str) -> str:
