@@ -119,21 +119,29 @@ def test_trees_of_two_workers_are_as_good_as_of_one_process_and_so_again_when_a_
 
 
 def test_networks_of_two_workers_are_as_good_as_of_one_process(parts):
+    """A teacher, one that is pruned, and a student, each as the assets train it."""
     few = parts.smaller(20_000)
     train, validation = few.train["lookup"], few.validation["lookup"]
-    room = search.Classroom(train, validation, np.zeros(len(train), np.float32), epochs=6, seed=0)
-    teacher = search.teacher({**search.TEACHER, "inputs": "all"}, (few, 4)).network
-    targets = distil.lesson(train, predict(teacher, train), distil.LessonConfig())
+    network = search.teacher({**search.TEACHER, "inputs": "all"}, (few, 4)).network
+    targets = distil.lesson(train, predict(network, train), distil.LessonConfig())
     training = TrainConfig(epochs=2, learning_rate=0.003)
-    tuning = prune.FineTuning(teacher, targets, training, train, validation)
+    tuning = prune.FineTuning(network, targets, training, train, validation)
+    classroom = search.Classroom(train, validation, predict(network, train), epochs=6, seed=0)
     cut = prune.Cut(neurons=0.5, weights=0.6)
-    pruned = prune.task(cut, tuning)
-    alone = [search.teacher(search.TEACHER, (few, 6)), search.student(search.STUDENT, room), pruned.fitted]
+
+    def each(cut: prune.Cut, data: tuple, threads: int = 1) -> tuple:
+        parts_and_epochs, tuning, classroom = data
+        return (
+            search.teacher(search.TEACHER, parts_and_epochs, threads=threads),
+            prune.task(cut, tuning, threads),
+            search.student(search.STUDENT, classroom, threads=threads),
+        )
+
+    data = ((few, 6), tuning, classroom)
     with tune.ray_session(None):
-        jobs = [(search.teacher, search.TEACHER, (few, 6)), (search.student, search.STUDENT, room)]
-        spread = [distributed.together(*job, WORKERS, ONE_CORE) for job in jobs]
-        also_pruned = distributed.together(prune.task, cut, tuning, WORKERS, ONE_CORE)
-    assert also_pruned.non_zero == pruned.non_zero
-    for one, many in zip(alone, [*spread, also_pruned.fitted], strict=True):
-        print("RATIO", many.validation_error / one.validation_error)
+        teacher, pruned, student = distributed.together(each, cut, data, WORKERS, ONE_CORE)
+    alone = each(cut, data)
+    assert pruned.non_zero == alone[1].non_zero
+    spread = (teacher, pruned.fitted, student)
+    for many, one in zip(spread, (alone[0], alone[1].fitted, alone[2]), strict=True):
         assert many.validation_error <= (1 + NETWORKS_TOLERANCE) * one.validation_error
