@@ -1,5 +1,6 @@
 """What the tests of this folder share: the files that the Dagster image's own commands put into it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,9 +20,7 @@ def dagster_image(tmp_path: Path) -> Image:
     image = Image(tmp_path / "image", DOCKERFILE)
     image.root.mkdir()
     image.take(steps[last:])
-    image.variables["PATH"] = (
-        f"{Path(sys.executable).parent}:{Path(shutil.which('dagster') or '/').parent}:/usr/bin:/bin"
-    )
+    image.variables["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     one_server = Path(image.here("/home/mbta/one-server/dagster.yaml"))
     one_server.write_text(impatient(one_server.read_text()))
     return image
