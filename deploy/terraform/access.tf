@@ -112,11 +112,12 @@ resource "google_project_iam_custom_role" "launcher" {
   ]
 }
 
-resource "google_cloud_run_v2_job_iam_member" "daemon" {
+resource "google_cloud_run_v2_job_iam_member" "launcher" {
+  for_each = toset(var.ui_is_read_only ? ["daemon"] : ["daemon", "webserver"])
   name     = google_cloud_run_v2_job.run.name
   location = var.region
   role     = google_project_iam_custom_role.launcher.id
-  member   = google_service_account.of["daemon"].member
+  member   = google_service_account.of[each.value].member
 }
 
 resource "google_cloud_run_v2_service_iam_member" "caller" {

@@ -1,9 +1,10 @@
 # Dagster: one image, four commands. Each waits for the database and for what its account may do.
 locals {
+  # The webservers, with their flags.
   webservers = {
-    webserver = { flags = ["--read-only"], account = "webserver" }
+    webserver = var.ui_is_read_only ? ["--read-only"] : []
     # Takes reports of upstream changes, which a webserver that only reads refuses; the event function alone may call it.
-    reports = { flags = [], account = "reports" }
+    reports = []
   }
 }
 
@@ -14,14 +15,14 @@ resource "google_cloud_run_v2_service" "webserver" {
   deletion_protection = false
 
   template {
-    service_account = google_service_account.of[each.value.account].email
+    service_account = google_service_account.of[each.key].email
     scaling {
       max_instance_count = 1
     }
     containers {
       image   = local.dagster
       command = ["dagster-webserver"]
-      args    = concat(["--host", "0.0.0.0", "--port", "3000", "--workspace", "workspace.yaml"], each.value.flags)
+      args    = concat(["--host", "0.0.0.0", "--port", "3000", "--workspace", "workspace.yaml"], each.value)
       ports {
         container_port = 3000
       }
@@ -136,7 +137,7 @@ resource "google_cloud_run_v2_job" "run" {
           limits = { cpu = var.run_cpu, memory = var.run_memory }
         }
         dynamic "env" {
-          for_each = merge(local.environment, { MBTA_STORE = "/tmp/mbta" })
+          for_each = local.environment
           content {
             name  = env.key
             value = env.value

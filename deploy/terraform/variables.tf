@@ -43,6 +43,12 @@ variable "viewers" {
   default     = []
 }
 
+variable "ui_is_read_only" {
+  description = "Whether viewers may only look; otherwise they may launch, end and change whatever the UI can."
+  type        = bool
+  default     = true
+}
+
 variable "predictor_callers" {
   description = "Who may ask the predictor, such as serviceAccount:someone@example.iam.gserviceaccount.com."
   type        = list(string)
