@@ -50,6 +50,13 @@ def test_nothing_is_open_to_other_machines(services: dict[str, Any]) -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_the_ui_only_reads_unless_it_is_told_otherwise(services: dict[str, Any]) -> None:
+    switch = "DAGSTER_WEBSERVER_READ_ONLY"
+    assert services["webserver"]["environment"][switch] == "true"
+    written = compose.services(**{PASSWORD: "tram", switch: "false"})
+    assert written["webserver"]["environment"][switch] == "false"
+
+
 def test_nobody_is_root(services: dict[str, Any]) -> None:
     for service in services.values():
         if "build" in service:
