@@ -63,7 +63,11 @@ def _resources(settings: Settings) -> dict[str, Any]:
         "settings": settings,
         "tracker": Tracker(settings),
         "cluster": Cluster(
-            address=settings.ray_address, trial_cpus=settings.trial_cpus, trial_gpus=settings.trial_gpus
+            address=settings.ray_address,
+            trial_cpus=settings.trial_cpus,
+            trial_gpus=settings.trial_gpus,
+            xgboost_workers=settings.xgboost_workers,
+            torch_workers=settings.torch_workers,
         ),
     }
     return common | (_on_google_cloud(settings) if settings.deployment == "gcp" else _on_one_machine(settings))

@@ -279,6 +279,12 @@ class Settings:
     )
     trial_cpus: int = variable("MBTA_TRIAL_CPUS", "1", whole_number(1), "How many cores of Ray a trial has.")
     trial_gpus: int = variable("MBTA_TRIAL_GPUS", "0", whole_number(0), "How many GPUs of Ray a trial has.")
+    xgboost_workers: int = variable(
+        "MBTA_XGBOOST_WORKERS", "1", whole_number(1), "How many workers of Ray grow the final trees together."
+    )
+    torch_workers: int = variable(
+        "MBTA_TORCH_WORKERS", "1", whole_number(1), "How many workers of Ray train each final network together."
+    )
     wandb_mode: Literal["online", "offline", "disabled"] = variable(
         "WANDB_MODE", "offline", one_of("online", "offline", "disabled"), "Where Weights & Biases logs trials."
     )

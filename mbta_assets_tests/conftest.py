@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mbta_assets_tests.running.dagster_dev import free_port
+from mbta_assets_tests.transit.days import Simulation
 
 ROOT = Path(__file__).parents[1]
 POSTGRES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *map(Path, os.get_exec_path()))
@@ -29,6 +30,12 @@ def seed_upstream() -> Path:
     if not directory.is_dir():
         pytest.skip(f"no real upstream tables in {directory}; set MBTA_SEED_UPSTREAM")
     return directory
+
+
+@pytest.fixture(scope="session")
+def simulation(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
+    """Ten simulated days; tests must not change them."""
+    return Simulation.of(tmp_path_factory.mktemp("simulation"))
 
 
 def required(found: str | Path | None, what: str, package: str) -> str:

@@ -1,9 +1,11 @@
 """Group `training`: the rows that models learn from and are scored on, and the baseline without learning."""
 
 import io
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import pandas as pd
+import pyarrow as arrow
 import pyarrow.parquet as parquet
 from pydantic import Field
 
@@ -102,9 +104,15 @@ def runtime_lookup(context: dg.AssetExecutionContext, training_set: Bundle) -> D
     return Draft("runtime_lookup", {LOOKUP: lookup.to_bytes()}, fields)
 
 
-def rows_of(training_set: Bundle) -> pd.DataFrame:
-    """The rows of a stored training set, with the part of each."""
-    return schema.to_frame(parquet.read_table(io.BytesIO(training_set.file(ROWS))))
+def rows_of(training_set: Bundle, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The rows of a stored training set, with the part of each; of some columns only, if they are named."""
+    return schema.to_frame(parquet.read_table(io.BytesIO(training_set.file(ROWS)), columns=columns))
+
+
+def blocks_of(training_set: Bundle, rows: int = 100_000) -> Iterator[pd.DataFrame]:
+    """The same, so many rows at a time."""
+    for batch in parquet.ParquetFile(io.BytesIO(training_set.file(ROWS))).iter_batches(rows):
+        yield schema.to_frame(arrow.Table.from_batches([batch]))
 
 
 def labelled(rows: pd.DataFrame, *parts: str) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """What a model sees of rows: arrays, and the parts that a search learns from and is judged by. NumPy alone."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -33,6 +33,16 @@ class Arrays:
         """The rows of a boolean mask or an index."""
         return Arrays(self.numeric[rows], self.codes[rows], self.base[rows], self.scale[rows], self.label[rows])
 
+    def share(self, rank: int, workers: int) -> "Arrays":
+        """The rows of one of several workers: every so manieth, so that each has some of every time."""
+        return self.take(np.arange(rank, len(self), workers))
+
+    @classmethod
+    def concat(cls, blocks: Iterable["Arrays"]) -> "Arrays":
+        """The rows of all blocks, in order."""
+        columns = zip(*([getattr(block, field.name) for field in fields(cls)] for block in blocks), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -48,6 +58,10 @@ class Parts:
         """The same without training rows that have no label."""
         known = {to: arrays.take(~np.isnan(arrays.label)) for to, arrays in self.train.items()}
         return replace(self, train=known)
+
+    def share(self, rank: int, workers: int) -> "Parts":
+        """The same with the training rows of one of several workers, and all validation rows."""
+        return replace(self, train={to: arrays.share(rank, workers) for to, arrays in self.train.items()})
 
     def smaller(self, rows: int) -> "Parts":
         """The same with at most so many training and validation rows, drawn evenly by the seed."""
@@ -70,6 +84,18 @@ class Parts:
         return replace(self, train=fewer(self.train), validation=fewer(self.validation), names=columns)
 
     def _fewer(self, part: dict[str, Arrays], rows: int) -> dict[str, Arrays]:
-        n = len(next(iter(part.values())))
-        chosen = np.sort(np.random.default_rng(self.seed).permutation(n)[:rows])
+        chosen = drawn(len(next(iter(part.values()))), rows, self.seed)
         return {to: arrays.take(chosen) for to, arrays in part.items()}
+
+
+def few(wanted: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many of the rows of a mask (n,), as a mask, drawn evenly by the seed."""
+    chosen = np.zeros_like(wanted)
+    rows = np.flatnonzero(wanted)
+    chosen[rows[drawn(len(rows), most, seed)]] = True
+    return chosen
+
+
+def drawn(n: int, most: int, seed: int) -> np.ndarray:
+    """At most so many of n rows, as a sorted index, drawn evenly by the seed."""
+    return np.sort(np.random.default_rng(seed).permutation(n)[:most])

@@ -69,67 +69,78 @@ class Space:
         return [EVERYTHING, STEADY, {**EVERYTHING, "residual_to": "now", "objective": ABSOLUTE}, *drawn][:n]
 
 
-def fit(configuration: Configuration, parts: Parts, rounds: int, threads: int, report: Report | None = None) -> Any:
-    """Train on the training part, stopping early by the validation part's mean absolute error.
+@dataclass(frozen=True)
+class Growth:
+    """How trees are grown, whoever holds the rows."""
 
-    Errors are in units of the rows' scale, so that near destinations count as much as far ones. Calls `report` every
-    `ROUNDS_PER_STEP` rounds with the smallest error so far. Returns the booster up to its best round.
+    configuration: Configuration
+    names: list[str]
+    """Of the inputs: those of `numeric`, then those of `codes`."""
+    rounds: int
+    """At most so many; all of them where there is no validation part."""
+    seed: int
+    threads: int = 1
+
+    def columns(self, rows: Arrays) -> np.ndarray:
+        """What the trees learn from; inputs the configuration leaves out are missing, so no tree uses them."""
+        columns = inputs(rows)
+        if self.configuration["inputs"] == "steady":
+            columns[:, [index for index, name in enumerate(self.names) if name in UNSTEADY]] = np.nan
+        return columns
+
+    def grow(self, matrix: Any, held_out: Any, center: float, report: Report | None = None) -> Any:
+        """The booster of XGBoost's matrices, stopped early by the mean absolute error on `held_out` if there is one.
+
+        `center` is the median target: a Huber loss is flat far from its minimum. Calls `report` every
+        `ROUNDS_PER_STEP` rounds with the smallest error so far. Returns the booster up to its best round.
+        """
+        import xgboost
+
+        class Watch(xgboost.callback.TrainingCallback):
+            def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+                if report is not None and (epoch + 1) % ROUNDS_PER_STEP == 0:
+                    report(min(evals_log["validation"]["mae"]))
+                return False
+
+        settings = {
+            **{name: value for name, value in self.configuration.items() if name not in ("residual_to", "inputs")},
+            "tree_method": "hist",
+            "eval_metric": "mae",
+            "base_score": center,
+            "seed": self.seed,
+            "nthread": self.threads,
+        }
+        if held_out is None:
+            return xgboost.train(settings, matrix, num_boost_round=self.rounds)
+        return xgboost.train(
+            settings,
+            matrix,
+            num_boost_round=self.rounds,
+            evals=[(held_out, "validation")],
+            callbacks=[Watch(), xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, save_best=True)],
+            verbose_eval=False,
+        )
+
+
+def fit(growth: Growth, train: Arrays, validation: Arrays | None = None, report: Report | None = None) -> Any:
+    """Grow trees in this process; see `Growth.grow`.
+
+    Errors are in units of the rows' scale, so that near destinations count as much as far ones.
     """
     import xgboost
 
-    validation = parts.validation[configuration["residual_to"]]
-    matrix = _matrix(configuration, parts.train[configuration["residual_to"]], parts.names, threads)
-    held_out = xgboost.QuantileDMatrix(inputs(validation), validation.target, ref=matrix, nthread=threads)
-
-    class Watch(xgboost.callback.TrainingCallback):
-        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-            if report is not None and (epoch + 1) % ROUNDS_PER_STEP == 0:
-                report(min(evals_log["validation"]["mae"]))
-            return False
-
-    return xgboost.train(
-        _settings(configuration, matrix, parts.seed, threads),
-        matrix,
-        num_boost_round=rounds,
-        evals=[(held_out, "validation")],
-        callbacks=[Watch(), xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, save_best=True)],
-        verbose_eval=False,
-    )
-
-
-def refit(configuration: Configuration, rows: Arrays, names: list[str], rounds: int, seed: int, threads: int) -> Any:
-    """Train on all rows for a number of rounds that validation has chosen."""
-    import xgboost
-
-    matrix = _matrix(configuration, rows, names, threads)
-    return xgboost.train(_settings(configuration, matrix, seed, threads), matrix, num_boost_round=rounds)
-
-
-def _matrix(configuration: Configuration, rows: Arrays, names: list[str], threads: int) -> Any:
-    """The rows for training; inputs the configuration leaves out are missing everywhere, so no tree uses them."""
-    import xgboost
-
-    columns = inputs(rows)
-    if configuration["inputs"] == "steady":
-        columns[:, [index for index, name in enumerate(names) if name in UNSTEADY]] = np.nan
-    return xgboost.QuantileDMatrix(columns, rows.target, nthread=threads)
-
-
-def _settings(configuration: Configuration, matrix: Any, seed: int, threads: int) -> dict[str, Any]:
-    return {
-        **{name: value for name, value in configuration.items() if name not in ("residual_to", "inputs")},
-        "tree_method": "hist",
-        "eval_metric": "mae",
-        "base_score": float(np.median(matrix.get_label())),  # a Huber loss is flat far from its minimum
-        "seed": seed,
-        "nthread": threads,
-    }
+    matrix = xgboost.QuantileDMatrix(growth.columns(train), train.target, nthread=growth.threads)
+    held_out = None
+    if validation is not None:
+        held_out = xgboost.QuantileDMatrix(inputs(validation), validation.target, ref=matrix, nthread=growth.threads)
+    return growth.grow(matrix, held_out, float(np.median(train.target)), report)
 
 
 def trial(configuration: Configuration, data: tuple[Parts, int], report: Report) -> None:
     """One trial of the search on its parts, for at most so many rounds, on one core."""
     parts, rounds = data
-    fit(configuration, parts, rounds, threads=1, report=report)
+    to = configuration["residual_to"]
+    fit(Growth(configuration, parts.names, rounds, parts.seed, 1), parts.train[to], parts.validation[to], report)
 
 
 def inputs(arrays: Arrays) -> np.ndarray:

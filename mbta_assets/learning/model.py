@@ -1,7 +1,7 @@
 """From feature columns to delays: what every model shares, at training and when a stored one is opened."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -12,6 +12,7 @@ from mbta_assets.learning import boosting
 from mbta_assets.learning.arrays import Arrays, Parts
 from mbta_assets.learning.encode import Columns, Encoder
 from mbta_assets.learning.interval import Interval
+from mbta_assets.learning.lookup import COLUMNS as LOOKUP_COLUMNS
 from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
 
 if TYPE_CHECKING:
@@ -83,26 +84,57 @@ class Inputs:
         return cls(Encoder.from_json(stored.file(ENCODER)), RuntimeLookup.from_bytes(stored.file(LOOKUP)), scales)
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How the rows of a training set become a model's arrays, as they are read, block by block."""
+
+    inputs: Inputs
+    lookup_delay: np.ndarray
+    """(n,) what the lookup says of every row; of a row it was fitted on, what lookups of other days say."""
+
+    @classmethod
+    def fit(cls, encoder: Encoder, rows: "pd.DataFrame", seen: np.ndarray, lookup: RuntimeLookup | None = None) -> Self:
+        """Inputs fitted to the labelled rows `seen` (n,) of all rows, of which `NEEDED` columns are enough.
+
+        `lookup` is the one of those rows, where there is one already.
+        """
+        known = rows[seen]
+        cross_fitted = cross_fitted_delay(known)
+        inputs = Inputs.fit(encoder, lookup or RuntimeLookup.fit(known), known, cross_fitted)
+        delay = inputs.lookup.delay(rows)
+        delay[seen] = cross_fitted
+        return cls(inputs, delay)
+
+    def blocks(self, frames: Iterable["pd.DataFrame"], wanted: np.ndarray, residual_to: str) -> Iterator[Arrays]:
+        """The arrays of the rows `wanted` (n,), of frames that together are all rows in order."""
+        begin = 0
+        for frame in frames:
+            here = slice(begin, begin := begin + len(frame))
+            chosen = wanted[here]
+            yield self.inputs.arrays(frame[chosen], residual_to, self.lookup_delay[here][chosen])
+
+
+NEEDED = ["part", "service_date", "trip_id", "stops_ahead", *LOOKUP_COLUMNS]
+"""Columns of a training set that an encoding is fitted on."""
+
+
 def learning_parts(encoder: Encoder, rows: "pd.DataFrame", seed: int) -> tuple[Inputs, Parts]:
     """What a search learns from and is judged by, of a training set's rows, with inputs fitted to the training part.
 
     What the lookup says of a labelled training row is cross-fitted: it comes from other days. Training rows without a
     label come last; validation rows all have one.
     """
-    labelled = rows["delay_seconds"].notna()
-    in_train = rows["part"] == "train"
-    train, unlabelled = rows[in_train & labelled], rows[in_train & ~labelled]
-    validation = rows[(rows["part"] == "validation") & labelled]
-    cross_fitted = cross_fitted_delay(train)
-    inputs = Inputs.fit(encoder, RuntimeLookup.fit(train), train, cross_fitted)
-    delay = np.concatenate([cross_fitted, inputs.lookup.delay(unlabelled)])
-    both = rows.loc[[*train.index, *unlabelled.index]]
-    return inputs, Parts(
-        {to: inputs.arrays(both, to, delay) for to in RESIDUALS},
-        {to: inputs.arrays(validation, to) for to in RESIDUALS},
-        inputs.names,
-        seed,
-    )
+    labelled = rows["delay_seconds"].notna().to_numpy()
+    in_train = (rows["part"] == "train").to_numpy()
+    encoding = Encoding.fit(encoder, rows, in_train & labelled)
+    train = np.concatenate([np.flatnonzero(in_train & labelled), np.flatnonzero(in_train & ~labelled)])
+    validation = np.flatnonzero((rows["part"] == "validation").to_numpy() & labelled)
+
+    def arrays(chosen: np.ndarray) -> dict[str, Arrays]:
+        delay = encoding.lookup_delay[chosen]
+        return {to: encoding.inputs.arrays(rows.iloc[chosen], to, delay) for to in RESIDUALS}
+
+    return encoding.inputs, Parts(arrays(train), arrays(validation), encoding.inputs.names, seed)
 
 
 class Model:

@@ -123,9 +123,26 @@ def candidate(
     return _judged(cut, fitted, validation)
 
 
-def task(cut: Cut, data: tuple[Network, Targets, TrainConfig, Arrays, Arrays]) -> Candidate:
+@dataclass(frozen=True)
+class FineTuning:
+    """What every candidate is made from."""
+
+    teacher: Network
+    targets: Targets
+    """Of the training rows; see `distil.lesson`."""
+    config: TrainConfig
+    train: Arrays
+    validation: Arrays
+
+    def share(self, rank: int, workers: int) -> "FineTuning":
+        """The same with the training rows of one of several workers, and all validation rows."""
+        return replace(self, train=self.train.share(rank, workers), targets=self.targets.share(rank, workers))
+
+
+def task(cut: Cut, data: FineTuning, threads: int = 1) -> Candidate:
     """`candidate` as one of many made side by side."""
-    return candidate(cut, *data)
+    config = replace(data.config, threads=threads)
+    return candidate(cut, data.teacher, data.targets, config, data.train, data.validation)
 
 
 def unpruned(found: Sequence[Candidate]) -> Candidate:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mbta_assets.learning.arrays import Arrays, Parts
+from mbta_assets.learning.arrays import Arrays, Parts, drawn
 from mbta_assets.learning.distil import LessonConfig, lesson
 from mbta_assets.learning.network import Network, NetworkConfig
 from mbta_assets.learning.train import Fitted, TrainConfig, fit
@@ -145,15 +145,21 @@ class Classroom:
     epochs: int
     seed: int
 
+    def share(self, rank: int, workers: int) -> "Classroom":
+        """The same with the training rows of one of several workers, and all validation rows."""
+        return replace(self, train=self.train.share(rank, workers), teacher=self.teacher[rank::workers])
+
     def smaller(self, rows: int, epochs: int) -> "Classroom":
         """The same with at most so many training rows, drawn by the seed, and epochs."""
-        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(self.train))[:rows])
+        chosen = drawn(len(self.train), rows, self.seed)
         return replace(self, train=self.train.take(chosen), teacher=self.teacher[chosen], epochs=epochs)
 
 
-def student(configuration: Configuration, classroom: Classroom, report: Report | None = None) -> Fitted:
-    """A student, trained on one core; one with the weight 0 has no teacher."""
-    network, training = configs(configuration, epochs=classroom.epochs, seed=classroom.seed)
+def student(
+    configuration: Configuration, classroom: Classroom, report: Report | None = None, threads: int = 1
+) -> Fitted:
+    """A student; one with the weight 0 has no teacher."""
+    network, training = configs(configuration, epochs=classroom.epochs, seed=classroom.seed, threads=threads)
     weight = configuration["weight"]
     targets = lesson(classroom.train, classroom.teacher, LessonConfig(weight)) if weight else None
     told = (lambda _, error: report(error)) if report else None

@@ -1,11 +1,15 @@
-"""Trains networks: one loop for teachers, pruned teachers and students."""
+"""Trains networks: one loop for teachers, pruned teachers and students.
+
+Where processes form a group of torch's and each has its share of the training rows, they train one network together:
+each takes its part of every batch, and gradients are averaged.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from mbta_assets.learning.arrays import Arrays
 from mbta_assets.learning.network import Network, NetworkConfig
@@ -53,6 +57,10 @@ class Targets:
     smooth: tuple[float, ...]
     """For each of the k, the miss in units of the scale up to which its loss is quadratic, and absolute beyond."""
 
+    def share(self, rank: int, workers: int) -> "Targets":
+        """Those of the rows of one of several workers, as `Arrays.share`."""
+        return Targets(self.values[rank::workers], self.weights[rank::workers], self.smooth)
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -85,7 +93,7 @@ def fit(
     """A new network, preprocessing and weights fitted to the training part; see `improve`."""
     with torch.random.fork_rng():
         torch.manual_seed(train_config.seed)
-        network = Network.fitted_to(network_config, train)
+        network = _of_first(Network.fitted_to(network_config, train))
     return improve(network, train_config, train, validation, targets=targets, on_epoch=on_epoch)
 
 
@@ -102,20 +110,22 @@ def improve(
 ) -> Fitted:
     """Trains `network` in place towards `targets` (the labels by default) and keeps its best epoch, `keep_from` on.
 
-    The same data, configuration (threads included) and starting weights give the same weights, bit for bit.
+    The same data, configuration (threads included) and starting weights give the same weights, bit for bit. In a group
+    the batch is that of all, and every member ends with the same network.
 
     Raises:
         FloatingPointError: the validation error is no longer a number.
     """
     torch.set_num_threads(config.threads)
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + _rank())
         loop = _Loop(network, config, train, targets or labels(train, config.smooth))
         judges = _labelled(validation, config.validation_rows)
         history: list[float] = []
         best: tuple[float, int, dict[str, Tensor]] | None = None
         for epoch in range(1, config.epochs + 1):
             loop.epoch(on_step)
+            _agree(network)
             error = mean_error(network, judges)
             if not np.isfinite(error):
                 raise FloatingPointError(f"training diverged: validation error {error} after epoch {epoch} of {config}")
@@ -167,9 +177,10 @@ class _Loop:
         self.targets = torch.from_numpy(targets.values[used]).to(device)
         self.weights = torch.from_numpy(targets.weights[used]).to(device)
         self.smooth = torch.tensor(targets.smooth, device=device).clamp_min(1e-6)
-        n = len(self.targets)
-        self.batch = max(min(config.batch_size, n // config.steps_per_epoch), min(n, 2))
-        self.steps = n // self.batch
+        counts = _counts(len(self.targets))
+        n = sum(counts)
+        self.batch = max(min(config.batch_size, n // config.steps_per_epoch) // len(counts), min(n, 2))
+        self.steps = min(counts) // self.batch
         self.step = 0
         self.optimizer = torch.optim.AdamW(
             network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -187,6 +198,7 @@ class _Loop:
                 on_step(self.step, self.steps * self.config.epochs)
             self.optimizer.zero_grad()
             self._loss(rows).backward()
+            _average_gradients(self.network)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
             self.optimizer.step()
             self.schedule.step()
@@ -199,6 +211,51 @@ class _Loop:
         miss = (self.network.residual(self.scaled[rows], codes)[:, None] - self.targets[rows]).abs()
         size = torch.where(miss < self.smooth, miss**2 / (2 * self.smooth), miss - self.smooth / 2)
         return (self.weights[rows] * size).sum(dim=1).mean()
+
+
+def _in_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _rank() -> int:
+    """This process's place in its group, from 0."""
+    return distributed.get_rank() if _in_group() else 0
+
+
+def _counts(own: int) -> list[int]:
+    """What each member of the group counts."""
+    counts = [own]
+    if _in_group():
+        counts = [0] * distributed.get_world_size()
+        distributed.all_gather_object(counts, own)
+    return counts
+
+
+def _of_first(network: Network) -> Network:
+    """The network of the group's first member."""
+    networks = [network]
+    if _in_group():
+        distributed.broadcast_object_list(networks)
+    return networks[0]
+
+
+def _average_gradients(network: Network) -> None:
+    """The mean of all members' gradients, in place; in one message, for the networks are small."""
+    if not _in_group():
+        return
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def _agree(network: Network) -> None:
+    """What batch normalization has seen, of the first member; the weights are equal already."""
+    if _in_group():
+        for value in network.buffers():
+            distributed.broadcast(value, 0)
 
 
 def _labelled(rows: Arrays, most: int | None = None) -> Arrays:

@@ -1,13 +1,19 @@
-"""The Ray cluster that searches and side-by-side training run on: an existing one, or this machine's cores."""
+"""The Ray cluster that searches and training run on: an existing one, or this machine's cores."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
 
 from mbta_assets.learning import tune
+from mbta_assets.learning.arrays import Arrays
+from mbta_assets.learning.boosting import Growth
+
+THREADS = 2
+"""Of what is trained by itself in this process; what is trained side by side has one each."""
 
 
 class Cluster(dg.ConfigurableResource):
@@ -16,6 +22,10 @@ class Cluster(dg.ConfigurableResource):
     address: str | None = None
     trial_cpus: float = 1
     trial_gpus: float = 0
+    xgboost_workers: int = 1
+    """How many workers grow the final trees together."""
+    torch_workers: int = 1
+    """How many workers train each final network together."""
     _session: ExitStack | None = PrivateAttr(default=None)
 
     @contextmanager
@@ -37,10 +47,34 @@ class Cluster(dg.ConfigurableResource):
         self._begin()
         return tune.search(trial, configurations, data, halving, self._resources)
 
-    def each(self, call: Callable[[Any, Any], Any], items: Sequence[Any], data: Any) -> list[Any]:
-        """See `tune.each`."""
+    def grow_trees(self, growth: Growth, train: Iterable[Arrays], validation: Arrays | None = None) -> Any:
+        """The booster of the rows of all blocks: in this process, or on `xgboost_workers`."""
+        from mbta_assets.learning import boosting, distributed
+
+        if self.xgboost_workers == 1:
+            return boosting.fit(replace(growth, threads=THREADS), Arrays.concat(train), validation)
         self._begin()
-        return tune.each(call, items, data, self._resources)
+        growth = replace(growth, threads=max(1, int(self.trial_cpus)))
+        return distributed.grow_trees(growth, train, validation, self.xgboost_workers, self._resources)
+
+    def train_network(self, call: Callable[..., Any], item: Any, data: Any) -> Any:
+        """`call(item, data, threads=…)`, which trains a network: in this process, or on `torch_workers`."""
+        if self.torch_workers == 1:
+            return call(item, data, threads=THREADS)
+        return self._together(call, item, data)
+
+    def train_networks(self, call: Callable[..., Any], items: Sequence[Any], data: Any) -> list[Any]:
+        """`call(item, data)` for each item: side by side, or one after the other, each on `torch_workers`."""
+        if self.torch_workers == 1:
+            self._begin()
+            return tune.each(call, items, data, self._resources)
+        return [self._together(call, item, data) for item in items]
+
+    def _together(self, call: Callable[..., Any], item: Any, data: Any) -> Any:
+        from mbta_assets.learning import distributed
+
+        self._begin()
+        return distributed.together(call, item, data, self.torch_workers, self._resources)
 
     @property
     def _resources(self) -> tune.Resources:

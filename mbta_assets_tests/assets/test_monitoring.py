@@ -68,7 +68,9 @@ def put_model_into_production(root: Path) -> None:
     rows = training.labelled(training.rows_of(training_set), "train", "validation")
     delay = cross_fitted_delay(rows)
     inputs = Inputs.fit(Encoder.from_json(training_set.file(ENCODER)), RuntimeLookup.fit(rows), rows, delay)
-    booster = boosting.refit(boosting.STEADY, inputs.arrays(rows, "lookup", delay), inputs.names, 30, seed=0, threads=1)
+    booster = boosting.fit(
+        boosting.Growth(boosting.STEADY, inputs.names, 30, seed=0), inputs.arrays(rows, "lookup", delay)
+    )
     files = {boosting.WEIGHTS: bytes(booster.save_raw("ubj")), **inputs.files()}
     stored = bundles.put(
         "production_model", Draft("xgboost", files, {"training_set": training_set.digest, "residual_to": "lookup"})

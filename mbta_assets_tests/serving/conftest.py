@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,11 @@ from mbta_assets.learning.encode import Encoder
 from mbta_assets.learning.interval import Interval
 from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
 from mbta_assets.learning.model import INTERVAL, ONNX, Inputs, Model, predict, run_onnx
-from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bundles import BundleStore
-from mbta_assets.storage.lake import Lake
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, Reports
 from mbta_assets.transit import schema
 from mbta_assets_tests.running.dagster_dev import ROOT, eventually, free_port
-from mbta_assets_tests.transit.days import build
-
-LINES = ["Blue", "Mattapan", "Red"]
-DAYS = [date(2024, 3, 4) + timedelta(days=n) for n in range(10)]
-ROWS_A_DAY = 6_000
+from mbta_assets_tests.transit.days import SIMULATED_DAYS, Simulation
 
 
 @dataclass(frozen=True)
@@ -50,21 +43,14 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Ten simulated days of three lines, and two small networks."""
+def world(tmp_path_factory: pytest.TempPathFactory, simulation: Simulation) -> World:
+    """The simulated days, and two small networks."""
     root = tmp_path_factory.mktemp("world")
-    lake, source, days = Lake(root), SyntheticSource(0), []
-    for day in DAYS:
-        tables = {name: source.read(name, day) for name in schema.UPSTREAM}
-        tables["vehicle"] = tables["vehicle"][tables["vehicle"]["route_id"].isin(LINES)].reset_index(drop=True)
-        days.append(build(lake, day, tables))
-    rows = pd.concat([dataset.sample(day, ROWS_A_DAY) for day in days], ignore_index=True)
-    rows["part"] = dataset.split(rows)
-    rows = rows[rows["delay_seconds"].notna()].reset_index(drop=True)
+    rows = simulation.rows[simulation.rows["delay_seconds"].notna()].reset_index(drop=True)
     train, validation, test = (rows[rows["part"] == part].reset_index(drop=True) for part in dataset.PARTS)
     models = [_model(root / f"model{seed}", train, validation, seed) for seed in (0, 1)]
-    stops = tables["stop"].rename(columns={"id": "stop_id", "name": "destination"})
-    return World(test, days[-1], stops[["stop_id", "destination", "platform_name"]], models)
+    stops = simulation.stops.rename(columns={"id": "stop_id", "name": "destination"})
+    return World(test, simulation.last_day, stops[["stop_id", "destination", "platform_name"]], models)
 
 
 def _model(directory: Path, train: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Bundle:
@@ -128,7 +114,7 @@ def whole_store(tmp_path_factory: pytest.TempPathFactory, world: World) -> Produ
     row |= {"version": version, "interval": interval.scored(model.interval, world.test, delay)}
     board = [row, *(evaluate.leaderboard_row(n, world.test, d) for n, d in evaluate.baselines(world.test).items())]
     reports.write(LEADERBOARD, json.dumps(board).encode())
-    reports.write(NETWORK_SNAPSHOT, snapshot(DAYS[-1], world.last_day, world.names).to_bytes())
+    reports.write(NETWORK_SNAPSHOT, snapshot(SIMULATED_DAYS[-1], world.last_day, world.names).to_bytes())
     return stored
 
 

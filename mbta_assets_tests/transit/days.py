@@ -1,18 +1,50 @@
 """Service days for tests: features made by the same road as the assets make them, and days that went otherwise."""
 
-from datetime import date
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
 
+from mbta_assets.learning import dataset
 from mbta_assets.resources.warehouse import DuckDBWarehouse
+from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.lake import Lake
 from mbta_assets.transit import schema
 from mbta_assets.transit.features import transit_features
 
 SIMULATED, REAL = date(2024, 3, 6), date(2023, 10, 3)
 Tables = dict[str, pd.DataFrame]
+
+
+LINES = ["Blue", "Mattapan", "Red"]
+SIMULATED_DAYS = [date(2024, 3, 4) + timedelta(days=n) for n in range(10)]
+ROWS_A_DAY = 6_000
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Ten simulated days of three lines."""
+
+    rows: pd.DataFrame
+    """A training set: some rows of each day, with their parts."""
+    last_day: pd.DataFrame
+    """The features of the last day."""
+    stops: pd.DataFrame
+
+    @classmethod
+    def of(cls, directory: Path) -> "Simulation":
+        """Simulated, joined and sampled in a lake of its own."""
+        lake, source, days = Lake(directory), SyntheticSource(0), []
+        for day in SIMULATED_DAYS:
+            tables = {name: source.read(name, day) for name in schema.UPSTREAM}
+            tables["vehicle"] = tables["vehicle"][tables["vehicle"]["route_id"].isin(LINES)].reset_index(drop=True)
+            days.append(build(lake, day, tables))
+        rows = pd.concat([dataset.sample(day, ROWS_A_DAY) for day in days], ignore_index=True)
+        rows["part"] = dataset.split(rows)
+        return cls(rows[rows["part"] != ""].reset_index(drop=True), days[-1], tables["stop"])
 
 
 def build(lake: Lake, day: date, tables: Tables) -> pd.DataFrame:

@@ -32,8 +32,6 @@ from mbta_assets.storage.bundles import BundleStore
 if TYPE_CHECKING:
     from mbta_assets.learning.train import Fitted
 
-THREADS = 2
-"""Of what is trained by itself; what is trained side by side has one each."""
 SIZE_BUDGET_BYTES = 60_000
 SIZE_AGAINST_TEACHER = 1 / 8
 MANIFEST_BYTES = 3_500
@@ -94,7 +92,7 @@ class Material:
             "layers": str(fitted.network.architecture()["layers"]),
         }
 
-    def draft(self, fitted: "Fitted", configuration: tune.Configuration, *, threads: int = 1, **more: Any) -> Draft:
+    def draft(self, fitted: "Fitted", configuration: tune.Configuration, workers: int, **more: Any) -> Draft:
         """The bundle of a trained network; `more` goes into its manifest."""
         from mbta_assets.learning.network import parameters
         from mbta_assets.learning.search import RESIDUAL_TO
@@ -112,7 +110,7 @@ class Material:
                 "layers": fitted.network.architecture()["layers"],
                 **parameters(fitted.network),
                 "seed": self.parts.seed,
-                "threads": threads,
+                "workers": workers,
                 "epochs": fitted.best_epoch,
                 "validation": validation,
                 "libraries": library_versions("numpy", "torch"),
@@ -160,7 +158,7 @@ def dnn_teacher(
         tune.Halving(grace=config.trial_epochs // 2, steps=config.trial_epochs),
     )
     best = tune.winner(results).configuration
-    fitted = search.teacher(best, (material.parts, config.epochs), threads=THREADS)
+    fitted = cluster.train_network(search.teacher, best, (material.parts, config.epochs))
     if best["inputs"] == "steady":
         material = material.without(search.CALENDAR)
     context.add_output_metadata(
@@ -169,7 +167,7 @@ def dnn_teacher(
             **searched("dnn_teacher", results, tracker, material.named, "epochs"),
         }
     )
-    return material.draft(fitted, best, threads=THREADS)
+    return material.draft(fitted, best, cluster.torch_workers)
 
 
 class PruningConfig(dg.Config):
@@ -207,11 +205,14 @@ def pruned_teacher(
         warmup=0.1,
         seed=settings.seed,
     )
-    found = cluster.each(prune.task, prune.CUTS, (teacher, targets, training, train_rows, validation))
+    tuning = prune.FineTuning(teacher, targets, training, train_rows, validation)
+    found = cluster.train_networks(prune.task, prune.CUTS, tuning)
     unpruned, chosen = prune.unpruned(found), prune.choose(found)
     table = [candidate.row() for candidate in found]
     configuration = {**dnn_teacher.manifest["configuration"], "cut": chosen.cut.name}
-    control = bundle_store.put("unpruned_teacher", material.draft(unpruned.fitted, configuration | {"cut": "none"}))
+    control = bundle_store.put(
+        "unpruned_teacher", material.draft(unpruned.fitted, configuration | {"cut": "none"}, cluster.torch_workers)
+    )
     context.add_output_metadata(
         {
             **material.validated(chosen.fitted),
@@ -223,6 +224,7 @@ def pruned_teacher(
     return material.draft(
         chosen.fitted,
         configuration,
+        cluster.torch_workers,
         teacher=dnn_teacher.digest,
         candidates=[{name: value for name, value in row.items() if name != "latency_us"} for row in table],
         control={"asset": "unpruned_teacher", "digest": control.digest},
@@ -279,8 +281,8 @@ def distilled_student(
     )
     best = tune.winner(results).configuration
     alone = {**best, "weight": 0.0}
-    taught, untaught = cluster.each(search.student, [best, alone], classroom)
-    control = bundle_store.put("untaught_student", material.draft(untaught, alone))
+    taught, untaught = cluster.train_networks(search.student, [best, alone], classroom)
+    control = bundle_store.put("untaught_student", material.draft(untaught, alone, cluster.torch_workers))
     context.add_output_metadata(
         {
             **material.validated(taught),
@@ -294,6 +296,7 @@ def distilled_student(
     return material.draft(
         taught,
         best,
+        cluster.torch_workers,
         teacher={"pruned_teacher": pruned_teacher.digest, "xgboost_held_out": held_out_trees.digest, "trees": share},
         control={"asset": "untaught_student", "digest": control.digest},
     )

@@ -4,7 +4,8 @@ Those that validation has chosen are stored as `xgboost_held_out`: they have not
 that validation may say what they are worth as teachers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -13,18 +14,17 @@ from pydantic import Field
 
 from mbta_assets.assets.described import markdown_table
 from mbta_assets.assets.models import model_asset, searched
-from mbta_assets.assets.training import labelled, provenance, rows_of
+from mbta_assets.assets.training import blocks_of, provenance, rows_of
 from mbta_assets.bundle import Bundle, Draft, library_versions
 from mbta_assets.learning import boosting, tune
+from mbta_assets.learning.arrays import Arrays, Parts, few
 from mbta_assets.learning.encode import Encoder
-from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
-from mbta_assets.learning.model import ENCODER, LOOKUP, Inputs, learning_parts
+from mbta_assets.learning.lookup import RuntimeLookup
+from mbta_assets.learning.model import ENCODER, LOOKUP, NEEDED, RESIDUALS, Encoding, Inputs
 from mbta_assets.resources.cluster import Cluster
 from mbta_assets.resources.tracker import Tracker
 from mbta_assets.settings import Settings
 from mbta_assets.storage.bundles import BundleStore
-
-REFIT_THREADS = 2
 
 
 class XGBoostConfig(dg.Config):
@@ -52,49 +52,55 @@ def xgboost_model(
     import xgboost
 
     encoder = Encoder.from_json(training_set.file(ENCODER))
-    rows = rows_of(training_set)
-    own_inputs, parts = learning_parts(encoder, rows, settings.seed)
-    parts = parts.labelled()
+    rows = rows_of(training_set, NEEDED)
+    known = rows["delay_seconds"].notna().to_numpy()
+    train, validation = (known & (rows["part"] == part).to_numpy() for part in ("train", "validation"))
+    held_out_encoding = Encoding.fit(encoder, rows, train)
+
+    def arrays(wanted: np.ndarray, to: str) -> Iterator[Arrays]:
+        """Rows as they are read: what is trained on need not fit into this process together."""
+        return held_out_encoding.blocks(blocks_of(training_set), wanted, to)
+
+    def sample(wanted: np.ndarray) -> dict[str, Arrays]:
+        chosen = few(wanted, config.trial_rows, settings.seed)
+        return {to: Arrays.concat(arrays(chosen, to)) for to in RESIDUALS}
+
+    names = held_out_encoding.inputs.names
     configurations = boosting.Space().configurations(settings.tune_trials, settings.seed)
     steps = config.trial_rounds // boosting.ROUNDS_PER_STEP
     results = cluster.search(
         boosting.trial,
         configurations,
-        (parts.smaller(config.trial_rows), config.trial_rounds),
+        (Parts(sample(train), sample(validation), names, settings.seed), config.trial_rounds),
         tune.Halving(grace=max(1, steps // 4), steps=steps),
     )
     best = tune.winner(results).configuration
     residual_to = best["residual_to"]
-    chosen = boosting.fit(best, parts, config.rounds, REFIT_THREADS)
-    validation = parts.validation[residual_to]
-    error = (validation.target - chosen.inplace_predict(boosting.inputs(validation))) * validation.scale
-    mae = float(np.abs(error).mean())
+    growth = boosting.Growth(best, names, config.rounds, settings.seed)
+    held_out_rows = Arrays.concat(arrays(validation, residual_to))
+    chosen = cluster.grow_trees(growth, arrays(train, residual_to), held_out_rows)
+    error = held_out_rows.target - chosen.inplace_predict(boosting.inputs(held_out_rows))
+    mae = float(np.abs(error * held_out_rows.scale).mean())
 
     # What is fixed by validation is trained once more with the validation part; the test part stays unseen.
-    seen = labelled(rows, "train", "validation")
-    cross_fitted = cross_fitted_delay(seen)
-    inputs = Inputs.fit(encoder, RuntimeLookup.from_bytes(runtime_lookup.file(LOOKUP)), seen, cross_fitted)
-    booster = boosting.refit(
-        best,
-        inputs.arrays(seen, residual_to, cross_fitted),
-        inputs.names,
-        chosen.num_boosted_rounds(),
-        settings.seed,
-        REFIT_THREADS,
+    encoding = Encoding.fit(encoder, rows, train | validation, RuntimeLookup.from_bytes(runtime_lookup.file(LOOKUP)))
+    booster = cluster.grow_trees(
+        replace(growth, rounds=chosen.num_boosted_rounds()),
+        encoding.blocks(blocks_of(training_set), train | validation, residual_to),
     )
-    importance = boosting.importance(booster, inputs.names)
+    importance = boosting.importance(booster, names)
 
     fields = {
         **provenance(training_set),
         "residual_to": residual_to,
         "configuration": best,
-        "features": inputs.names,
+        "features": names,
         "seed": settings.seed,
-        "threads": REFIT_THREADS,
-        "validation": {"mae": mae, "n": len(validation)},
+        "workers": cluster.xgboost_workers,
+        "validation": {"mae": mae, "n": len(held_out_rows)},
         "libraries": {"xgboost": xgboost.__version__, **library_versions("numpy")},
     }
-    held_out = bundle_store.put("xgboost_held_out", _draft(chosen, own_inputs, fields))
+    held_out = bundle_store.put("xgboost_held_out", _draft(chosen, held_out_encoding.inputs, fields))
     named = {"training_set": training_set.digest, "seed": settings.seed}
     context.add_output_metadata(
         {
@@ -105,7 +111,7 @@ def xgboost_model(
             "importance": markdown_table([{"input": k, "share_of_gain": v} for k, v in list(importance.items())[:15]]),
         }
     )
-    return _draft(booster, inputs, {**fields, "held_out": held_out.digest})
+    return _draft(booster, encoding.inputs, {**fields, "held_out": held_out.digest})
 
 
 def _draft(booster: Any, inputs: Inputs, fields: Mapping[str, Any]) -> Draft:
