@@ -178,6 +178,12 @@ class Settings:
     dagster_url: str | None = variable(
         "MBTA_DAGSTER_URL", None, WEBHOOK, "The Dagster webserver that upstream events are reported to."
     )
+    dagster_audience: str | None = variable(
+        "MBTA_DAGSTER_AUDIENCE",
+        None,
+        WEBHOOK,
+        "The audience of the identity token that reports to that webserver carry; unset, they carry none.",
+    )
     event_token: str | None = variable(
         "MBTA_EVENT_TOKEN",
         None,
@@ -193,6 +199,12 @@ class Settings:
         None,
         SERVICE_ACCOUNT,
         "The service account whose identity tokens are let in.",
+    )
+    event_check: str = variable(
+        "MBTA_EVENT_CHECK",
+        "function",
+        one_of("function", "cloud-run"),
+        "Who verifies identity tokens: the event function, or Cloud Run's IAM in front of it.",
     )
     gcp_project: str | None = variable(
         "GCP_PROJECT",

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,20 +53,24 @@ class Image:
         """Build a Dockerfile. Raises AssertionError with what a command said where it fails."""
         image = cls(root, dockerfile)
         subprocess.run([sys.executable, "-m", "venv", root / "venv"], check=True)
-        for step in instructions(dockerfile):
+        image.take(instructions(dockerfile))
+        return image
+
+    def take(self, steps: Iterable[Instruction]) -> None:
+        """Do what instructions say, except with what another stage has made."""
+        for step in steps:
             if step.name == "WORKDIR":
-                image.directory = Path(image.here(step.rest))
-                image.directory.mkdir(parents=True, exist_ok=True)
+                self.directory = Path(self.here(step.rest))
+                self.directory.mkdir(parents=True, exist_ok=True)
             elif step.name == "ENV":
-                for pair in shlex.split(image.here(step.rest)):
+                for pair in shlex.split(self.here(step.rest)):
                     name, _, value = pair.partition("=")
-                    image.variables[name] = value.replace("$PATH", image.variables["PATH"])
+                    self.variables[name] = value.replace("$PATH", self.variables["PATH"])
             elif step.name == "COPY" and not step.rest.startswith("--from"):
-                image._copy(*shlex.split(image.here(step.rest)))
+                self._copy(*shlex.split(self.here(step.rest)))
             elif step.name == "RUN":
                 for command in step.rest.split("&&"):
-                    image._build(shlex.split(image.here(command)))
-        return image
+                    self._build(self.here(command))
 
     def of(self, name: str) -> list[str]:
         """What follows each instruction of a name."""
@@ -94,14 +99,14 @@ class Image:
         """A text whose paths in the image are those here."""
         return PATHS.sub(lambda found: f"{self.root}{found[0]}", text)
 
-    def _build(self, words: list[str]) -> None:
-        if words[0] in ONLY_IN_A_CONTAINER:
+    def _build(self, command: str) -> None:
+        program, *_ = shlex.split(command)
+        if program in ONLY_IN_A_CONTAINER:
             return
-        program = (
-            [sys.executable] if words[0] == "python" else [str(shutil.which(words[0], path=self.variables["PATH"]))]
-        )
-        ran = self.run([*program, *words[1:]])
-        assert ran.returncode == 0, f"{words}\n{ran.stdout[-2000:]}\n{ran.stderr[-3000:]}"
+        if program == "python":
+            command = command.replace("python", shlex.quote(sys.executable), 1)
+        ran = self.run(["/bin/sh", "-c", command])
+        assert ran.returncode == 0, f"{command}\n{ran.stdout[-2000:]}\n{ran.stderr[-3000:]}"
 
     def _copy(self, *names: str) -> None:
         *sources, target = names

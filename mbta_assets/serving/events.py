@@ -1,12 +1,15 @@
 """The event function `on_upstream_change`: an upstream event in, an observation in Dagster out.
 
 Who may send events is said by MBTA_EVENT_TOKEN, a secret that they carry, or by MBTA_EVENT_AUDIENCE and
-MBTA_EVENT_SENDER, which Google's identity tokens must be for and from; with none set nobody may. An event that is about
-nothing here is acknowledged, lest it be sent again; one that Dagster could not be told of is not, so that it is.
+MBTA_EVENT_SENDER, which Google's identity tokens must be for and from; with none set nobody may. Where Cloud Run's IAM
+has verified the token it hands it on without its signature: with MBTA_EVENT_CHECK=cloud-run only its sender is looked
+at here. An event that is about nothing here is acknowledged, lest it be sent again; one that Dagster could not be told
+of is not, so that it is.
 """
 
 import hmac
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -57,7 +60,7 @@ def _answer(request: Request, settings: Settings) -> Response:
         return _said(503, error="MBTA_DAGSTER_URL is not set: there is nobody to report to.")
     try:
         for change in found:
-            report(settings.dagster_url, change, event["id"], event["source"])
+            report(settings.dagster_url, change, event["id"], event["source"], settings.dagster_audience)
     except NotReported as error:
         logs.write("ERROR", "event not reported", problem=str(error), event=event["id"])
         return _said(503, error="Dagster could not be told; send the event again.")
@@ -97,6 +100,8 @@ def refusal(authorization: str, settings: Settings) -> str | None:
         return "It carries no bearer token."
     if settings.event_token and hmac.compare_digest(token.encode(), settings.event_token.encode()):
         return None
+    if settings.event_check == "cloud-run":
+        return _verified_refusal(token, settings.event_sender)
     if settings.event_audience:
         return _identity_refusal(token, settings.event_audience, settings.event_sender)
     if settings.event_token:
@@ -113,6 +118,21 @@ def _identity_refusal(token: str, audience: str, sender: str | None) -> str | No
         claims = id_token.verify_oauth2_token(token, Transport(), audience)
     except (ValueError, GoogleAuthError) as error:
         return f"Its identity token is not valid: {error}"
+    return _sender_refusal(claims, sender)
+
+
+def _verified_refusal(token: str, sender: str | None) -> str | None:
+    from google.auth import jwt
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        claims = jwt.decode(token, verify=False)  # https://cloud.google.com/run/docs/troubleshooting#signature-removed
+    except (ValueError, GoogleAuthError) as error:
+        return f"It carries no identity token: {error}"
+    return _sender_refusal(claims, sender)
+
+
+def _sender_refusal(claims: Mapping[str, Any], sender: str | None) -> str | None:
     if sender is None:
         return "MBTA_EVENT_SENDER is not set: it is not known whose identity to let in."
     if claims.get("email") != sender or not claims.get("email_verified"):

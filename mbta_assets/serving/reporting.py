@@ -116,8 +116,11 @@ def _day(text: str) -> date:
         raise ValueError(f"{text} is no service day.") from None
 
 
-def report(dagster_url: str, change: Change, event_id: str, source: str) -> None:
-    """Tell Dagster of a change, as an observation of that table's partition. Raises NotReported."""
+def report(dagster_url: str, change: Change, event_id: str, source: str, audience: str | None = None) -> None:
+    """Tell Dagster of a change, as an observation of that table's partition. Raises NotReported.
+
+    A webserver behind IAM lets in who shows an identity token; `audience` is whom that token is for.
+    """
     observation = {
         "data_version": change.version,
         "partition": change.partition,
@@ -125,17 +128,38 @@ def report(dagster_url: str, change: Change, event_id: str, source: str) -> None
         "metadata": {EVENT_ID: event_id, "event_source": source},
     }
     address = f"{dagster_url.rstrip('/')}/report_asset_observation/{change.table}"
-    request = urllib.request.Request(
-        address, json.dumps(observation).encode(), {"Content-Type": "application/json"}, method="POST"
-    )
+    headers = {"Content-Type": "application/json"}
+    if audience:
+        headers["Authorization"] = f"Bearer {_identity_token(audience)}"
+    request = urllib.request.Request(address, json.dumps(observation).encode(), headers, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
             pass
     except urllib.error.HTTPError as error:
         said = error.read(500).decode(errors="replace")
-        raise NotReported(f"Dagster at {dagster_url} answered {error.code}: {said} {_REFUSED}") from error
+        advice = _NOT_LET_IN if error.code in (401, 403) else _REFUSED
+        raise NotReported(f"Dagster at {dagster_url} answered {error.code}: {said} {advice}") from error
     except OSError as error:
         raise NotReported(f"Dagster at {dagster_url} does not answer: {error}. See MBTA_DAGSTER_URL.") from error
 
 
+def _identity_token(audience: str) -> str:
+    """A token by which Google says who this is, from the metadata server or a key file. Raises NotReported."""
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import Request as Transport
+    from google.oauth2 import id_token
+
+    try:
+        return id_token.fetch_id_token(Transport(), audience)
+    except GoogleAuthError as error:
+        raise NotReported(
+            f"There is no identity token for {audience}: {error} MBTA_DAGSTER_AUDIENCE asks for one; that takes the "
+            "service account of a machine on Google Cloud, or its key file in GOOGLE_APPLICATION_CREDENTIALS."
+        ) from error
+
+
+_NOT_LET_IN = (
+    "Behind IAM, MBTA_DAGSTER_AUDIENCE has to be the webserver's address, and this service account needs "
+    "roles/run.invoker on it."
+)
 _REFUSED = "A webserver that was started with --read-only takes no reports; give the function one that is not."

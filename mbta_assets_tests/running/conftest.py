@@ -1,24 +1,12 @@
-"""What the tests of this folder share: what must be installed, and a store that the users' workflow has filled."""
+"""What the tests of this folder share: a store that the users' workflow has filled."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from mbta_assets_tests.conftest import required
 from mbta_assets_tests.running import small_upstream
 from mbta_assets_tests.running.dagster_dev import DagsterDev, environment
 from mbta_assets_tests.running.workflow import commands_of
-
-POSTGRES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *map(Path, os.get_exec_path()))
-
-
-@pytest.fixture(scope="session")
-def postgres_programs() -> Path:
-    """The directory of `initdb` and `pg_ctl`, which Debian keeps off the path."""
-    found = next((path for path in POSTGRES if (path / "initdb").exists()), None)
-    return Path(required(found, "PostgreSQL", "postgresql"))
 
 
 @pytest.fixture(scope="package")

@@ -1,17 +1,19 @@
 """Upstream events: who may send them, what they say, and that the service day is then made again, once."""
 
+import base64
 import json
 import threading
 import time
 from collections.abc import Iterator
 from datetime import date
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
-from mbta_assets.serving.reporting import AUDITED, FINALIZED, Change, changes
+from mbta_assets.serving.reporting import AUDITED, FINALIZED, Change, NotReported, changes, report
 from mbta_assets.storage.lake import Lake
 from mbta_assets_tests.running import small_upstream
 from mbta_assets_tests.running.dagster_dev import DagsterDev, environment, eventually, free_port
@@ -111,19 +113,32 @@ def test_an_event_that_is_not_as_google_describes_it_is_an_error(kind, data):
         changes(kind, "id-1", data, NAMES)
 
 
+def audience(authorization: str) -> str | None:
+    """Whom a bearer's identity token is for."""
+    scheme, _, token = authorization.partition(" ")
+    parts = token.split(".")
+    if scheme != "Bearer" or len(parts) != 3:
+        return None
+    return json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))).get("aud")
+
+
 class Dagster:
     """Listens where reports go, and answers as it is told to."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[str, dict[str, Any]]] = []
         self.status = 200
+        self.demanded: str | None = None
+        """The audience of the identity token without which nobody is let in."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.reports.append((self.path, json.loads(body)))
-                self.send_response(outer.status)
+                let_in = outer.demanded in (None, audience(self.headers["Authorization"] or ""))
+                if let_in:
+                    outer.reports.append((self.path, json.loads(body)))
+                self.send_response(outer.status if let_in else 403)
                 self.end_headers()
                 self.wfile.write(b"{}")
 
@@ -158,6 +173,7 @@ def function(dagster: Dagster, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def _nothing_reported(dagster: Dagster) -> None:
     dagster.reports.clear()
     dagster.status = 200
+    dagster.demanded = None
 
 
 def send(function: Server, data: Any, kind: str = FINALIZED, event_id: str = "id-1", **headers: str) -> Answer:
@@ -237,6 +253,88 @@ def test_nobody_is_let_in_until_it_is_said_who_and_nothing_is_lost_while_dagster
         assert "does not answer" in alone.logged()[-1]["problem"]
     finally:
         alone.stop()
+
+
+def unsigned(**claims: Any) -> str:
+    """An identity token as Cloud Run hands it on once it has verified it."""
+    header, payload = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({"alg": "RS256"}, claims)
+    )
+    return f"{header}.{payload}.SIGNATURE_REMOVED_BY_GOOGLE"
+
+
+@pytest.fixture
+def metadata() -> Iterator[str]:
+    """The metadata server of a machine on Google Cloud: its host and port. Its tokens name whom they are for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            if path.endswith("/identity"):
+                body = unsigned(aud=parse_qs(query)["audience"][0], exp=int(time.time()) + 600).encode()
+            else:
+                body = json.dumps({"email": "events@p.iam.gserviceaccount.com"}).encode()
+            self.send_response(200)
+            self.send_header("Metadata-Flavor", "Google")
+            self.send_header("Content-Type", "text/plain" if path.endswith("/identity") else "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_webserver_behind_iam_is_shown_an_identity_token_for_it(
+    dagster: Dagster, metadata: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+
+    def told(audience: str) -> tuple[int, str]:
+        log = tmp_path / str(len(audience))
+        machine = {"GCE_METADATA_HOST": metadata, "GCE_METADATA_IP": metadata}
+        webserver = {"MBTA_DAGSTER_URL": dagster.address, "MBTA_DAGSTER_AUDIENCE": audience}
+        function = Server.start("on_upstream_change", log, MBTA_EVENT_TOKEN=TOKEN, **machine, **webserver)
+        try:
+            return send(function, finalized()).status, log.read_text()
+        finally:
+            function.stop()
+
+    dagster.demanded = "https://dagster.example"
+    assert told("https://dagster.example")[0] == 200
+    assert [path for path, _ in dagster.reports] == ["/report_asset_observation/vehicle"]
+    status, log = told("https://other.example")
+    assert status == 503
+    assert "MBTA_DAGSTER_AUDIENCE has to be the webserver's address" in log
+    assert len(dagster.reports) == 1
+
+
+def test_where_there_is_no_identity_token_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setattr("google.auth.compute_engine._metadata.ping", lambda *_, **__: False)
+    with pytest.raises(NotReported, match="MBTA_DAGSTER_AUDIENCE asks for one"):
+        report("http://127.0.0.1:9", Change("trip", None, "v"), "id-1", "source", "https://dagster.example")
+
+
+def test_what_cloud_run_has_verified_is_let_in_if_it_is_from_whom_we_said() -> None:
+    from mbta_assets.serving.events import refusal
+    from mbta_assets.settings import Settings
+
+    sender = "eventarc@p.iam.gserviceaccount.com"
+    verified = Settings(event_check="cloud-run", event_sender=sender)
+    assert refusal(f"Bearer {unsigned(email=sender, email_verified=True)}", verified) is None
+    for claims in ({"email": "somebody@p.iam"}, {"email_verified": False}, {"email": None}):
+        assert refusal(f"Bearer {unsigned(**{'email': sender, 'email_verified': True, **claims})}", verified), claims
+    assert refusal("Bearer no-token-at-all", verified)
+    own = Settings(event_audience="https://events.example", event_sender=sender)
+    assert refusal(f"Bearer {unsigned(email=sender, email_verified=True)}", own)
+    nobody = Settings(event_check="cloud-run")
+    assert "MBTA_EVENT_SENDER" in (refusal(f"Bearer {unsigned(email=sender, email_verified=True)}", nobody) or "")
 
 
 @pytest.fixture
