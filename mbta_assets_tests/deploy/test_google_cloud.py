@@ -3,9 +3,11 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -138,7 +140,8 @@ def test_a_run_is_a_cloud_run_execution_whose_arguments_make_it_and_hold_no_secr
     assert "DAGSTER_POSTGRES_URL" in json.dumps(container)
     assert PASSWORD not in json.dumps(container)
 
-    environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in the image
+    environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT), "PATH": path}
     ran = subprocess.run(["/usr/bin/env", *container["args"]], env=environment, capture_output=True, text=True)
     assert again(instance, run).status == dg.DagsterRunStatus.SUCCESS, ran.stderr[-3000:]
     client = storage.Client(
