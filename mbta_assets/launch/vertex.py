@@ -175,8 +175,7 @@ class Vertex:
         return self._pipeline(name).state.name.removeprefix("PIPELINE_STATE_")
 
     def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
-        again = f"python -m mbta_assets.launch follow {name}"
-        return self.account.call(f"Ask Vertex AI about {name} (go on with: {again})", ask)
+        return self.account.call(f"Ask Vertex AI about {name} (the same command again goes on from here)", ask)
 
     @property
     def _parent(self) -> str:

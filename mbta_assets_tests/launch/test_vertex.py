@@ -256,7 +256,7 @@ def test_what_stays_wrong_is_told_with_how_to_go_on(
     name = submit(vertex)
     short = replace(vertex, account=replace(vertex.account, retry_seconds=2))
     google.wrong = [status] * 100
-    with pytest.raises(CloudError, match=rf"follow {name}.*did not work within 2 s"):
+    with pytest.raises(CloudError, match=rf"{name} .the same command again.*did not work within 2 s"):
         short.follow(name, STEPS, reports, instance, print)
 
 

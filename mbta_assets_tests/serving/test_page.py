@@ -14,7 +14,8 @@ from mbta_assets.serving.snapshot import Snapshot
 from mbta_assets.serving.store import Store
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, Reports
 from mbta_assets_tests.running.browser import QUIET, SCREENSHOTS
-from mbta_assets_tests.serving.conftest import DAYS, LINES, Production, Server, World
+from mbta_assets_tests.serving.conftest import Production, Server, World
+from mbta_assets_tests.transit.days import LINES, SIMULATED_DAYS
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_on_a_desk_nothing_is_cut_off_either(page: Page) -> None:
 
 def test_the_same_is_there_as_json(server: Server) -> None:
     said = server.ask("/network?time=08:30").json()
-    assert (said["service_date"], said["time"]) == (str(DAYS[-1]), "08:30")
+    assert (said["service_date"], said["time"]) == (str(SIMULATED_DAYS[-1]), "08:30")
     arrivals = [one["arrival"] for line in said["lines"] for one in line["stations"] if one["arrival"]]
     assert len(arrivals) > 20
     for one in arrivals:
@@ -202,7 +203,7 @@ def test_a_snapshot_is_read_as_it_was_written_and_the_same_gives_the_same_bytes(
     content = Reports(whole_store.root).read(NETWORK_SNAPSHOT)
     again = Snapshot.from_bytes(content)
     assert again.to_bytes() == content
-    assert again.service_date == DAYS[-1]
+    assert again.service_date == SIMULATED_DAYS[-1]
 
 
 def test_branches_follow_one_another_in_either_direction() -> None:
