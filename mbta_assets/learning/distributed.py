@@ -33,12 +33,10 @@ def grow_trees(
 
     blocks: list[list[Any]] = [[] for _ in range(workers)]
     targets = []
-    random = np.random.default_rng(growth.seed)
     for block in train:
         targets.append(block.target)
-        mixed = block.take(random.permutation(len(block)))  # every worker draws the same places for a tree
         for rank in range(workers):
-            blocks[rank].append(ray.put(mixed.share(rank, workers)))
+            blocks[rank].append(ray.put(block.share(rank, workers)))
     held_out = [validation.share(rank, workers) if validation is not None else None for rank in range(workers)]
     shares = [
         {"growth": growth, "center": float(np.median(np.concatenate(targets))), "blocks": refs, "held_out": rows}
