@@ -15,10 +15,11 @@ from mbta_assets_tests.transit.days import Simulation
 
 ROOT = Path(__file__).parents[1]
 POSTGRES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *map(Path, os.get_exec_path()))
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a machine that is busy may take its time
 NOBODY = "nobody"
 PASSWORD = "tram"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a machine that is busy may take its time
 
 
 @pytest.fixture(scope="session")

@@ -88,8 +88,8 @@ class Growth:
             columns[:, [index for index, name in enumerate(self.names) if name in UNSTEADY]] = np.nan
         return columns
 
-    def grow(self, matrix: Any, held_out: Any, center: float, report: Report | None = None) -> Any:
-        """The booster of XGBoost's matrices, stopped early by the mean absolute error on `held_out` if there is one.
+    def grow(self, matrix: Any, validation: Arrays | None, center: float, report: Report | None = None) -> Any:
+        """The booster of a matrix of XGBoost's, stopped early by the mean absolute error on `validation`, if any.
 
         `center` is the median target: a Huber loss is flat far from its minimum. Calls `report` every
         `ROUNDS_PER_STEP` rounds with the smallest error so far. Returns the booster up to its best round.
@@ -110,8 +110,9 @@ class Growth:
             "seed": self.seed,
             "nthread": self.threads,
         }
-        if held_out is None:
+        if validation is None:
             return xgboost.train(settings, matrix, num_boost_round=self.rounds)
+        held_out = xgboost.QuantileDMatrix(inputs(validation), validation.target, ref=matrix, nthread=self.threads)
         return xgboost.train(
             settings,
             matrix,
@@ -130,10 +131,7 @@ def fit(growth: Growth, train: Arrays, validation: Arrays | None = None, report:
     import xgboost
 
     matrix = xgboost.QuantileDMatrix(growth.columns(train), train.target, nthread=growth.threads)
-    held_out = None
-    if validation is not None:
-        held_out = xgboost.QuantileDMatrix(inputs(validation), validation.target, ref=matrix, nthread=growth.threads)
-    return growth.grow(matrix, held_out, float(np.median(train.target)), report)
+    return growth.grow(matrix, validation, float(np.median(train.target)), report)
 
 
 def trial(configuration: Configuration, data: tuple[Parts, int], report: Report) -> None:

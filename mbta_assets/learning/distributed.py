@@ -8,12 +8,13 @@ again.
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from mbta_assets.learning.arrays import Arrays
-from mbta_assets.learning.boosting import Growth, inputs
+from mbta_assets.learning.boosting import Growth
 from mbta_assets.learning.tune import LOST_NODES, Resources
 
 Value = TypeVar("Value")
@@ -31,6 +32,7 @@ def grow_trees(
     import xgboost
     from ray.train.xgboost import XGBoostTrainer
 
+    growth = replace(growth, threads=resources.threads)
     blocks: list[list[Any]] = [[] for _ in range(workers)]
     targets = []
     for block in train:
@@ -72,11 +74,7 @@ def _grow(job: dict[str, Any]) -> bytes:
             self.at = 0
 
     matrix = xgboost.QuantileDMatrix(Blocks(), nthread=growth.threads)
-    rows: Arrays | None = job["held_out"]
-    held_out = None
-    if rows is not None:
-        held_out = xgboost.QuantileDMatrix(inputs(rows), rows.target, ref=matrix, nthread=growth.threads)
-    return bytes(growth.grow(matrix, held_out, job["center"]).save_raw("ubj"))
+    return bytes(growth.grow(matrix, job["held_out"], job["center"]).save_raw("ubj"))
 
 
 def together(call: Callable[..., Value], item: Any, data: Any, workers: int, resources: Resources) -> Value:
@@ -88,7 +86,7 @@ def together(call: Callable[..., Value], item: Any, data: Any, workers: int, res
     from ray.train.torch import TorchTrainer
 
     def job(rank: int) -> dict[str, Any]:
-        return {"call": call, "item": item, "data": _share(data, rank, workers), "threads": max(1, int(resources.cpus))}
+        return {"call": call, "item": item, "data": _share(data, rank, workers), "threads": resources.threads}
 
     return pickle.loads(_run(TorchTrainer, _call, (job(rank) for rank in range(workers)), resources))
 

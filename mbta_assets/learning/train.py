@@ -179,7 +179,7 @@ class _Loop:
         self.smooth = torch.tensor(targets.smooth, device=device).clamp_min(1e-6)
         counts = _counts(len(self.targets))
         n = sum(counts)
-        self.batch = max(min(config.batch_size, n // config.steps_per_epoch) // len(counts), min(n, 2))
+        self.batch = max(min(config.batch_size, n // config.steps_per_epoch) // len(counts), min(*counts, 2))
         self.steps = min(counts) // self.batch
         self.step = 0
         self.optimizer = torch.optim.AdamW(

@@ -84,6 +84,11 @@ class Resources:
     cpus: float = 1
     gpus: float = 0
 
+    @property
+    def threads(self) -> int:
+        """How many threads fill its cores."""
+        return max(1, int(self.cpus))
+
 
 ONE_CORE = Resources()
 LOST_NODES = 5

@@ -54,7 +54,6 @@ class Cluster(dg.ConfigurableResource):
         if self.xgboost_workers == 1:
             return boosting.fit(replace(growth, threads=THREADS), Arrays.concat(train), validation)
         self._begin()
-        growth = replace(growth, threads=max(1, int(self.trial_cpus)))
         return distributed.grow_trees(growth, train, validation, self.xgboost_workers, self._resources)
 
     def train_network(self, call: Callable[..., Any], item: Any, data: Any) -> Any:
