@@ -26,7 +26,7 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	@cp $< $@
 
 demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the whole lineage on simulated days, ending with the leaderboard
-	@$(BIN)/python -m mbta_assets.demo
+	@$(BIN)/python -m mbta_assets.defs.demo
 
 test: $(INSTALLED) ## lint, types, import contracts, tests
 	$(BIN)/ruff check .

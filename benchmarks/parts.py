@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pyarrow as arrow
 
-from mbta_assets.resources.warehouse import DuckDBWarehouse
 from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.lake import Lake
+from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
 from mbta_assets.transit.features import transit_features
 

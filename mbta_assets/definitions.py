@@ -5,28 +5,28 @@ from typing import Any
 
 import dagster as dg
 
-from mbta_assets import automation, checks
-from mbta_assets.assets import monitoring, training, transit, upstream
-from mbta_assets.assets.models import networks, trees
-from mbta_assets.assets.production import leaderboard, promotion, snapshot
-from mbta_assets.cloud import Account
-from mbta_assets.cloud.bucket import Bucket
-from mbta_assets.resources.cluster import Cluster
-from mbta_assets.resources.tracker import Tracker
-from mbta_assets.resources.warehouse import BigQueryWarehouse, DuckDBWarehouse
+from mbta_assets.defs import automation, checks, training, transit, upstream
+from mbta_assets.defs.io_managers import UpstreamIOManager, bundle_io_manager, table_io_manager
+from mbta_assets.defs.models import networks, xgboost_model
+from mbta_assets.defs.monitoring import network_snapshot, predictions
+from mbta_assets.defs.production import leaderboard, promotion
+from mbta_assets.defs.resources.experiment_tracker import Tracker
+from mbta_assets.defs.resources.ray_cluster import Cluster
+from mbta_assets.gcp import Account
+from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source
 from mbta_assets.sources.bigquery import BigQuerySource
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.bigquery import BigQueryTables
-from mbta_assets.storage.bundles import BundleStore
+from mbta_assets.storage.bigquery_tables import BigQueryTables
 from mbta_assets.storage.gcs import GCSBundleStore, GCSReports
-from mbta_assets.storage.io_managers import UpstreamIOManager, bundle_io_manager, table_io_manager
-from mbta_assets.storage.lake import Lake
+from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.warehouse import BigQueryWarehouse, DuckDBWarehouse
 
-MODULES = [transit, training, trees, networks, leaderboard, promotion, monitoring, snapshot]
+MODULES = [transit, training, xgboost_model, networks, leaderboard, promotion, predictions, network_snapshot]
 
 
 def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> dg.Definitions:
@@ -90,7 +90,11 @@ def _on_one_machine(settings: Settings) -> dict[str, Any]:
 
 def _on_google_cloud(settings: Settings) -> dict[str, Any]:
     assert settings.bigquery_dataset and settings.gcs_bucket, "Settings has checked it"
-    from mbta_assets.resources.google import AccountBigQuery, AccountGCS, GoogleCloud  # imports Google's libraries
+    from mbta_assets.defs.resources.google_cloud import (  # imports Google's libraries
+        AccountBigQuery,
+        AccountGCS,
+        GoogleCloud,
+    )
 
     account = Account.of(settings)
     google = GoogleCloud.of(account)

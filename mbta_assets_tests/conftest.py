@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets_tests.running.dagster_dev import free_port
-from mbta_assets_tests.transit.days import Simulation
+from mbta_assets_tests.support.dagster_dev import ROOT, free_port
+from mbta_assets_tests.support.days import Simulation
 
-ROOT = Path(__file__).parents[1]
+pytest_plugins = ["mbta_assets_tests.support.google_fixtures"]
+
 POSTGRES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *map(Path, os.get_exec_path()))
 NOBODY = "nobody"
 PASSWORD = "tram"

@@ -20,7 +20,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from mbta_assets.cloud import CloudError
+from mbta_assets.gcp import CloudError
 from mbta_assets.launch import LaunchError
 from mbta_assets.launch.lineage import Step, steps
 from mbta_assets.launch.step import RANGE, resource

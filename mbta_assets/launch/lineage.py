@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from mbta_assets.assets.machines import ACCELERATOR, ACCELERATORS, MACHINE_TYPE
+from mbta_assets.defs.machines import ACCELERATOR, ACCELERATORS, MACHINE_TYPE
 from mbta_assets.launch import LaunchError
 
 GIGABYTES = {"standard": 4.0, "highmem": 8.0, "highcpu": 1.0}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 
-from mbta_assets.cloud import Account, CloudError
+from mbta_assets.gcp import Account, CloudError
 from mbta_assets.launch import LaunchError, pipeline
 from mbta_assets.launch.lineage import Step
 from mbta_assets.launch.record import Record

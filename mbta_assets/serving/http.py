@@ -15,11 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
-from mbta_assets.cloud import CloudError
+from mbta_assets.gcp import CloudError
 from mbta_assets.serving import api, bodies, logs, page
-from mbta_assets.serving.kept import Unavailable
 from mbta_assets.serving.network import Network, WrongTime
 from mbta_assets.serving.production import production
+from mbta_assets.serving.refreshing_cache import Unavailable
 from mbta_assets.serving.store import Store
 from mbta_assets.settings import Settings
 

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from mbta_assets.serving import api
-from mbta_assets.serving.kept import Kept
 from mbta_assets.serving.predictor import Predictor
+from mbta_assets.serving.refreshing_cache import Kept
 from mbta_assets.serving.snapshot import Line, Snapshot
 from mbta_assets.serving.store import Store
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT

@@ -7,10 +7,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from mbta_assets.bundle import Bundle
-from mbta_assets.learning.model import Model
+from mbta_assets.ml.inference.model import Model
 from mbta_assets.serving.moment import EXAMPLE, Moment, feature_columns
 from mbta_assets.serving.store import Store
+from mbta_assets.storage.bundle import Bundle
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The production model as it is now, followed from version to version."""
 
 from mbta_assets.serving import logs
-from mbta_assets.serving.kept import Kept
 from mbta_assets.serving.predictor import Predictor
+from mbta_assets.serving.refreshing_cache import Kept
 from mbta_assets.serving.store import Store
 
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from mbta_assets import bundle
-from mbta_assets.bundle import MANIFEST, Bundle, BundleError
-from mbta_assets.cloud import Account
-from mbta_assets.cloud.bucket import Bucket
+from mbta_assets.gcp import Account
+from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.settings import Settings
-from mbta_assets.storage.bundles import BundleStore
+from mbta_assets.storage import bundle
+from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError
 from mbta_assets.storage.gcs import GCSBundleStore, GCSReports
+from mbta_assets.storage.model_registry import BundleStore
 from mbta_assets.storage.reports import Reports
 
 ASSET = "production_model"

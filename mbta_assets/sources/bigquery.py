@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import pyarrow as arrow
 
-from mbta_assets.cloud import Account
-from mbta_assets.cloud.bigquery import BigQuery, Column, TableInfo, bigquery_type, quoted
+from mbta_assets.gcp import Account
+from mbta_assets.gcp.bigquery import BigQuery, Column, TableInfo, bigquery_type, quoted
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.sources.contract import Fault, conform, reading
 from mbta_assets.transit import schema

@@ -11,11 +11,11 @@ that of two writers one wins. Nothing is listed to find out what is current.
 from pathlib import Path
 from typing import Any
 
-from mbta_assets import bundle
-from mbta_assets.bundle import MANIFEST, Bundle, BundleError, Draft
-from mbta_assets.cloud import CloudError
-from mbta_assets.cloud.bucket import Bucket, md5
-from mbta_assets.storage.bundles import BundleStore, Pointer, PointerMoved
+from mbta_assets.gcp import CloudError
+from mbta_assets.gcp.bucket import Bucket, md5
+from mbta_assets.storage import bundle
+from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError, Draft
+from mbta_assets.storage.model_registry import BundleStore, Pointer, PointerMoved
 from mbta_assets.storage.reports import Reports
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from mbta_assets_tests.running.dagster_dev import ROOT
+from mbta_assets_tests.support.dagster_dev import ROOT
 
 FILE = ROOT / "deploy/docker-compose.yaml"
 VARIABLE = re.compile(r"\$\{(\w+)(?::(-|\?)([^}]*))?\}")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets_tests.image import Image, instructions
-from mbta_assets_tests.running.dagster_dev import ROOT, impatient
+from mbta_assets_tests.support.dagster_dev import ROOT, impatient
+from mbta_assets_tests.support.image import Image, instructions
 
 DOCKERFILE = ROOT / "deploy/Dockerfile.training"
 

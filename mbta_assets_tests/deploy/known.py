@@ -3,7 +3,7 @@
 import re
 
 from mbta_assets.settings import VARIABLES
-from mbta_assets_tests.running.dagster_dev import ROOT
+from mbta_assets_tests.support.dagster_dev import ROOT
 
 INSTANCES = ("deploy/postgres.yaml", "deploy/google-cloud.yaml")
 OTHERS = {

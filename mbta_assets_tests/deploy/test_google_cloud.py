@@ -21,12 +21,12 @@ from dagster_postgres import PostgresEventLogStorage
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from mbta_assets.cloud_run import EXECUTION, CloudRunError, CloudRunLauncher
-from mbta_assets_tests.cloud.storage_server import storage_server
+from mbta_assets.defs.run_launchers.cloud_run import EXECUTION, CloudRunError, CloudRunLauncher
 from mbta_assets_tests.conftest import PASSWORD
 from mbta_assets_tests.deploy.hello import hello
-from mbta_assets_tests.image import Image
-from mbta_assets_tests.running.dagster_dev import ROOT
+from mbta_assets_tests.support.dagster_dev import ROOT
+from mbta_assets_tests.support.image import Image
+from mbta_assets_tests.support.storage_emulator import storage_server
 
 JOB = "projects/transit-1/locations/us-central1/jobs/mbta-run"
 BEGUN = f"{JOB}/executions/mbta-run-abcde"

@@ -15,12 +15,12 @@ import pytest
 
 from mbta_assets_tests.deploy import compose, known
 from mbta_assets_tests.deploy.conftest import DOCKERFILE
-from mbta_assets_tests.image import Image, instructions
-from mbta_assets_tests.running import small_upstream
-from mbta_assets_tests.running.dagster_dev import ROOT, DagsterDev, eventually, free_port
+from mbta_assets_tests.support import small_network
+from mbta_assets_tests.support.dagster_dev import ROOT, DagsterDev, eventually, free_port
+from mbta_assets_tests.support.image import Image, instructions
 
 PASSWORD = "DAGSTER_POSTGRES_PASSWORD"
-DAY = small_upstream.DAYS[0]
+DAY = small_network.DAYS[0]
 SERVICES = ("postgres", "daemon", "webserver", "predictor")
 
 
@@ -156,7 +156,7 @@ class OneServer(DagsterDev):
 def one_server(
     dagster_image: Image, services: dict[str, Any], postgres: dict[str, str], tmp_path: Path
 ) -> Iterator[OneServer]:
-    small_upstream.write(tmp_path / "upstream", [DAY])
+    small_network.write(tmp_path / "upstream", [DAY])
     files = {"MBTA_SOURCE": "files", "MBTA_FILES_DIR": str(tmp_path / "upstream"), "MBTA_START_DATE": str(DAY)}
     server = OneServer(dagster_image, services, tmp_path, **postgres, **files, MBTA_POLL_SECONDS="2")
     yield server

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from mbta_assets_tests.deploy import known
-from mbta_assets_tests.image import Image
-from mbta_assets_tests.running.dagster_dev import ROOT
+from mbta_assets_tests.support.dagster_dev import ROOT
+from mbta_assets_tests.support.image import Image
 
 DIRECTORY = ROOT / "deploy/terraform"
 GUIDE = (ROOT / "docs/deploy.md").read_text()

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets.storage.bundles import BundleStore
-from mbta_assets.storage.lake import Lake
-from mbta_assets_tests.image import Image, must_be_pinned
-from mbta_assets_tests.running import small_upstream
-from mbta_assets_tests.running.dagster_dev import ROOT
+from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets_tests.support import small_network
+from mbta_assets_tests.support.dagster_dev import ROOT
+from mbta_assets_tests.support.image import Image, must_be_pinned
 
 pytestmark = pytest.mark.timeout(900)
 
-DAY = small_upstream.DAYS[0]
+DAY = small_network.DAYS[0]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 def test_its_arguments_make_a_partition_and_train_a_model(image: Image, tmp_path: Path) -> None:
-    small_upstream.write(tmp_path, [DAY])
+    small_network.write(tmp_path, [DAY])
     source = {"MBTA_SOURCE": "files", "MBTA_FILES_DIR": str(tmp_path), "MBTA_START_DATE": "2024-04-01"}
     daily = ["--select", "group:upstream or group:transit", "--partition", str(DAY)]
     trained = ["--select", "training_set,runtime_lookup,xgboost_model"]

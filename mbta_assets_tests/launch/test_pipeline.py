@@ -10,15 +10,15 @@ import dagster as dg
 import pytest
 import yaml
 
-from mbta_assets.assets import machines
 from mbta_assets.definitions import build_defs
+from mbta_assets.defs import machines
 from mbta_assets.launch import LaunchError, lineage, pipeline
 from mbta_assets.launch.lineage import Machine
 from mbta_assets.settings import Settings
-from mbta_assets.storage.bundles import BundleStore
-from mbta_assets.storage.lake import Lake
-from mbta_assets_tests.running import small_upstream
-from mbta_assets_tests.running.dagster_dev import ROOT, environment
+from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets_tests.support import small_network
+from mbta_assets_tests.support.dagster_dev import ROOT, environment
 
 SELECTIONS = (
     "*",
@@ -30,7 +30,7 @@ SELECTIONS = (
     "key:network_snapshot",
 )
 MADE = "group:upstream or group:transit or group:training or key:xgboost_model or key:dnn_teacher"
-DAY = small_upstream.DAYS[0]
+DAY = small_network.DAYS[0]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_selection_without_assets_is_refused(definitions: dg.Definitions, sele
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same selection made by Dagster, and as a pipeline by Kubeflow's local runner: a store of each."""
     root = tmp_path_factory.mktemp("launched")
-    small_upstream.write(root / "upstream", [DAY])
+    small_network.write(root / "upstream", [DAY])
     dagster = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions"]
     launch = [sys.executable, "-m", "mbta_assets.launch", "here"]
     daily, models = MADE.split(" or group:training")

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import dagster as dg
 import pytest
 
-from mbta_assets.cloud import Account, CloudError, Identity
+from mbta_assets.gcp import Account, CloudError, Identity
 from mbta_assets.launch import LaunchError
 from mbta_assets.launch.lineage import Machine, Step
 from mbta_assets.launch.record import LAUNCH_TAG, Record

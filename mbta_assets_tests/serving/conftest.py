@@ -16,18 +16,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mbta_assets.assets.production.snapshot import snapshot
-from mbta_assets.bundle import Bundle, Draft, write
-from mbta_assets.learning import dataset, evaluate, interval
-from mbta_assets.learning.encode import Encoder
-from mbta_assets.learning.interval import Interval
-from mbta_assets.learning.lookup import RuntimeLookup, cross_fitted_delay
-from mbta_assets.learning.model import INTERVAL, ONNX, Inputs, Model, predict, run_onnx
-from mbta_assets.storage.bundles import BundleStore
+from mbta_assets.defs.monitoring.network_snapshot import snapshot
+from mbta_assets.ml.evaluation import metrics
+from mbta_assets.ml.inference import intervals
+from mbta_assets.ml.inference.encoder import Encoder
+from mbta_assets.ml.inference.intervals import Interval
+from mbta_assets.ml.inference.model import INTERVAL, ONNX, Inputs, Model, predict, run_onnx
+from mbta_assets.ml.inference.run_time import RuntimeLookup, cross_fitted_delay
+from mbta_assets.ml.training import dataset
+from mbta_assets.storage.bundle import Bundle, Draft, write
+from mbta_assets.storage.model_registry import BundleStore
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, Reports
 from mbta_assets.transit import schema
-from mbta_assets_tests.running.dagster_dev import ROOT, eventually, free_port
-from mbta_assets_tests.transit.days import SIMULATED_DAYS, Simulation
+from mbta_assets_tests.support.dagster_dev import ROOT, eventually, free_port
+from mbta_assets_tests.support.days import SIMULATED_DAYS, Simulation
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, simulation: Simulation) -> W
 
 
 def _model(directory: Path, train: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Bundle:
-    from mbta_assets.learning import export, search
-    from mbta_assets.learning.network import NetworkConfig
-    from mbta_assets.learning.train import TrainConfig, fit
+    from mbta_assets.ml.training import onnx_export, search_spaces
+    from mbta_assets.ml.training.network import NetworkConfig
+    from mbta_assets.ml.training.network_trainer import TrainConfig, fit
 
     numeric, categories = (schema.columns(schema.TransitFeatures, role) for role in ("numeric", "category"))
     cross_fitted = cross_fitted_delay(train)
-    encoder = Encoder.fit(train, numeric, categories).without(search.CALENDAR)
+    encoder = Encoder.fit(train, numeric, categories).without(search_spaces.CALENDAR)
     inputs = Inputs.fit(encoder, RuntimeLookup.fit(train), train, cross_fitted)
     network = fit(
         NetworkConfig(hidden=(32, 16)),
@@ -68,7 +70,7 @@ def _model(directory: Path, train: pd.DataFrame, validation: pd.DataFrame, seed:
         inputs.arrays(train, "lookup", cross_fitted),
         inputs.arrays(validation, "lookup"),
     ).network
-    onnx = export.to_onnx(network)
+    onnx = onnx_export.to_onnx(network)
     delay = predict(inputs, "lookup", run_onnx(onnx), validation)
     calibrated = Interval.calibrate(validation, validation["delay_seconds"].to_numpy() - delay)
     files = {ONNX: onnx, INTERVAL: calibrated.to_json(), **inputs.files()}
@@ -110,9 +112,9 @@ def whole_store(tmp_path_factory: pytest.TempPathFactory, world: World) -> Produ
     version, model = stored.promote(world.models[0]), Model(world.models[0])
     delay, reports = model.predict(world.test), Reports(stored.root)
     assert model.interval
-    row = evaluate.leaderboard_row("quantized_student", world.test, delay)
-    row |= {"version": version, "interval": interval.scored(model.interval, world.test, delay)}
-    board = [row, *(evaluate.leaderboard_row(n, world.test, d) for n, d in evaluate.baselines(world.test).items())]
+    row = metrics.leaderboard_row("quantized_student", world.test, delay)
+    row |= {"version": version, "interval": intervals.scored(model.interval, world.test, delay)}
+    board = [row, *(metrics.leaderboard_row(n, world.test, d) for n, d in metrics.baselines(world.test).items())]
     reports.write(LEADERBOARD, json.dumps(board).encode())
     reports.write(NETWORK_SNAPSHOT, snapshot(SIMULATED_DAYS[-1], world.last_day, world.names).to_bytes())
     return stored

@@ -7,17 +7,17 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from mbta_assets.bundle import BundleError
-from mbta_assets.cloud import Account, Identity
-from mbta_assets.cloud.bucket import Bucket
+from mbta_assets.gcp import Account, Identity
+from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.serving import Predictor
 from mbta_assets.serving.moment import EXAMPLE
+from mbta_assets.storage.bundle import BundleError
 from mbta_assets.storage.gcs import GCSBundleStore, GCSReports
 from mbta_assets.storage.reports import NETWORK_SNAPSHOT, Reports
-from mbta_assets_tests.cloud.fault_proxy import FaultProxy, Rule, fault_proxy
-from mbta_assets_tests.cloud.storage_server import storage_server
-from mbta_assets_tests.running.dagster_dev import eventually
 from mbta_assets_tests.serving.conftest import Production, serving
+from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.fault_proxy import FaultProxy, Rule, fault_proxy
+from mbta_assets_tests.support.storage_emulator import storage_server
 
 BUCKET = "delay-models"
 

@@ -14,11 +14,11 @@ from urllib.parse import parse_qs
 import pytest
 
 from mbta_assets.serving.reporting import AUDITED, FINALIZED, Change, NotReported, changes, report
-from mbta_assets.storage.lake import Lake
-from mbta_assets_tests.running import small_upstream
-from mbta_assets_tests.running.dagster_dev import DagsterDev, environment, eventually, free_port
-from mbta_assets_tests.running.small_upstream import DAYS
+from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets_tests.serving.conftest import Answer, Server
+from mbta_assets_tests.support import small_network
+from mbta_assets_tests.support.dagster_dev import DagsterDev, environment, eventually, free_port
+from mbta_assets_tests.support.small_network import DAYS
 
 TOKEN = "a-token-of-thirty-two-characters"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -410,7 +410,7 @@ def test_an_identity_token_is_let_in_if_it_is_for_us_and_from_whom_we_said(ident
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
     """`dagster dev` on files, with a stored day and the sensor on."""
     root = tmp_path_factory.mktemp("followed")
-    small_upstream.write(root / "upstream", DAYS[:1])
+    small_network.write(root / "upstream", DAYS[:1])
     running = DagsterDev(environment(root / "store", root / "upstream", MBTA_POLL_SECONDS="2"))
     try:
         running.start()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mbta_assets.serving import Moment, Predictor, api
 from mbta_assets.serving.moment import EXAMPLE, REQUIRED
-from mbta_assets_tests.running.dagster_dev import eventually
 from mbta_assets_tests.serving.conftest import Answer, Production, Server, serving
+from mbta_assets_tests.support.dagster_dev import eventually
 
 JSON = {"Content_Type": "application/json"}
 

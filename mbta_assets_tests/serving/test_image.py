@@ -6,10 +6,10 @@ import tomllib
 
 import pytest
 
-from mbta_assets_tests.image import Image, must_be_pinned
-from mbta_assets_tests.running.dagster_dev import ROOT, eventually, free_port
 from mbta_assets_tests.serving.conftest import Production, Server
 from mbta_assets_tests.serving.test_http import plain
+from mbta_assets_tests.support.dagster_dev import ROOT, eventually, free_port
+from mbta_assets_tests.support.image import Image, must_be_pinned
 
 MOST_BYTES = 300_000_000
 TRAINING = ("torch", "dagster", "pandas", "xgboost", "ray", "pandera", "pyarrow", "duckdb", "scipy", "wandb")

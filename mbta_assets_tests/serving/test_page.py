@@ -6,16 +6,16 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from mbta_assets.assets.production.snapshot import in_order
+from mbta_assets.defs.monitoring.network_snapshot import in_order
 from mbta_assets.serving import page as html
 from mbta_assets.serving.network import Network
 from mbta_assets.serving.predictor import Predictor
 from mbta_assets.serving.snapshot import Snapshot
 from mbta_assets.serving.store import Store
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, Reports
-from mbta_assets_tests.running.browser import QUIET, SCREENSHOTS
 from mbta_assets_tests.serving.conftest import Production, Server, World
-from mbta_assets_tests.transit.days import LINES, SIMULATED_DAYS
+from mbta_assets_tests.support.browser import QUIET, SCREENSHOTS
+from mbta_assets_tests.support.days import LINES, SIMULATED_DAYS
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from mbta_assets.bundle import BundleError, Draft
-from mbta_assets.learning.interval import scored
-from mbta_assets.learning.model import INTERVAL, Model
+from mbta_assets.ml.inference.intervals import scored
+from mbta_assets.ml.inference.model import INTERVAL, Model
 from mbta_assets.serving import Predictor, Stream, Timetable, follow
 from mbta_assets.serving.moment import EXAMPLE, feature_columns
-from mbta_assets_tests.running.dagster_dev import eventually
+from mbta_assets.storage.bundle import BundleError, Draft
 from mbta_assets_tests.serving.conftest import Production, World
+from mbta_assets_tests.support.dagster_dev import eventually
 
 FORBIDDEN = ("torch", "dagster", "pandas", "xgboost", "ray", "pandera", "pyarrow", "duckdb")
 
@@ -98,7 +98,7 @@ def test_the_interval_keeps_its_promise_on_new_days_as_far_as_two_days_of_three_
 
 
 def test_a_bundle_from_before_there_were_intervals_predicts_without(world: World, tmp_path):
-    from mbta_assets.bundle import write
+    from mbta_assets.storage.bundle import write
 
     stored = world.models[0]
     files = {name: stored.file(name) for name in stored.manifest["files"] if name != INTERVAL}
@@ -161,7 +161,7 @@ def test_a_stream_is_predicted_as_it_comes(world: World):
 
 
 def test_a_bundle_that_cannot_predict_is_not_a_predictor(world: World, tmp_path):
-    from mbta_assets.bundle import write
+    from mbta_assets.storage.bundle import write
 
     stored = world.models[0]
     files = {name: stored.file(name) for name in stored.manifest["files"]} | {"model.onnx": b"no model"}

@@ -12,9 +12,9 @@ from mbta_assets.serving import Moment, ScheduledStop, Stop, Stream, Timetable, 
 from mbta_assets.serving.moment import feature_columns
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.lake import Lake
+from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets.transit import schema
-from mbta_assets_tests.transit.days import REAL, SIMULATED, Tables, build, changed_after
+from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, changed_after
 
 KEY = ["time_stamp", "vehicle_id", "trip_id", "stops_ahead"]
 FEATURES = [name for role in ("numeric", "category") for name in schema.columns(schema.TransitFeatures, role)]

@@ -7,11 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mbta_assets.sources.simulation.oracle import (
-    arrival_draws,
-    best_predictions,
-    find_visits,
-)
+from mbta_assets.sources.simulation.oracle import arrival_draws, best_predictions, find_visits
 from mbta_assets.sources.simulation.process import Day, Incidents, simulate
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.transit import service_day

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.lake import Lake
+from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets.transit import formulas, schema
-from mbta_assets_tests.transit.days import REAL, SIMULATED, build, changed_after
+from mbta_assets_tests.support.days import REAL, SIMULATED, build, changed_after
 
 KEY = ["trip_id", "vehicle_id", "time_stamp", "stop_id"]
 KNOWN = [*schema.columns(schema.TransitFeatures, "numeric"), *schema.columns(schema.TransitFeatures, "category")]

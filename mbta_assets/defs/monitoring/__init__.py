@@ -1,0 +1,1 @@
+"""The group `monitoring`: predictions of each service day, their accuracy, and the snapshot of the network."""

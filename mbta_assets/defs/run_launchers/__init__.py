@@ -1,0 +1,1 @@
+"""Run launchers: a process of this machine, an execution of a Cloud Run job."""

@@ -1,0 +1,1 @@
+"""Score predictions: metrics, accuracy and drift of a service day, the gate to production."""

@@ -1,0 +1,1 @@
+"""Predict with stored models: NumPy and ONNX Runtime only."""

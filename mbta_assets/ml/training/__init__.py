@@ -1,0 +1,1 @@
+"""Train models: data sets, XGBoost, networks, distillation, pruning, quantization, tuning on Ray."""

@@ -1,0 +1,187 @@
+"""People and serving are told through webhooks that really listen, refuse or are gone."""
+
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import dagster as dg
+import pytest
+
+from mbta_assets.defs.automation.webhooks import run_failure
+from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets_tests.defs.automation.conftest import Deployment, promote
+
+TOKEN = "T0K3N"
+SENSOR = "production_model_changed"
+
+
+@dataclass
+class Webhook:
+    """A server that answers with some codes in turn, the last one from then on, and keeps what it was sent."""
+
+    address: str
+    codes: list[int] = field(default_factory=lambda: [200])
+    received: list[dict] = field(default_factory=list)
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            webhook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(webhook.codes.pop(0) if len(webhook.codes) > 1 else webhook.codes[0])
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    webhook = Webhook(f"http://127.0.0.1:{server.server_port}/hooks/{TOKEN}")
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield webhook
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def refused() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/hooks/{TOKEN}"
+
+
+def with_settings(deployment: Deployment, **settings: object) -> Deployment:
+    return Deployment(replace(deployment.settings, **settings), deployment.instance)
+
+
+def told(deployment: Deployment) -> str:
+    """Evaluate the sensor of the production model; what it says."""
+    said = deployment.evaluate(SENSOR)
+    if said.cursor is not None:
+        deployment.cursors[SENSOR] = said.cursor
+    return said.skip_message or ""
+
+
+def test_serving_is_told_once_of_each_change_and_a_rollback_is_one(deployment: Deployment, webhook: Webhook) -> None:
+    deployment = with_settings(deployment, promotion_webhook=webhook.address)
+    assert "has not changed" in told(deployment)
+    first = promote(deployment, b"1")
+    told(deployment)
+    assert "has not changed" in told(deployment)
+    second = promote(deployment, b"2")
+    told(deployment)
+    BundleStore(deployment.settings.store).point("production_model", first, second, "rolled back")
+    told(deployment)
+    told(deployment)
+    assert [message["version"] for message in webhook.received] == [first, second, first]
+    assert [message["previous_version"] for message in webhook.received] == [None, first, second]
+    assert webhook.received[-1]["why"] == "rolled back"
+
+
+def test_serving_is_told_again_until_it_accepts(deployment: Deployment, webhook: Webhook) -> None:
+    webhook.codes = [500, 503, 200]
+    deployment = with_settings(deployment, promotion_webhook=webhook.address)
+    version = promote(deployment)
+    said = [told(deployment) for _ in range(4)]
+    assert "answered 500" in said[0]
+    assert [message["version"] for message in webhook.received] == [version] * 3
+    assert "has not changed" in said[3]
+
+
+def test_a_change_while_serving_could_not_be_told_is_told_once_as_it_then_is(
+    deployment: Deployment, webhook: Webhook, refused: str
+) -> None:
+    gone = with_settings(deployment, promotion_webhook=refused)
+    promote(gone, b"1")
+    assert "did not answer (ConnectionRefusedError)" in told(gone)
+    second = promote(gone, b"2")
+    told(gone)
+    back = with_settings(deployment, promotion_webhook=webhook.address)
+    back.cursors = gone.cursors
+    told(back)
+    told(back)
+    assert [message["version"] for message in webhook.received] == [second]
+
+
+def test_without_a_webhook_nobody_is_told(deployment: Deployment) -> None:
+    promote(deployment)
+    assert "is not set" in told(deployment)
+
+
+def failed_run(deployment: Deployment, error: str = "disk full") -> dg.DagsterRun:
+    """A run that fails with an error, as a user's step would."""
+
+    @dg.op
+    def fails() -> None:
+        raise OSError(error)
+
+    @dg.job
+    def breaks() -> None:
+        fails()
+
+    executed = breaks.execute_in_process(
+        instance=deployment.instance, raise_on_error=False, tags={"dagster/partition": "2024-03-04"}
+    )
+    run = deployment.instance.get_run_by_id(executed.run_id)
+    assert run
+    return run
+
+
+def alert(deployment: Deployment, run: dg.DagsterRun, caplog: pytest.LogCaptureFixture) -> str:
+    """Evaluate the sensor for a failed run; what it logs."""
+    [failure] = deployment.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+    assert failure.dagster_event
+    context = dg.build_run_status_sensor_context(
+        "run_failure", failure.dagster_event, deployment.instance, run
+    ).for_run_failure()
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        run_failure(deployment.settings)(context)
+    return caplog.text
+
+
+def test_a_failed_run_is_posted(deployment: Deployment, webhook: Webhook, caplog: pytest.LogCaptureFixture) -> None:
+    deployment = with_settings(deployment, alert_webhook=webhook.address)
+    run = failed_run(deployment)
+    alert(deployment, run, caplog)
+    [message] = webhook.received
+    assert message["text"] == f"Run {run.run_id[:8]} of breaks of service day 2024-03-04 failed at fails."
+    assert (message["event"], message["run_id"], message["partition"]) == ("run_failure", run.run_id, "2024-03-04")
+    assert "disk full" in message["error"]
+
+
+@pytest.mark.parametrize("code", [None, 500])
+def test_a_webhook_that_is_dead_fails_nothing_and_no_secret_is_logged(
+    deployment: Deployment,
+    webhook: Webhook,
+    refused: str,
+    code: int | None,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    webhook.codes = [code or 200]
+    deployment = with_settings(deployment, alert_webhook=webhook.address if code else refused)
+    alert(deployment, failed_run(deployment), caplog)
+    logged = caplog.text + "".join(capfd.readouterr())
+    assert "MBTA_ALERT_WEBHOOK was not told" in logged
+    assert TOKEN not in logged
+
+
+def test_secrets_in_an_error_are_not_posted(
+    deployment: Deployment, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = with_settings(deployment, alert_webhook=webhook.address, wandb_api_key="hunter2")
+    alert(deployment, failed_run(deployment, "401 for key hunter2"), caplog)
+    assert "401 for key ***" in webhook.received[0]["error"]
+
+
+def test_without_a_webhook_a_failed_run_is_only_logged(
+    deployment: Deployment, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+) -> None:
+    alert(deployment, failed_run(deployment), caplog)
+    assert "of breaks of service day 2024-03-04 failed" in caplog.text + "".join(capfd.readouterr())

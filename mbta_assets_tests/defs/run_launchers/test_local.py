@@ -1,0 +1,64 @@
+"""Whether a run's process is still there, as run monitoring asks it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.launcher import WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+from mbta_assets.defs.run_launchers.local import LocalRunLauncher, is_there
+from mbta_assets_tests.support.dagster_dev import ROOT
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance with the project's dagster.yaml."""
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        yield instance
+
+
+def ended_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def health(instance: dg.DagsterInstance, process: int | None, *, launched: bool = True) -> WorkerStatus:
+    tags = {GRPC_INFO_TAG: "{}"} if launched else {}
+    run = instance.create_run_for_job(dg.GraphDefinition("nothing").to_job(), tags=tags)
+    if process:
+        instance.report_engine_event("Started.", run, EngineEventData.in_process(process))
+    return instance.run_launcher.check_run_worker_health(instance.get_run_by_id(run.run_id)).status
+
+
+def test_the_projects_dagster_yaml_starts_runs_with_it(instance):
+    assert isinstance(instance.run_launcher, LocalRunLauncher)
+
+
+def test_a_run_is_lost_when_its_process_is_gone(instance):
+    assert health(instance, os.getpid()) == WorkerStatus.RUNNING
+    assert health(instance, ended_process()) == WorkerStatus.NOT_FOUND
+
+
+def test_a_run_whose_process_has_not_said_anything_yet_is_left_to_the_start_timeout(instance):
+    assert health(instance, None) == WorkerStatus.RUNNING
+
+
+def test_a_run_that_a_command_executes_is_not_judged(instance):
+    assert health(instance, ended_process(), launched=False) == WorkerStatus.RUNNING
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not tell when a process began")
+def test_a_younger_process_with_the_same_id_is_another():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert is_there(process.pid, time.time())
+        assert not is_there(process.pid, time.time() - 60)
+        process.communicate(b"\n")

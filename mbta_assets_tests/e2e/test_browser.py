@@ -1,0 +1,83 @@
+"""The Dagster UI as a person uses it, in a real browser; what it shows is kept in `screenshots/`."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets_tests.support.browser import QUIET, SCREENSHOTS
+from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
+from mbta_assets_tests.support.small_network import DAYS
+
+pytestmark = pytest.mark.timeout(900)  # whichever comes first waits for the models
+
+PATIENCE_MILLISECONDS = 60_000
+LINEAGE = ("vehicle", "transit_features", "training_set", "quantized_student", "production_model", "delay_predictions")
+"""An asset of each group."""
+EXPAND_ALL = "Alt+KeyE"
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str, dev: DagsterDev) -> Iterator[Page]:
+    """A page of the browser, with the UI as its start."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=QUIET)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000}, base_url=dev.address)
+        page.set_default_timeout(PATIENCE_MILLISECONDS)
+        expect.set_options(timeout=PATIENCE_MILLISECONDS)
+        try:
+            yield page
+        finally:
+            page.screenshot(path=SCREENSHOTS / "last.png")
+            browser.close()
+
+
+def keep(page: Page, name: str) -> None:
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", animations="disabled")
+
+
+def test_the_asset_graph_shows_the_lineage(page):
+    page.goto("/asset-groups")
+    named = page.get_by_text("monitoring", exact=True).filter(visible=True)  # the UI also measures texts unseen
+    expect(named).to_have_count(2)  # in the list, and in the graph
+    page.keyboard.press(EXPAND_ALL)
+    for asset in LINEAGE:
+        expect(page.get_by_text(asset, exact=True)).to_be_visible()
+    keep(page, "1-asset-graph")
+
+
+def test_a_partition_is_materialized_by_hand_and_seen_to_succeed(page, dev, trained):
+    day, lake = DAYS[1], Lake(Path(trained["MBTA_STORE"]))
+    assert day not in lake.days("trip")
+    before = {run["runId"] for run in dev.runs()}
+    page.goto("/assets/trip")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_role("button", name="Show all partitions").click()
+    chosen = page.get_by_role("dialog").get_by_role("textbox").first
+    chosen.fill(str(day))
+    chosen.press("Enter")
+    keep(page, "2-a-partition-is-chosen")
+    page.get_by_role("button", name=re.compile("^Launch")).last.click()
+
+    [run] = eventually("the run is launched", 90, lambda: {run["runId"] for run in dev.runs()} - before)
+    page.goto(f"/runs/{run}")
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    keep(page, "3-the-run-has-succeeded")
+    assert day in lake.days("trip")
+
+
+def test_the_leaderboards_metadata_has_a_plot_that_is_drawn(page):
+    page.goto("/assets/model_leaderboard")
+    row = page.get_by_role("row").filter(has_text="error_by_stops_ahead")
+    row.get_by_text("Show Markdown").click()
+    plot = page.locator("img[src^='data:image/png;base64,']")
+    expect(plot).to_be_visible()
+    width, height = plot.evaluate(
+        "async (image) => { await image.decode(); return [image.naturalWidth, image.naturalHeight] }"
+    )
+    assert width > 400 and height > 200
+    keep(page, "4-the-leaderboards-plot")

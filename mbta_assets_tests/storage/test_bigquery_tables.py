@@ -1,0 +1,348 @@
+"""What is written to BigQuery is read back as it was, and what does not fit is refused by column."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pyarrow as arrow
+import pytest
+
+from mbta_assets.defs.io_managers import DayByDay, table_io_manager
+from mbta_assets.storage.bigquery_tables import CLUSTERED_BY, BigQueryTables
+from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.tables import MissingPartition, content_version, to_arrow
+from mbta_assets.transit import schema
+from mbta_assets_tests.support.google_fixtures import MAXIMUM_BYTES_BILLED
+
+DAY, NEXT_DAY = date(2024, 3, 10), date(2024, 3, 11)
+
+
+@pytest.fixture(params=["storage_read_api", "query"])
+def either(request: pytest.FixtureRequest, tables: BigQueryTables) -> BigQueryTables:
+    """The tables, read each of the two ways."""
+    if request.param == "query":
+        account = replace(tables.account, reader_emulator=None)
+        return BigQueryTables(account, tables.dataset, MAXIMUM_BYTES_BILLED)
+    return tables
+
+
+def toy(
+    values: Sequence[Any], type_: arrow.DataType | None = None, name: str = "value", day: date = DAY
+) -> arrow.Table:
+    """Rows of a table that has no model, with one column of values in ascending order."""
+    days = arrow.array([day] * len(values), arrow.date32())
+    return arrow.table({"service_date": days, name: arrow.array(values, type_)})
+
+
+def vehicles(n: int, day: date = DAY) -> pd.DataFrame:
+    """Updates out of order, some twice, with missing values and names from everywhere."""
+    random = np.random.default_rng(n)
+    seconds = random.integers(0, 30 * 3600, n)
+    frame = pd.DataFrame(
+        {
+            "service_date": day,
+            "id": random.choice(["R-1", "Ж-2", "駅-3"], n),
+            "updated_at": pd.Timestamp(day, tz="America/New_York") + pd.to_timedelta(seconds, unit="s"),
+            "current_status": random.choice(schema.STATUSES, n),
+            "latitude": np.where(random.random(n) < 0.1, np.nan, random.uniform(42, 43, n)),
+            "longitude": random.uniform(-72, -71, n),
+            "stop_id": random.choice(["70061", "Côté d'“Or”\\n`x`", None], n),
+            "trip_id": random.choice(["1", "", None], n),
+            "direction_id": random.choice([0, 1, None], n),
+        }
+    ).reindex(columns=schema.arrow_schema(schema.Vehicle).names)
+    return schema.typed(pd.concat([frame, frame.head(n // 10)]), schema.Vehicle)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2_000])
+def test_a_table_comes_back_as_from_the_lake_whatever_order_it_was_written_in(either, tmp_path, n):
+    lake, rows = Lake(tmp_path), vehicles(n)
+    shuffled = rows.sample(frac=1, random_state=1) if n else rows
+    for tables, frame in ((lake, rows), (either, shuffled)):
+        tables.write("vehicle", DAY, to_arrow("vehicle", frame))
+    assert either.read("vehicle", [DAY]).equals(lake.read("vehicle", [DAY]))
+    assert either.versions("vehicle", [DAY]) == lake.versions("vehicle", [DAY])
+    assert either.row_counts("vehicle", before=NEXT_DAY, days=9) == lake.row_counts("vehicle", before=NEXT_DAY, days=9)
+
+
+def test_a_day_is_replaced_and_no_other(tables):
+    for day in (DAY, NEXT_DAY):
+        tables.write("toy", day, toy([1, 2], day=day))
+    tables.write("toy", DAY, toy([3]))
+    assert tables.read("toy", [DAY])["value"].to_pylist() == [3]
+    assert tables.read("toy", [DAY, NEXT_DAY])["value"].to_pylist() == [3, 1, 2]
+    assert tables.days("toy") == [DAY, NEXT_DAY]
+
+
+def test_an_empty_day_replaces_a_full_one_and_is_told_from_one_that_was_never_stored(either):
+    either.write("toy", DAY, toy([1]))
+    either.write("toy", DAY, toy([], arrow.int64()))
+    assert len(either.read("toy", [DAY])) == 0
+    assert either.row_counts("toy", before=NEXT_DAY, days=1) == {DAY: 0}
+    with pytest.raises(MissingPartition, match=rf"toy of service day {NEXT_DAY} .* nearest stored are {DAY}"):
+        either.read("toy", [NEXT_DAY])
+    with pytest.raises(MissingPartition, match="No day of it is stored"):
+        either.read("nothing", [DAY])
+    assert either.days("nothing") == []
+
+
+def test_a_day_without_rows_is_missing_even_beside_one_with_rows(tables):
+    tables.write("toy", DAY, toy([1]))
+    with pytest.raises(MissingPartition, match=str(NEXT_DAY)):
+        tables.read("toy", [DAY, NEXT_DAY])
+
+
+def test_a_new_column_is_added_and_is_missing_on_the_days_before(either):
+    either.write("toy", DAY, toy([1]))
+    wider = toy([2], day=NEXT_DAY).append_column("headsign", [["Ashmont"]])
+    either.write("toy", NEXT_DAY, wider)
+    assert either.read("toy", [DAY, NEXT_DAY])["headsign"].to_pylist() == [None, "Ashmont"]
+    either.write("toy", DAY, wider.set_column(0, "service_date", arrow.array([DAY])))
+    assert either.read("toy", [DAY], ["headsign"])["headsign"].to_pylist() == ["Ashmont"]
+
+
+def test_a_column_that_a_model_gained_is_missing_before_it_is_written(either, monkeypatch):
+    trips = schema.typed(
+        pd.DataFrame({"service_date": [DAY], "id": ["1"], "name": None, "route_id": "Red", "direction_id": 0})
+        .assign(headsign="Ashmont"),
+        schema.Trip,
+    )  # fmt: skip
+    with monkeypatch.context() as before:
+        before.delitem(schema.TABLES, "trip")
+        older = arrow.Table.from_pandas(trips.drop(columns="headsign"), preserve_index=False)
+        either.write("trip", DAY, to_arrow("trip", older))
+    assert either.read("trip", [DAY])["headsign"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (toy([1]), toy(["one"]), "column value is STRING, and INT64 there"),
+        (toy([1]), toy([1.5]), "column value is FLOAT64, and INT64 there"),
+        (toy([1]), toy([1], name="Value"), "column Value is called value there"),
+        (toy([1]).append_column("more", [[1]]), toy([1]), "column more is there, and not in what is written"),
+    ],
+    ids=["another type", "a wider type", "another case", "a column less"],
+)
+def test_any_other_change_of_columns_is_refused_by_name_and_loses_nothing(tables, before, after, said):
+    tables.write("toy", DAY, before)
+    with pytest.raises(ValueError, match=said):
+        tables.write("toy", DAY, after)
+    assert tables.read("toy", [DAY]).equals(before)
+    assert tables.versions("toy", [DAY]) == {DAY: content_version(before)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (toy([1]).append_column("VALUE", [[2]]), "columns value and VALUE are one to BigQuery"),
+        (toy([1]).drop(["service_date"]), "no column service_date"),
+        (toy([[1, 2]]), "column value: .*list<item: int64>"),
+        (toy([1], day=NEXT_DAY), "rows of service day 2024-03-10 hold service_date .*2024-03-11"),
+    ],
+    ids=["names alike", "no day", "a list", "another day"],
+)
+def test_what_a_table_cannot_hold_is_refused_by_name(tables, rows, said):
+    with pytest.raises(ValueError, match=said):
+        tables.write("toy", DAY, rows)
+    assert tables.days("toy") == []
+
+
+def test_columns_in_another_order_are_the_same_columns(either):
+    rows = toy([1, 2]).append_column("name", [["a", "b"]])
+    either.write("toy", DAY, rows)
+    either.write("toy", DAY, toy([3, 4]).append_column("name", [["c", "d"]]).select(["name", "value", "service_date"]))
+    assert either.read("toy", [DAY], ["value", "name"]).to_pydict() == {"value": [3, 4], "name": ["c", "d"]}
+
+
+AUTUMN = [datetime(2024, 11, 3, hour, 30, tzinfo=UTC) for hour in (4, 5, 6, 7)]  # 1:30 in Boston is there twice
+SPRING = [datetime(2024, 3, 10, 6, 59, 59, 999999, UTC), datetime(2024, 3, 10, 7, 0, tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        toy(AUTUMN, arrow.timestamp("us", "UTC")),
+        toy(SPRING, arrow.timestamp("us", "UTC")),
+        toy([None, "", "é", "Ж", "北", "🚇"], arrow.string()),
+        toy([1, 2], name="Mixed_Case"),
+        toy([1, 2], name="Haltestelle_Süd"),
+        toy([None, None], arrow.float64()),
+        toy([None, None], arrow.int64()),
+        toy([None, -(2**63), 2**63 - 1], arrow.int64()),
+        toy([None, -1e300, 5e-324, 1e300], arrow.float64()),
+        toy([None, False, True], arrow.bool_()),
+        toy([None, date(1999, 12, 31)], arrow.date32()),
+        toy(["it's \\ `back` \n tick"]),
+    ],
+    ids=[
+        "autumn",
+        "spring",
+        "letters",
+        "case",
+        "ü",
+        "no floats",
+        "no integers",
+        "int64",
+        "float64",
+        "bool",
+        "date",
+        "sql",
+    ],
+)
+def test_values_and_names_come_back_as_they_were(either, rows):
+    either.write("toy", DAY, rows)
+    assert either.read("toy", [DAY]).equals(rows)
+
+
+def test_a_column_without_any_value_or_type_is_text(either):
+    either.write("toy", DAY, toy([None, None], arrow.null()))
+    assert either.read("toy", [DAY])["value"].to_pylist() == [None, None]
+    either.write("toy", DAY, toy(["a"]))
+    either.write("toy", DAY, toy([None], arrow.null()))
+    assert either.read("toy", [DAY])["value"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("table", schema.TABLES)
+def test_a_table_is_made_as_its_model_says(tables, table):
+    model = schema.TABLES[table]
+    tables.write(table, DAY, to_arrow(table, schema.empty(model)))
+    made = tables.account.bigquery.get_table(tables.path(table))
+    assert made.time_partitioning.field == "service_date"
+    assert list(made.clustering_fields or ()) == CLUSTERED_BY.get(table, [])
+    assert made.description == model.__doc__
+    fields = {field.name: field for field in made.schema}
+    assert list(fields) == schema.arrow_schema(model).names
+    for name, column in model.to_schema().columns.items():
+        assert fields[name].description == schema.meaning(column)
+        assert fields[name].mode == ("NULLABLE" if column.nullable else "REQUIRED")
+
+
+def requests_of(tables: BigQueryTables) -> list[str]:
+    """The bodies of all requests from now on, as they are sent."""
+    bodies: list[str] = []
+    session = tables.account.bigquery._http
+    send = session.request
+
+    def recorded(method: str, url: str, **options: Any) -> Any:
+        body = options.get("data") or b""
+        bodies.append(body if isinstance(body, str) else body.decode("latin-1"))
+        return send(method, url, **options)
+
+    session.request = recorded
+    return bodies
+
+
+def test_only_the_columns_and_days_that_are_asked_for_are_scanned(tables):
+    tables.write("vehicle", DAY, to_arrow("vehicle", vehicles(50)))
+    by_query = BigQueryTables(replace(tables.account, reader_emulator=None), tables.dataset, MAXIMUM_BYTES_BILLED)
+    sent = requests_of(by_query)
+    by_query.read("vehicle", [DAY], ["trip_id"])
+    (query,) = [body for body in sent if "SELECT" in body]
+    assert f"service_date IN ('{DAY}')" in query
+    assert "*" not in query
+    assert f'"maximumBytesBilled": "{MAXIMUM_BYTES_BILLED}"' in query
+
+
+def test_each_job_says_what_it_is_for_and_what_it_may_cost(tables):
+    sent = requests_of(tables)
+    tables.write("toy", DAY, toy([1]), run_id="4A-b")
+    load, replaced = (next(body for body in sent if text in body) for text in ("sourceFormat", "BEGIN TRANSACTION"))
+    for body in (load, replaced):
+        labels = {"application": "mbta_assets", "table": "toy", "service_date": str(DAY), "run": "4a-b"}
+        for label in labels.items():
+            assert '"{}": "{}"'.format(*label) in body
+    assert f'"maximumBytesBilled": "{MAXIMUM_BYTES_BILLED}"' in replaced
+    (staging,) = [body for body in sent if "expirationTime" in body]
+    assert "staging_toy_20240310" in staging
+
+
+def test_of_staging_tables_nothing_is_left(tables, monkeypatch):
+    tables.write("toy", DAY, toy([1]))
+    monkeypatch.setattr(tables, "_replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tables.write("toy", DAY, toy([2]))
+    assert {table.table_id for table in tables.account.bigquery.list_tables(tables.dataset)} == {"toy", "stored_days"}
+
+
+def test_a_run_writes_many_partitions_and_describes_each(tables):
+    days = [DAY + timedelta(days=n) for n in range(3)]
+    partitions = dg.DailyPartitionsDefinition(str(DAY), end_date=str(days[-1] + timedelta(days=1)))
+
+    @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
+    def toys() -> DayByDay:
+        return DayByDay((day, toy([day.day] * (n + 1), day=day)) for n, day in enumerate(days))
+
+    seen = []
+
+    @dg.asset
+    def consumer(toys: pd.DataFrame) -> None:
+        seen.append(toys["value"].tolist())
+
+    tags = {"dagster/asset_partition_range_start": str(days[0]), "dagster/asset_partition_range_end": str(days[-1])}
+    resources = {"io_manager": table_io_manager(tables)}
+    run = dg.materialize([toys], resources=resources, tags=tags)
+    events = run.asset_materializations_for_node("toys")
+    assert [event.metadata["dagster/row_count"].value for event in events] == [1, 2, 3]
+    for event, day in zip(events, days, strict=True):
+        assert event.metadata["content_version"].value == tables.versions("toys", [day])[day]
+        assert event.metadata["bytes_processed"].value >= 0
+        assert tables.account.bigquery.get_job(event.metadata["bigquery_job"].value).state == "DONE"
+    dg.materialize([toys, consumer], selection=["consumer"], resources=resources)
+    assert seen == [[10, 11, 11, 12, 12, 12]]
+
+
+LARGE = """
+import resource, sys
+from datetime import date
+import numpy as np, pyarrow as arrow
+from mbta_assets.gcp import Account
+from mbta_assets.settings import Settings
+from mbta_assets.storage.bigquery_tables import BigQueryTables
+
+settings = Settings.from_environment()
+tables = BigQueryTables(Account.of(settings), settings.bigquery_dataset, settings.bigquery_maximum_bytes_billed)
+tables.begin()
+
+def large(n):
+    random = np.random.default_rng(0)
+    days = arrow.array(np.full(n, np.datetime64(DAY), dtype="datetime64[D]"))
+    return arrow.table({"service_date": days} | {f"x{i}": np.sort(random.integers(0, 999, n)) / 8 for i in range(8)})
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+DAY = date(2024, 3, 10)
+tables.write("warm", DAY, large(1000)), tables.read("warm", [DAY])
+rows = large(int(sys.argv[1]))
+before = peak_bytes()
+tables.write("large", DAY, rows)
+written = peak_bytes() - before
+size = rows.nbytes
+del rows
+before = peak_bytes()
+read = tables.read("large", [DAY])
+assert read.num_rows == int(sys.argv[1])
+print(size, written, peak_bytes() - before)
+"""
+
+
+def test_a_large_frame_is_streamed(google_environment):
+    run = subprocess.run(
+        [sys.executable, "-c", LARGE, "1500000"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **google_environment},
+    )
+    assert run.returncode == 0, run.stderr
+    size, written, read = map(int, run.stdout.split())
+    assert size > 90e6
+    assert written < 0.6 * size  # never all of it as Parquet, nor as a request
+    assert read < 1.6 * size  # the rows themselves, and one copy of a column at a time

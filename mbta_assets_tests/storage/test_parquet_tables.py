@@ -1,0 +1,144 @@
+"""A partition is replaced whole or not at all, whoever writes or dies."""
+
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pyarrow as arrow
+import pytest
+
+from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.tables import MissingPartition, content_version
+from mbta_assets_tests.support.dagster_dev import ROOT
+
+DAY, NEXT_DAY = date(2023, 10, 3), date(2023, 10, 4)
+
+
+def rows(value: int, n: int = 1000, day: date = DAY) -> arrow.Table:
+    """A table in which every row holds the same number."""
+    return arrow.table(
+        {"service_date": arrow.array([day] * n, arrow.date32()), "value": arrow.array([value] * n, arrow.int64())}
+    )
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    version = lake.write("toy", DAY, rows(1)).version
+    lake.write("toy", NEXT_DAY, rows(2, day=NEXT_DAY))
+    assert lake.read("toy", [DAY, NEXT_DAY]) == arrow.concat_tables([rows(1), rows(2, day=NEXT_DAY)])
+    assert lake.read("toy", [DAY], ["value"]).column_names == ["value"]
+    assert lake.days("toy") == [DAY, NEXT_DAY]
+    assert lake.versions("toy", [DAY]) == {DAY: version}
+    assert lake.row_counts("toy", before=NEXT_DAY, days=5) == {DAY: 1000}
+
+
+@pytest.mark.parametrize("columns", [None, ["speed"]])
+def test_a_column_that_some_days_lack_is_missing_there(tmp_path: Path, columns: list[str] | None) -> None:
+    lake = Lake(tmp_path)
+    lake.write("toy", DAY, rows(1, n=1))
+    lake.write("toy", NEXT_DAY, rows(2, n=1, day=NEXT_DAY).append_column("speed", [[5.0]]))
+    assert lake.read("toy", [DAY, NEXT_DAY], columns)["speed"].to_pylist() == [None, 5.0]
+    with pytest.raises(KeyError, match="colour"):
+        lake.read("toy", [DAY, NEXT_DAY], ["colour"])
+
+
+def test_an_empty_partition_replaces_a_full_one(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.write("toy", DAY, rows(1))
+    lake.write("toy", DAY, rows(1, n=0))
+    assert lake.row_counts("toy", before=NEXT_DAY, days=5) == {DAY: 0}
+
+
+def test_rows_of_another_day_leave_the_partition_as_it_was(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.write("toy", DAY, rows(1))
+    with pytest.raises(ValueError, match="2023-10-04"):
+        lake.write("toy", DAY, rows(2, day=NEXT_DAY))
+    assert lake.read("toy", [DAY]) == rows(1)
+
+
+def test_a_missing_partition_says_what_is_there_and_how_to_make_it(
+    tmp_path: Path,
+) -> None:
+    lake = Lake(tmp_path)
+    lake.write("toy", DAY, rows(1))
+    with pytest.raises(MissingPartition) as error:
+        lake.read("toy", [DAY, NEXT_DAY])
+    assert "The nearest stored are 2023-10-03." in str(error.value)
+    assert "dagster asset materialize --select toy --partition 2023-10-04" in str(error.value)
+
+
+def test_the_version_follows_values_and_not_their_encoding() -> None:
+    table = arrow.table({"text": ["a", None, "bc"], "number": [1, None, 3], "flag": [True, None, False]})
+    version = content_version(table)
+    assert content_version(arrow.concat_tables([table.slice(0, 1), table.slice(1)])) == version
+    assert content_version(arrow.concat_tables([table.slice(2), table]).slice(1)) == version
+    changed = [
+        table.take([1, 0, 2]),
+        table.rename_columns(["text", "number", "other"]),
+        table.set_column(0, "text", [["ab", None, "c"]]),
+        table.set_column(0, "text", [["a", "", "bc"]]),
+        table.set_column(1, "number", [[1, 0, 3]]),
+        table.set_column(1, "number", table["number"].cast(arrow.int32())),
+    ]
+    assert len({version, *map(content_version, changed)}) == 1 + len(changed)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from mbta_assets.storage import parquet_tables
+from mbta_assets_tests.storage.test_parquet_tables import DAY, rows
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def then_die(function):
+    def call(*arguments, **keywords):
+        function(*arguments, **keywords)
+        die()
+    return call
+
+module = {"write_table": parquet_tables.parquet, "sync": parquet_tables, "replace": parquet_tables.os}[sys.argv[1]]
+function = getattr(module, sys.argv[1])
+setattr(module, sys.argv[1], then_die(function) if sys.argv[2] == "after" else die)
+parquet_tables.Lake(Path.cwd()).write("toy", DAY, rows(2))
+"""
+
+
+@pytest.mark.parametrize("step", ["write_table", "sync", "replace"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_killed_writer_leaves_the_old_partition_or_the_new(tmp_path: Path, step: str, moment: str) -> None:
+    lake = Lake(tmp_path)
+    lake.write("toy", DAY, rows(1))
+    root = str(ROOT)
+    killed = subprocess.run([sys.executable, "-c", KILLED, step, moment, root], cwd=tmp_path, check=False)
+    assert killed.returncode == -9
+    assert lake.read("toy", [DAY]) == rows(2 if (step, moment) == ("replace", "after") else 1)
+
+    lake.write("toy", DAY, rows(3))
+    assert lake.read("toy", [DAY]) == rows(3)
+    assert [path.name for path in lake.path("toy", DAY).parent.iterdir()] == ["data.parquet"]
+
+
+WRITES = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets_tests.storage.test_parquet_tables import DAY, rows
+for _ in range(50):
+    Lake(Path.cwd()).write("toy", DAY, rows(int(sys.argv[1])))
+"""
+
+
+def test_two_writers_at_once_never_mix(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.write("toy", DAY, rows(1))
+    root = str(ROOT)
+    writers = [subprocess.Popen([sys.executable, "-c", WRITES, value, root], cwd=tmp_path) for value in "12"]
+    while any(writer.poll() is None for writer in writers):
+        assert lake.read("toy", [DAY]) in (rows(1), rows(2))
+    assert [writer.returncode for writer in writers] == [0, 0]
