@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets_tests.support.dagster_dev import ROOT, free_port
+from mbta_assets_tests.support.dagster_dev import free_port
 from mbta_assets_tests.support.days import Simulation
+from mbta_assets_tests.support.real_day import SEED_UPSTREAM
+from mbta_assets_tests.support.workers import made_once
 
 pytest_plugins = ["mbta_assets_tests.support.google_fixtures"]
 
@@ -22,23 +24,43 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a machine that is busy may take its time
 
+E2E_FIXTURES = {"trained", "dev", "chromium", "postgres", "one_server", "image"}
+INTEGRATION_FIXTURES = {"bigquery_emulator", "storage_emulator", "server", "production", "whole_store", "ray", "proxy"}
+"""A test that uses one of these is of that kind; a module that starts processes otherwise says so by `pytestmark`."""
+FIRST_GROUPS = ("trained", "ray", "backfills", "google")
+"""What takes longest begins first, so that no process is left with it at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test as `unit`, `integration` or `e2e`, and keep tests of one module or group in one process."""
+    for item in items:
+        kinds = {mark.name for mark in item.iter_markers()} & {"integration", "e2e"}
+        used = set(getattr(item, "fixturenames", ()))
+        if not kinds:
+            kind = "e2e" if used & E2E_FIXTURES else "integration" if used & INTEGRATION_FIXTURES else "unit"
+            item.add_marker(kind)
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=_first)
+
+
+def _first(item: pytest.Item) -> int:
+    group = item.get_closest_marker("xdist_group")
+    name = group.args[0] if group and group.args else ""
+    return FIRST_GROUPS.index(name) if name in FIRST_GROUPS else len(FIRST_GROUPS)
+
 
 @pytest.fixture(scope="session")
 def seed_upstream() -> Path:
-    """The four upstream tables of a real day, 2023-10-03 on the Red Line; where they are absent, the test is skipped.
-
-    They are the MBTA's and stay outside the repository: beside it, or where MBTA_SEED_UPSTREAM says.
-    """
-    directory = Path(os.environ.get("MBTA_SEED_UPSTREAM", ROOT.parent / "shared/data/seed_upstream"))
-    if not directory.is_dir():
-        pytest.skip(f"no real upstream tables in {directory}; set MBTA_SEED_UPSTREAM")
-    return directory
+    """The four upstream tables of a real day, 2023-10-03 on the Red Line."""
+    return SEED_UPSTREAM
 
 
 @pytest.fixture(scope="session")
 def simulation(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     """Ten simulated days; tests must not change them."""
-    return Simulation.of(tmp_path_factory.mktemp("simulation"))
+    return Simulation.read(made_once(tmp_path_factory, "simulation", Simulation.write))
 
 
 def required(found: str | Path | None, what: str, package: str) -> str:

@@ -101,7 +101,7 @@ def runtime_lookup(context: dg.AssetExecutionContext, training_set: Bundle) -> D
     errors = metrics.errors(validation["delay_seconds"].to_numpy(), held_out)
     lookup = RuntimeLookup.fit(labelled(rows, "train", "validation"))
     context.add_output_metadata({"entries": len(lookup.keys), "validation_mae_seconds": errors["mae"]})
-    fields = {**provenance(training_set), "validation": metrics}
+    fields = {**provenance(training_set), "validation": errors}
     return Draft("runtime_lookup", {LOOKUP: lookup.to_bytes()}, fields)
 
 

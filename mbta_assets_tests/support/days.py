@@ -1,6 +1,6 @@
 """Service days for tests: features made by the same road as the assets make them, and days that went otherwise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -35,8 +35,8 @@ class Simulation:
     stops: pd.DataFrame
 
     @classmethod
-    def of(cls, directory: Path) -> "Simulation":
-        """Simulated, joined and sampled in a lake of its own."""
+    def make(cls, directory: Path) -> "Simulation":
+        """Simulate, join and sample the days in tables below `directory`."""
         lake, source, days = Lake(directory), SyntheticSource(0), []
         for day in SIMULATED_DAYS:
             tables = {name: source.read(name, day) for name in schema.UPSTREAM}
@@ -45,6 +45,18 @@ class Simulation:
         rows = pd.concat([dataset.sample(day, ROWS_A_DAY) for day in days], ignore_index=True)
         rows["part"] = dataset.split(rows)
         return cls(rows[rows["part"] != ""].reset_index(drop=True), days[-1], tables["stop"])
+
+    @classmethod
+    def write(cls, directory: Path) -> None:
+        """Make the days and store them in `directory`, for `read`."""
+        made = cls.make(directory)
+        for field in fields(cls):
+            getattr(made, field.name).to_pickle(directory / field.name)
+
+    @classmethod
+    def read(cls, directory: Path) -> "Simulation":
+        """Read what `write` has stored."""
+        return cls(*(pd.read_pickle(directory / field.name) for field in fields(cls)))
 
 
 def build(lake: Lake, day: date, tables: Tables) -> pd.DataFrame:

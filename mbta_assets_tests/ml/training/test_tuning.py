@@ -7,6 +7,7 @@ import pytest
 
 from mbta_assets.ml.training import tuning
 from mbta_assets.ml.training.tuning import Halving
+from mbta_assets_tests.ml.training.conftest import RayCluster
 
 CURVES = [[9, 8, 7, 6], [5, 5, 5, 5], [7, 7, 2, 1], [6, 6, 6, 6], [4, 4, 4, 4], [8, 8, 8, 0]]
 HALVING = Halving(grace=1, factor=2, steps=4)
@@ -44,6 +45,8 @@ def test_the_best_at_every_rung_is_never_cut():
         assert stops[curves.index(CURVES[1])] is None or min(CURVES[1]) > min(min(c) for c in curves)
 
 
+@pytest.mark.integration
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(180)
 def test_ray_runs_the_trials_and_reports_what_failed():
     def countdown(configuration, data, report):
@@ -67,7 +70,7 @@ def test_ray_runs_the_trials_and_reports_what_failed():
         tuning.alone(fails, configurations[0], None)
 
 
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(180)
-def test_ray_calls_side_by_side_and_keeps_the_order():
-    with tuning.ray_session(None):
-        assert tuning.each(lambda item, data: data[item], ["b", "a", "b"], {"a": 1, "b": 2}) == [2, 1, 2]
+def test_ray_calls_side_by_side_and_keeps_the_order(ray: RayCluster) -> None:
+    assert tuning.each(lambda item, data: data[item], ["b", "a", "b"], {"a": 1, "b": 2}) == [2, 1, 2]
