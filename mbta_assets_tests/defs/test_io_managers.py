@@ -146,10 +146,10 @@ def received(
     type_: Any = StoredTable,
 ) -> Any:
     """What a consumer of `numbers` receives, partitioned where days are given."""
-    inputs = []
-    partitions = {"partitions_def": PARTITIONS, "backfill_policy": SINGLE_RUN} if days else {}
+    inputs: list[Any] = []
+    partitions: dict[str, Any] = {"partitions_def": PARTITIONS, "backfill_policy": SINGLE_RUN} if days else {}
 
-    def consume(numbers):
+    def consume(numbers: Any) -> None:
         inputs.append(numbers)
 
     consume.__annotations__ = {"numbers": type_, "return": None}

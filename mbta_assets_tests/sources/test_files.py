@@ -282,7 +282,7 @@ def test_files_whose_status_is_known_are_not_read(tmp_path: Path) -> None:
 
 def test_a_missing_value_elsewhere_in_a_file_of_many_days_changes_no_day(tmp_path: Path) -> None:
     numbers = [arrow.array([1, 1, 1], arrow.int64()), arrow.array([1, None, 1], arrow.int64())]
-    versions = []
+    versions: list[dict[date, str]] = []
     for sequence in numbers:
         second = with_column(vehicles(NEXT_DAY), "current_stop_sequence", sequence)
         first = with_column(vehicles(DAY), "current_stop_sequence", numbers[0])

@@ -100,7 +100,10 @@ def rewritten_after(day: Day, moment: float) -> Day:
             lane: Incidents(each.begin_seconds[begun[lane]], each.hold_seconds[begun[lane]], each.weight[begun[lane]])
             for lane, each in day.incidents.items()
         },
-        **{name: rewritten(getattr(day, name)) for name in ("approached", "arrived", "departed", "reported")},
+        approached=rewritten(day.approached),
+        arrived=rewritten(day.arrived),
+        departed=rewritten(day.departed),
+        reported=rewritten(day.reported),
     )
 
 

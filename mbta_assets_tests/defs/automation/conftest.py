@@ -127,6 +127,7 @@ class Deployment:
     def run(self, request: dg.RunRequest, job: str = "service_day", selection: Any = None) -> dg.DagsterRun:
         """Execute what was asked for."""
         chosen = selection or request.asset_selection
+        assert request.run_key
         executed = self.defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             partition_key=request.partition_key,

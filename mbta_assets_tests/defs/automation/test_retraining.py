@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -43,7 +44,7 @@ class Simulated:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self.instance = deployment.instance
-        self.cursor = None
+        self.cursor: AssetDaemonCursor | None = None
         self.stored = 0
         self.revision: dict[date, int] = {}
 
@@ -255,7 +256,7 @@ class Stored(Simulated):
         versions = {str(day): version for day, version in lake.versions("transit_features", days).items()}
         for asset, fields in (("training_set", {"data_versions": versions}), ("quantized_student", {})):
             if asset in assets:
-                about = fields or {"training_set": store.current_digest("training_set")}
+                about: dict[str, Any] = fields or {"training_set": store.current_digest("training_set")}
                 stored = store.put(asset, Draft(asset, {}, about))
                 store.point(asset, stored.digest, store.current_digest(asset))
 

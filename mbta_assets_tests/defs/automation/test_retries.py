@@ -1,6 +1,11 @@
 """What reads and stores is tried again; what learns is not; what can not get better fails at once."""
 
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
 import dagster as dg
+import pandas as pd
 import pytest
 
 from mbta_assets.definitions import build_defs
@@ -12,7 +17,7 @@ from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets_tests.defs.automation.conftest import TABLES, day, tables_of
 
 
-def test_only_what_reads_and_stores_tables_is_tried_again(tmp_path) -> None:
+def test_only_what_reads_and_stores_tables_is_tried_again(tmp_path: Path) -> None:
     defs = build_defs(Settings(store=tmp_path))
     definitions = {spec.key.to_user_string(): defs.get_assets_def(spec.key) for spec in defs.resolve_all_asset_specs()}
     retried = {name for name, found in definitions.items() if found.op.retry_policy}
@@ -22,7 +27,7 @@ def test_only_what_reads_and_stores_tables_is_tried_again(tmp_path) -> None:
 
 @pytest.mark.parametrize(("error", "attempts"), [(OSError("busy"), 3), (SourceError("no such column"), 1)])
 def test_an_error_that_passes_is_tried_again_and_one_that_does_not_fails_at_once(
-    tmp_path, instance: dg.DagsterInstance, error: Exception, attempts: int
+    tmp_path: Path, instance: dg.DagsterInstance, error: Exception, attempts: int
 ) -> None:
     tried: list[int] = []
 
@@ -33,7 +38,7 @@ def test_an_error_that_passes_is_tried_again_and_one_that_does_not_fails_at_once
         io_manager_key="tables",
     )
     def trip() -> DayByDay:
-        def read():
+        def read() -> Iterator[tuple[date, pd.DataFrame]]:
             tried.append(len(tried))
             if len(tried) < 3:
                 raise error
@@ -51,4 +56,6 @@ def test_an_error_that_passes_is_tried_again_and_one_that_does_not_fails_at_once
     assert len(tried) == attempts
     assert result.success == isinstance(error, OSError)
     if not result.success:
-        assert "no such column" in str(result.failure_data_for_node("trip").error)
+        failure = result.failure_data_for_node("trip")
+        assert failure
+        assert "no such column" in str(failure.error)

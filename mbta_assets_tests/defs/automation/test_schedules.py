@@ -119,7 +119,7 @@ def test_models_that_were_never_trained_are_trained_by_the_weekly_schedule(deplo
 def test_one_setting_switches_on_all_that_starts_runs(tmp_path: Path, automation: str, running: set[str]) -> None:
     repository = build_defs(Settings(store=tmp_path, automation=automation)).get_repository_def()
     telling = {"run_failure", "production_model_changed"}
-    starting = [
+    starting: list[dg.ScheduleDefinition | dg.SensorDefinition] = [
         *repository.schedule_defs,
         *(sensor for sensor in repository.sensor_defs if sensor.name not in telling),
     ]

@@ -192,7 +192,7 @@ def test_of_thousands_of_changes_some_are_run_at_a_time_the_newest_first_and_non
             run = dg.DagsterRun("service_day", tags=request.tags, status=dg.DagsterRunStatus.SUCCESS)
             followed.instance.add_run(run)
             seen.append(request.partition_key)
-    assert sorted(seen) == sorted(map(str, days))
+    assert sorted(map(str, seen)) == sorted(map(str, days))
     cursor = followed.cursors["upstream_changes"]
     assert cursor and len(cursor) < 150_000
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -32,17 +33,17 @@ class Webhook:
 def webhook() -> Iterator[Webhook]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            webhook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(webhook.codes.pop(0) if len(webhook.codes) > 1 else webhook.codes[0])
+            hook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(hook.codes.pop(0) if len(hook.codes) > 1 else hook.codes[0])
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    webhook = Webhook(f"http://127.0.0.1:{server.server_port}/hooks/{TOKEN}")
+    hook = Webhook(f"http://127.0.0.1:{server.server_port}/hooks/{TOKEN}")
     Thread(target=server.serve_forever, daemon=True).start()
-    yield webhook
+    yield hook
     server.shutdown()
     server.server_close()
 
@@ -55,7 +56,7 @@ def refused() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}/hooks/{TOKEN}"
 
 
-def with_settings(deployment: Deployment, **settings: object) -> Deployment:
+def with_settings(deployment: Deployment, **settings: Any) -> Deployment:
     return Deployment(replace(deployment.settings, **settings), deployment.instance)
 
 

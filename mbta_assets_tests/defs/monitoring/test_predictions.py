@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -79,7 +80,7 @@ def put_model_into_production(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
     """A store with a model in production, and the features of a day it never saw, which are not stored."""
     root = tmp_path_factory.mktemp("prepared")
     for day in TRAINED_ON:
@@ -91,7 +92,7 @@ def prepared(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
 
 
 @pytest.fixture
-def store(prepared, tmp_path) -> Path:
+def store(prepared: tuple[Path, pd.DataFrame], tmp_path: Path) -> Path:
     """A store of its own with the model in production and its training set."""
     for asset in ("training_set", "production_model"):
         stored = BundleStore(prepared[0]).current(asset)
@@ -101,7 +102,7 @@ def store(prepared, tmp_path) -> Path:
 
 
 @pytest.fixture
-def unseen(prepared) -> pd.DataFrame:
+def unseen(prepared: tuple[Path, pd.DataFrame]) -> pd.DataFrame:
     return prepared[1]
 
 
@@ -137,7 +138,7 @@ def measures(root: Path, day: date = UNSEEN) -> pd.DataFrame:
     )
 
 
-def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, object]]:
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, Any]]:
     """By service day, what a run says of an asset."""
     events = result.asset_materializations_for_node(asset)
     return {str(event.partition): {name: entry.value for name, entry in event.metadata.items()} for event in events}
@@ -147,7 +148,7 @@ def warnings(result: dg.ExecuteInProcessResult) -> dict[str, str | None]:
     return {check.check_name: check.description for check in result.get_asset_check_evaluations() if not check.passed}
 
 
-def test_every_row_of_an_unseen_day_is_predicted_labelled_or_not(store, unseen):
+def test_every_row_of_an_unseen_day_is_predicted_labelled_or_not(store: Path, unseen: pd.DataFrame) -> None:
     have(store, unseen)
     assert monitor(store, UNSEEN, select=["delay_predictions"]).success
     predicted = table(store, "delay_predictions")
@@ -159,30 +160,32 @@ def test_every_row_of_an_unseen_day_is_predicted_labelled_or_not(store, unseen):
     np.testing.assert_allclose(ahead.dt.total_seconds(), predicted["predicted_delay_seconds"], atol=1e-5)
 
 
-def test_an_ordinary_unseen_day_is_measured_and_no_check_warns(store, unseen):
+def test_an_ordinary_unseen_day_is_measured_and_no_check_warns(store: Path, unseen: pd.DataFrame) -> None:
     have(store, unseen)
     result = monitor(store, UNSEEN)
     error = unseen["delay_seconds"].to_numpy() - table(store, "delay_predictions")["predicted_delay_seconds"].to_numpy()
-    said = measures(store).loc[("mae_seconds", "all", "all")]
+    said = measures(store).xs(("mae_seconds", "all", "all"))
     assert (said["n"], said["value"]) == (np.sum(~np.isnan(error)), pytest.approx(np.nanmean(np.abs(error))))
     assert metadata(result, "prediction_accuracy")[str(UNSEEN)]["mae_seconds"] == said["value"]
     assert warnings(result) == {}
     assert len(result.get_asset_check_evaluations()) == 6
 
 
-def test_a_day_without_any_label_has_predictions_and_drift_and_nothing_to_judge(store, unseen):
-    have(store, unseen.assign(actual_arrival_time=pd.NaT, delay_seconds=np.nan))
+def test_a_day_without_any_label_has_predictions_and_drift_and_nothing_to_judge(
+    store: Path, unseen: pd.DataFrame
+) -> None:
+    have(store, unseen.assign(actual_arrival_time=pd.Series(pd.NaT, unseen.index), delay_seconds=np.nan))
     result = monitor(store, UNSEEN)
     assert len(table(store, "delay_predictions")) == len(unseen)
     found = measures(store)
     for measure in ("mae_seconds", "within_mbta_window", "eta_benchmark", "error_drift"):
-        assert found.loc[measure, "n"].eq(0).all() and found.loc[measure, "value"].isna().all(), measure
-    assert found.loc["matched_share", "value"].tolist() == [0.0]
-    assert found.loc["feature_drift", "value"].notna().all()
+        assert found["n"][measure].eq(0).all() and found["value"][measure].isna().all(), measure
+    assert found["value"]["matched_share"].tolist() == [0.0]
+    assert found["value"]["feature_drift"].notna().all()
     assert warnings(result) == {}
 
 
-def test_a_day_without_rows_is_predicted_and_measured_as_empty(store, unseen):
+def test_a_day_without_rows_is_predicted_and_measured_as_empty(store: Path, unseen: pd.DataFrame) -> None:
     have(store, unseen.head(0))
     result = monitor(store, UNSEEN)
     assert table(store, "delay_predictions").empty
@@ -191,7 +194,7 @@ def test_a_day_without_rows_is_predicted_and_measured_as_empty(store, unseen):
     assert warnings(result) == {}
 
 
-def test_one_run_predicts_and_measures_many_days(store, unseen):
+def test_one_run_predicts_and_measures_many_days(store: Path, unseen: pd.DataFrame) -> None:
     days = [UNSEEN + timedelta(days=n) for n in range(3)]
     for day, rows in zip(days, (unseen, unseen.head(0), unseen.iloc[::2]), strict=True):
         have(store, rows, day)
@@ -203,18 +206,19 @@ def test_one_run_predicts_and_measures_many_days(store, unseen):
     assert stored[0] != stored[2]
 
 
-def test_without_the_training_set_drift_is_left_out_and_the_reason_is_told(store, unseen):
+def test_without_the_training_set_drift_is_left_out_and_the_reason_is_told(store: Path, unseen: pd.DataFrame) -> None:
     have(store, unseen)
     digest = BundleStore(store).current_digest("training_set")
+    assert digest
     (store / "bundles/training_set" / digest[:16]).rename(store / "elsewhere")
     result = monitor(store, UNSEEN)
-    assert measures(store).loc[("mae_seconds", "all", "all"), "n"] > 0
+    assert measures(store)["n"]["mae_seconds", "all", "all"] > 0
     assert {"feature_drift", "unknown_share", "error_drift"}.isdisjoint(table(store, "prediction_accuracy")["measure"])
     assert digest[:16] in metadata(result, "prediction_accuracy")[str(UNSEEN)]["drift_left_out"]
     assert warnings(result).keys() == {"drift_within_bounds"}
 
 
-def test_predictions_of_older_features_are_refused_with_what_to_do(store, unseen):
+def test_predictions_of_older_features_are_refused_with_what_to_do(store: Path, unseen: pd.DataFrame) -> None:
     have(store, unseen)
     monitor(store, UNSEEN, select=["delay_predictions"])
     have(store, unseen.iloc[1:])
@@ -234,7 +238,9 @@ def every_third_trip(vehicle: pd.DataFrame) -> pd.DataFrame:
     ("change", "feature"),
     [(twenty_minutes_late, "departure_delay_seconds"), (every_third_trip, "platform_headway_seconds")],
 )
-def test_a_day_of_other_service_drifts_beyond_its_bound(store, tmp_path_factory, change, feature):
+def test_a_day_of_other_service_drifts_beyond_its_bound(
+    store: Path, tmp_path_factory: pytest.TempPathFactory, change: Change, feature: str
+) -> None:
     have(store, synthetic_features(tmp_path_factory.mktemp("strange"), UNSEEN, change))
     result = monitor(store, UNSEEN)
     assert result.success
@@ -257,6 +263,8 @@ def at_new_stops(rows: pd.DataFrame) -> pd.DataFrame:
         (at_new_stops, "drift_within_bounds", "unknown_share of stop_id is 1.00, over 0.01 by 0.99"),
     ],
 )
-def test_a_check_names_what_crossed_its_bound_and_by_how_much(store, unseen, change: Change, check, said):
+def test_a_check_names_what_crossed_its_bound_and_by_how_much(
+    store: Path, unseen: pd.DataFrame, change: Change, check: str, said: str
+) -> None:
     have(store, change(unseen))
     assert said in (warnings(monitor(store, UNSEEN))[check] or "")

@@ -36,28 +36,32 @@ def health(instance: dg.DagsterInstance, process: int | None, *, launched: bool 
     run = instance.create_run_for_job(dg.GraphDefinition("nothing").to_job(), tags=tags)
     if process:
         instance.report_engine_event("Started.", run, EngineEventData.in_process(process))
-    return instance.run_launcher.check_run_worker_health(instance.get_run_by_id(run.run_id)).status
+    kept = instance.get_run_by_id(run.run_id)
+    assert kept
+    return instance.run_launcher.check_run_worker_health(kept).status
 
 
-def test_the_projects_dagster_yaml_starts_runs_with_it(instance):
+def test_the_projects_dagster_yaml_starts_runs_with_it(instance: dg.DagsterInstance) -> None:
     assert isinstance(instance.run_launcher, LocalRunLauncher)
 
 
-def test_a_run_is_lost_when_its_process_is_gone(instance):
+def test_a_run_is_lost_when_its_process_is_gone(instance: dg.DagsterInstance) -> None:
     assert health(instance, os.getpid()) == WorkerStatus.RUNNING
     assert health(instance, ended_process()) == WorkerStatus.NOT_FOUND
 
 
-def test_a_run_whose_process_has_not_said_anything_yet_is_left_to_the_start_timeout(instance):
+def test_a_run_whose_process_has_not_said_anything_yet_is_left_to_the_start_timeout(
+    instance: dg.DagsterInstance,
+) -> None:
     assert health(instance, None) == WorkerStatus.RUNNING
 
 
-def test_a_run_that_a_command_executes_is_not_judged(instance):
+def test_a_run_that_a_command_executes_is_not_judged(instance: dg.DagsterInstance) -> None:
     assert health(instance, ended_process(), launched=False) == WorkerStatus.RUNNING
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not tell when a process began")
-def test_a_younger_process_with_the_same_id_is_another():
+def test_a_younger_process_with_the_same_id_is_another() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         assert is_there(process.pid, time.time())
         assert not is_there(process.pid, time.time() - 60)
