@@ -10,9 +10,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets_tests.support.browser import QUIET, SCREENSHOTS
 from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
-from mbta_assets_tests.support.small_network import DAYS
+from mbta_assets_tests.support.real_day import DAYS
 
-pytestmark = pytest.mark.timeout(900)  # whichever comes first waits for the models
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("trained")]
 
 PATIENCE_MILLISECONDS = 60_000
 LINEAGE = ("vehicle", "transit_features", "training_set", "quantized_student", "production_model", "delay_predictions")
@@ -37,10 +37,11 @@ def page(chromium: str, dev: DagsterDev) -> Iterator[Page]:
 
 
 def keep(page: Page, name: str) -> None:
+    """Keep a picture of what the page shows."""
     page.screenshot(path=SCREENSHOTS / f"{name}.png", animations="disabled")
 
 
-def test_the_asset_graph_shows_the_lineage(page):
+def test_the_asset_graph_shows_the_lineage(page: Page) -> None:
     page.goto("/asset-groups")
     named = page.get_by_text("monitoring", exact=True).filter(visible=True)  # the UI also measures texts unseen
     expect(named).to_have_count(2)  # in the list, and in the graph
@@ -50,8 +51,8 @@ def test_the_asset_graph_shows_the_lineage(page):
     keep(page, "1-asset-graph")
 
 
-def test_a_partition_is_materialized_by_hand_and_seen_to_succeed(page, dev, trained):
-    day, lake = DAYS[1], Lake(Path(trained["MBTA_STORE"]))
+def test_a_partition_is_materialized_by_hand_and_seen_to_succeed(page: Page, dev: DagsterDev) -> None:
+    day, lake = DAYS[1], Lake(Path(dev.environment["MBTA_STORE"]))
     assert day not in lake.days("trip")
     before = {run["runId"] for run in dev.runs()}
     page.goto("/assets/trip")
@@ -70,7 +71,7 @@ def test_a_partition_is_materialized_by_hand_and_seen_to_succeed(page, dev, trai
     assert day in lake.days("trip")
 
 
-def test_the_leaderboards_metadata_has_a_plot_that_is_drawn(page):
+def test_the_leaderboards_metadata_has_a_plot_that_is_drawn(page: Page) -> None:
     page.goto("/assets/model_leaderboard")
     row = page.get_by_role("row").filter(has_text="error_by_stops_ahead")
     row.get_by_text("Show Markdown").click()

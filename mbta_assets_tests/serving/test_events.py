@@ -14,11 +14,8 @@ from urllib.parse import parse_qs
 import pytest
 
 from mbta_assets.serving.reporting import AUDITED, FINALIZED, Change, NotReported, changes, report
-from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets_tests.serving.conftest import Answer, Server
-from mbta_assets_tests.support import small_network
-from mbta_assets_tests.support.dagster_dev import DagsterDev, environment, eventually, free_port
-from mbta_assets_tests.support.small_network import DAYS
+from mbta_assets_tests.support.dagster_dev import eventually, free_port
 
 TOKEN = "a-token-of-thirty-two-characters"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -404,57 +401,3 @@ def test_an_identity_token_is_let_in_if_it_is_for_us_and_from_whom_we_said(ident
     assert refusal(f"Bearer {forged}", settings)
     nobody = Settings(event_audience="https://events.example")
     assert "MBTA_EVENT_SENDER" in (refusal(f"Bearer {identity()}", nobody) or "")
-
-
-@pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
-    """`dagster dev` on files, with a stored day and the sensor on."""
-    root = tmp_path_factory.mktemp("followed")
-    small_network.write(root / "upstream", DAYS[:1])
-    running = DagsterDev(environment(root / "store", root / "upstream", MBTA_POLL_SECONDS="2"))
-    try:
-        running.start()
-        tables = ["vehicle", "trip", "stop", "schedule", "raw_transit_data", "transit_features"]
-        running.succeed(running.materialize(tables, DAYS[0]), 120)
-        running.start_sensor("upstream_changes")
-        eventually("the sensor has looked around", 60, lambda: running.ticks("upstream_changes"))
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.mark.timeout(600)
-def test_a_file_that_is_finalized_leads_to_its_day_made_again_and_twice_the_same_event_to_one_run(
-    dev: DagsterDev, tmp_path: Path
-) -> None:
-    lake = Lake(Path(dev.environment["MBTA_STORE"]))
-    assert lake.days("transit_features") == [DAYS[0]]
-    before = {run["runId"] for run in dev.runs()}
-    server = Server.start("on_upstream_change", tmp_path / "log", MBTA_DAGSTER_URL=dev.address, MBTA_EVENT_TOKEN=TOKEN)
-
-    def later() -> list[dict[str, Any]]:
-        return [run for run in dev.runs() if run["runId"] not in before]
-
-    def over() -> list[dict[str, Any]]:
-        found = later()
-        return found if found and all(run["endTime"] for run in found) else []
-
-    def ticks_more(number: int) -> None:
-        until = len(dev.ticks("upstream_changes")) + number
-        eventually("the sensor has looked again", 60, lambda: len(dev.ticks("upstream_changes")) >= until)
-
-    try:
-        forged = send(server, finalized(day=DAYS[0]), Authorization="Bearer forged-token-of-some-length")
-        assert forged.status == 401
-        for _ in range(2):
-            assert send(server, finalized(day=DAYS[0]), event_id="event-1").status == 200
-        [run] = eventually("the day is made again", 120, over)
-        tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-        assert (run["status"], tags["dagster/partition"]) == ("SUCCESS", str(DAYS[0]))
-        assert send(server, finalized(day=DAYS[0]), event_id="event-1").status == 200
-        ticks_more(3)
-        assert len(later()) == 1
-        assert send(server, finalized(day=DAYS[0], generation="18"), event_id="event-2").status == 200
-        eventually("the next one leads to another run", 120, lambda: len(over()) == 2)
-    finally:
-        server.stop()

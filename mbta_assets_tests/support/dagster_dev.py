@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,7 +99,7 @@ class DagsterDev:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=20)
+                self._process.wait(timeout=5)
         with contextlib.suppress(ProcessLookupError):
             self.kill()
 
@@ -172,6 +172,27 @@ class DagsterDev:
             __typename ... on PythonError { message } } }"""
         started = self.ask(query, sensor=LOCATION | {"sensorName": name})
         assert started["__typename"] == "Sensor", started
+
+    def reset_sensor(self, name: str) -> None:
+        """Put a sensor back to its default, which is off."""
+        query = """mutation ($sensor: SensorSelector!) { resetSensor(sensorSelector: $sensor) {
+            __typename ... on PythonError { message } } }"""
+        reset = self.ask(query, sensor=LOCATION | {"sensorName": name})
+        assert reset["__typename"] == "Sensor", reset
+
+    @contextlib.contextmanager
+    def sensors_on(self, *names: str) -> Iterator[None]:
+        """Switch on sensors, wait until each has looked around once, and put them back afterwards."""
+        before = {name: len(self.ticks(name)) for name in names}
+        for name in names:
+            self.start_sensor(name)
+        try:
+            for name in names:
+                eventually(f"{name} has looked around", 90, lambda name=name: len(self.ticks(name)) > before[name])
+            yield
+        finally:
+            for name in names:
+                self.reset_sensor(name)
 
     def ticks(self, sensor: str) -> list[str]:
         """How the ticks of a sensor that are over have ended. Raises AssertionError where one has failed."""
