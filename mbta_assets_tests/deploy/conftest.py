@@ -1,13 +1,11 @@
 """What the tests of this folder share: the files that the Dagster image's own commands put into it."""
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from mbta_assets_tests.support.dagster_dev import ROOT, impatient
-from mbta_assets_tests.support.image import Image, instructions
+from mbta_assets_tests.support.image import Image
 
 DOCKERFILE = ROOT / "deploy/Dockerfile.training"
 
@@ -15,12 +13,7 @@ DOCKERFILE = ROOT / "deploy/Dockerfile.training"
 @pytest.fixture
 def dagster_image(tmp_path: Path) -> Image:
     """The last stage of the Dagster image without what the first has installed, and impatient."""
-    steps = instructions(DOCKERFILE)
-    [*_, last] = (number for number, step in enumerate(steps) if step.name == "FROM")
-    image = Image(tmp_path / "image", DOCKERFILE)
-    image.root.mkdir()
-    image.take(steps[last:])
-    image.variables["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    image = Image.without_packages(DOCKERFILE, tmp_path / "image")
     one_server = Path(image.here("/home/mbta/one-server/dagster.yaml"))
     one_server.write_text(impatient(one_server.read_text()))
     return image

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from mbta_assets.definitions import build_defs
 from mbta_assets.settings import Settings
@@ -24,7 +25,7 @@ import dagster as dg
 @dg.asset(pool={pool!r})
 def tuned():
     began = time.time()
-    time.sleep(3)
+    time.sleep(1)
     with open(sys.argv[1], "w") as file:
         json.dump([began, time.time()], file)
 
@@ -42,11 +43,12 @@ def pools(tmp_path: Path) -> dict[str, str | None]:
     return {asset.key.to_user_string(): asset.op.pool for asset in made}
 
 
-def test_all_that_trains_or_is_timed_shares_one_pool(tmp_path):
+def test_all_that_trains_or_is_timed_shares_one_pool(tmp_path: Path) -> None:
     assert {asset for asset, pool in pools(tmp_path).items() if pool == "cores"} == WANTS_THE_CORES
 
 
-def test_two_steps_of_the_pool_never_run_at_once_though_their_runs_do(tmp_path):
+@pytest.mark.integration
+def test_two_steps_of_the_pool_never_run_at_once_though_their_runs_do(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         instance.get_runs()  # so that its databases are there before two processes want to make them

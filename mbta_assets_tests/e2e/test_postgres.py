@@ -16,13 +16,13 @@ def postgres_variant() -> str:
     return (ROOT / "dagster.yaml").read_text() + (ROOT / "deploy/postgres.yaml").read_text()
 
 
-def test_the_variant_differs_from_the_file_in_its_storage_only():
+def test_the_variant_differs_from_the_file_in_its_storage_only() -> None:
     variant = yaml.safe_load(postgres_variant())
     assert list(variant.pop("storage")) == ["postgres"]
     assert variant == yaml.safe_load((ROOT / "dagster.yaml").read_text())
 
 
-def test_a_run_is_kept_in_postgres(tmp_path, postgres):
+def test_a_run_is_kept_in_postgres(tmp_path: Path, postgres: dict[str, str]) -> None:
     import psycopg2
 
     [day] = small_network.days_from(small_network.MONDAY, 1)

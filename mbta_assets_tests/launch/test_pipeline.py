@@ -1,4 +1,4 @@
-"""A selection of the lineage as a Kubeflow pipeline: the same graph, the same bundles, and Dagster knows of them."""
+"""A selection of the lineage as a Kubeflow pipeline has the graph of the lineage, its machines and its cache keys."""
 
 import json
 import os
@@ -29,7 +29,6 @@ SELECTIONS = (
     "key:training_set or key:production_model",
     "key:network_snapshot",
 )
-MADE = "group:upstream or group:transit or group:training or key:xgboost_model or key:dnn_teacher"
 DAY = small_network.DAYS[0]
 
 
@@ -126,67 +125,7 @@ def test_a_selection_without_assets_is_refused(definitions: dg.Definitions, sele
         lineage.steps(definitions, selection)
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same selection made by Dagster, and as a pipeline by Kubeflow's local runner: a store of each."""
-    root = tmp_path_factory.mktemp("launched")
-    small_network.write(root / "upstream", [DAY])
-    dagster = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions"]
-    launch = [sys.executable, "-m", "mbta_assets.launch", "here"]
-    daily, models = MADE.split(" or group:training")
-    commands = {
-        "dagster": [
-            [*dagster, "--select", daily, "--partition", str(DAY)],
-            [*dagster, "--select", f"group:training{models}"],
-        ],
-        "launch": [[*launch, "--select", MADE, "--partition", str(DAY)]],
-    }
-    for store, runs in commands.items():
-        for command in runs:
-            variables = environment(root / store, root / "upstream")
-            ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
-            assert ran.returncode == 0, f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
-    return {store: root / store for store in commands}
-
-
-@pytest.mark.timeout(600)
-def test_run_by_kubeflows_local_runner_it_makes_what_dagster_makes(both: dict[str, Path]) -> None:
-    for table in ("vehicle", "trip", "stop", "schedule", "raw_transit_data", "transit_features"):
-        versions = [Lake(store).versions(table, [DAY]) for store in both.values()]
-        assert versions[0] == versions[1]
-    for asset in ("training_set", "runtime_lookup", "xgboost_model", "dnn_teacher"):
-        digests = [BundleStore(store).current_digest(asset) for store in both.values()]
-        assert digests[0] is not None
-        assert digests[0] == digests[1]
-
-
-def told(store: Path, asset: str) -> dict[str, object]:
-    """What the instance of a store knows of an asset's latest materialization, but for what differs from run to run."""
-    script = (
-        "import dagster as dg, json, sys\n"
-        "with dg.DagsterInstance.get() as instance:\n"
-        "    [record] = instance.fetch_materializations(dg.AssetKey(sys.argv[1]), limit=9).records\n"
-        "    made = record.asset_materialization\n"
-        "    checks = instance.event_log_storage.get_latest_asset_check_execution_by_key(\n"
-        "        [dg.AssetCheckKey(dg.AssetKey(sys.argv[1]), 'schema_holds')])\n"
-        "    tags = {k: v for k, v in made.tags.items() if 'data_version' in k}\n"
-        "    said = {'partition': made.partition, 'tags': tags, 'metadata': sorted(made.metadata)}\n"
-        "    print(json.dumps(said | {'checks': [one.status.value for one in checks.values()]}))\n"
-    )
-    variables = os.environ | {"DAGSTER_HOME": str(store / "dagster_home")}
-    ran = subprocess.run([sys.executable, "-c", script, asset], env=variables, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("asset", ["vehicle", "transit_features", "training_set", "dnn_teacher"])
-def test_dagster_knows_of_it_as_if_it_had_made_it(both: dict[str, Path], asset: str) -> None:
-    here, there = told(both["dagster"], asset), told(both["launch"], asset)
-    assert there == here
-    assert there["tags"]
-
-
+@pytest.mark.e2e
 def test_a_step_that_fails_says_which_and_why(tmp_path: Path) -> None:
     variables = environment(tmp_path / "store", tmp_path)
     command = [sys.executable, "-m", "mbta_assets.launch", "here", "--select", "key:trip", "--partition", str(DAY)]

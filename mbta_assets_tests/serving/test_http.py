@@ -225,15 +225,15 @@ def test_under_load_a_promotion_happens_and_no_request_fails(production: Product
     with serving(production.root, tmp_path / "log") as server:
         assert server.ask("/readyz").json()["model_version"] == first
         program = Path(__file__).with_name("load.py")
-        command = [sys.executable, str(program), str(server.port), "8", "4", str(body)]
+        command = [sys.executable, str(program), str(server.port), "50", "4", str(body), second]
         load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         eventually("it is loaded", 20, lambda: len(server.logged()) > 200)
         production.promote(production.models[1])
-        said, _ = load.communicate(timeout=60)
+        said, _ = load.communicate(timeout=150)
     found = json.loads(said)
     assert found["failures"] == []
     assert set(found["statuses"]) == {"200"}
-    assert found["statuses"]["200"] > 500
+    assert found["statuses"]["200"] >= 400
     assert found["versions"] == [[first, second]] * 4
 
 

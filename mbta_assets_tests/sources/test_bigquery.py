@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow as arrow
@@ -13,40 +14,32 @@ import pytest
 from dagster._core.definitions.observe import observe
 
 from mbta_assets.definitions import build_defs
+from mbta_assets.gcp import Account
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.sources import SourceError
 from mbta_assets.sources.bigquery import BigQuerySource
-from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bigquery_tables import BigQueryTables
 from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import schema
 from mbta_assets_tests.defs.automation.conftest import Deployment
+from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.google_fixtures import MAXIMUM_BYTES_BILLED
 
-DAYS = [date(2024, 9, 9), date(2024, 9, 10)]
+DAYS = small_network.DAYS[:2]
+Tables = dict[tuple[str, date], arrow.Table]
+pytestmark = pytest.mark.xdist_group("google")
 
 
 @pytest.fixture(scope="module")
-def mattapan() -> dict[tuple[str, date], arrow.Table]:
-    """The simulator's Mattapan line, as the contract has it."""
-    source, rows = SyntheticSource(0), {}
-    for day in DAYS:
-        trips = source.read("trip", day)
-        trips = trips[trips["route_id"] == "Mattapan"]
-        vehicles, schedule = source.read("vehicle", day), source.read("schedule", day)
-        frames = {
-            "vehicle": vehicles[vehicles["route_id"] == "Mattapan"],
-            "trip": trips,
-            "stop": source.read("stop", day),
-            "schedule": schedule[schedule["trip_id"].isin(trips["id"])],
-        }
-        rows |= {(table, day): to_arrow(table, frame) for table, frame in frames.items()}
-    return rows
+def mattapan() -> Tables:
+    """The simulator's Mattapan line in the morning, as the contract has it."""
+    of_days = {day: small_network.of_day(day) for day in DAYS}
+    return {(table, day): to_arrow(table, rows) for day, tables in of_days.items() for table, rows in tables.items()}
 
 
 @pytest.fixture
-def loaded(account, dataset, mattapan) -> BigQueryTables:
+def loaded(account: Account, dataset: str, mattapan: Tables) -> BigQueryTables:
     """The tables as another team loads them: partitioned by day, named as in the contract."""
     upstream = BigQueryTables(account, f"feed_{dataset}", MAXIMUM_BYTES_BILLED)
     upstream.begin()
@@ -55,7 +48,7 @@ def loaded(account, dataset, mattapan) -> BigQueryTables:
     return upstream
 
 
-def source_of(upstream: BigQueryTables, layout: dict | None = None) -> BigQuerySource:
+def source_of(upstream: BigQueryTables, layout: dict[str, Any] | None = None) -> BigQuerySource:
     return BigQuerySource(upstream.bigquery, upstream.dataset, layout or {})
 
 
@@ -64,7 +57,9 @@ def sql(upstream: BigQueryTables, statement: str) -> None:
 
 
 @pytest.mark.parametrize("deployment", ["local", "gcp"])
-def test_the_lineage_is_the_same_and_nothing_is_copied(loaded, mattapan, google_environment, tmp_path, deployment):
+def test_the_lineage_is_the_same_and_nothing_is_copied(
+    loaded: BigQueryTables, mattapan: Tables, google_environment: dict[str, str], tmp_path: Path, deployment: str
+) -> None:
     environment = google_environment | {
         "MBTA_SOURCE": "bigquery",
         "MBTA_DEPLOYMENT": deployment,
@@ -92,7 +87,7 @@ def test_the_lineage_is_the_same_and_nothing_is_copied(loaded, mattapan, google_
     assert made.days("vehicle") == []
 
 
-def test_a_day_is_read_with_the_types_of_the_contract(loaded, mattapan):
+def test_a_day_is_read_with_the_types_of_the_contract(loaded: BigQueryTables, mattapan: Tables) -> None:
     source = source_of(loaded)
     assert source.days("vehicle") == DAYS
     for table in schema.UPSTREAM:
@@ -100,7 +95,7 @@ def test_a_day_is_read_with_the_types_of_the_contract(loaded, mattapan):
     assert source.read("trip", DAYS, ["id", "route_id"]).column_names == ["id", "route_id"]
 
 
-def test_each_partition_has_a_version_that_changes_with_its_rows_alone(loaded):
+def test_each_partition_has_a_version_that_changes_with_its_rows_alone(loaded: BigQueryTables) -> None:
     source = source_of(loaded)
     before = source.versions("vehicle", DAYS)
     assert source.versions("vehicle", DAYS) == before
@@ -109,7 +104,7 @@ def test_each_partition_has_a_version_that_changes_with_its_rows_alone(loaded):
     assert (after[DAYS[0]] == before[DAYS[0]], after[DAYS[1]] == before[DAYS[1]]) == (True, False)
 
 
-def test_observing_tells_dagster_the_version_of_each_partition(loaded, google_environment):
+def test_observing_tells_dagster_the_version_of_each_partition(loaded: BigQueryTables, google_environment: dict[str, str]) -> None:
     upstream = {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": loaded.dataset}
     defs = build_defs(Settings.from_environment(google_environment | upstream))
     vehicle = next(asset for asset in defs.assets or () if getattr(asset, "key", None) == dg.AssetKey("vehicle"))
@@ -121,10 +116,10 @@ def test_observing_tells_dagster_the_version_of_each_partition(loaded, google_en
     assert {event.partition: event.data_version for event in events} == told
 
 
-def test_a_day_that_is_not_there_is_named_with_those_that_are(loaded):
-    held = "bigquery, table vehicle, service day 2024-09-11: .* 2024-09-09 to 2024-09-10, 2 in all"
+def test_a_day_that_is_not_there_is_named_with_those_that_are(loaded: BigQueryTables) -> None:
+    held = "bigquery, table vehicle, service day 2024-04-11: .* 2024-04-01 to 2024-04-02, 2 in all"
     with pytest.raises(SourceError, match=held):
-        source_of(loaded).read("vehicle", [date(2024, 9, 11)])
+        source_of(loaded).read("vehicle", [date(2024, 4, 11)])
 
 
 RENAMED = {
@@ -138,7 +133,7 @@ RENAMED = {
 }
 
 
-def test_tables_that_are_laid_out_otherwise_are_the_same_tables(loaded, mattapan):
+def test_tables_that_are_laid_out_otherwise_are_the_same_tables(loaded: BigQueryTables, mattapan: Tables) -> None:
     gone = "id, updated_at, service_date, bearing, speed, occupancy_status"
     renamed = f"id AS vehicle, updated_at AS reported, * EXCEPT ({gone})"
     sql(loaded, f"CREATE TABLE `$.vehicle_df` AS SELECT {renamed} FROM `$.vehicle`")
@@ -172,7 +167,7 @@ def test_tables_that_are_laid_out_otherwise_are_the_same_tables(loaded, mattapan
     ],
     ids=["no column", "no table", "no rows", "no such status"],
 )
-def test_what_is_wrong_upstream_is_named(loaded, statement, said):
+def test_what_is_wrong_upstream_is_named(loaded: BigQueryTables, statement: str, said: str) -> None:
     sql(loaded, statement)
     if "DROP COLUMN" in statement:  # the emulator does not show what SQL has changed
         made = loaded.account.bigquery.get_table(loaded.path("vehicle"))
@@ -182,7 +177,7 @@ def test_what_is_wrong_upstream_is_named(loaded, statement, said):
         source_of(loaded).read("vehicle", [DAYS[0]])
 
 
-def test_a_column_of_another_type_is_named(loaded):
+def test_a_column_of_another_type_is_named(loaded: BigQueryTables) -> None:
     sql(
         loaded,
         "CREATE TABLE `$.vehicles` AS SELECT * REPLACE (CAST(updated_at AS STRING) AS updated_at) FROM `$.vehicle`",
@@ -201,7 +196,7 @@ def test_a_column_of_another_type_is_named(loaded):
         ({"vehicle": "vehicle.df"}, "it may have 'table' and 'columns'"),
     ],
 )
-def test_a_layout_that_is_not_understood_stops_the_code_location(layout, said):
+def test_a_layout_that_is_not_understood_stops_the_code_location(layout: dict[str, Any], said: str) -> None:
     settings = Settings(
         source="bigquery", gcp_project="test", bigquery_upstream_dataset="feed", bigquery_upstream_layout=layout
     )
@@ -209,7 +204,7 @@ def test_a_layout_that_is_not_understood_stops_the_code_location(layout, said):
         build_defs(settings)
 
 
-def test_a_changed_partition_is_followed_and_only_that_one(loaded, google_environment):
+def test_a_changed_partition_is_followed_and_only_that_one(loaded: BigQueryTables, google_environment: dict[str, str]) -> None:
     upstream = {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": loaded.dataset}
     with dg.DagsterInstance.ephemeral() as instance:
         deployment = Deployment(Settings.from_environment(google_environment | upstream), instance)

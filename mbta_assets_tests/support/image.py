@@ -56,6 +56,17 @@ class Image:
         image.take(instructions(dockerfile))
         return image
 
+    @classmethod
+    def without_packages(cls, dockerfile: Path, root: Path) -> "Image":
+        """Build the last stage of a Dockerfile; the programs and packages of this environment stand in for its own."""
+        steps = instructions(dockerfile)
+        [*_, last] = (number for number, step in enumerate(steps) if step.name == "FROM")
+        root.mkdir(exist_ok=True)
+        image = cls(root, dockerfile)
+        image.take(steps[last:])
+        image.variables["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return image
+
     def take(self, steps: Iterable[Instruction]) -> None:
         """Do what instructions say, except with what another stage has made."""
         for step in steps:
@@ -89,6 +100,12 @@ class Image:
         environment = self.environment | variables
         return subprocess.run(command, cwd=self.directory, env=environment, capture_output=True, text=True)
 
+    def resolve(self, install: str, report: Path) -> subprocess.CompletedProcess[str]:
+        """Resolve what a `pip install` of the Dockerfile would install into an empty environment; see pip's --report."""
+        _, *arguments = shlex.split(install)
+        options = ["--dry-run", "--ignore-installed", "--quiet", "--report", str(report)]
+        return self.run([sys.executable, "-m", "pip", *arguments, *options])
+
     @property
     def environment(self) -> dict[str, str]:
         """That of the image; of this machine, only what a package index needs."""
@@ -121,16 +138,20 @@ class Image:
                 shutil.copy(ROOT / source, goal)
 
 
+def pins(text: str) -> dict[str, str]:
+    """Return the versions of packages that lines such as `name==version` name."""
+    return {plain_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", text, re.M)}
+
+
 def must_be_pinned(image: Image) -> None:
     """Raise AssertionError unless every installed package has the version of the constraints."""
-    pin = r"^([\w.-]+)==(\S+)$"
-    pinned = {_plain(name): version for name, version in re.findall(pin, (ROOT / "constraints.txt").read_text(), re.M)}
-    listed = image.run([str(image.root / "venv/bin/pip"), "list", "--format=freeze"]).stdout
-    installed = {_plain(name): version.split("+")[0] for name, version in re.findall(pin, listed, re.M)}
+    pinned = pins((ROOT / "constraints.txt").read_text())
+    installed = pins(image.run([str(image.root / "venv/bin/pip"), "list", "--format=freeze"]).stdout)
     assert len(installed) > 20
     for name in installed.keys() - {"pip", "setuptools", "mbta-assets"}:
-        assert pinned[name].split("+")[0] == installed[name], name
+        assert pinned[name].split("+")[0] == installed[name].split("+")[0], name
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the name of a package in the form in which all its spellings are the same."""
     return re.sub(r"[-_.]+", "-", name).lower()
