@@ -1,6 +1,5 @@
 """A pipeline by Kubeflow's local runner makes what Dagster makes, and Dagster knows of it."""
 
-import json
 import shutil
 import subprocess
 import sys

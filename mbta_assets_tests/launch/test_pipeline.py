@@ -1,7 +1,5 @@
 """A selection of the lineage as a Kubeflow pipeline has the graph of the lineage, its machines and its cache keys."""
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +13,6 @@ from mbta_assets.defs import machines
 from mbta_assets.launch import LaunchError, lineage, pipeline
 from mbta_assets.launch.lineage import Machine
 from mbta_assets.settings import Settings
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.dagster_dev import ROOT, environment
 

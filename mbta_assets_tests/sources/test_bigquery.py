@@ -104,7 +104,9 @@ def test_each_partition_has_a_version_that_changes_with_its_rows_alone(loaded: B
     assert (after[DAYS[0]] == before[DAYS[0]], after[DAYS[1]] == before[DAYS[1]]) == (True, False)
 
 
-def test_observing_tells_dagster_the_version_of_each_partition(loaded: BigQueryTables, google_environment: dict[str, str]) -> None:
+def test_observing_tells_dagster_the_version_of_each_partition(
+    loaded: BigQueryTables, google_environment: dict[str, str]
+) -> None:
     upstream = {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": loaded.dataset}
     defs = build_defs(Settings.from_environment(google_environment | upstream))
     vehicle = next(asset for asset in defs.assets or () if getattr(asset, "key", None) == dg.AssetKey("vehicle"))
@@ -204,7 +206,9 @@ def test_a_layout_that_is_not_understood_stops_the_code_location(layout: dict[st
         build_defs(settings)
 
 
-def test_a_changed_partition_is_followed_and_only_that_one(loaded: BigQueryTables, google_environment: dict[str, str]) -> None:
+def test_a_changed_partition_is_followed_and_only_that_one(
+    loaded: BigQueryTables, google_environment: dict[str, str]
+) -> None:
     upstream = {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": loaded.dataset}
     with dg.DagsterInstance.ephemeral() as instance:
         deployment = Deployment(Settings.from_environment(google_environment | upstream), instance)
