@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as arrow
 
 from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
 from mbta_assets.transit.features import transit_features
@@ -33,11 +33,11 @@ def main() -> None:
     """Print the table."""
     print(f"{'part':34}{'median s':>10}{'rows a second':>16}")
     with tempfile.TemporaryDirectory() as root:
-        _a_service_day(Lake(Path(root)))
+        _a_service_day(ParquetTables(Path(root)))
     _loading()
 
 
-def _a_service_day(lake: Lake) -> None:
+def _a_service_day(lake: ParquetTables) -> None:
     tables = {}
     for name in schema.UPSTREAM:
         tables[name] = SyntheticSource(0).read(name, DAY)

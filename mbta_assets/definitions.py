@@ -20,10 +20,10 @@ from mbta_assets.sources.bigquery import BigQuerySource
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bigquery_tables import BigQueryTables
-from mbta_assets.storage.gcs import GCSBundleStore, GCSReports
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.gcs import GCSModelRegistry, GCSReportStore
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets.storage.reports import ReportStore
 from mbta_assets.storage.warehouse import BigQueryWarehouse, DuckDBWarehouse
 
 MODULES = [transit, training, xgboost_model, networks, leaderboard, promotion, predictions, network_snapshot]
@@ -74,14 +74,14 @@ def _resources(settings: Settings) -> dict[str, Any]:
 
 
 def _on_one_machine(settings: Settings) -> dict[str, Any]:
-    lake, bundle_store = Lake(settings.store), BundleStore(settings.store)
+    lake, bundle_store = ParquetTables(settings.store), ModelRegistry(settings.store)
     source = _source(settings)
     upstream_tables = source if isinstance(source, BigQuerySource) else lake
     return {
         "source": source,
         "warehouse": DuckDBWarehouse(lake, upstream_tables),
         "bundle_store": bundle_store,
-        "reports": Reports(settings.store),
+        "reports": ReportStore(settings.store),
         "tables": table_io_manager(lake),
         "upstream_tables": UpstreamIOManager(upstream_tables),
         "bundles": bundle_io_manager(bundle_store),
@@ -100,7 +100,7 @@ def _on_google_cloud(settings: Settings) -> dict[str, Any]:
     google = GoogleCloud.of(account)
     tables = BigQueryTables(account, settings.bigquery_dataset, settings.bigquery_maximum_bytes_billed)
     bucket = Bucket(account, settings.gcs_bucket)
-    bundle_store = GCSBundleStore(bucket, settings.store / "cache" / bucket.name)
+    bundle_store = GCSModelRegistry(bucket, settings.store / "cache" / bucket.name)
     source = _source(settings)
     upstream_tables = source if isinstance(source, BigQuerySource) else tables
     return {
@@ -110,7 +110,7 @@ def _on_google_cloud(settings: Settings) -> dict[str, Any]:
         "source": source,
         "warehouse": BigQueryWarehouse(tables, upstream_tables, tables.bigquery),
         "bundle_store": bundle_store,
-        "reports": GCSReports(bucket, settings.store),
+        "reports": GCSReportStore(bucket, settings.store),
         "tables": table_io_manager(tables),
         "upstream_tables": UpstreamIOManager(upstream_tables),
         "bundles": bundle_io_manager(bundle_store),

@@ -20,8 +20,8 @@ from mbta_assets.defs.partitions import service_days
 from mbta_assets.defs.production import leaderboard
 from mbta_assets.ml.evaluation.accuracy import CALENDAR
 from mbta_assets.ml.training.dataset import ROW_KEY
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.reports import ReportStore
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import features, schema
 
@@ -193,7 +193,7 @@ def causality(
     blocking=True,
     description="ONNX Runtime and torch say the same of every row of the test part.",
 )
-def parity_holds(bundle_store: dg.ResourceParam[BundleStore]) -> dg.AssetCheckResult:
+def parity_holds(bundle_store: dg.ResourceParam[ModelRegistry]) -> dg.AssetCheckResult:
     parity = bundle_store.current("quantized_student").manifest["parity"]
     return dg.AssetCheckResult(passed=parity["max_seconds"] <= parity["bound_seconds"], metadata=parity)
 
@@ -202,7 +202,7 @@ def parity_holds(bundle_store: dg.ResourceParam[BundleStore]) -> dg.AssetCheckRe
     asset="model_leaderboard",
     description="Every model beats the run-time lookup on the test part; one that does not is not worth its bytes.",
 )
-def models_beat_the_lookup(reports: dg.ResourceParam[Reports]) -> dg.AssetCheckResult:
+def models_beat_the_lookup(reports: dg.ResourceParam[ReportStore]) -> dg.AssetCheckResult:
     models = leaderboard.models_of(leaderboard.stored(reports))
     losing = {row["model"]: row["mae"] for row in models if not row["beats_runtime_lookup"]}
     return dg.AssetCheckResult(passed=not losing, severity=dg.AssetCheckSeverity.WARN, metadata={"losing": losing})

@@ -9,7 +9,7 @@ import dagster as dg
 import pandas as pd
 
 from mbta_assets.storage.bundle import Bundle, Draft
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
 
@@ -105,7 +105,7 @@ def stored_table(tables: DailyTables, context: dg.InputContext) -> StoredTable |
 class BundleIOManager(dg.IOManager):
     """Models as bundles: an asset returns a Draft or a Bundle, which becomes its current version."""
 
-    def __init__(self, store: BundleStore) -> None:
+    def __init__(self, store: ModelRegistry) -> None:
         self.store = store
 
     def handle_output(self, context: dg.OutputContext, obj: Draft | Bundle) -> None:
@@ -139,7 +139,7 @@ def table_io_manager(tables: TableStore) -> dg.IOManagerDefinition:
     return dg.IOManagerDefinition(begin, description=TableIOManager.__doc__)
 
 
-def bundle_io_manager(store: BundleStore) -> dg.IOManagerDefinition:
+def bundle_io_manager(store: ModelRegistry) -> dg.IOManagerDefinition:
     """The IO manager of a run, which finds out before any asset is made whether bundles can be stored."""
 
     def begin(_: dg.InitResourceContext) -> BundleIOManager:

@@ -17,7 +17,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster_shared.serdes import deserialize_value, serialize_value
 
 from mbta_assets.launch import LaunchError
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.reports import ReportStore
 
 POINTER = "dagster/input_event_pointer/"
 LAUNCH_TAG = "mbta_assets/launch"
@@ -53,7 +53,7 @@ class Record:
             raise LaunchError(f"The run of {asset} has ended without having made it.")
         return cls(asset, f"{partition}@{version}", dict(upstream), tuple(kept))
 
-    def keep(self, reports: Reports) -> None:
+    def keep(self, reports: ReportStore) -> None:
         """Store it."""
         content = {
             "asset": self.asset,
@@ -64,7 +64,7 @@ class Record:
         reports.write(_name(self.asset, self.receipt), json.dumps(content, indent=1).encode())
 
     @classmethod
-    def find(cls, reports: Reports, asset: str, receipt: str) -> Self:
+    def find(cls, reports: ReportStore, asset: str, receipt: str) -> Self:
         """A record that was kept. Raises LaunchError."""
         try:
             stored = json.loads(reports.read(_name(asset, receipt)))
@@ -100,7 +100,7 @@ class Record:
         return True
 
 
-def with_ancestors(reports: Reports, receipts: Receipts) -> Iterator[Record]:
+def with_ancestors(reports: ReportStore, receipts: Receipts) -> Iterator[Record]:
     """Some records and those of all that they were made from, each once, ancestors first."""
     seen: set[str] = set()
 

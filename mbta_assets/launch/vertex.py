@@ -16,7 +16,7 @@ from mbta_assets.launch.lineage import Step
 from mbta_assets.launch.record import Record
 from mbta_assets.launch.step import receipt_of
 from mbta_assets.settings import Settings
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.reports import ReportStore
 
 if TYPE_CHECKING:
     from google.cloud import aiplatform_v1
@@ -109,7 +109,7 @@ class Vertex:
             return create()  # not tried again: there is no telling whether a lost answer was a job
 
     def follow(
-        self, name: str, steps: Sequence[Step], reports: Reports, instance: dg.DagsterInstance, told: Told
+        self, name: str, steps: Sequence[Step], reports: ReportStore, instance: dg.DagsterInstance, told: Told
     ) -> None:
         """Wait for a pipeline, and tell an instance of each step as soon as it has succeeded.
 
@@ -136,7 +136,7 @@ class Vertex:
                 raise LaunchError(_failure(name, state, job, asset_of))
             time.sleep(self.poll_seconds)
 
-    def follow_one(self, name: str, step: Step, reports: Reports, instance: dg.DagsterInstance, launch: str) -> str:
+    def follow_one(self, name: str, step: Step, reports: ReportStore, instance: dg.DagsterInstance, launch: str) -> str:
         """Wait for a custom job, tell an instance what it made; the receipt. Raises LaunchError or CloudError."""
         while True:
             job = self._asked(name, lambda: self._jobs.get_custom_job({"name": name}, timeout=60))

@@ -9,9 +9,9 @@ from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.settings import Settings
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError
-from mbta_assets.storage.gcs import GCSBundleStore, GCSReports
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.gcs import GCSModelRegistry, GCSReportStore
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.reports import ReportStore
 
 ASSET = "production_model"
 RETRY_SECONDS = 20
@@ -26,9 +26,9 @@ MAY_BE = (
 class Store:
     """A model that is followed, or one bundle that stays as it is."""
 
-    bundles: BundleStore | None
+    bundles: ModelRegistry | None
     asset: str
-    reports: Reports | None
+    reports: ReportStore | None
     fixed: Path | None = None
     """The directory of the one bundle."""
 
@@ -37,7 +37,7 @@ class Store:
         """What the environment says: MBTA_MODEL, or else the store of the deployment."""
         where = settings.model or (f"gs://{settings.gcs_bucket}" if settings.deployment == "gcp" else None)
         if where is None:
-            return cls(BundleStore(settings.store), ASSET, Reports(settings.store))
+            return cls(ModelRegistry(settings.store), ASSET, ReportStore(settings.store))
         return cls.at(where, settings)
 
     @classmethod
@@ -50,9 +50,9 @@ class Store:
         if (path / MANIFEST).is_file():
             return cls(None, ASSET, None, path)
         if (path / "bundles").is_dir():
-            return cls(BundleStore(path), ASSET, Reports(path))
+            return cls(ModelRegistry(path), ASSET, ReportStore(path))
         if path.parent.name == "bundles":
-            return cls(BundleStore(path.parent.parent), path.name, Reports(path.parent.parent))
+            return cls(ModelRegistry(path.parent.parent), path.name, ReportStore(path.parent.parent))
         raise BundleError(f"There is no model at {where}. {MAY_BE}")
 
     @classmethod
@@ -64,7 +64,7 @@ class Store:
         patient = min(settings.gcp_retry_seconds, RETRY_SECONDS)
         bucket = Bucket(Account.of(replace(settings, gcp_retry_seconds=patient)), name)
         cache = settings.store / "cache" / name
-        return cls(GCSBundleStore(bucket, cache), parts[1], GCSReports(bucket, cache))
+        return cls(GCSModelRegistry(bucket, cache), parts[1], GCSReportStore(bucket, cache))
 
     def version(self) -> str | None:
         """The digest of the current bundle, None before there is one. Raises CloudError."""

@@ -15,11 +15,11 @@ from mbta_assets.gcp import CloudError
 from mbta_assets.gcp.bucket import Bucket, md5
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError, Draft
-from mbta_assets.storage.model_registry import BundleStore, Pointer, PointerMoved
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.model_registry import ModelRegistry, Pointer, PointerMoved
+from mbta_assets.storage.reports import ReportStore
 
 
-class GCSBundleStore(BundleStore):
+class GCSModelRegistry(ModelRegistry):
     """Bundles in a bucket. Versions that were written or read are kept below `root` too, verified whenever read."""
 
     def __init__(self, bucket: Bucket, root: Path) -> None:
@@ -112,7 +112,7 @@ class GCSBundleStore(BundleStore):
         return f"models/{asset}/{digest[:16]}"
 
 
-class GCSReports(Reports):
+class GCSReportStore(ReportStore):
     """Reports in a directory and in a bucket, from which they are read."""
 
     def __init__(self, bucket: Bucket, root: Path) -> None:

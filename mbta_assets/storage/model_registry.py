@@ -53,7 +53,7 @@ class Pointer:
         return json.dumps(stored, indent=1).encode()
 
 
-class BundleStore:
+class ModelRegistry:
     """The bundles below a root directory."""
 
     def __init__(self, root: Path) -> None:

@@ -18,7 +18,7 @@ PARTITION_PREFIX = "service_date="
 _VERSION_KEY = b"content_version"
 
 
-class Lake:
+class ParquetTables:
     """The tables below a root directory; see `tables.Tables`."""
 
     def __init__(self, root: Path) -> None:

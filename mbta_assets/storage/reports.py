@@ -9,7 +9,7 @@ LEADERBOARD = "model_leaderboard.json"
 NETWORK_SNAPSHOT = "network_snapshot.npz"
 
 
-class Reports:
+class ReportStore:
     """The reports below a root directory."""
 
     def __init__(self, root: Path) -> None:

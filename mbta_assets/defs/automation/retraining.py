@@ -31,7 +31,7 @@ from mbta_assets.defs.automation.runs import (
 )
 from mbta_assets.defs.production.promotion import failed_checks
 from mbta_assets.settings import Settings, SettingsError
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit.service_day import TIME_ZONE
 
@@ -108,7 +108,7 @@ def unnoticed_changes(settings: Settings) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext,
         warehouse: dg.ResourceParam[Warehouse],
-        bundle_store: dg.ResourceParam[BundleStore],
+        bundle_store: dg.ResourceParam[ModelRegistry],
     ) -> dg.SensorResult | dg.SkipReason:
         assert context.repository_def
         runs = unfinished(context.instance)
@@ -141,7 +141,7 @@ def unnoticed_changes(settings: Settings) -> dg.SensorDefinition:
     return sensor
 
 
-def stale(settings: Settings, warehouse: Warehouse, bundle_store: BundleStore) -> str | None:
+def stale(settings: Settings, warehouse: Warehouse, bundle_store: ModelRegistry) -> str | None:
     """A digest of the features, where the latest student has learned from something else; else None."""
     days = warehouse.tables.days("transit_features")[-settings.training_days :]
     if not days:
@@ -186,7 +186,7 @@ def drift(settings: Settings) -> dg.SensorDefinition:
     return sensor
 
 
-def _current_manifest(bundle_store: BundleStore, asset: str) -> dict[str, Any]:
+def _current_manifest(bundle_store: ModelRegistry, asset: str) -> dict[str, Any]:
     return bundle_store.current(asset).manifest if bundle_store.current_digest(asset) else {}
 
 

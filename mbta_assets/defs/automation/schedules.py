@@ -9,7 +9,7 @@ from mbta_assets.defs.automation.jobs import schedule_status, service_day, train
 from mbta_assets.defs.automation.runs import is_training, last_training, unfinished
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.settings import Settings
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.transit import schema
 from mbta_assets.transit.service_day import TIME_ZONE
 
@@ -35,7 +35,7 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
         "accuracy too, once there is a production model.",
     )
     def schedule(
-        context: dg.ScheduleEvaluationContext, bundle_store: dg.ResourceParam[BundleStore]
+        context: dg.ScheduleEvaluationContext, bundle_store: dg.ResourceParam[ModelRegistry]
     ) -> Iterator[dg.RunRequest]:
         at = context.scheduled_execution_time
         monitoring = MONITORING if bundle_store.current_digest("production_model") else ()

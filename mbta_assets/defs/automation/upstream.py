@@ -34,7 +34,7 @@ from mbta_assets.defs.automation.runs import ATTEMPTS, days_of, may_be_tried_aga
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
 
@@ -148,7 +148,7 @@ def upstream_changes(settings: Settings) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext,
         source: dg.ResourceParam[Source],
         warehouse: dg.ResourceParam[Warehouse],
-        bundle_store: dg.ResourceParam[BundleStore],
+        bundle_store: dg.ResourceParam[ModelRegistry],
     ) -> dg.SensorResult:
         # Runs are looked at before files: what one stores after that is not mistaken for something nobody is at.
         busy = [span for run in unfinished(context.instance) for span in days_of(run)]

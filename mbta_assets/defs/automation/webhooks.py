@@ -12,7 +12,7 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from mbta_assets.defs.automation.jobs import JOBS
 from mbta_assets.settings import Settings
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 
 PRODUCTION = "production_model"
 TIMEOUT_SECONDS = 10
@@ -86,7 +86,7 @@ def production_model_changed(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=INTERVAL_SECONDS,
     )
     def sensor(
-        context: dg.SensorEvaluationContext, bundle_store: dg.ResourceParam[BundleStore]
+        context: dg.SensorEvaluationContext, bundle_store: dg.ResourceParam[ModelRegistry]
     ) -> dg.SensorResult | dg.SkipReason:
         if not settings.promotion_webhook:
             return dg.SkipReason("MBTA_PROMOTION_WEBHOOK is not set.")

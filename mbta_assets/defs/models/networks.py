@@ -27,7 +27,7 @@ from mbta_assets.ml.inference.run_time import RuntimeLookup
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.settings import Settings
 from mbta_assets.storage.bundle import Bundle, Draft, library_versions
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 
 if TYPE_CHECKING:
     from mbta_assets.ml.training.network_trainer import Fitted
@@ -186,7 +186,7 @@ def pruned_teacher(
     context: dg.AssetExecutionContext,
     config: PruningConfig,
     settings: dg.ResourceParam[Settings],
-    bundle_store: dg.ResourceParam[BundleStore],
+    bundle_store: dg.ResourceParam[ModelRegistry],
     cluster: Cluster,
     training_set: Bundle,
     runtime_lookup: Bundle,
@@ -248,7 +248,7 @@ def distilled_student(
     config: StudentConfig,
     settings: dg.ResourceParam[Settings],
     tracker: dg.ResourceParam[Tracker],
-    bundle_store: dg.ResourceParam[BundleStore],
+    bundle_store: dg.ResourceParam[ModelRegistry],
     cluster: Cluster,
     training_set: Bundle,
     runtime_lookup: Bundle,

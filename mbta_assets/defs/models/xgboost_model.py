@@ -24,7 +24,7 @@ from mbta_assets.ml.inference.run_time import RuntimeLookup
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.settings import Settings
 from mbta_assets.storage.bundle import Bundle, Draft, library_versions
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 
 
 class XGBoostConfig(dg.Config):
@@ -44,7 +44,7 @@ def xgboost_model(
     config: XGBoostConfig,
     settings: dg.ResourceParam[Settings],
     tracker: dg.ResourceParam[Tracker],
-    bundle_store: dg.ResourceParam[BundleStore],
+    bundle_store: dg.ResourceParam[ModelRegistry],
     cluster: Cluster,
     training_set: Bundle,
     runtime_lookup: Bundle,

@@ -13,7 +13,7 @@ from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import OWNERS
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.serving.snapshot import EVERY_SECONDS, Line, Snapshot, Station
-from mbta_assets.storage.reports import NETWORK_SNAPSHOT, Reports
+from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
 from mbta_assets.transit import schema
 
 LATEST_SECONDS = 120
@@ -34,7 +34,7 @@ NUMBERS = schema.columns(schema.TransitFeatures, "numeric")
 )
 def network_snapshot(
     context: dg.AssetExecutionContext,
-    reports: dg.ResourceParam[Reports],
+    reports: dg.ResourceParam[ReportStore],
     transit_features: StoredTable,
     raw_transit_data: StoredTable,
 ) -> dg.MaterializeResult:
@@ -52,7 +52,7 @@ def network_snapshot(
     )
 
 
-def stored_day(reports: Reports) -> date | None:
+def stored_day(reports: ReportStore) -> date | None:
     """The service day that the page shows now."""
     try:
         return Snapshot.from_bytes(reports.read(NETWORK_SNAPSHOT)).service_date

@@ -19,7 +19,7 @@ from mbta_assets.ml.evaluation.metrics import MBTA_WINDOWS
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.training.dataset import ROW_KEY
 from mbta_assets.storage.bundle import Bundle, BundleError
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.transit import schema
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
@@ -63,7 +63,7 @@ def delay_predictions(
 )
 def prediction_accuracy(
     context: dg.AssetExecutionContext,
-    bundle_store: dg.ResourceParam[BundleStore],
+    bundle_store: dg.ResourceParam[ModelRegistry],
     delay_predictions: StoredTable,
     transit_features: StoredTable,
 ) -> DayByDay:

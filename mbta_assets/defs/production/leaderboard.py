@@ -15,8 +15,8 @@ from mbta_assets.ml.inference.latency import p50_microseconds
 from mbta_assets.ml.inference.run_time import RuntimeLookup
 from mbta_assets.sources import Source
 from mbta_assets.storage.bundle import Bundle
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.reports import LEADERBOARD, Reports
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.reports import LEADERBOARD, ReportStore
 
 BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
 """Rows that are no stored model."""
@@ -31,9 +31,9 @@ BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def model_leaderboard(
-    reports: dg.ResourceParam[Reports],
+    reports: dg.ResourceParam[ReportStore],
     source: dg.ResourceParam[Source],
-    bundle_store: dg.ResourceParam[BundleStore],
+    bundle_store: dg.ResourceParam[ModelRegistry],
     training_set: Bundle,
     runtime_lookup: Bundle,
     xgboost_model: Bundle,
@@ -82,7 +82,7 @@ def model_leaderboard(
     )
 
 
-def stored(reports: Reports) -> list[metrics.Row]:
+def stored(reports: ReportStore) -> list[metrics.Row]:
     """The leaderboard as it was last written."""
     return json.loads(reports.read(LEADERBOARD))
 

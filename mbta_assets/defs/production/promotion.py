@@ -22,7 +22,7 @@ from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, 
 from mbta_assets.ml.inference import model
 from mbta_assets.ml.inference.run_time import RuntimeLookup
 from mbta_assets.storage.bundle import Bundle
-from mbta_assets.storage.model_registry import BundleStore, Move, PointerMoved
+from mbta_assets.storage.model_registry import ModelRegistry, Move, PointerMoved
 
 ASSET = "production_model"
 TRIES = 5
@@ -65,7 +65,7 @@ class GateConfig(dg.Config):
 def production_model(
     context: dg.AssetExecutionContext,
     config: GateConfig,
-    bundle_store: dg.ResourceParam[BundleStore],
+    bundle_store: dg.ResourceParam[ModelRegistry],
     training_set: Bundle,
     runtime_lookup: Bundle,
     quantized_student: Bundle,
@@ -102,7 +102,7 @@ def production_model(
 
 
 def promote_if_better(
-    store: BundleStore, candidate: Bundle, judge: Callable[[Bundle | None], Decision], tries: int = TRIES
+    store: ModelRegistry, candidate: Bundle, judge: Callable[[Bundle | None], Decision], tries: int = TRIES
 ) -> Decision:
     """Make a candidate the production model if `judge` decides so against the one that is; judge again if that changed.
 
@@ -139,7 +139,7 @@ class RollbackConfig(dg.Config):
 
 @dg.op(description="Makes an earlier version the production model again, after verifying its bytes.")
 def roll_back(
-    context: dg.OpExecutionContext, config: RollbackConfig, bundle_store: dg.ResourceParam[BundleStore]
+    context: dg.OpExecutionContext, config: RollbackConfig, bundle_store: dg.ResourceParam[ModelRegistry]
 ) -> None:
     moves = bundle_store.moves(ASSET)
     version = earlier_version(moves, config.version)
