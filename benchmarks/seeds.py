@@ -39,7 +39,7 @@ def main() -> None:
     for seed, board in zip(SEEDS, boards, strict=True):
         interval = board["quantized_student"]["interval"]
         parts = {"all": interval, **interval["by_stops_ahead"]}
-        print(f"seed {seed}   promise {interval['promise']:.2f}", end="")
+        print(f"seed {seed}   confidence level {interval['confidence_level']:.2f}", end="")
         print("".join(f"   {name}: {part['coverage']:.3f}" for name, part in parts.items()))
     print("\nRatios of those errors, paired by seed\n")
     for model, other in COMPARED:
@@ -54,7 +54,7 @@ def _leaderboard(seed: int) -> dict[str, dict]:
     home.mkdir(parents=True, exist_ok=True)
     (home / "dagster.yaml").write_bytes((Path(__file__).parents[1] / "dagster.yaml").read_bytes())
     variables = {"MBTA_SEED": str(seed), "MBTA_STORE": str(store), "DAGSTER_HOME": str(home)}
-    subprocess.run([sys.executable, "-m", "mbta_assets.defs.demo"], env={**os.environ, **variables}, check=True)
+    subprocess.run([sys.executable, "-m", "mbta_assets", "demo"], env={**os.environ, **variables}, check=True)
     return {row["model"]: row for row in json.loads((store / "reports/model_leaderboard.json").read_text())}
 
 
