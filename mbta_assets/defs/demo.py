@@ -105,8 +105,8 @@ def format_leaderboard(leaderboard: Sequence[dict[str, Any]]) -> str:
 def describe_intervals(leaderboard: Sequence[dict[str, Any]]) -> list[str]:
     """Return a sentence about the coverage of each model's prediction interval, for the models that have one."""
     return [
-        f"{row['interval']['coverage']:.1%} of arrivals are within the interval of {row['model']}, whose confidence "
-        f"level is {row['interval']['confidence_level']:.0%}; its mean width is {row['interval']['mean_width_seconds']:.0f} s."
-        for row in leaderboard
-        if row["interval"]
+        f"{interval['coverage']:.1%} of arrivals are within the interval of {model}, whose confidence level is "
+        f"{interval['confidence_level']:.0%}; its mean width is {interval['mean_width_seconds']:.0f} s."
+        for model, interval in ((row["model"], row["interval"]) for row in leaderboard)
+        if interval
     ]
