@@ -111,7 +111,7 @@ class BundleIOManager(dg.ConfigurableIOManager):
         asset = context.asset_key.path[-1]
         current = self.model_registry.current_digest(asset)
         stored = self.model_registry.put(asset, obj)
-        self.model_registry.point(asset, stored.digest, current)
+        self.model_registry.set_current(asset, stored.digest, current)
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(stored.digest))
         context.add_output_metadata(
             {
