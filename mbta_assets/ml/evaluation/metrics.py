@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.ml.inference.intervals import IntervalCalibration
@@ -170,11 +171,10 @@ def _compute_share(within: np.ndarray) -> Share:
 def _compute_errors_by(
     rows: Columns, column: str, label: np.ndarray, predicted: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """Return n, MAE and RMSE for each value of a column; missing values are left out."""
-    values = np.asarray(rows[column], dtype=object)
-    members = sorted(set(values.tolist()) - {None}, key=lambda value: (str(type(value)), value))
+    """Return n, MAE and RMSE for each value of a column, in order; missing values are left out."""
+    codes, members = pd.factorize(np.asarray(rows[column], dtype=object), sort=True)
     by_member = {}
-    for member in members:
-        errors = compute_errors(label[values == member], predicted[values == member])
+    for code, member in enumerate(members):
+        errors = compute_errors(label[codes == code], predicted[codes == code])
         by_member[str(member)] = {name: errors[name] for name in ("n", "mae", "rmse")}
     return by_member
