@@ -59,7 +59,7 @@ class Preprocessor:
         return Arrays(
             numeric=numeric.astype(np.float32),
             codes=self.encoder.encode_categories(columns),
-            base=(delay if residual_to == "lookup" else -ahead).astype(np.float32),
+            base=compute_residual_base(columns, residual_to, delay),
             scale=self._select_scales(columns),
             label=np.asarray(label, dtype=np.float32),
         )
@@ -90,3 +90,10 @@ class Preprocessor:
         stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64)
         matches = [stops_ahead == stops for stops in self.scales]
         return np.select(matches, list(self.scales.values()), max(self.scales.values())).astype(np.float32)
+
+
+def compute_residual_base(columns: Columns, residual_to: str, lookup_delay: np.ndarray) -> np.ndarray:
+    """Return the delay (n,) float32 in seconds that the residual is relative to; `residual_to` as in `transform`."""
+    if residual_to == "lookup":
+        return lookup_delay.astype(np.float32)
+    return -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64).astype(np.float32)

@@ -13,9 +13,9 @@ import pandas as pd
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES, Preprocessor
+from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES, Preprocessor, compute_residual_base
 from mbta_assets.ml.inference.run_time import LOOKUP_COLUMNS, MedianRunTime
-from mbta_assets.ml.training.training_data import ArraysByBase, TrainingData
+from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 
 FIT_COLUMNS = ["part", "service_date", "trip_id", "stops_ahead", *LOOKUP_COLUMNS]
 """Columns of a training set that `CrossFittedPreprocessor.fit` and its callers read."""
@@ -86,8 +86,14 @@ def prepare_training_data(encoder: Encoder, rows: pd.DataFrame, seed: int) -> tu
     train = np.concatenate([np.flatnonzero(in_train & labelled), np.flatnonzero(in_train & ~labelled)])
     validation = np.flatnonzero(in_validation & labelled)
 
-    def transform(indices: np.ndarray) -> ArraysByBase:
+    def transform(indices: np.ndarray) -> TrainingRows:
         selected, lookup_delay = rows.iloc[indices], cross_fitted.lookup_delay[indices]
-        return {base: preprocessor.transform(selected, base, lookup_delay) for base in RESIDUAL_BASES}
+        arrays = preprocessor.transform(selected, "lookup", lookup_delay)
+        return TrainingRows.from_arrays(arrays, compute_residual_bases(selected, lookup_delay))
 
     return preprocessor, TrainingData(transform(train), transform(validation), preprocessor.feature_names, seed)
+
+
+def compute_residual_bases(rows: pd.DataFrame, lookup_delay: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the delay (n,) of rows in seconds for each of `RESIDUAL_BASES`, given their lookup delay (n,)."""
+    return {base: compute_residual_base(rows, base, lookup_delay) for base in RESIDUAL_BASES}
