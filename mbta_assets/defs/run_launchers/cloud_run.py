@@ -11,7 +11,6 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 EXECUTION = "cloud_run/execution"
 """The tag of a run that names its execution."""
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TIMEOUT_SECONDS = 60
 
 
@@ -111,12 +110,13 @@ class CloudRunLauncher(RunLauncher[Any], ConfigurableClass):
     @cached_property
     def _session(self) -> Any:
         """Made when it is first needed: who only looks at runs needs no credentials for it."""
-        import google.auth
-        from google.auth.transport.requests import AuthorizedSession
+        # Google's libraries take a second to import, and a webserver or daemon may never launch a run.
         from requests.adapters import HTTPAdapter
         from urllib3.util import Retry
 
-        session = AuthorizedSession(google.auth.default(scopes=[SCOPE])[0])
+        from mbta_assets.gcp.account import Account
+
+        session = Account().session()
         # Too many at once is no error. Anything else might have begun an execution, or the next look will tell.
         session.mount(self.endpoint, HTTPAdapter(max_retries=Retry(5, status_forcelist=[429], allowed_methods=None)))
         return session
