@@ -3,6 +3,7 @@
 A command imports what it needs when it is called: Dagster takes seconds to import, and `--help` needs none of it.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ class ErrorReportingGroup(click.Group):
             raise click.ClickException(str(error)) from error
 
 
+def require_dagster_home() -> None:
+    """Raise click.ClickException unless DAGSTER_HOME is set."""
+    if not os.environ.get("DAGSTER_HOME"):
+        raise click.ClickException("DAGSTER_HOME is not set; it may be the absolute path of an existing directory.")
+
+
 @click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Learn to predict transit arrivals, and serve the predictions.
@@ -45,6 +52,7 @@ def main() -> None:
 @main.command()
 def demo() -> None:
     """Materialize ten service days, train, and print the leaderboard."""
+    require_dagster_home()
     from mbta_assets.defs.demo import run_demo  # imports Dagster
 
     run_demo()
@@ -99,6 +107,7 @@ def compile_command(selection: str, output: Path, image: str | None) -> None:
 @partition_option
 def local(selection: str, partition: str) -> None:
     """Run the pipeline on this machine with Kubeflow's local runner."""
+    require_dagster_home()
     from mbta_assets.launch import commands  # imports Dagster
 
     commands.run_selection_locally(selection, partition)
@@ -110,6 +119,7 @@ def local(selection: str, partition: str) -> None:
 @click.option("--follow", is_flag=True, help="Wait for the pipeline, and report its assets to Dagster.")
 def submit(selection: str, partition: str, follow: bool) -> None:
     """Submit the pipeline to Vertex AI and print its name."""
+    require_dagster_home()
     from mbta_assets.launch import commands  # imports Dagster
 
     commands.submit_selection(selection, partition, follow=follow)
@@ -120,6 +130,7 @@ def submit(selection: str, partition: str, follow: bool) -> None:
 @selection_option
 def follow(name: str, selection: str) -> None:
     """Wait for the submitted pipeline NAME and report its assets."""
+    require_dagster_home()
     from mbta_assets.launch import commands  # imports Dagster
 
     commands.follow_pipeline(name, selection)
@@ -130,6 +141,7 @@ def follow(name: str, selection: str) -> None:
 @partition_option
 def job(selection: str, partition: str) -> None:
     """Run one asset as a custom job of Vertex AI, and wait for it."""
+    require_dagster_home()
     from mbta_assets.launch import commands  # imports Dagster
 
     commands.run_job(selection, partition)

@@ -54,9 +54,9 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         name = str(field.validation_alias)
         return self.environ.get(name, "").strip() or None, name, False
 
-    def __call__(self) -> dict[str, str]:
+    def __call__(self) -> dict[str, Any]:
         """Return the text of each variable that is set, by the variable's name."""
-        texts = {}
+        texts: dict[str, Any] = {}
         for field_name, field in self.settings_cls.model_fields.items():
             text, name, _ = self.get_field_value(field, field_name)
             if text is not None:

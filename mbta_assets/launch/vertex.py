@@ -186,7 +186,7 @@ class VertexAI:
 
     def _get(self, name: str, request: Callable[[], Any]) -> Any:
         """Request a job, and retry while the failure is transient."""
-        return self.account.call(f"Read {name} from Vertex AI (the same command continues from here)", request)
+        return self.account.call(f"Poll Vertex AI for {name} (the same command continues from here)", request)
 
     @property
     def _parent(self) -> str:
