@@ -225,6 +225,7 @@ def make_predictor_cache(source: ModelSource, refresh_seconds: float) -> Refresh
     """
 
     def load_predictor(cached: Predictor | None) -> Predictor:
+        """Return the cached predictor if its version is current, otherwise a new one."""
         version = source.current_version()
         if cached is not None and version in (None, cached.version):
             return cached
