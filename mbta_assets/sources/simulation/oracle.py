@@ -227,7 +227,7 @@ class LaneFutures:
     def _draw_departures(
         self, future: np.ndarray, visit: np.ndarray, arrival: np.ndarray, standing: np.ndarray
     ) -> np.ndarray:
-        """Draw when trains (k,) that arrive at a stop at `arrival` (k, draws) leave it; `standing` ones are there now."""
+        """Draw when trains (k,) that arrive at a stop at `arrival` (k, draws) leave it; `standing` ones are there."""
         p, now, column = PARAMETERS, self.now[future], self.timetable.column[visit]
         headway = arrival - self._time_of_train_ahead(self.arrived, self.day.arrived, future, visit)
         headway = np.minimum(headway, p.crowding_limit_seconds)
