@@ -13,17 +13,17 @@ from mbta_assets.defs.executor import step_executor
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager, UpstreamIOManager
 from mbta_assets.defs.labels import label_assets
 from mbta_assets.defs.models import checks as model_checks
-from mbta_assets.defs.models import networks, xgboost_model
+from mbta_assets.defs.models import distilled_student, dnn_teacher, pruned_teacher, quantized_student, xgboost_model
 from mbta_assets.defs.monitoring import network_snapshot, predictions
 from mbta_assets.defs.production import leaderboard, promotion
-from mbta_assets.defs.resources.experiment_tracker import Tracker
+from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.local import (
     DuckDBWarehouseResource,
     ModelRegistryResource,
     ParquetTablesResource,
     ReportStoreResource,
 )
-from mbta_assets.defs.resources.ray_cluster import Cluster
+from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
 from mbta_assets.settings import Settings
@@ -32,7 +32,10 @@ MODULES = [
     transit,
     training,
     xgboost_model,
-    networks,
+    dnn_teacher,
+    pruned_teacher,
+    distilled_student,
+    quantized_student,
     model_checks,
     leaderboard,
     promotion,
@@ -79,8 +82,13 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     common = {
         "settings": TrainingSettings.from_settings(settings),
         "source": SourceResource.from_settings(settings),
-        "tracker": Tracker(settings),
-        "cluster": Cluster(
+        "tracker": ExperimentTracker(
+            project=settings.wandb_project,
+            mode=settings.wandb_mode,
+            directory=str(settings.store / "experiments"),
+            api_key=dg.EnvVar("WANDB_API_KEY") if settings.wandb_api_key else None,
+        ),
+        "cluster": RayCluster(
             address=settings.ray_address,
             trial_cpus=settings.trial_cpus,
             trial_gpus=settings.trial_gpus,

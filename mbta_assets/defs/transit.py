@@ -27,7 +27,7 @@ from mbta_assets.transit.checks import features_present, keys_unique, labels_cov
     io_manager_key="tables",
 )
 def raw_transit_data(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> DailyOutput:
-    days = ((day, warehouse.raw_transit_data(day)) for day in requested_days(context))
+    days = ((day, warehouse.join_upstream_tables(day)) for day in requested_days(context))
     return DailyOutput(no_retry_on_bad_input(days))
 
 

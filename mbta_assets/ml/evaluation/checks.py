@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mbta_assets.transit import schema
+from mbta_assets.ml.evaluation.drift import DATE_AND_TIME_FEATURES
 from mbta_assets.transit.checks import Problem
 
 MIN_PREDICTIONS = 200
@@ -25,8 +25,6 @@ MIN_ACCURACY = {
     ("eta_benchmark", "all", "all"): 0.80,
 }
 """Bounds by measure, dimension and member: what the MBTA's own predictions reached in a week of June 2026."""
-DATE_AND_TIME_FEATURES = schema.feature_group("calendar", "time_of_day")
-"""Features that differ between a service day and the training days by definition, not by drift."""
 
 
 def drift_within_bounds(rows: pd.DataFrame) -> Problem:
