@@ -15,7 +15,7 @@ from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
-from mbta_assets.transit.features import transit_features
+from mbta_assets.transit.features import compute_transit_features
 
 DAY = date(2024, 3, 6)
 RUNS = 3
@@ -43,11 +43,11 @@ def _a_service_day(lake: ParquetTables) -> None:
         tables[name] = SyntheticSource(0).read(name, DAY)
         wanted = schema.arrow_schema(schema.UPSTREAM[name])
         lake.write(name, DAY, arrow.Table.from_pandas(tables[name], wanted, preserve_index=False))
-    raw = DuckDBWarehouse(lake, lake).raw_transit_data(DAY)
+    raw = DuckDBWarehouse(lake, lake).join_upstream_tables(DAY)
     seeds = iter(range(1, RUNS + 1))
     _time("simulate a service day", len(tables["vehicle"]), lambda: SyntheticSource(next(seeds)).read("vehicle", DAY))
-    _time("join", len(raw), lambda: DuckDBWarehouse(lake, lake).raw_transit_data(DAY))
-    _time("features", len(raw), lambda: transit_features(raw, tables["vehicle"], tables["schedule"]))
+    _time("join", len(raw), lambda: DuckDBWarehouse(lake, lake).join_upstream_tables(DAY))
+    _time("features", len(raw), lambda: compute_transit_features(raw, tables["vehicle"], tables["schedule"]))
     stored = arrow.Table.from_pandas(raw, schema.arrow_schema(schema.RawTransitData), preserve_index=False)
     _time("write to the lake", len(raw), lambda: lake.write("raw_transit_data", DAY, stored))
     _time("read from the lake", len(raw), lambda: lake.read("raw_transit_data", [DAY]))

@@ -98,7 +98,7 @@ class Bucket:
     def put(self, path: str, content: bytes | Path, expected_generation: int) -> int | None:
         """Write an object if its generation is the expected one, 0 for an object that does not exist.
 
-        Returns the new generation, or None if somebody else has written the object. The checksum of the stored content
+        Returns the new generation, or None if another writer has changed the object. The checksum of the stored content
         is compared, also to recognize an own write whose response was lost. Raises CloudError.
         """
         blob = self.client.bucket(self.name).blob(path, chunk_size=UPLOAD_CHUNK_BYTES)
@@ -112,7 +112,7 @@ class Bucket:
                     blob.upload_from_string(content, "application/json", **options)
             except PreconditionFailed:
                 stored = self.stat(path)
-                is_own_write = stored is not None and stored.md5 == md5(content)
+                is_own_write = stored is not None and stored.md5 == compute_md5(content)
                 return stored.generation if stored and is_own_write else None
             return int(blob.generation)
 
@@ -130,7 +130,7 @@ class Bucket:
         return ObjectInfo(int(blob.generation), blob.md5_hash) if blob else None
 
 
-def md5(content: bytes | Path) -> str:
+def compute_md5(content: bytes | Path) -> str:
     """Return the MD5 of bytes or of a file, base64-encoded as Cloud Storage reports it."""
     if isinstance(content, bytes):
         return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()

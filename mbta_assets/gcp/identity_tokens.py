@@ -28,7 +28,7 @@ def verify_identity_token(token: str, audience: str) -> Mapping[str, Any]:
 
 
 def decode_identity_token(token: str) -> Mapping[str, Any]:
-    """Return the claims of a token whose signature somebody else has verified. Raises CloudError if it is no token."""
+    """Return the claims of a token whose signature is verified elsewhere. Raises CloudError if it is no token."""
     try:
         return jwt.decode(token, verify=False)
     except (ValueError, GoogleAuthError) as error:

@@ -6,7 +6,9 @@ from google.cloud import aiplatform_v1
 from mbta_assets.gcp.account import Account
 
 
-def pipeline_client(account: Account, location: str, endpoint: str | None) -> aiplatform_v1.PipelineServiceClient:
+def create_pipeline_client(
+    account: Account, location: str, endpoint: str | None
+) -> aiplatform_v1.PipelineServiceClient:
     """Return a client of pipelines in a region, without credentials where `endpoint` replaces Google's servers.
 
     Raises CloudError where there are no credentials.
@@ -14,7 +16,7 @@ def pipeline_client(account: Account, location: str, endpoint: str | None) -> ai
     return aiplatform_v1.PipelineServiceClient(**_options(account, location, endpoint))
 
 
-def job_client(account: Account, location: str, endpoint: str | None) -> aiplatform_v1.JobServiceClient:
+def create_job_client(account: Account, location: str, endpoint: str | None) -> aiplatform_v1.JobServiceClient:
     """Return a client of custom jobs in a region, without credentials where `endpoint` replaces Google's servers.
 
     Raises CloudError where there are no credentials.

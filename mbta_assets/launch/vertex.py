@@ -12,7 +12,7 @@ import dagster as dg
 
 from mbta_assets.gcp import AlreadyExistsError
 from mbta_assets.gcp.account import Account
-from mbta_assets.gcp.vertex import job_client, pipeline_client
+from mbta_assets.gcp.vertex import create_job_client, create_pipeline_client
 from mbta_assets.launch import LaunchError
 from mbta_assets.launch.lineage import Step
 from mbta_assets.launch.pipeline import PIPELINE_NAME, pipeline_spec, task_assets
@@ -201,12 +201,12 @@ class VertexAI:
     @cached_property
     def _pipelines(self) -> Any:
         """Return the client of pipeline jobs."""
-        return pipeline_client(self.account, self.location, self.endpoint)
+        return create_pipeline_client(self.account, self.location, self.endpoint)
 
     @cached_property
     def _jobs(self) -> Any:
         """Return the client of custom jobs."""
-        return job_client(self.account, self.location, self.endpoint)
+        return create_job_client(self.account, self.location, self.endpoint)
 
 
 def pipeline_state(job: Any) -> str:

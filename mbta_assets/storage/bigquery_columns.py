@@ -21,7 +21,7 @@ _ARROW_TYPES = {
 _MODES = {True: "must have values", False: "may be missing"}
 
 
-def table_columns(table: str, rows: arrow.Schema) -> list[Column]:
+def derive_columns(table: str, rows: arrow.Schema) -> list[Column]:
     """Return the columns of a table in BigQuery: those of its model, or of its rows if it has no model.
 
     Raises ValueError naming a column that BigQuery cannot store.

@@ -19,7 +19,7 @@ from mbta_assets.gcp.bigquery import BigQuery
 from mbta_assets.gcp.bigquery_types import Column, format_literal, quote
 from mbta_assets.gcp.errors import CloudError
 from mbta_assets.settings import Settings, SettingsError
-from mbta_assets.storage.bigquery_columns import merge_columns, table_columns, to_loadable
+from mbta_assets.storage.bigquery_columns import derive_columns, merge_columns, to_loadable
 from mbta_assets.storage.tables import (
     WriteResult,
     content_version,
@@ -120,7 +120,7 @@ class BigQueryTables:
         BigQuery refuses; the stored partition stays as it was.
         """
         validate_service_date(table, day, rows)
-        columns = self._ensure_columns(table, table_columns(table, rows.schema))
+        columns = self._ensure_columns(table, derive_columns(table, rows.schema))
         version = content_version(rows)
         rows = to_loadable(rows, columns)
         labels = _labels(table, service_date=str(day), run=run_id)

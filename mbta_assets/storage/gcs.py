@@ -11,7 +11,7 @@ that of two concurrent writers one succeeds. The current version is never found 
 from pathlib import Path
 from typing import Any
 
-from mbta_assets.gcp.bucket import Bucket, md5
+from mbta_assets.gcp.bucket import Bucket, compute_md5
 from mbta_assets.gcp.errors import CloudError
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError, Draft
@@ -47,7 +47,7 @@ class GCSModelRegistry(ModelRegistry):
         for name in (*stored.manifest["files"], MANIFEST):
             path, file = f"{_prefix(asset, stored.digest)}/{name}", stored.path / name
             existing = self.bucket.stat(path)
-            if existing is None or existing.md5 != md5(file):
+            if existing is None or existing.md5 != compute_md5(file):
                 self.bucket.put(path, file, expected_generation=existing.generation if existing else 0)
         return stored
 
@@ -88,7 +88,7 @@ class GCSModelRegistry(ModelRegistry):
         for name in (*stored.manifest["files"], MANIFEST):
             path = f"{_prefix(asset, digest)}/{name}"
             existing = self.bucket.stat(path)
-            if existing is None or existing.md5 != md5(stored.path / name):
+            if existing is None or existing.md5 != compute_md5(stored.path / name):
                 raise BundleError(f"{self.bucket.uri(path)} is missing or damaged. Materialize the model again.")
 
     def _download(self, asset: str, digest: str) -> Bundle:

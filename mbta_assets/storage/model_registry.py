@@ -21,12 +21,12 @@ from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 
 
 class PointerMoved(Exception):
-    """Somebody else changed the current version after it was read; decide again."""
+    """Another writer changed the current version after it was read; decide again."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """A move of a pointer: to which version, when (UTC, ISO 8601) and why; the oldest may lack the time and reason."""
+    """A move of a pointer: to which version, when (UTC, ISO 8601) and why; the oldest have no time and reason."""
 
     digest: str
     at: str | None = None

@@ -74,10 +74,10 @@ def list_operations(settings: Settings) -> list[Operation]:
     """Return the operations on Google Cloud that a run with these settings performs. Raises SettingsError."""
     operations: list[Operation] = []
     if settings.deployment == "gcp":
-        operations += table_operations(BigQueryTables.from_settings(settings))
-        operations += bucket_operations(Bucket.from_settings(settings))
+        operations += list_table_operations(BigQueryTables.from_settings(settings))
+        operations += list_bucket_operations(Bucket.from_settings(settings))
     if settings.source == "bigquery":
-        operations += upstream_operations(BigQuerySource.from_settings(settings).tables_in_place)
+        operations += list_upstream_operations(BigQuerySource.from_settings(settings).tables_in_place)
     return operations
 
 
@@ -92,7 +92,7 @@ def run_operations(operations: Sequence[Operation]) -> Iterator[Outcome]:
             yield Outcome(operation, None)
 
 
-def table_operations(tables: BigQueryTables) -> list[Operation]:
+def list_table_operations(tables: BigQueryTables) -> list[Operation]:
     """Return the operations of a run in BigQuery, on a new table that the last one deletes."""
     name = f"check_{uuid.uuid4().hex[:12]}"
     rows = arrow.table({"service_date": [TEST_DAY], "value": [1]})
@@ -119,7 +119,7 @@ def table_operations(tables: BigQueryTables) -> list[Operation]:
     return operations
 
 
-def bucket_operations(bucket: Bucket) -> list[Operation]:
+def list_bucket_operations(bucket: Bucket) -> list[Operation]:
     """Return the operations of a run in Cloud Storage, on a new object that the last one deletes."""
     path = f"models/check-{uuid.uuid4().hex[:12]}"
 
@@ -146,7 +146,7 @@ def bucket_operations(bucket: Bucket) -> list[Operation]:
     ]
 
 
-def upstream_operations(tables: BigQueryUpstreamTables) -> list[Operation]:
+def list_upstream_operations(tables: BigQueryUpstreamTables) -> list[Operation]:
     """Return the operations of a run on the upstream tables: read their metadata and a row of a day."""
 
     def read_from(table: str) -> Callable[[], object]:

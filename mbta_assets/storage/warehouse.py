@@ -28,7 +28,7 @@ class Warehouse(ABC):
     upstream: DailyTables
 
     @abstractmethod
-    def raw_transit_data(self, day: date) -> pd.DataFrame:
+    def join_upstream_tables(self, day: date) -> pd.DataFrame:
         """Return the join of the upstream tables of a service day. Raises MissingPartition."""
 
     def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -44,7 +44,7 @@ class Warehouse(ABC):
 class DuckDBWarehouse(Warehouse):
     """A warehouse that joins in memory with DuckDB; there is no database file to lock, so any number of runs may."""
 
-    def raw_transit_data(self, day: date) -> pd.DataFrame:
+    def join_upstream_tables(self, day: date) -> pd.DataFrame:
         """Return the join of the upstream tables of a service day. Raises MissingPartition."""
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
@@ -69,7 +69,7 @@ class BigQueryWarehouse(Warehouse):
     upstream: BigQueryRelations
     bigquery: "BigQuery"
 
-    def raw_transit_data(self, day: date) -> pd.DataFrame:
+    def join_upstream_tables(self, day: date) -> pd.DataFrame:
         """Return the join of the upstream tables of a service day. Raises MissingPartition or CloudError."""
         relations = {table: self.upstream.relation(table, day) for table in schema.UPSTREAM}
         sql = build_raw_transit_data_query("bigquery", relations)
