@@ -105,7 +105,7 @@ class BigQuerySource(Source):
         """Read all rows of a table on a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
         return self.tables_in_place.read_day(table, service_date)
 
-    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
+    def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return a version of each service day of which a table has rows, from its metadata. Raises SourceError."""
         return self.tables_in_place.partition_versions(table)
 

@@ -53,11 +53,11 @@ class Source(Protocol):
         """Read all rows of a table on a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
         ...
 
-    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
+    def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return a version of each service day of which a table can be read. Raises SourceError.
 
         A version differs from the earlier one if `read` may return other rows; versions have no order. A source may
-        use the versions `known` from an earlier call to skip what has not changed. A source whose days never change
+        use the `known_versions` of an earlier call to skip what has not changed. A source whose days never change
         returns none.
         """
         ...

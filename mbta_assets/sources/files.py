@@ -61,16 +61,18 @@ class FilesSource(Source):
             read = _read_partition if path.is_dir() else _read_day
             return conform(table, read(path, table, service_date), service_date, self.name)
 
-    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
+    def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return a version of each service day that there are files of. Raises SourceError.
 
-        A version is a digest of the files' status and one of their content. Files whose status is in `known` are not
+        A version is a digest of the files' status and one of their content. Files whose status is in `known_versions` are not
         read, and files that were touched without a change of content keep their known version. In a file of many days
         each day's content is the digest of its rows.
         """
         with translate_faults(self.name, table, None):
             path = self._find(table)
-            return _poll_partitions(path, known) if path.is_dir() else _poll_file(path, table, known)
+            if path.is_dir():
+                return _poll_partitions(path, known_versions)
+            return _poll_file(path, table, known_versions)
 
     def _find(self, table: str) -> Path:
         """Return the one file or directory that holds a table. Raises Fault."""
@@ -84,14 +86,14 @@ class FilesSource(Source):
         return paths[0]
 
 
-def _poll_file(path: Path, table: str, known: Mapping[date, str]) -> dict[date, str]:
+def _poll_file(path: Path, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
     status = _digest_status([path])
     with _translate_read_errors(path):
         digests = _digest_days(path, table, status)
-    return {day: _make_version(status, digest, known.get(day)) for day, digest in digests.items()}
+    return {day: _make_version(status, digest, known_versions.get(day)) for day, digest in digests.items()}
 
 
-def _poll_partitions(directory: Path, known: Mapping[date, str]) -> dict[date, str]:
+def _poll_partitions(directory: Path, known_versions: Mapping[date, str]) -> dict[date, str]:
     versions = {}
     for partition in directory.glob(f"{PARTITION_PREFIX}*"):
         with suppress(FileNotFoundError):  # a file that is being replaced is seen by the next call
@@ -99,7 +101,7 @@ def _poll_partitions(directory: Path, known: Mapping[date, str]) -> dict[date, s
             if not files:
                 continue
             day, status = date.fromisoformat(partition.name.removeprefix(PARTITION_PREFIX)), _digest_status(files)
-            known_version = known.get(day)
+            known_version = known_versions.get(day)
             if known_version and known_version.startswith(f"{status}-"):
                 versions[day] = known_version
             else:
@@ -220,10 +222,12 @@ def _digest_status(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:DIGEST_DIGITS]
 
 
-def _make_version(status: str, digest: str, known: str | None) -> str:
+def _make_version(status: str, digest: str, known_version: str | None) -> str:
     """Return the version of a status and a content digest: the known version if the content is the same."""
     content = digest[:DIGEST_DIGITS]
-    return known if known and known.endswith(f"-{content}") else f"{status}-{content}"
+    if known_version and known_version.endswith(f"-{content}"):
+        return known_version
+    return f"{status}-{content}"
 
 
 @lru_cache(maxsize=100_000)

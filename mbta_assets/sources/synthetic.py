@@ -35,11 +35,15 @@ class SyntheticSource(Source):
         """Make an upstream table of a service day, typed as `schema.UPSTREAM[table]`; `vehicle` runs the simulation."""
         if table == "vehicle":
             return feed.publish_vehicle_updates(process.simulate(service_date, self.seed))
-        make_columns = {"trip": _trip_columns, "stop": _stop_columns, "schedule": _schedule_columns}[table]
-        columns = make_columns(build_timetable(service_date, self.seed), service_date)
+        if table == "stop":
+            columns = _stop_columns()
+        elif table == "trip":
+            columns = _trip_columns(build_timetable(service_date, self.seed))
+        else:
+            columns = _schedule_columns(build_timetable(service_date, self.seed), service_date)
         return schema.cast_frame(pd.DataFrame({"service_date": service_date} | columns), schema.UPSTREAM[table])
 
-    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
+    def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return no service day: any can be simulated, and none ever changes."""
         return {}
 
@@ -59,7 +63,7 @@ class SyntheticSource(Source):
         return delays
 
 
-def _trip_columns(timetable: Timetable, service_date: date) -> dict[str, object]:
+def _trip_columns(timetable: Timetable) -> dict[str, object]:
     network = load_network()
     patterns = [network.patterns[trip.pattern] for trip in timetable.trips]
     return {
@@ -71,7 +75,7 @@ def _trip_columns(timetable: Timetable, service_date: date) -> dict[str, object]
     }
 
 
-def _stop_columns(timetable: Timetable, service_date: date) -> dict[str, object]:
+def _stop_columns() -> dict[str, object]:
     platforms = load_network().platforms.values()
     return {
         "id": [platform.stop_id for platform in platforms],
