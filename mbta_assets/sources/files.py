@@ -64,9 +64,9 @@ class FilesSource(Source):
     def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return a version of each service day that there are files of. Raises SourceError.
 
-        A version is a digest of the files' status and one of their content. Files whose status is in `known_versions` are not
-        read, and files that were touched without a change of content keep their known version. In a file of many days
-        each day's content is the digest of its rows.
+        A version has a digest of the files' status and one of their content. Files whose status is in `known_versions`
+        are not read, and files that were touched without a change of content keep their known version. In a file of
+        many days each day's content is the digest of its rows.
         """
         with translate_faults(self.name, table, None):
             path = self._find(table)
