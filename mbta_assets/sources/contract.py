@@ -3,6 +3,7 @@
 Reading files, feeds or databases belongs to the sources themselves, storing what was read to `storage`.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -40,19 +41,22 @@ class Source(Protocol):
     name: ClassVar[str]
     """Value of MBTA_SOURCE that selects the source."""
     reads_in_place: ClassVar[bool] = False
-    """Whether consumers read the tables where others store them; else the upstream assets copy them with `read`."""
+    """True if consumers read the tables where others store them; else the upstream assets copy them with `read`."""
     tables_in_place: TablesInPlace | None = None
     """The tables of a source that `reads_in_place`; None for all others."""
 
     @classmethod
+    @abstractmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Return the source that the settings describe. Raises SettingsError."""
         ...
 
+    @abstractmethod
     def read(self, table: str, service_date: date) -> pd.DataFrame:
         """Read all rows of a table on a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
         ...
 
+    @abstractmethod
     def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return a version of each service day of which a table can be read. Raises SourceError.
 
