@@ -3,7 +3,7 @@
 `defs` is the code location of the environment's settings.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -26,7 +26,7 @@ from mbta_assets.defs.resources.local import (
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
-from mbta_assets.settings import Settings
+from mbta_assets.settings import Settings, SettingsError
 
 MODULES = [
     transit,
@@ -79,9 +79,11 @@ def with_backfill_policy(days_per_run: int | None, assets: Iterable[Any]) -> lis
 
 def build_resources(settings: Settings) -> dict[str, Any]:
     """Return the resources of a deployment by name. Raises SettingsError."""
-    common = {
+    source = SourceResource.from_settings(settings)
+    build_storage = _build_gcp_storage if settings.deployment == "gcp" else _build_local_storage
+    return {
         "settings": TrainingSettings.from_settings(settings),
-        "source": SourceResource.from_settings(settings),
+        "source": source,
         "tracker": ExperimentTracker(
             project=settings.wandb_project,
             mode=settings.wandb_mode,
@@ -95,12 +97,11 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             xgboost_workers=settings.xgboost_workers,
             torch_workers=settings.torch_workers,
         ),
+        **build_storage(settings, source),
     }
-    build_storage = _build_gcp_storage if settings.deployment == "gcp" else _build_local_storage
-    return common | build_storage(settings, common["source"])
 
 
-def _build_local_storage(settings: Settings, source: SourceResource) -> Mapping[str, Any]:
+def _build_local_storage(settings: Settings, source: SourceResource) -> dict[str, Any]:
     store = str(settings.store)
     tables, model_registry = ParquetTablesResource(store=store), ModelRegistryResource(store=store)
     upstream_tables = TablesInPlaceResource(source=source) if upstream.reads_in_place(settings) else tables
@@ -114,7 +115,7 @@ def _build_local_storage(settings: Settings, source: SourceResource) -> Mapping[
     }
 
 
-def _build_gcp_storage(settings: Settings, source: SourceResource) -> Mapping[str, Any]:
+def _build_gcp_storage(settings: Settings, source: SourceResource) -> dict[str, Any]:
     # Google's libraries take seconds to import, and a deployment on one machine needs none of them.
     from mbta_assets.defs.resources.gcp import (
         BigQueryTablesResource,
@@ -124,14 +125,15 @@ def _build_gcp_storage(settings: Settings, source: SourceResource) -> Mapping[st
         GoogleAccount,
     )
 
-    account, store, bucket = GoogleAccount.from_settings(settings), settings.store, settings.gcs_bucket
+    dataset, bucket, store = settings.bigquery_dataset, settings.gcs_bucket, settings.store
+    if dataset is None or bucket is None:
+        raise SettingsError("MBTA_DEPLOYMENT=gcp requires BIGQUERY_DATASET and GCS_BUCKET to be set.")
+    account = GoogleAccount.from_settings(settings)
     tables = BigQueryTablesResource(
-        account=account,
-        dataset=settings.bigquery_dataset,
-        maximum_bytes_billed=settings.bigquery_maximum_bytes_billed,
+        account=account, dataset=dataset, maximum_bytes_billed=settings.bigquery_maximum_bytes_billed
     )
     upstream_tables = TablesInPlaceResource(source=source) if upstream.reads_in_place(settings) else tables
-    cache = str(store / "cache" / str(bucket))
+    cache = str(store / "cache" / bucket)
     model_registry = GCSModelRegistryResource(account=account, bucket=bucket, cache=cache)
     return {
         "google": account,

@@ -7,6 +7,13 @@ import warnings
 
 import dagster as dg
 
-# Both are beta in Dagster, whose minor release is pinned, and would warn for every asset.
-warnings.filterwarnings("ignore", message="Function `observable_source_asset`", category=dg.BetaWarning)
-warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
+# Used here, and beta in Dagster, whose minor release is pinned: each would warn for every asset or sensor.
+for beta in (
+    "Function `observable_source_asset`",
+    "Parameter `backfill_policy`",
+    "Parameter `owners` of initializer `SensorDefinition",
+    "Function `with_source_code_references`",
+    "Class `LocalFileCodeReference`",
+    "Class `CodeReferencesMetadataValue`",
+):
+    warnings.filterwarnings("ignore", message=beta, category=dg.BetaWarning)

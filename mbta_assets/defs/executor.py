@@ -14,14 +14,12 @@ share memory with another:
 
 import dagster as dg
 
-
-@dg.executor(
+step_executor = dg.ExecutorDefinition(
     name="in_process_or_multiprocess",
     config_schema=dg.Field(
         dg.multi_or_in_process_executor.config_schema.as_field().config_type, default_value={"in_process": {}}
     ),
     requirements=dg.multi_or_in_process_executor.get_requirements,
+    executor_creation_fn=dg.multi_or_in_process_executor.executor_creation_fn,
+    description="Dagster's default executor, with `in_process` as the default of its two modes.",
 )
-def step_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
-    """Return Dagster's default executor, with `in_process` as the default of its two modes."""
-    return dg.multi_or_in_process_executor.executor_creation_fn(init_context)
