@@ -18,7 +18,6 @@ from mbta_assets.defs.dagster_internals import (
 
 EXECUTION_TAG = "cloud_run/execution"
 """Tag of a run that names its execution."""
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TIMEOUT_SECONDS = 60
 MAX_RETRIES = 5
 MAX_ERROR_CHARACTERS = 500
@@ -127,12 +126,12 @@ class CloudRunLauncher(RunLauncher[Any], ConfigurableClass):
     def _session(self) -> Any:
         """Return an HTTP session with the default credentials; none are needed to create a launcher."""
         # Google's libraries take seconds to import, and webserver and daemon load the launcher when they start.
-        import google.auth
-        from google.auth.transport.requests import AuthorizedSession
         from requests.adapters import HTTPAdapter
         from urllib3.util import Retry
 
-        session = AuthorizedSession(google.auth.default(scopes=[SCOPE])[0])
+        from mbta_assets.gcp.account import Account
+
+        session = Account().session()
         # Retried are connections that failed and 429. After any other failure an execution may have begun, and a second
         # one must not.
         retry = Retry(MAX_RETRIES, read=0, other=0, status_forcelist=[429], allowed_methods=None)
