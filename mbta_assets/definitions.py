@@ -106,6 +106,8 @@ def _build_local_storage(settings: Settings, source: SourceResource) -> dict[str
     tables, model_registry = ParquetTablesResource(store=store), ModelRegistryResource(store=store)
     upstream_tables = TablesInPlaceResource(source=source) if upstream.reads_in_place(settings) else tables
     return {
+        "table_store": tables,
+        "upstream_store": upstream_tables,
         "warehouse": DuckDBWarehouseResource(tables=tables, upstream=upstream_tables),
         "model_registry": model_registry,
         "reports": ReportStoreResource(store=store),
@@ -137,6 +139,8 @@ def _build_gcp_storage(settings: Settings, source: SourceResource) -> dict[str, 
     model_registry = GCSModelRegistryResource(account=account, bucket=bucket, cache=cache)
     return {
         "google": account,
+        "table_store": tables,
+        "upstream_store": upstream_tables,
         "warehouse": BigQueryWarehouseResource(tables=tables, upstream=upstream_tables),
         "model_registry": model_registry,
         "reports": GCSReportStoreResource(account=account, bucket=bucket, store=str(store)),

@@ -43,8 +43,9 @@ def run_step(asset: str, partition: str, upstream: str, environment: Mapping[str
 
 
 def get_resource(definitions: dg.Definitions, name: str) -> Any:
-    """Return a resource of a deployment by its key. Raise KeyError if there is none."""
-    return (definitions.resources or {})[name]
+    """Return the object that a deployment's resource gives to assets. Raise KeyError if there is no such resource."""
+    with dg.build_resources({name: (definitions.resources or {})[name]}) as resources:
+        return getattr(resources, name)
 
 
 def version_token_name(launch: str) -> str:
