@@ -69,6 +69,6 @@ def label_assets(settings: Settings, assets: Iterable[Any]) -> list[Any]:
         added = kinds.tables if name in schema.TABLES else kinds.models_and_reports
         if name == "raw_transit_data":
             added |= kinds.join
-        return spec.replace_attributes(owners=labels.owners, tags=labels.tags, kinds={*spec.kinds, *added})
+        return spec.merge_attributes(owners=labels.owners, tags=labels.tags, kinds=set(added))
 
     return [asset.map_asset_specs(label) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets]
