@@ -7,4 +7,4 @@ line calls. Assets, dependencies and partitions come from the definitions; no li
 
 
 class LaunchError(Exception):
-    """A pipeline or job that could not be launched, or failed; the message says where and what to do."""
+    """Failure of a pipeline or job, or of its launch; the message says where it failed and what to do."""
