@@ -12,7 +12,6 @@ from mbta_assets.defs import automation, training, transit, upstream
 from mbta_assets.defs.executor import step_executor
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager, UpstreamIOManager
 from mbta_assets.defs.labels import label_assets
-from mbta_assets.defs.models import checks as model_checks
 from mbta_assets.defs.models import distilled_student, dnn_teacher, pruned_teacher, quantized_student, xgboost_model
 from mbta_assets.defs.monitoring import network_snapshot, predictions
 from mbta_assets.defs.production import leaderboard, promotion
@@ -36,7 +35,6 @@ MODULES = [
     pruned_teacher,
     distilled_student,
     quantized_student,
-    model_checks,
     leaderboard,
     promotion,
     predictions,

@@ -42,29 +42,34 @@ class GateConfig(dg.Config):
     """Thresholds of the promotion gate; `mbta_assets.ml.evaluation.promotion_gate.Gate` explains each default."""
 
     min_gain_over_production: float = Field(
-        Gate.min_gain_over_production,
+        default=Gate.min_gain_over_production,
         ge=0,
         lt=1,
         description="Minimum reduction of the production model's MAE, as a share.",
     )
     min_gain_over_lookup: float = Field(
-        Gate.min_gain_over_lookup, ge=0, lt=1, description="Minimum reduction of the run-time lookup's MAE, as a share."
+        default=Gate.min_gain_over_lookup,
+        ge=0,
+        lt=1,
+        description="Minimum reduction of the run-time lookup's MAE, as a share.",
     )
     max_route_regression: float = Field(
-        Gate.max_route_regression, ge=0, description="Maximum increase of the MAE on any route, as a share."
+        default=Gate.max_route_regression, ge=0, description="Maximum increase of the MAE on any route, as a share."
     )
-    min_route_rows: int = Field(Gate.min_route_rows, ge=1, description="Routes with fewer test rows are not judged.")
+    min_route_rows: int = Field(
+        default=Gate.min_route_rows, ge=1, description="Routes with fewer test rows are not judged."
+    )
     standard_errors: float = Field(
-        Gate.standard_errors,
+        default=Gate.standard_errors,
         ge=0,
         description="Differences on a route within this many standard errors are noise.",
     )
     min_test_rows: int = Field(
-        Gate.min_test_rows, ge=1, description="Minimum number of rows that no compared model was trained on."
+        default=Gate.min_test_rows, ge=1, description="Minimum number of rows that no compared model was trained on."
     )
-    max_size_bytes: int = Field(Gate.max_size_bytes, ge=1, description="Maximum size of the bundle in bytes.")
+    max_size_bytes: int = Field(default=Gate.max_size_bytes, ge=1, description="Maximum size of the bundle in bytes.")
     max_latency_us: float = Field(
-        Gate.max_latency_us, gt=0, description="Maximum latency of a prediction for one row in microseconds."
+        default=Gate.max_latency_us, gt=0, description="Maximum latency of a prediction for one row in microseconds."
     )
 
 
@@ -150,7 +155,7 @@ class RollbackConfig(dg.Config):
     """Version to roll back to."""
 
     version: str = Field(
-        "",
+        default="",
         description=f"Digest of an earlier version or its first digits, {MIN_DIGEST_DIGITS} or more. "
         "Empty: the one before the current version first became current.",
     )

@@ -23,13 +23,23 @@ class GoogleAccount(dg.ConfigurableResource):
     """The account that calls Google Cloud. A key is never part of it, only the path of a key file."""
 
     project: str = Field(description="Project that pays for queries and has the dataset.")
-    location: str = Field("US", description="Location of datasets and queries.")
-    retry_seconds: float = Field(600, gt=0, description="Time for which a call with transient failures is retried.")
-    key_file: str | None = Field(None, description="Path of a key file; unset, application default credentials.")
-    impersonated_account: str | None = Field(None, description="E-mail address of a service account to impersonate.")
-    bigquery_emulator: str | None = Field(None, description="Address of an emulator, called without credentials.")
-    read_api_emulator: str | None = Field(None, description="host:port of that emulator's Storage Read API.")
-    storage_emulator: str | None = Field(None, description="Address of an emulator, called without credentials.")
+    location: str = Field(default="US", description="Location of datasets and queries.")
+    retry_seconds: float = Field(
+        default=600, gt=0, description="Time for which a call with transient failures is retried."
+    )
+    key_file: str | None = Field(
+        default=None, description="Path of a key file; unset, application default credentials."
+    )
+    impersonated_account: str | None = Field(
+        default=None, description="E-mail address of a service account to impersonate."
+    )
+    bigquery_emulator: str | None = Field(
+        default=None, description="Address of an emulator, called without credentials."
+    )
+    read_api_emulator: str | None = Field(default=None, description="host:port of that emulator's Storage Read API.")
+    storage_emulator: str | None = Field(
+        default=None, description="Address of an emulator, called without credentials."
+    )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:

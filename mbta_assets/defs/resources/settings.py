@@ -11,9 +11,11 @@ from mbta_assets.settings import Settings
 class TrainingSettings(dg.ConfigurableResource):
     """Settings of training, which the launchpad can change for one run."""
 
-    seed: int = Field(0, ge=0, description="Seed of the simulation and of training.")
-    training_days: int = Field(28, ge=1, description="Number of latest service days that models are trained on.")
-    tune_trials: int = Field(8, ge=1, description="Number of trials of each hyperparameter search.")
+    seed: int = Field(default=0, ge=0, description="Seed of the simulation and of training.")
+    training_days: int = Field(
+        default=28, ge=1, description="Number of latest service days that models are trained on."
+    )
+    tune_trials: int = Field(default=8, ge=1, description="Number of trials of each hyperparameter search.")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
