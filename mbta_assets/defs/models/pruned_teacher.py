@@ -38,13 +38,14 @@ class PruningConfig(dg.Config):
     """Candidates, their fine-tuning, and the selection of one."""
 
     cuts: list[CutConfig] = Field(
-        default_factory=lambda: [
-            CutConfig(weights=0.8),
-            CutConfig(neurons=0.5),
-            CutConfig(neurons=0.75),
-            CutConfig(neurons=0.5, weights=0.6),
-            CutConfig(neurons=0.5, weights=0.8),
+        default=[
+            {"weights": 0.8},
+            {"neurons": 0.5},
+            {"neurons": 0.75},
+            {"neurons": 0.5, "weights": 0.6},
+            {"neurons": 0.5, "weights": 0.8},
         ],
+        validate_default=True,  # the launchpad shows plain values only
         description="Candidates beside the teacher that is fine-tuned without being pruned.",
     )
     epochs: int = Field(default=2, ge=1, description="Epochs of fine-tuning of each candidate.")
