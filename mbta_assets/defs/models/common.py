@@ -94,6 +94,17 @@ class TextChoice(dg.Config):
         return Choice(self.values, self.probabilities)
 
 
+def require_keys(configurations: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    """Return the configurations. Raise ValueError if there are none, or if one lacks a key."""
+    if not configurations:
+        raise ValueError("there are no first configurations; give at least one")
+    for configuration in configurations:
+        missing = [key for key in keys if key not in configuration]
+        if missing:
+            raise ValueError(f"the configuration {configuration} lacks {', '.join(missing)}")
+    return configurations
+
+
 class SearchConfig(dg.Config):
     """Size of a search and successive halving of its trials."""
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.models.common import (
@@ -14,6 +14,7 @@ from mbta_assets.defs.models.common import (
     TeacherLossConfig,
     TextChoice,
     model_asset,
+    require_keys,
     search_metadata,
 )
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
@@ -66,6 +67,12 @@ class StudentSpace(dg.Config):
         default=FloatRange(low=0.3, high=0.8),
         description="Weight of the teacher in the loss (`weight` of a configuration).",
     )
+
+    @field_validator("first_configurations")
+    @classmethod
+    def _check_first(cls, configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Raise ValueError if a key is missing that training reads."""
+        return require_keys(configurations, "hidden", "weight")
 
     def search_space(self) -> SearchSpace:
         """Return the search space as plain data."""
@@ -161,5 +168,8 @@ def distilled_student(
     errors = [{"tree_fraction": key, "validation_error": error} for key, error in distilled.mixture.errors.items()]
     logged = {"training_set": training_set.digest, "seed": settings.seed}
     trials = search_metadata("distilled_student", distilled.trials, tracker, logged, "epochs")
-    context.add_output_metadata({**distilled.describe(), "teachers": table_metadata(errors), **trials})
+    threads = cluster.executor.trial_resources.threads
+    context.add_output_metadata(
+        {**distilled.describe(), "threads": threads, "teachers": table_metadata(errors), **trials}
+    )
     return distilled.draft(control.digest)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mbta_assets.defs.models.common import (
     ArchitectureConfig,
@@ -12,11 +12,13 @@ from mbta_assets.defs.models.common import (
     SearchConfig,
     TextChoice,
     model_asset,
+    require_keys,
     search_metadata,
 )
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.ml.training.hyperparameters import ALL_INPUTS, REDUCED_INPUTS
 from mbta_assets.ml.training.search_spaces import Choice, SearchSpace
 from mbta_assets.storage.bundle import Bundle, Draft
 
@@ -24,12 +26,12 @@ if TYPE_CHECKING:
     from mbta_assets.ml.training.teacher import TeacherTraining
 
 PLAIN: dict[str, Any] = {
-    "inputs": "all", "hidden": [128, 64, 32, 16], "numeric": "none", "embedding_dim": 4, "dropout": 0.1,
+    "inputs": ALL_INPUTS, "hidden": [128, 64, 32, 16], "numeric": "none", "embedding_dim": 4, "dropout": 0.1,
     "learning_rate": 0.01, "weight_decay": 0.01,
 }  # fmt: skip
 """A plain multilayer perceptron, the network of the previous system, with an absolute loss."""
 PIECEWISE_LINEAR: dict[str, Any] = {
-    "inputs": "steady", "hidden": [320, 160, 64], "numeric": "piecewise_linear", "bins": 16, "numeric_dim": 4,
+    "inputs": REDUCED_INPUTS, "hidden": [320, 160, 64], "numeric": "piecewise_linear", "bins": 16, "numeric_dim": 4,
     "embedding_dim": 4, "dropout": 0.0, "learning_rate": 0.006, "batch_size": 512, "weight_decay": 0.01,
 }  # fmt: skip
 
@@ -43,14 +45,14 @@ class TeacherSpace(dg.Config):
             {**PIECEWISE_LINEAR, "numeric": "periodic"},
             {**PIECEWISE_LINEAR, "numeric": "linear_relu"},
             PLAIN,
-            {**PIECEWISE_LINEAR, "inputs": "all"},
+            {**PIECEWISE_LINEAR, "inputs": ALL_INPUTS},
             {**PIECEWISE_LINEAR, "numeric": "none"},
         ],
         description="Configurations that every search begins with.",
     )
     inputs: TextChoice = Field(
-        default=TextChoice(values=["steady", "all"], probabilities=[0.8, 0.2]),
-        description="Columns that the network reads: without the calendar, or all.",
+        default=TextChoice(values=[REDUCED_INPUTS, ALL_INPUTS], probabilities=[0.8, 0.2]),
+        description="Columns that the network reads: without the feature group calendar, or all.",
     )
     hidden: list[list[int]] = Field(
         default=[[320, 160, 64], [384, 128], [256, 256, 64]], min_length=1, description="Widths of the dense layers."
@@ -78,6 +80,12 @@ class TeacherSpace(dg.Config):
         min_length=1,
         description="Error, in units of the scale, up to which the loss is quadratic (`smooth` of a configuration).",
     )
+
+    @field_validator("first_configurations")
+    @classmethod
+    def _check_first(cls, configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Raise ValueError if a key is missing that training reads."""
+        return require_keys(configurations, "inputs", "hidden")
 
     def search_space(self) -> SearchSpace:
         """Return the search space as plain data."""
@@ -156,7 +164,7 @@ def dnn_teacher(
     context.add_output_metadata(
         {
             **trained.describe(),
-            "threads": cluster.executor.local_resources.threads,
+            "threads": cluster.executor.network_resources.threads,
             **search_metadata("dnn_teacher", trained.trials, tracker, logged, "epochs"),
         }
     )

@@ -108,5 +108,6 @@ def pruned_teacher(
     pruned = prune_teacher(training_set, runtime_lookup, dnn_teacher, training, cluster.executor)
     control = model_registry.put("unpruned_teacher", pruned.control_draft())
     selection = selection_metadata("candidates", pruned.table(), pruned.selected.cut.name)
-    context.add_output_metadata({**pruned.describe(), **selection})
+    threads = cluster.executor.trial_resources.threads
+    context.add_output_metadata({**pruned.describe(), "threads": threads, **selection})
     return pruned.draft(control.digest)

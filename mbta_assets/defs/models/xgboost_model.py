@@ -3,7 +3,7 @@
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.models.common import (
@@ -12,26 +12,27 @@ from mbta_assets.defs.models.common import (
     SearchConfig,
     TextChoice,
     model_asset,
+    require_keys,
     search_metadata,
 )
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
-from mbta_assets.ml.training.hyperparameters import BoostingConfig
+from mbta_assets.ml.training.hyperparameters import ALL_INPUTS, REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.xgboost_model import XGBoostTraining, train_xgboost
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 
 ABSOLUTE, HUBER = "reg:absoluteerror", "reg:pseudohubererror"
-STEADY_INPUTS: dict[str, Any] = {
-    "residual_to": "lookup", "inputs": "steady", "objective": ABSOLUTE, "eta": 0.05, "max_depth": 10,
+WITHOUT_TIME_AND_PLACE: dict[str, Any] = {
+    "residual_to": "lookup", "inputs": REDUCED_INPUTS, "objective": ABSOLUTE, "eta": 0.05, "max_depth": 10,
     "min_child_weight": 1.0, "subsample": 0.7, "colsample_bynode": 0.4, "reg_lambda": 1.0, "reg_alpha": 0.0,
     "gamma": 0.0,
 }  # fmt: skip
-ALL_INPUTS: dict[str, Any] = {
-    **STEADY_INPUTS, "inputs": "all", "objective": HUBER, "eta": 0.1, "max_depth": 8, "min_child_weight": 20.0,
-    "subsample": 0.8, "colsample_bynode": 0.7,
+WITH_ALL_INPUTS: dict[str, Any] = {
+    **WITHOUT_TIME_AND_PLACE, "inputs": ALL_INPUTS, "objective": HUBER, "eta": 0.1, "max_depth": 8,
+    "min_child_weight": 20.0, "subsample": 0.8, "colsample_bynode": 0.7,
 }  # fmt: skip
 MAX_IMPORTANCE_ROWS = 15
 
@@ -40,7 +41,11 @@ class XGBoostSpace(dg.Config):
     """Search space of the trees; the fields are drawn in this order."""
 
     first_configurations: list[dict[str, Any]] = Field(
-        default=[ALL_INPUTS, STEADY_INPUTS, {**ALL_INPUTS, "residual_to": "now", "objective": ABSOLUTE}],
+        default=[
+            WITH_ALL_INPUTS,
+            WITHOUT_TIME_AND_PLACE,
+            {**WITH_ALL_INPUTS, "residual_to": "now", "objective": ABSOLUTE},
+        ],
         description="Configurations that every search begins with.",
     )
     residual_to: TextChoice = Field(
@@ -48,8 +53,9 @@ class XGBoostSpace(dg.Config):
         description="Delay that the residual is relative to: of the run-time lookup, or of an arrival right now.",
     )
     inputs: TextChoice = Field(
-        default=TextChoice(values=["all", "steady"]),
-        description="Columns that trees may use: all, or without those that identify when and where.",
+        default=TextChoice(values=[ALL_INPUTS, REDUCED_INPUTS]),
+        description="Columns that trees may use: all, or without the feature groups calendar, time_of_day, stop and "
+        "recent_delay.",
     )
     objective: TextChoice = Field(default=TextChoice(values=[HUBER, ABSOLUTE]), description="Loss.")
     eta: FloatRange = Field(default=FloatRange(low=0.05, high=0.2), description="Learning rate, log-uniform.")
@@ -68,6 +74,12 @@ class XGBoostSpace(dg.Config):
         default=FloatRange(low=0.01, high=10.0), description="L1 regularization of leaves, log-uniform."
     )
     gamma: FloatRange = Field(default=FloatRange(low=0.0, high=1.0), description="Minimum loss reduction of a split.")
+
+    @field_validator("first_configurations")
+    @classmethod
+    def _check_first(cls, configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Raise ValueError if a key is missing that training reads."""
+        return require_keys(configurations, "residual_to", "inputs")
 
     def search_space(self) -> SearchSpace:
         """Return the search space as plain data."""
@@ -142,7 +154,7 @@ def xgboost_model(
             "validation_mae_seconds": trained.validation_mae,
             "rounds": trained.booster.num_boosted_rounds(),
             "residual_to": trained.configuration["residual_to"],
-            "threads": cluster.executor.local_resources.threads,
+            "threads": cluster.executor.tree_resources.threads,
             **search_metadata(
                 "xgboost_model", trained.trials, tracker, logged, "boosting rounds", config.rounds_per_step
             ),

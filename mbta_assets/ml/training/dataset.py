@@ -129,6 +129,7 @@ def _find_boundaries(n: int, split: SplitConfig) -> tuple[int, int]:
 
 
 def _describe_part(part: str, rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the time span and the number of rows of a part."""
     return {
         "part": part,
         "from": str(rows["time_stamp"].min()),

@@ -96,7 +96,7 @@ class DistillationData:
 
 @dataclass(frozen=True)
 class TeacherMixture:
-    """The mixture of a network and trees that students are taught by."""
+    """The mixture of a network and trees whose predictions students are trained towards."""
 
     tree_fraction: float
     errors: dict[float, float]
@@ -111,8 +111,9 @@ class DistilledStudent:
 
     trials: list[tuning.Result]
     mixture: TeacherMixture
-    taught: Fitted
-    untaught: Fitted
+    fitted: Fitted
+    control: Fitted
+    """The same network trained on the labels alone."""
     data: NetworkData
     teacher_digests: dict[str, str]
     workers: int
@@ -125,20 +126,20 @@ class DistilledStudent:
     def describe(self) -> dict[str, Any]:
         """Return errors and sizes, and the gain of distillation."""
         return {
-            **self.data.describe(self.taught),
-            "validation_error_untaught": self.untaught.validation_error,
-            "gain_of_distillation": 1 - self.taught.validation_error / self.untaught.validation_error,
+            **self.data.describe(self.fitted),
+            "validation_error_without_teacher": self.control.validation_error,
+            "gain_of_distillation": 1 - self.fitted.validation_error / self.control.validation_error,
             "tree_fraction": self.mixture.tree_fraction,
         }
 
     def control_draft(self) -> Draft:
         """Return the bundle of the student trained on the labels alone."""
-        return self.data.draft(self.untaught, _without_teacher(self.configuration), self.workers)
+        return self.data.draft(self.control, _without_teacher(self.configuration), self.workers)
 
     def draft(self, control_digest: str) -> Draft:
         """Return the bundle of the student, which names its teachers and its control."""
         return self.data.draft(
-            self.taught,
+            self.fitted,
             self.configuration,
             self.workers,
             teacher={**self.teacher_digests, "trees": self.mixture.tree_fraction},
@@ -172,9 +173,9 @@ def distill_student(
         training.budget.halving(training.trial_epochs),
     )
     best = tuning.best_result(trials).configuration
-    taught, untaught = executor.train_networks(train_configuration, [best, _without_teacher(best)], distillation_data)
+    fitted, control = executor.train_networks(train_configuration, [best, _without_teacher(best)], distillation_data)
     digests = {"pruned_teacher": pruned_teacher.digest, "xgboost_held_out": held_out_trees.digest}
-    return DistilledStudent(trials, mixture, taught, untaught, data, digests, executor.torch_workers)
+    return DistilledStudent(trials, mixture, fitted, control, data, digests, executor.torch_workers)
 
 
 def mix_teachers(
@@ -258,6 +259,7 @@ def count_bytes(configuration: Configuration, network: NetworkConfig, train: Arr
 
 
 def _without_teacher(configuration: Configuration) -> Configuration:
+    """Return the configuration of the control, which is trained on the labels alone."""
     return {**configuration, "weight": 0.0}
 
 

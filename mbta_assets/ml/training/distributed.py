@@ -73,6 +73,7 @@ def train_trees_data_parallel(
 
 
 def _shard_validation(validation: Arrays | None, rank: int, world_size: int) -> Arrays | None:
+    """Return the validation rows of a worker, if there are any."""
     return None if validation is None else validation.shard(rank, world_size)
 
 

@@ -33,6 +33,16 @@ class TrainingExecutor:
     """World size of the final training of each network."""
     _session: ExitStack | None = field(default=None, repr=False)
 
+    @property
+    def tree_resources(self) -> Resources:
+        """Return the resources of the process, or of each worker, that trains the final trees."""
+        return self.local_resources if self.xgboost_workers == 1 else self.trial_resources
+
+    @property
+    def network_resources(self) -> Resources:
+        """Return the resources of the process, or of each worker, that trains a single final network."""
+        return self.local_resources if self.torch_workers == 1 else self.trial_resources
+
     def search(
         self,
         trial: tuning.Trial,
@@ -49,17 +59,17 @@ class TrainingExecutor:
     def train_trees(self, trainer: XGBoostTrainer, train: Iterable[Arrays], validation: Arrays | None = None) -> Any:
         """Train trees on the rows of all blocks and return the booster; see `XGBoostTrainer.train`."""
         if self.xgboost_workers == 1:
-            local = replace(trainer, resources=self.local_resources)
-            return xgboost_trainer.fit(local, Arrays.concat(train), validation)
+            trainer = replace(trainer, resources=self.tree_resources)
+            return xgboost_trainer.fit(trainer, Arrays.concat(train), validation)
         self._start_session()
         return distributed.train_trees_data_parallel(
-            trainer, train, validation, self.xgboost_workers, self.trial_resources
+            trainer, train, validation, self.xgboost_workers, self.tree_resources
         )
 
     def train_network(self, function: Callable[[Item, Any, Resources], Value], item: Item, data: Any) -> Value:
         """Return `function(item, data, resources)`, which trains one network, in this process or data-parallel."""
         if self.torch_workers == 1:
-            return function(item, data, self.local_resources)
+            return function(item, data, self.network_resources)
         return self._train_data_parallel(function, item, data)
 
     def train_networks(

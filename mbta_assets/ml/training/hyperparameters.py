@@ -10,8 +10,8 @@ from mbta_assets.ml.training.tuning import Configuration, Halving
 
 NumericEmbedding = Literal["none", "linear_relu", "periodic", "piecewise_linear"]
 
-ALL_INPUTS, STEADY_INPUTS = "all", "steady"
-"""Values of `inputs` in the configuration of a stored model: all columns, or those that generalize from few days."""
+ALL_INPUTS, REDUCED_INPUTS = "all", "steady"
+"""Values of `inputs` in a configuration, stored with the model: all columns, or without some feature groups."""
 
 
 @dataclass(frozen=True)

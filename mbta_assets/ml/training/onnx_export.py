@@ -69,6 +69,7 @@ class _Graph:
         return output
 
     def _initializer(self, value: np.ndarray) -> str:
+        """Add an array and return its name."""
         name = f"constant_{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name

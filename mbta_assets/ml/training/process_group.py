@@ -51,4 +51,5 @@ def average_gradients(network: Network) -> None:
 
 
 def _has_group() -> bool:
+    """Return whether this process is a member of a group."""
     return distributed.is_available() and distributed.is_initialized()

@@ -162,6 +162,7 @@ class PrunedTeacher:
         )
 
     def _configuration(self, cut: str) -> Configuration:
+        """Return the teacher's configuration with the name of a cut."""
         return {**self.teacher.manifest["configuration"], "cut": cut}
 
 

@@ -82,8 +82,8 @@ class SearchSpace:
         The same seed gives the same sequence, whatever its length.
         """
         random = np.random.default_rng(seed)
-        drawn = [
+        random_configurations = [
             {name: distribution.draw(random) for name, distribution in self.distributions.items()}
             for _ in range(random_draws)
         ]
-        return [*self.first, *drawn]
+        return [*self.first, *random_configurations]

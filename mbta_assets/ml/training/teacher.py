@@ -7,7 +7,7 @@ from mbta_assets.ml.training import tuning
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import (
-    STEADY_INPUTS,
+    REDUCED_INPUTS,
     NetworkConfig,
     SearchBudget,
     TrainConfig,
@@ -101,7 +101,7 @@ def train_teacher(
     fitted = executor.train_network(
         train_configuration, configuration, TeacherData(data.data, training.network, optimization)
     )
-    if configuration["inputs"] == STEADY_INPUTS:
+    if configuration["inputs"] == REDUCED_INPUTS:
         data = data.drop_columns(CALENDAR_FEATURES)
     return TrainedTeacher(trials, fitted, data, executor.torch_workers)
 
@@ -115,7 +115,7 @@ def select_configurations(
     """
     configurations = space.configurations(trials, seed)
     if service_days < min_calendar_days:
-        without_calendar = [{**configuration, "inputs": STEADY_INPUTS} for configuration in configurations]
+        without_calendar = [{**configuration, "inputs": REDUCED_INPUTS} for configuration in configurations]
         configurations = [
             configuration
             for index, configuration in enumerate(without_calendar)
@@ -129,7 +129,7 @@ def train_configuration(
 ) -> Fitted:
     """Train a teacher of one configuration; `report` gets the validation error after each epoch."""
     rows = data.data
-    if configuration["inputs"] == STEADY_INPUTS:
+    if configuration["inputs"] == REDUCED_INPUTS:
         rows = rows.drop_columns(CALENDAR_FEATURES)
     network, optimization = apply_configuration(configuration, data.network, data.optimization)
     optimization = replace(optimization, threads=resources.threads, device=resources.device)

@@ -108,9 +108,11 @@ class _Rows:
 
     def subsample(self, fitted: CrossFittedPreprocessor, mask: np.ndarray, max_rows: int, seed: int) -> TrainingRows:
         """Return at most `max_rows` of the masked rows with all residual bases, drawn by the seed."""
-        drawn = subsample_mask(mask, max_rows, seed)
-        arrays = Arrays.concat(self.arrays(fitted, drawn, "lookup"))
-        return TrainingRows.from_arrays(arrays, compute_residual_bases(self.rows[drawn], fitted.lookup_delay[drawn]))
+        subsample = subsample_mask(mask, max_rows, seed)
+        arrays = Arrays.concat(self.arrays(fitted, subsample, "lookup"))
+        return TrainingRows.from_arrays(
+            arrays, compute_residual_bases(self.rows[subsample], fitted.lookup_delay[subsample])
+        )
 
 
 def train_xgboost(
@@ -180,6 +182,7 @@ def _search(
 
 
 def _draft(booster: Any, preprocessor: Preprocessor, fields: dict[str, Any]) -> Draft:
+    """Return the bundle of some trees."""
     files = {xgboost_trainer.WEIGHTS_FILE: bytes(booster.save_raw("ubj")), **preprocessor.to_files()}
     return Draft("xgboost", files, {**fields, "parameters": xgboost_trainer.count_leaves(booster)})
 

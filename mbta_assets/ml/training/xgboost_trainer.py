@@ -11,7 +11,7 @@ import numpy as np
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
-from mbta_assets.ml.training.hyperparameters import STEADY_INPUTS, BoostingConfig
+from mbta_assets.ml.training.hyperparameters import REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.transit import schema
 
@@ -40,7 +40,7 @@ class XGBoostTrainer:
     def features(self, rows: Arrays) -> np.ndarray:
         """Return the training features (n, d + c) float32; columns that trees may not use are all missing."""
         features = stack_features(rows)
-        if self.configuration["inputs"] == STEADY_INPUTS:
+        if self.configuration["inputs"] == REDUCED_INPUTS:
             masked = [index for index, name in enumerate(self.feature_names) if name in TIME_AND_PLACE_FEATURES]
             features[:, masked] = np.nan
         return features
