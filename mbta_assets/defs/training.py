@@ -33,7 +33,7 @@ class TrainingSetConfig(dg.Config):
         description="Minimum number of service days for parts of whole service days; fewer are cut by time.",
     )
 
-    def split(self) -> dataset.SplitConfig:
+    def build_split(self) -> dataset.SplitConfig:
         """Return the split as plain data."""
         return dataset.SplitConfig(self.validation_fraction, self.test_fraction, self.min_days_to_split_by_day)
 
@@ -54,7 +54,7 @@ def training_set(
 ) -> Draft:
     days = list(transit_features.days)[-settings.training_days :]
     samples = (sample_rows(transit_features.read(day), config.rows_per_day) for day in days)
-    built = dataset.build_training_set(samples, config.split())
+    built = dataset.build_training_set(samples, config.build_split())
     parts = table_metadata(built.describe_parts())
     context.add_output_metadata({"parts": parts, "service_days": len(days), "rows": len(built.rows)})
     versions = {str(day): version for day, version in transit_features.versions(days).items()}

@@ -44,11 +44,11 @@ class FloatRange(dg.Config):
             raise ValueError(f"low is {self.low} and high is {self.high}; low must not be larger")
         return self
 
-    def uniform(self) -> Uniform:
+    def to_uniform(self) -> Uniform:
         """Return the uniform distribution."""
         return Uniform(self.low, self.high)
 
-    def log_uniform(self) -> LogUniform:
+    def to_log_uniform(self) -> LogUniform:
         """Return the log-uniform distribution. Raises ValueError if the range is not positive."""
         if self.low <= 0:
             raise ValueError(f"low is {self.low}; it must be positive, as the logarithm is uniform")
@@ -68,7 +68,7 @@ class IntegerRange(dg.Config):
             raise ValueError(f"low is {self.low} and high is {self.high}; low must not be larger")
         return self
 
-    def uniform(self) -> UniformInteger:
+    def to_uniform(self) -> UniformInteger:
         """Return the uniform distribution."""
         return UniformInteger(self.low, self.high)
 
@@ -89,7 +89,7 @@ class TextChoice(dg.Config):
             raise ValueError(f"probabilities are {given} for {self.values}; give one for each value, with the sum 1")
         return self
 
-    def choice(self) -> Choice:
+    def to_choice(self) -> Choice:
         """Return the categorical distribution."""
         return Choice(self.values, self.probabilities)
 
@@ -118,7 +118,7 @@ class SearchConfig(dg.Config):
         default=0.5, gt=0, le=1, description="Fraction of a full trial after which it is first compared with others."
     )
 
-    def budget(self, trials: int) -> SearchBudget:
+    def build_budget(self, trials: int) -> SearchBudget:
         """Return the size of a search with so many trials."""
         return SearchBudget(trials, self.trial_rows, self.grace_fraction, self.halving_factor)
 
@@ -133,7 +133,7 @@ class ArchitectureConfig(dg.Config):
         default=0.01, ge=0, lt=1, description="Fraction of category codes set to unknown in training."
     )
 
-    def network(self) -> NetworkConfig:
+    def build_network(self) -> NetworkConfig:
         """Return the architecture as plain data."""
         return NetworkConfig(
             frequencies=self.frequencies,
@@ -161,7 +161,7 @@ class OptimizationConfig(dg.Config):
         default=20_000, ge=100, description="Maximum number of validation rows for the error after each epoch."
     )
 
-    def training(self) -> TrainConfig:
+    def build_training(self) -> TrainConfig:
         """Return the optimization as plain data."""
         return TrainConfig(
             batch_size=self.batch_size,
@@ -186,7 +186,7 @@ class TeacherLossConfig(dg.Config):
         default=0.95, gt=0, le=1, description="Quantile of the teacher's errors beyond which its weight decreases."
     )
 
-    def distillation(self) -> DistillationConfig:
+    def build_distillation(self) -> DistillationConfig:
         """Return the weighting as plain data."""
         return DistillationConfig(self.teacher_weight, self.huber_delta, self.bound_quantile)
 

@@ -74,19 +74,19 @@ class StudentSpace(dg.Config):
         """Raise ValueError if a key is missing that training reads."""
         return require_keys(configurations, "hidden", "weight")
 
-    def search_space(self) -> SearchSpace:
+    def build_search_space(self) -> SearchSpace:
         """Return the search space as plain data."""
         return SearchSpace(
             self.first_configurations,
             {
                 "hidden": Choice(self.hidden),
-                "numeric": self.numeric.choice(),
+                "numeric": self.numeric.to_choice(),
                 "bins": Choice(self.bins),
                 "numeric_dim": Choice(self.numeric_dim),
                 "embedding_dim": Choice(self.embedding_dim),
-                "learning_rate": self.learning_rate.log_uniform(),
-                "weight_decay": self.weight_decay.log_uniform(),
-                "weight": self.teacher_weight.uniform(),
+                "learning_rate": self.learning_rate.to_log_uniform(),
+                "weight_decay": self.weight_decay.to_log_uniform(),
+                "weight": self.teacher_weight.to_uniform(),
             },
         )
 
@@ -119,22 +119,22 @@ class StudentConfig(SearchConfig):
         default=OptimizationConfig(), description="Optimization that is not searched."
     )
 
-    def training(self, trials: int, seed: int) -> "StudentTraining":
+    def build_training(self, trials: int, seed: int) -> "StudentTraining":
         """Return the hyperparameters as plain data."""
         # Imports torch; see `distilled_student`.
         from mbta_assets.ml.training.distillation import SizeBudget, StudentTraining
 
         return StudentTraining(
-            self.space.search_space(),
-            self.budget(trials),
+            self.space.build_search_space(),
+            self.build_budget(trials),
             self.draws_per_trial,
             self.trial_epochs,
             self.epochs,
             SizeBudget(self.max_size_bytes, self.max_fraction_of_teacher),
             self.tree_fractions,
-            self.loss.distillation(),
-            self.architecture.network(),
-            self.optimization.training(),
+            self.loss.build_distillation(),
+            self.architecture.build_network(),
+            self.optimization.build_training(),
             seed,
         )
 
@@ -159,7 +159,7 @@ def distilled_student(
     # Torch takes seconds to import; the code location imports this module and must load fast.
     from mbta_assets.ml.training.distillation import distill_student
 
-    training = config.training(settings.tune_trials, settings.seed)
+    training = config.build_training(settings.tune_trials, settings.seed)
     trees = model_registry.get("xgboost_held_out", xgboost_model.manifest["held_out"])
     distilled = distill_student(
         training_set, runtime_lookup, trees, dnn_teacher, pruned_teacher, training, cluster.executor

@@ -87,21 +87,21 @@ class TeacherSpace(dg.Config):
         """Raise ValueError if a key is missing that training reads."""
         return require_keys(configurations, "inputs", "hidden")
 
-    def search_space(self) -> SearchSpace:
+    def build_search_space(self) -> SearchSpace:
         """Return the search space as plain data."""
         return SearchSpace(
             self.first_configurations,
             {
-                "inputs": self.inputs.choice(),
+                "inputs": self.inputs.to_choice(),
                 "hidden": Choice(self.hidden),
-                "numeric": self.numeric.choice(),
+                "numeric": self.numeric.to_choice(),
                 "bins": Choice(self.bins),
                 "numeric_dim": Choice(self.numeric_dim),
                 "embedding_dim": Choice(self.embedding_dim),
                 "dropout": Choice(self.dropout),
-                "learning_rate": self.learning_rate.log_uniform(),
+                "learning_rate": self.learning_rate.to_log_uniform(),
                 "batch_size": Choice(self.batch_size),
-                "weight_decay": self.weight_decay.log_uniform(),
+                "weight_decay": self.weight_decay.to_log_uniform(),
                 "smooth": Choice(self.huber_delta),
             },
         )
@@ -126,18 +126,18 @@ class TeacherConfig(SearchConfig):
         default=OptimizationConfig(), description="Optimization that is not searched."
     )
 
-    def training(self, trials: int, seed: int) -> "TeacherTraining":
+    def build_training(self, trials: int, seed: int) -> "TeacherTraining":
         """Return the hyperparameters as plain data."""
         from mbta_assets.ml.training.teacher import TeacherTraining  # torch; see `dnn_teacher`
 
         return TeacherTraining(
-            self.space.search_space(),
-            self.budget(trials),
+            self.space.build_search_space(),
+            self.build_budget(trials),
             self.trial_epochs,
             self.epochs,
             self.min_calendar_days,
-            self.architecture.network(),
-            self.optimization.training(),
+            self.architecture.build_network(),
+            self.optimization.build_training(),
             seed,
         )
 
@@ -158,7 +158,7 @@ def dnn_teacher(
     # Torch takes seconds to import; the code location imports this module and must load fast.
     from mbta_assets.ml.training.teacher import train_teacher
 
-    training = config.training(settings.tune_trials, settings.seed)
+    training = config.build_training(settings.tune_trials, settings.seed)
     trained = train_teacher(training_set, runtime_lookup, training, cluster.executor)
     logged = {"training_set": training_set.digest, "seed": settings.seed}
     context.add_output_metadata(

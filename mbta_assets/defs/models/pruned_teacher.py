@@ -71,7 +71,7 @@ class PruningConfig(dg.Config):
     loss: TeacherLossConfig = Field(default=TeacherLossConfig(), description="Loss towards labels and teacher.")
     optimization: FineTuningConfig = Field(default=FineTuningConfig(), description="Fine-tuning.")
 
-    def training(self, seed: int) -> "PruningTraining":
+    def build_training(self, seed: int) -> "PruningTraining":
         """Return the hyperparameters as plain data."""
         from mbta_assets.ml.training.pruning import Cut, PruningTraining  # torch; see `pruned_teacher`
         from mbta_assets.ml.training.sparsity import SparsitySchedule
@@ -82,8 +82,10 @@ class PruningConfig(dg.Config):
             self.width_multiple,
             self.max_error_increase,
             self.preferred_size,
-            self.loss.distillation(),
-            replace(self.optimization.training(), epochs=self.epochs, learning_rate=self.learning_rate, seed=seed),
+            self.loss.build_distillation(),
+            replace(
+                self.optimization.build_training(), epochs=self.epochs, learning_rate=self.learning_rate, seed=seed
+            ),
         )
 
 
@@ -104,10 +106,10 @@ def pruned_teacher(
     # Torch takes seconds to import; the code location imports this module and must load fast.
     from mbta_assets.ml.training.pruning import prune_teacher
 
-    training = config.training(settings.seed)
+    training = config.build_training(settings.seed)
     pruned = prune_teacher(training_set, runtime_lookup, dnn_teacher, training, cluster.executor)
     control = model_registry.put("unpruned_teacher", pruned.control_draft())
-    selection = selection_metadata("candidates", pruned.table(), pruned.selected.cut.name)
+    selection = selection_metadata("candidates", pruned.to_table(), pruned.selected.cut.name)
     threads = cluster.executor.trial_resources.threads
     context.add_output_metadata({**pruned.describe(), "threads": threads, **selection})
     return pruned.draft(control.digest)

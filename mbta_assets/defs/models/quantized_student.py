@@ -36,7 +36,7 @@ class QuantizationConfig(dg.Config):
         default=DEFAULT_CONFIDENCE_LEVEL, gt=0, lt=1, description="Fraction of arrivals within the prediction interval."
     )
 
-    def training(self, seed: int) -> "QuantizationTraining":
+    def build_training(self, seed: int) -> "QuantizationTraining":
         """Return the hyperparameters as plain data."""
         from mbta_assets.ml.training.quantization import QuantizationTraining  # torch; see `quantized_student`
 
@@ -60,10 +60,10 @@ def quantized_student(
     # Torch takes seconds to import; the code location imports this module and must load fast.
     from mbta_assets.ml.training.quantization import quantize_student
 
-    quantized = quantize_student(training_set, runtime_lookup, distilled_student, config.training(settings.seed))
+    quantized = quantize_student(training_set, runtime_lookup, distilled_student, config.build_training(settings.seed))
     context.add_output_metadata(
         {
-            **selection_metadata("variants", quantized.table(), quantized.selected.name),
+            **selection_metadata("variants", quantized.to_table(), quantized.selected.name),
             "parity_seconds": quantized.parity["max_seconds"],
             "parity_rows": quantized.parity["rows"],
             "validation_error": quantized.selected.validation_error,

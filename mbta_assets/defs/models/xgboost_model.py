@@ -81,22 +81,22 @@ class XGBoostSpace(dg.Config):
         """Raise ValueError if a key is missing that training reads."""
         return require_keys(configurations, "residual_to", "inputs")
 
-    def search_space(self) -> SearchSpace:
+    def build_search_space(self) -> SearchSpace:
         """Return the search space as plain data."""
         return SearchSpace(
             self.first_configurations,
             {
-                "residual_to": self.residual_to.choice(),
-                "inputs": self.inputs.choice(),
-                "objective": self.objective.choice(),
-                "eta": self.eta.log_uniform(),
-                "max_depth": self.max_depth.uniform(),
-                "min_child_weight": self.min_child_weight.log_uniform(),
-                "subsample": self.subsample.uniform(),
-                "colsample_bynode": self.colsample_bynode.uniform(),
-                "reg_lambda": self.reg_lambda.log_uniform(),
-                "reg_alpha": self.reg_alpha.log_uniform(),
-                "gamma": self.gamma.uniform(),
+                "residual_to": self.residual_to.to_choice(),
+                "inputs": self.inputs.to_choice(),
+                "objective": self.objective.to_choice(),
+                "eta": self.eta.to_log_uniform(),
+                "max_depth": self.max_depth.to_uniform(),
+                "min_child_weight": self.min_child_weight.to_log_uniform(),
+                "subsample": self.subsample.to_uniform(),
+                "colsample_bynode": self.colsample_bynode.to_uniform(),
+                "reg_lambda": self.reg_lambda.to_log_uniform(),
+                "reg_alpha": self.reg_alpha.to_log_uniform(),
+                "gamma": self.gamma.to_uniform(),
             },
         )
 
@@ -119,11 +119,11 @@ class XGBoostConfig(SearchConfig):
     )
     space: XGBoostSpace = Field(default=XGBoostSpace(), description="Search space.")
 
-    def training(self, trials: int, seed: int) -> XGBoostTraining:
+    def build_training(self, trials: int, seed: int) -> XGBoostTraining:
         """Return the hyperparameters as plain data."""
         return XGBoostTraining(
-            self.space.search_space(),
-            self.budget(trials),
+            self.space.build_search_space(),
+            self.build_budget(trials),
             BoostingConfig(self.trial_rounds, self.patience_rounds, self.rounds_per_step),
             BoostingConfig(self.rounds, self.patience_rounds, self.rounds_per_step),
             seed,
@@ -144,7 +144,7 @@ def xgboost_model(
     training_set: Bundle,
     runtime_lookup: Bundle,
 ) -> Draft:
-    training = config.training(settings.tune_trials, settings.seed)
+    training = config.build_training(settings.tune_trials, settings.seed)
     trained = train_xgboost(training_set, runtime_lookup, training, cluster.executor)
     held_out = model_registry.put("xgboost_held_out", trained.held_out_draft())
     logged = {"training_set": training_set.digest, "seed": settings.seed}

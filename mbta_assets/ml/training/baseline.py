@@ -6,7 +6,7 @@ from typing import Any
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
 from mbta_assets.ml.inference.run_time import MedianRunTime
-from mbta_assets.ml.training.dataset import provenance, read_rows, select_labelled
+from mbta_assets.ml.training.dataset import make_provenance, read_rows, select_labelled
 from mbta_assets.storage.bundle import Bundle, Draft
 
 
@@ -20,7 +20,7 @@ class FittedLookup:
 
     def draft(self, training_set: Bundle) -> Draft:
         """Return the bundle."""
-        fields = {**provenance(training_set), "validation": self.validation}
+        fields = {**make_provenance(training_set), "validation": self.validation}
         return Draft("runtime_lookup", {LOOKUP_FILE: self.lookup.to_bytes()}, fields)
 
 

@@ -110,7 +110,7 @@ def select_labelled(rows: pd.DataFrame, *parts: str) -> pd.DataFrame:
     return rows[rows["part"].isin(parts) & rows["delay_seconds"].notna()].reset_index(drop=True)
 
 
-def provenance(training_set: Bundle) -> dict[str, Any]:
+def make_provenance(training_set: Bundle) -> dict[str, Any]:
     """Return the manifest fields of a model that say what it was trained on, copied from its training set."""
     return {
         "training_set": training_set.digest,

@@ -14,7 +14,7 @@ import numpy as np
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training import tuning
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
-from mbta_assets.ml.training.dataset import provenance
+from mbta_assets.ml.training.dataset import make_provenance
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import (
     DistillationConfig,
@@ -170,7 +170,7 @@ def distill_student(
         run_trial,
         select_configurations(training, trial_data.train, max_bytes),
         trial_data,
-        training.budget.halving(training.trial_epochs),
+        training.budget.build_halving(training.trial_epochs),
     )
     best = tuning.best_result(trials).configuration
     fitted, control = executor.train_networks(train_configuration, [best, _without_teacher(best)], distillation_data)
@@ -225,7 +225,7 @@ def select_configurations(training: StudentTraining, train: Arrays, max_bytes: i
     `train` are training rows enough to tell the sizes by.
     """
     trials = training.budget.trials
-    configurations = training.space.configurations(training.draws_per_trial * trials, training.seed)
+    configurations = training.space.draw_configurations(training.draws_per_trial * trials, training.seed)
     sizes = [count_bytes(configuration, training.network, train) for configuration in configurations]
     fitting = [configuration for configuration, size in zip(configurations, sizes, strict=True) if size <= max_bytes]
     return fitting[:trials] or [configurations[int(np.argmin(sizes))]]
@@ -266,4 +266,4 @@ def _without_teacher(configuration: Configuration) -> Configuration:
 def _count_fixed_bytes(data: NetworkData) -> int:
     """Return the size of the files of a bundle beside the network: preprocessor and manifest."""
     preprocessor = sum(map(len, data.stored_preprocessor.to_files().values()))
-    return preprocessor + MANIFEST_BYTES + len(json.dumps(provenance(data.training_set), indent=1))
+    return preprocessor + MANIFEST_BYTES + len(json.dumps(make_provenance(data.training_set), indent=1))

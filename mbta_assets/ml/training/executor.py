@@ -31,7 +31,7 @@ class TrainingExecutor:
     """World size of the final training of trees."""
     torch_workers: int = 1
     """World size of the final training of each network."""
-    _session: ExitStack | None = field(default=None, repr=False)
+    _session: ExitStack | None = field(default=None, init=False, repr=False)
 
     @property
     def tree_resources(self) -> Resources:

@@ -113,7 +113,7 @@ class SearchBudget:
     halving_factor: int
     """Inverse of the fraction of trials that go on at each rung."""
 
-    def halving(self, steps: int) -> Halving:
+    def build_halving(self, steps: int) -> Halving:
         """Return the successive halving of trials of so many steps."""
         return Halving.from_fraction(steps, self.grace_fraction, self.halving_factor)
 

@@ -68,10 +68,10 @@ class Network(nn.Module):
         self.register_buffer("first_row", self.cardinalities.cumsum(0) - self.cardinalities, persistent=False)
         self.table = nn.Embedding(sum(cardinalities), config.embedding_dim)
         nn.init.normal_(self.table.weight, std=0.1)
-        self.embed_numeric = _numeric_embedding(config, features, edges)
+        self.embed_numeric = _create_numeric_embedding(config, features, edges)
         width = features + len(missing) + len(cardinalities) * config.embedding_dim
         width += features * config.numeric_dim if self.embed_numeric is not None else 0
-        self.trunk = _trunk(config, width)
+        self.trunk = _create_trunk(config, width)
 
     @classmethod
     def from_training_rows(cls, config: NetworkConfig, train: Arrays) -> Self:
@@ -152,7 +152,7 @@ def count_parameters(network: Network) -> dict[str, int]:
     }
 
 
-def _numeric_embedding(config: NetworkConfig, features: int, edges: Sequence[Tensor]) -> nn.Module | None:
+def _create_numeric_embedding(config: NetworkConfig, features: int, edges: Sequence[Tensor]) -> nn.Module | None:
     """Create the module that maps (n, d) to (n, d, numeric_dim), or None without an embedding."""
     if config.numeric == "piecewise_linear":
         with warnings.catch_warnings():
@@ -171,7 +171,7 @@ def _numeric_embedding(config: NetworkConfig, features: int, edges: Sequence[Ten
     return None
 
 
-def _trunk(config: NetworkConfig, width: int) -> nn.Sequential:
+def _create_trunk(config: NetworkConfig, width: int) -> nn.Sequential:
     """Create the dense layers, which map (n, width) to (n, 1)."""
     layers: list[nn.Module] = []
     for hidden in config.hidden:

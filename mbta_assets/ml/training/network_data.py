@@ -12,7 +12,7 @@ from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Pr
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.cross_fitting import prepare_training_data
-from mbta_assets.ml.training.dataset import provenance, read_rows
+from mbta_assets.ml.training.dataset import make_provenance, read_rows
 from mbta_assets.ml.training.network import count_parameters
 from mbta_assets.ml.training.network_trainer import Fitted, predict
 from mbta_assets.ml.training.network_weights import to_files
@@ -89,7 +89,7 @@ class NetworkData:
             "network",
             {**to_files(fitted.network), **self.stored_preprocessor.to_files()},
             {
-                **provenance(self.training_set),
+                **make_provenance(self.training_set),
                 "residual_to": RESIDUAL_TO,
                 "configuration": configuration,
                 "features": self.preprocessor.feature_names,

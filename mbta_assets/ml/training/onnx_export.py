@@ -31,10 +31,10 @@ def to_onnx(network: Network) -> bytes:
     (n,) float32 in units of the scale.
     """
     graph = _Graph()
-    embedded = _categories(graph, network)
-    scaled, indicators = _numeric(graph, network)
-    parts = [scaled, *indicators, embedded, *_numeric_embedding(graph, network, scaled)]
-    column = _trunk(graph, network, graph.add("Concat", *parts, axis=1))
+    embedded = _add_categories(graph, network)
+    scaled, indicators = _add_numeric(graph, network)
+    parts = [scaled, *indicators, embedded, *_add_numeric_embedding(graph, network, scaled)]
+    column = _add_trunk(graph, network, graph.add("Concat", *parts, axis=1))
     graph.add("Reshape", column, np.array([-1]), output=OUTPUT)
     features, categories = network.features, len(network.cardinalities)
     inputs = [
@@ -63,74 +63,74 @@ class _Graph:
 
     def add(self, operator: str, *inputs: str | np.ndarray, output: str | None = None, **attributes: Any) -> str:
         """Add a node and return the name of its output; arrays among the inputs become initializers."""
-        names = [value if isinstance(value, str) else self._initializer(value) for value in inputs]
+        names = [value if isinstance(value, str) else self._add_initializer(value) for value in inputs]
         output = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, names, [output], **attributes))
         return output
 
-    def _initializer(self, value: np.ndarray) -> str:
+    def _add_initializer(self, value: np.ndarray) -> str:
         """Add an array and return its name."""
         name = f"constant_{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
 
-def _categories(graph: _Graph, network: Network) -> str:
+def _add_categories(graph: _Graph, network: Network) -> str:
     """Add the embeddings (n, c · embedding_dim) of the codes; those out of range count as 0."""
     zero = np.array(0)
     above = graph.add("GreaterOrEqual", "codes", zero)
-    below = graph.add("Less", "codes", _array(network.cardinalities))
+    below = graph.add("Less", "codes", _to_array(network.cardinalities))
     clamped = graph.add("Where", graph.add("And", above, below), "codes", zero)
-    rows = graph.add("Gather", _array(network.table.weight), graph.add("Add", clamped, _array(network.first_row)))
+    rows = graph.add("Gather", _to_array(network.table.weight), graph.add("Add", clamped, _to_array(network.first_row)))
     width = len(network.cardinalities) * network.config.embedding_dim
     return graph.add("Reshape", rows, np.array([-1, width]))
 
 
-def _numeric(graph: _Graph, network: Network) -> tuple[str, list[str]]:
+def _add_numeric(graph: _Graph, network: Network) -> tuple[str, list[str]]:
     """Add the scaled features (n, d), and the missing-value indicators (n, m) if there are any."""
     missing = graph.add("IsNaN", "numeric")
-    clamped = graph.add("Min", graph.add("Max", "numeric", _array(network.low)), _array(network.high))
-    scaled = graph.add("Div", graph.add("Sub", clamped, _array(network.center)), _array(network.width))
+    clamped = graph.add("Min", graph.add("Max", "numeric", _to_array(network.low)), _to_array(network.high))
+    scaled = graph.add("Div", graph.add("Sub", clamped, _to_array(network.center)), _to_array(network.width))
     scaled = graph.add("Where", missing, np.array(0, np.float32), graph.add("Asinh", scaled))
     if not len(network.missing):
         return scaled, []
-    indicated = graph.add("Gather", missing, _array(network.missing), axis=1)
+    indicated = graph.add("Gather", missing, _to_array(network.missing), axis=1)
     return scaled, [graph.add("Cast", indicated, to=TensorProto.FLOAT)]
 
 
-def _numeric_embedding(graph: _Graph, network: Network, scaled: str) -> list[str]:
+def _add_numeric_embedding(graph: _Graph, network: Network, scaled: str) -> list[str]:
     """Add the embeddings (n, d · numeric_dim) of the scaled features (n, d), if the network has any."""
     embedding = network.embed_numeric
     if embedding is None:
         return []
     if isinstance(embedding, PiecewiseLinearEmbeddings):
-        embedded = _piecewise_linear(graph, embedding, scaled)
+        embedded = _add_piecewise_linear(graph, embedding, scaled)
     elif isinstance(embedding, PeriodicEmbeddings):
-        embedded = _periodic(graph, embedding, scaled)
+        embedded = _add_periodic(graph, embedding, scaled)
     else:
         weight, bias = embedding.parameters()
         each = graph.add("Unsqueeze", scaled, np.array([2]))
-        embedded = graph.add("Relu", graph.add("Add", graph.add("Mul", each, _array(weight)), _array(bias)))
+        embedded = graph.add("Relu", graph.add("Add", graph.add("Mul", each, _to_array(weight)), _to_array(bias)))
     width = network.features * network.config.numeric_dim
     return [graph.add("Reshape", embedded, np.array([-1, width]))]
 
 
-def _periodic(graph: _Graph, embedding: PeriodicEmbeddings, scaled: str) -> str:
+def _add_periodic(graph: _Graph, embedding: PeriodicEmbeddings, scaled: str) -> str:
     """Add a periodic embedding, (n, d) → (n, d, numeric_dim)."""
     each = graph.add("Unsqueeze", scaled, np.array([2]))
-    angle = graph.add("Mul", each, 2 * math.pi * _array(embedding.periodic.weight))
+    angle = graph.add("Mul", each, 2 * math.pi * _to_array(embedding.periodic.weight))
     waves = graph.add("Concat", graph.add("Cos", angle), graph.add("Sin", angle), axis=2)
-    linear = graph.add("MatMul", waves, _array(embedding.linear.weight).T)
-    return graph.add("Relu", graph.add("Add", linear, _array(embedding.linear.bias)))
+    linear = graph.add("MatMul", waves, _to_array(embedding.linear.weight).T)
+    return graph.add("Relu", graph.add("Add", linear, _to_array(embedding.linear.bias)))
 
 
-def _piecewise_linear(graph: _Graph, embedding: PiecewiseLinearEmbeddings, scaled: str) -> str:
+def _add_piecewise_linear(graph: _Graph, embedding: PiecewiseLinearEmbeddings, scaled: str) -> str:
     """Add a piecewise-linear embedding, (n, d) → (n, d · numeric_dim, 1).
 
     The fraction to which each bin is filled goes through a convolution with a group per feature. A convolution also
     adds the bias, and quantizers would treat a three-dimensional product as a dense layer.
     """
-    slope, offset = _array(embedding.impl.weight), _array(embedding.impl.bias)
+    slope, offset = _to_array(embedding.impl.weight), _to_array(embedding.impl.bias)
     features, bins = slope.shape
     each = graph.add("Unsqueeze", scaled, np.array([2]))
     reached = graph.add("Add", graph.add("Mul", each, slope), offset)
@@ -151,10 +151,10 @@ def _fold_linear(embedding: PiecewiseLinearEmbeddings) -> tuple[np.ndarray, np.n
     at_zero = (width * embedding.impl.bias.clamp(0, 1)).sum(dim=1, keepdim=True)
     weight = embedding.linear.weight + width[:, :, None] * linear.weight[:, None, :]
     bias = linear.bias - at_zero * linear.weight
-    return _array(weight.transpose(1, 2).flatten(0, 1)[:, :, None]), _array(bias.flatten())
+    return _to_array(weight.transpose(1, 2).flatten(0, 1)[:, :, None]), _to_array(bias.flatten())
 
 
-def _trunk(graph: _Graph, network: Network, value: str) -> str:
+def _add_trunk(graph: _Graph, network: Network, value: str) -> str:
     """Add the dense layers, (n, width) → (n, 1), each with the batch norm after it folded in."""
     layers = list(network.trunk)
     for index, layer in enumerate(layers):
@@ -171,9 +171,9 @@ def _fold_batch_norm(layer: nn.Linear, norm: nn.BatchNorm1d | None) -> tuple[np.
     """Return weight (outputs, inputs) and bias (outputs,) of a dense layer with its batch norm folded in."""
     if norm is not None:
         layer = fuse_linear_bn_eval(layer, norm)
-    return _array(layer.weight), _array(layer.bias)
+    return _to_array(layer.weight), _to_array(layer.bias)
 
 
-def _array(value: Tensor) -> np.ndarray:
+def _to_array(value: Tensor) -> np.ndarray:
     """Convert a tensor to an array."""
     return value.detach().cpu().numpy()

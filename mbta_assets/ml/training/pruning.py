@@ -108,7 +108,7 @@ class Candidate:
     latency_us: float
     """Median latency of one row in ONNX Runtime, which multiplies zeros like any number."""
 
-    def row(self) -> dict[str, Any]:
+    def to_row(self) -> dict[str, Any]:
         """Return the candidate as a row of a table, with errors in units of the scale."""
         return {
             "name": self.cut.name,
@@ -136,9 +136,9 @@ class PrunedTeacher:
     teacher: Bundle
     workers: int
 
-    def table(self) -> list[dict[str, Any]]:
+    def to_table(self) -> list[dict[str, Any]]:
         """Return a row of each candidate."""
-        return [candidate.row() for candidate in self.candidates]
+        return [candidate.to_row() for candidate in self.candidates]
 
     def describe(self) -> dict[str, Any]:
         """Return errors and sizes of the selected candidate; see `NetworkData.describe`."""
@@ -147,21 +147,23 @@ class PrunedTeacher:
     def control_draft(self) -> Draft:
         """Return the bundle of the candidate that is not pruned."""
         unpruned = find_unpruned(self.candidates)
-        return self.data.draft(unpruned.fitted, self._configuration("none"), self.workers)
+        return self.data.draft(unpruned.fitted, self._name_cut("none"), self.workers)
 
     def draft(self, control_digest: str) -> Draft:
         """Return the bundle of the selected candidate, which names its teacher and its control."""
         return self.data.draft(
             self.selected.fitted,
-            self._configuration(self.selected.cut.name),
+            self._name_cut(self.selected.cut.name),
             self.workers,
             teacher=self.teacher.digest,
             # Without latencies: the same network must give the same digest.
-            candidates=[{name: value for name, value in row.items() if name != "latency_us"} for row in self.table()],
+            candidates=[
+                {name: value for name, value in row.items() if name != "latency_us"} for row in self.to_table()
+            ],
             control={"asset": "unpruned_teacher", "digest": control_digest},
         )
 
-    def _configuration(self, cut: str) -> Configuration:
+    def _name_cut(self, cut: str) -> Configuration:
         """Return the teacher's configuration with the name of a cut."""
         return {**self.teacher.manifest["configuration"], "cut": cut}
 

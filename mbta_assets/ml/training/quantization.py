@@ -16,7 +16,7 @@ from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, 
 from mbta_assets.ml.inference.onnx_session import create_session, make_feed, measure_latency_us, predict
 from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.training import int8_variants
-from mbta_assets.ml.training.dataset import provenance, read_rows, select_labelled
+from mbta_assets.ml.training.dataset import make_provenance, read_rows, select_labelled
 from mbta_assets.ml.training.network_data import NetworkData
 from mbta_assets.ml.training.network_weights import from_bundle
 from mbta_assets.ml.training.onnx_export import max_difference_seconds, to_onnx
@@ -56,7 +56,7 @@ class Variant:
     passes: bool
     """The error is close enough to that of fp32."""
 
-    def row(self) -> dict[str, Any]:
+    def to_row(self) -> dict[str, Any]:
         """Return the variant as a row of a table."""
         return {
             "name": self.name,
@@ -80,9 +80,9 @@ class QuantizedStudent:
     training_set: Bundle
     student: Bundle
 
-    def table(self) -> list[dict[str, Any]]:
+    def to_table(self) -> list[dict[str, Any]]:
         """Return a row of each variant."""
-        return [variant.row() for variant in self.variants]
+        return [variant.to_row() for variant in self.variants]
 
     def draft(self) -> Draft:
         """Return the bundle, which names its student."""
@@ -94,13 +94,13 @@ class QuantizedStudent:
                 **self.preprocessor.to_files(),
             },
             {
-                **provenance(self.training_set),
+                **make_provenance(self.training_set),
                 **{name: self.student.manifest[name] for name in COPIED_FIELDS},
                 "student": self.student.digest,
                 "variant": self.selected.name,
                 # Without latencies: the same model must give the same digest.
                 "variants": [
-                    {name: value for name, value in row.items() if name != "latency_us"} for row in self.table()
+                    {name: value for name, value in row.items() if name != "latency_us"} for row in self.to_table()
                 ],
                 "parity": self.parity,
                 "libraries": library_versions("numpy", "onnx", "onnxruntime"),

@@ -76,7 +76,7 @@ class SearchSpace:
     distributions: Mapping[str, Distribution]
     """Distribution of each hyperparameter, in the order in which they are drawn."""
 
-    def configurations(self, random_draws: int, seed: int) -> list[Configuration]:
+    def draw_configurations(self, random_draws: int, seed: int) -> list[Configuration]:
         """Return the first configurations and then so many random ones.
 
         The same seed gives the same sequence, whatever its length.

@@ -95,7 +95,7 @@ def train_teacher(
             training.network,
             replace(optimization, epochs=training.trial_epochs),
         ),
-        budget.halving(training.trial_epochs),
+        budget.build_halving(training.trial_epochs),
     )
     configuration = tuning.best_result(trials).configuration
     fitted = executor.train_network(
@@ -113,7 +113,7 @@ def select_configurations(
 
     Configurations that become equal by that are tried once.
     """
-    configurations = space.configurations(trials, seed)
+    configurations = space.draw_configurations(trials, seed)
     if service_days < min_calendar_days:
         without_calendar = [{**configuration, "inputs": REDUCED_INPUTS} for configuration in configurations]
         configurations = [

@@ -18,7 +18,7 @@ from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.ml.training.compute import Resources
 from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, CrossFittedPreprocessor, compute_residual_bases
-from mbta_assets.ml.training.dataset import iterate_rows, provenance, read_rows
+from mbta_assets.ml.training.dataset import iterate_rows, make_provenance, read_rows
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import BoostingConfig, SearchBudget
 from mbta_assets.ml.training.search_spaces import SearchSpace
@@ -75,11 +75,11 @@ class TrainedXGBoost:
 
     def held_out_draft(self) -> Draft:
         """Return the bundle of the trees trained without the validation part."""
-        return _draft(self.held_out, self.held_out_preprocessor, self.fields)
+        return _make_draft(self.held_out, self.held_out_preprocessor, self.fields)
 
     def draft(self, held_out_digest: str) -> Draft:
         """Return the bundle of the model, which names that of `held_out_draft`."""
-        return _draft(self.booster, self.preprocessor, {**self.fields, "held_out": held_out_digest})
+        return _make_draft(self.booster, self.preprocessor, {**self.fields, "held_out": held_out_digest})
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,14 @@ def train_xgboost(
         replace(trainer, boosting=rounds), rows.arrays(final_fitted, final_rows, residual_to)
     )
     fields = {
-        **provenance(training_set),
+        **make_provenance(training_set),
         "residual_to": residual_to,
         "configuration": configuration,
         "features": feature_names,
         "seed": training.seed,
         "workers": executor.xgboost_workers,
         "validation": {"mae": mae, "n": len(validation)},
-        "libraries": {"xgboost": _xgboost_version(), **library_versions("numpy")},
+        "libraries": {"xgboost": _get_xgboost_version(), **library_versions("numpy")},
     }
     return TrainedXGBoost(trials, held_out, fitted.preprocessor, booster, final_fitted.preprocessor, mae, fields)
 
@@ -175,19 +175,19 @@ def _search(
     )
     return executor.search(
         run_trial,
-        training.space.configurations(budget.trials, seed)[: budget.trials],
+        training.space.draw_configurations(budget.trials, seed)[: budget.trials],
         TrialData(data, training.trial_boosting),
-        budget.halving(training.trial_boosting.steps),
+        budget.build_halving(training.trial_boosting.steps),
     )
 
 
-def _draft(booster: Any, preprocessor: Preprocessor, fields: dict[str, Any]) -> Draft:
+def _make_draft(booster: Any, preprocessor: Preprocessor, fields: dict[str, Any]) -> Draft:
     """Return the bundle of some trees."""
     files = {xgboost_trainer.WEIGHTS_FILE: bytes(booster.save_raw("ubj")), **preprocessor.to_files()}
     return Draft("xgboost", files, {**fields, "parameters": xgboost_trainer.count_leaves(booster)})
 
 
-def _xgboost_version() -> str:
+def _get_xgboost_version() -> str:
     """Return the version of the module: its distribution is called xgboost or xgboost-cpu."""
     import xgboost  # see `XGBoostTrainer.train`
 

@@ -64,7 +64,7 @@ class XGBoostTrainer:
                     report(min(evals_log["validation"]["mae"]))
                 return False
 
-        parameters = self._parameters(base_score)
+        parameters = self._make_parameters(base_score)
         if validation is None:
             booster = xgboost.train(parameters, matrix, num_boost_round=boosting.max_rounds)
         else:
@@ -85,7 +85,7 @@ class XGBoostTrainer:
             booster.set_param({"device": "cpu"})  # predictions are made on arrays in main memory
         return booster
 
-    def _parameters(self, base_score: float) -> dict[str, Any]:
+    def _make_parameters(self, base_score: float) -> dict[str, Any]:
         """Return the parameters of XGBoost."""
         parameters = {
             **{name: value for name, value in self.configuration.items() if name not in NOT_FOR_XGBOOST},
