@@ -33,9 +33,10 @@ def post(url: str, message: Mapping[str, Any]) -> None:
             return
     except urllib.error.HTTPError as error:
         raise WebhookError(f"it answered {error.code}") from None
+    except urllib.error.URLError as error:
+        raise WebhookError(f"it did not answer ({type(error.reason).__name__})") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise WebhookError(f"it did not answer ({type(reason).__name__})") from None
+        raise WebhookError(f"it did not answer ({type(error).__name__})") from None
 
 
 def run_failure(settings: Settings) -> dg.SensorDefinition:
