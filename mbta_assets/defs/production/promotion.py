@@ -75,7 +75,7 @@ class GateConfig(dg.Config):
 
 @dg.asset(
     group_name="production",
-    description="The model in production: a candidate replaces it only if it passes the gate; metadata has the reasons.",
+    description="The model in production, which a candidate replaces only if it passes the gate.",
     deps=["model_leaderboard"],
     kinds={"onnx"},
     pool="cores",
