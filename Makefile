@@ -1,4 +1,4 @@
-# Each target sets up what it needs; PYTHON may name another Python 3.11.
+# Each target sets up what it needs. PYTHON selects the interpreter, 3.11 or 3.12.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,16 +7,16 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve dev bench seeds clean
+.PHONY: help install demo test check serve dev bench seeds docs clean
 
-help: ## what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## the virtual environment .venv with everything in it
+install: $(INSTALLED) ## create the virtual environment .venv with all dependencies
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	@# Python compiles what it imports; compiling all of it here would take longer than installing it.
+	@# Python compiles modules when it imports them; compiling all of them here takes longer than the installation.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[cpu,dev]' \
 		--constraint constraints.txt
 	@touch $@
@@ -25,8 +25,8 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	@mkdir -p $(DAGSTER_HOME)
 	@cp $< $@
 
-demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the whole lineage on simulated days, ending with the leaderboard
-	@$(BIN)/python -m mbta_assets.defs.demo
+demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## materialize the whole lineage on simulated days, print the leaderboard
+	@$(BIN)/mbta-assets demo
 
 test: $(INSTALLED) ## lint, types, import contracts, tests
 	$(BIN)/ruff check .
@@ -37,17 +37,20 @@ test: $(INSTALLED) ## lint, types, import contracts, tests
 	@$(BIN)/pytest; result=$$?; \
 		[ ! -d screenshots ] || echo "What the browser has seen: $(CURDIR)/screenshots"; exit $$result
 
-serve: $(INSTALLED) ## the predictor and its page, on what the demo has stored
+serve: $(INSTALLED) ## serve predictions and their page from the demo's store
 	$(BIN)/functions-framework --source deploy/functions/main.py --target predict --host 127.0.0.1 --port 8080
 
-dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## the Dagster UI
-	$(BIN)/dagster dev -w workspace.yaml
+dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemon
+	$(BIN)/dg dev
 
-bench: $(INSTALLED) ## what the parts cost, measured in one run
+bench: $(INSTALLED) ## measure the time that each part takes
 	@$(BIN)/python benchmarks/parts.py
 
-seeds: $(INSTALLED) ## the demo for three seeds, and how the models compare: a quarter of an hour
+seeds: $(INSTALLED) ## compare models over three seeds of the demo, in a quarter of an hour
 	@$(BIN)/python benchmarks/seeds.py
 
-clean: ## remove what demo and dev have stored; the virtual environment stays
+docs: $(INSTALLED) ## update the generated parts of the documentation
+	$(BIN)/mbta-assets settings $(foreach file,README.md $(wildcard docs/*.md),--write $(file))
+
+clean: ## remove the stores of demo and dev, and keep the virtual environment
 	rm -rf .local .dagster

@@ -1,1 +1,1 @@
-"""A Dagster asset graph that turns MBTA vehicle positions and schedules into a delay predictor."""
+"""Dagster code location that learns to predict transit arrivals from vehicle positions and schedules."""

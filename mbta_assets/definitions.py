@@ -1,55 +1,72 @@
-"""Everything bound together for one deployment; the only place that knows deployments."""
+"""Dagster definitions of one deployment: the only module that knows where a deployment stores what.
 
-from collections.abc import Sequence
+`defs` is the code location of the environment's settings.
+"""
+
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
 
-from mbta_assets.defs import automation, checks, training, transit, upstream
-from mbta_assets.defs.io_managers import UpstreamIOManager, bundle_io_manager, table_io_manager
-from mbta_assets.defs.models import networks, xgboost_model
+from mbta_assets.defs import automation, training, transit, upstream
+from mbta_assets.defs.executor import step_executor
+from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager, UpstreamIOManager
+from mbta_assets.defs.labels import label_assets
+from mbta_assets.defs.models import distilled_student, dnn_teacher, pruned_teacher, quantized_student, xgboost_model
 from mbta_assets.defs.monitoring import network_snapshot, predictions
 from mbta_assets.defs.production import leaderboard, promotion
-from mbta_assets.defs.resources.experiment_tracker import Tracker
-from mbta_assets.defs.resources.ray_cluster import Cluster
-from mbta_assets.gcp import Account
-from mbta_assets.gcp.bucket import Bucket
-from mbta_assets.settings import Settings
-from mbta_assets.sources import Source
-from mbta_assets.sources.bigquery import BigQuerySource
-from mbta_assets.sources.files import FilesSource
-from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.bigquery_tables import BigQueryTables
-from mbta_assets.storage.gcs import GCSBundleStore, GCSReports
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
-from mbta_assets.storage.reports import Reports
-from mbta_assets.storage.warehouse import BigQueryWarehouse, DuckDBWarehouse
+from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
+from mbta_assets.defs.resources.local import (
+    DuckDBWarehouseResource,
+    ModelRegistryResource,
+    ParquetTablesResource,
+    ReportStoreResource,
+)
+from mbta_assets.defs.resources.ray_cluster import RayCluster
+from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
+from mbta_assets.settings import Settings, SettingsError
 
-MODULES = [transit, training, xgboost_model, networks, leaderboard, promotion, predictions, network_snapshot]
+MODULES = [
+    transit,
+    training,
+    xgboost_model,
+    dnn_teacher,
+    pruned_teacher,
+    distilled_student,
+    quantized_student,
+    leaderboard,
+    promotion,
+    predictions,
+    network_snapshot,
+]
 
 
 def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> dg.Definitions:
-    """Fresh definitions for some settings, by default the environment's; any resource may be replaced by name."""
+    """Return new definitions for some settings, by default those of the environment.
+
+    Each keyword replaces the resource of that name, by another resource or by a plain object. Raises SettingsError.
+    """
     settings = settings or Settings.from_environment()
-    where_they_are = settings.source == "bigquery"
-    assets = [*dg.load_assets_from_modules(MODULES), *(upstream.observed() if where_they_are else upstream.STORED)]
+    assets: list[Any] = [*dg.load_assets_from_modules(MODULES), *upstream.upstream_assets(settings)]
+    assets = with_backfill_policy(settings.backfill_days, assets)
+    assets = automation.with_conditions(settings, label_assets(settings, assets))
     return dg.Definitions(
-        assets=automation.with_conditions(settings, _in_runs_of(settings.backfill_days, assets)),
-        asset_checks=checks.ALL,
+        assets=dg.with_source_code_references(assets),
+        asset_checks=dg.load_asset_checks_from_modules(MODULES),
         jobs=automation.JOBS,
         schedules=automation.schedules(settings),
         sensors=automation.sensors(settings),
-        resources={**_resources(settings), **resource_overrides},
-        executor=dg.in_process_executor,
+        resources={**build_resources(settings), **resource_overrides},
+        executor=step_executor,
     )
 
 
-def _in_runs_of(days: int | None, assets: Sequence[Any]) -> list[Any]:
-    """The assets, where the daily ones are backfilled in runs of so many service days instead of in one."""
-    if days is None:
+def with_backfill_policy(days_per_run: int | None, assets: Iterable[Any]) -> list[Any]:
+    """Return the assets, of which partitioned ones are backfilled in runs of so many service days; None for one run."""
+    if days_per_run is None:
         return list(assets)
-    policy = dg.BackfillPolicy.multi_run(days)
+    policy = dg.BackfillPolicy.multi_run(days_per_run)
     return [
         asset.with_attributes(backfill_policy=policy)
         if isinstance(asset, dg.AssetsDefinition) and asset.partitions_def
@@ -58,72 +75,77 @@ def _in_runs_of(days: int | None, assets: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _resources(settings: Settings) -> dict[str, Any]:
-    common = {
-        "settings": settings,
-        "tracker": Tracker(settings),
-        "cluster": Cluster(
+def build_resources(settings: Settings) -> dict[str, Any]:
+    """Return the resources of a deployment by name. Raises SettingsError."""
+    source = SourceResource.from_settings(settings)
+    build_storage = _build_gcp_storage if settings.deployment == "gcp" else _build_local_storage
+    return {
+        "settings": TrainingSettings.from_settings(settings),
+        "source": source,
+        "tracker": ExperimentTracker(
+            project=settings.wandb_project,
+            mode=settings.wandb_mode,
+            directory=str(settings.store / "experiments"),
+            api_key=dg.EnvVar("WANDB_API_KEY") if settings.wandb_api_key else None,
+        ),
+        "cluster": RayCluster(
             address=settings.ray_address,
             trial_cpus=settings.trial_cpus,
             trial_gpus=settings.trial_gpus,
             xgboost_workers=settings.xgboost_workers,
             torch_workers=settings.torch_workers,
         ),
+        **build_storage(settings, source),
     }
-    return common | (_on_google_cloud(settings) if settings.deployment == "gcp" else _on_one_machine(settings))
 
 
-def _on_one_machine(settings: Settings) -> dict[str, Any]:
-    lake, bundle_store = Lake(settings.store), BundleStore(settings.store)
-    source = _source(settings)
-    upstream_tables = source if isinstance(source, BigQuerySource) else lake
+def _build_local_storage(settings: Settings, source: SourceResource) -> dict[str, Any]:
+    store = str(settings.store)
+    tables, model_registry = ParquetTablesResource(store=store), ModelRegistryResource(store=store)
+    upstream_tables = TablesInPlaceResource(source=source) if upstream.reads_in_place(settings) else tables
     return {
-        "source": source,
-        "warehouse": DuckDBWarehouse(lake, upstream_tables),
-        "bundle_store": bundle_store,
-        "reports": Reports(settings.store),
-        "tables": table_io_manager(lake),
-        "upstream_tables": UpstreamIOManager(upstream_tables),
-        "bundles": bundle_io_manager(bundle_store),
+        "table_store": tables,
+        "upstream_store": upstream_tables,
+        "warehouse": DuckDBWarehouseResource(tables=tables, upstream=upstream_tables),
+        "model_registry": model_registry,
+        "reports": ReportStoreResource(store=store),
+        "tables": TablesIOManager(tables=tables),
+        "upstream_tables": UpstreamIOManager(tables=upstream_tables),
+        "bundles": BundleIOManager(model_registry=model_registry),
     }
 
 
-def _on_google_cloud(settings: Settings) -> dict[str, Any]:
-    assert settings.bigquery_dataset and settings.gcs_bucket, "Settings has checked it"
-    from mbta_assets.defs.resources.google_cloud import (  # imports Google's libraries
-        AccountBigQuery,
-        AccountGCS,
-        GoogleCloud,
+def _build_gcp_storage(settings: Settings, source: SourceResource) -> dict[str, Any]:
+    # Google's libraries take seconds to import, and a deployment on one machine needs none of them.
+    from mbta_assets.defs.resources.gcp import (
+        BigQueryTablesResource,
+        BigQueryWarehouseResource,
+        GCSModelRegistryResource,
+        GCSReportStoreResource,
+        GoogleAccount,
     )
 
-    account = Account.of(settings)
-    google = GoogleCloud.of(account)
-    tables = BigQueryTables(account, settings.bigquery_dataset, settings.bigquery_maximum_bytes_billed)
-    bucket = Bucket(account, settings.gcs_bucket)
-    bundle_store = GCSBundleStore(bucket, settings.store / "cache" / bucket.name)
-    source = _source(settings)
-    upstream_tables = source if isinstance(source, BigQuerySource) else tables
+    dataset, bucket, store = settings.bigquery_dataset, settings.gcs_bucket, settings.store
+    if dataset is None or bucket is None:
+        raise SettingsError("MBTA_DEPLOYMENT=gcp requires BIGQUERY_DATASET and GCS_BUCKET to be set.")
+    account = GoogleAccount.from_settings(settings)
+    tables = BigQueryTablesResource(
+        account=account, dataset=dataset, maximum_bytes_billed=settings.bigquery_maximum_bytes_billed
+    )
+    upstream_tables = TablesInPlaceResource(source=source) if upstream.reads_in_place(settings) else tables
+    cache = str(store / "cache" / bucket)
+    model_registry = GCSModelRegistryResource(account=account, bucket=bucket, cache=cache)
     return {
-        "google": google,
-        "bigquery": AccountBigQuery(google=google),
-        "gcs": AccountGCS(google=google),
-        "source": source,
-        "warehouse": BigQueryWarehouse(tables, upstream_tables, tables.bigquery),
-        "bundle_store": bundle_store,
-        "reports": GCSReports(bucket, settings.store),
-        "tables": table_io_manager(tables),
-        "upstream_tables": UpstreamIOManager(upstream_tables),
-        "bundles": bundle_io_manager(bundle_store),
+        "google": account,
+        "table_store": tables,
+        "upstream_store": upstream_tables,
+        "warehouse": BigQueryWarehouseResource(tables=tables, upstream=upstream_tables),
+        "model_registry": model_registry,
+        "reports": GCSReportStoreResource(account=account, bucket=bucket, store=str(store)),
+        "tables": TablesIOManager(tables=tables),
+        "upstream_tables": UpstreamIOManager(tables=upstream_tables),
+        "bundles": BundleIOManager(model_registry=model_registry),
     }
-
-
-def _source(settings: Settings) -> Source | BigQuerySource:
-    if settings.source == "files":
-        assert settings.files_dir is not None, "Settings has checked it"
-        return FilesSource(settings.files_dir)
-    if settings.source == "bigquery":
-        return BigQuerySource.of(settings)
-    return SyntheticSource(settings.seed)
 
 
 defs = build_defs()

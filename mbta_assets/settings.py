@@ -1,334 +1,317 @@
-"""The environment, read once.
+"""Settings of the platform, read once from environment variables.
 
-Every setting is optional and is described here only: its variable, its default, what it may be and
-what it means. Nothing else in the package reads an environment variable.
+Every variable is defined by one field of `Settings`: its name, type, default, description, and whether it is a secret.
+No other module reads the environment for settings. The documentation's tables are generated from `VARIABLES`.
 """
 
-import json
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from datetime import date
-from pathlib import Path
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+from annotated_types import Ge, Le
+from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mbta_assets.setting_types import (
+    URL,
+    BearerToken,
+    BucketName,
+    BucketPath,
+    Cron,
+    Dataset,
+    Day,
+    Endpoint,
+    ExistingDirectory,
+    JSONObject,
+    Project,
+    QualifiedDataset,
+    ServiceAccount,
+    StoragePath,
+    accepted_values,
+)
 
 
 class SettingsError(ValueError):
-    """Variables with wrong values; the message names each, what it was and what it may be."""
+    """Invalid settings: a line for each variable, with its value and what it accepts."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of value: how its text is read, and what it may be in words."""
-
-    parse: Callable[[str], Any]
-    may_be: str
+def variable(name: str, default: object, description: str, *, secret: bool = False) -> Any:
+    """Return a field of Settings that an environment variable sets; the value of a secret is never printed."""
+    return Field(default=default, validation_alias=name, description=description, repr=not secret)
 
 
-def one_of(*choices: str) -> Kind:
-    """Text that is one of a few words."""
-    return Kind({choice: choice for choice in choices}.__getitem__, " or ".join(choices))
+class EnvironmentSource(PydanticBaseSettingsSource):
+    """Settings source that reads a mapping of environment variables, in which empty means unset."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self.environ = environ
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        """Return a field's text, None if it is unset; the variable's name; and False, as no text is nested JSON."""
+        name = str(field.validation_alias)
+        return self.environ.get(name, "").strip() or None, name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the text of each variable that is set, by the variable's name."""
+        texts: dict[str, Any] = {}
+        for field_name, field in self.settings_cls.model_fields.items():
+            text, name, _ = self.get_field_value(field, field_name)
+            if text is not None:
+                texts[name] = text
+        return texts
 
 
-def whole_number(at_least: int, at_most: int | None = None) -> Kind:
-    """A whole number with a lower bound, and perhaps an upper one."""
+class Settings(BaseSettings):
+    """Settings of one deployment. `Settings()` has the defaults; `Settings.from_environment()` reads the variables."""
 
-    def parse(text: str) -> int:
-        number = int(text)
-        if number < at_least or (at_most is not None and number > at_most):
-            raise ValueError(text)
-        return number
-
-    bounds = f"{at_least} or more" if at_most is None else f"{at_least} to {at_most}"
-    return Kind(parse, f"a whole number, {bounds}")
-
-
-def _existing_directory(text: str) -> Path:
-    path = Path(text).expanduser().resolve()
-    if not path.is_dir():
-        raise ValueError(text)
-    return path
-
-
-def matching(pattern: str, may_be: str) -> Kind:
-    """Text of a form."""
-
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(text)
-        return text
-
-    return Kind(parse, may_be)
-
-
-def _address(text: str) -> str:
-    """The address of a server; Google's own tools let one leave out the scheme."""
-    return text.rstrip("/") if "://" in text else f"http://{text}".rstrip("/")
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    """A JSON object, or the path of a file with one."""
-    found = json.loads(text if text.startswith("{") else Path(text).expanduser().read_bytes())
-    if not isinstance(found, dict):
-        raise ValueError(text)
-    return found
-
-
-TEXT = Kind(str, "any text")
-DATASET = matching(r"\w{1,1024}", "the name of a dataset: letters, digits and underscores")
-DAY = Kind(date.fromisoformat, "a date written YYYY-MM-DD")
-PATH = Kind(lambda text: Path(text).expanduser().resolve(), "a path")
-ADDRESS = Kind(_address, "host:port, or an address that begins with http:// or https://")
-WEBHOOK = matching(r"https?://[^\s/]+\S*", "an address that begins with http:// or https://")
-CRON = matching(r"\S+( +\S+){4}", "a cron expression of five fields, such as 0 6 * * *")
-SERVICE_ACCOUNT = matching("[^@ ]+@[^@ ]+", "the e-mail address of a service account")
-JSON_OBJECT = Kind(_json_object, "a JSON object, or the path of a file with one")
-DIRECTORY = Kind(_existing_directory, "a directory that exists")
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One environment variable: its name, its default as one would write it, what it may be, its meaning."""
-
-    name: str
-    default: str | None
-    kind: Kind
-    meaning: str
-    secret: bool = False
-
-    def read(self, environ: Mapping[str, str]) -> Any:
-        """The value in an environment, where empty is the same as unset. Raises SettingsError."""
-        text = environ.get(self.name, "").strip() or self.default
-        try:
-            return None if text is None else self.kind.parse(text)
-        except (ValueError, KeyError, OSError):
-            found = "wrong (it is not shown here)" if self.secret else repr(text)
-            raise SettingsError(f"{self.name} is {found}; it may be {self.kind.may_be}.") from None
-
-
-def variable(name: str, default: str | None, kind: Kind, meaning: str, *, secret: bool = False) -> Any:
-    """A field of Settings that comes from an environment variable; a secret one is never printed."""
-    spec = Variable(name, default, kind, meaning, secret)
-    return field(default_factory=lambda: spec.read({}), repr=not secret, metadata={"variable": spec})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What may be set from outside; `Settings()` is the defaults."""
-
-    deployment: str = variable("MBTA_DEPLOYMENT", "local", one_of("local", "gcp"), "Where tables and bundles are kept.")
-    source: str = variable(
-        "MBTA_SOURCE", "synthetic", one_of("synthetic", "files", "bigquery"), "Where the upstream tables come from."
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, validate_default=True, hide_input_in_errors=True
     )
-    files_dir: Path | None = variable(
-        "MBTA_FILES_DIR", None, DIRECTORY, "The upstream tables as files, for the `files` source."
+
+    deployment: Literal["local", "gcp"] = variable(
+        "MBTA_DEPLOYMENT", "local", "Where tables, bundles and reports are stored."
     )
-    store: Path = variable("MBTA_STORE", ".local", PATH, "The directory of tables, bundles and reports.")
-    start_date: date = variable("MBTA_START_DATE", "2023-01-01", DAY, "The first service day.")
-    seed: int = variable("MBTA_SEED", "0", whole_number(0), "Seed of the simulator and of training.")
-    training_days: int = variable(
-        "MBTA_TRAINING_DAYS", "28", whole_number(1), "How many of the latest service days models are trained on."
+    source: Literal["synthetic", "files", "bigquery"] = variable(
+        "MBTA_SOURCE", "synthetic", "Where the upstream tables come from."
     )
-    tune_trials: int = variable(
-        "MBTA_TUNE_TRIALS", "8", whole_number(1), "How many configurations each tuned model tries."
+    files_dir: ExistingDirectory | None = variable(
+        "MBTA_FILES_DIR", None, "Directory of the upstream tables, for the `files` source."
     )
-    backfill_days: int | None = variable(
-        "MBTA_BACKFILL_DAYS", None, whole_number(1), "How many service days a run of a backfill makes; unset, all."
+    store: StoragePath = variable("MBTA_STORE", ".local", "Directory of tables, bundles and reports.")
+    start_date: Day = variable("MBTA_START_DATE", "2023-01-01", "First service date.")
+    seed: Annotated[int, Ge(0)] = variable("MBTA_SEED", 0, "Seed of the simulation and of training.")
+    training_days: Annotated[int, Ge(1)] = variable(
+        "MBTA_TRAINING_DAYS", 28, "Number of latest service dates that models are trained on."
     )
-    automation: str = variable(
-        "MBTA_AUTOMATION",
-        "off",
-        one_of("off", "on"),
-        "Whether schedules and sensors run before anybody has switched them on or off in the UI.",
+    tune_trials: Annotated[int, Ge(1)] = variable(
+        "MBTA_TUNE_TRIALS", 8, "Number of trials of each hyperparameter search."
     )
-    nightly_hour: int = variable(
+    backfill_days: Annotated[int, Ge(1)] | None = variable(
+        "MBTA_BACKFILL_DAYS", None, "Number of service dates in one run of a backfill; unset, all of them."
+    )
+    automation: Literal["off", "on"] = variable(
+        "MBTA_AUTOMATION", "off", "Default status of schedules and sensors, until it is changed in the UI."
+    )
+    nightly_hour: Annotated[int, Ge(3), Le(23)] = variable(
         "MBTA_NIGHTLY_HOUR",
-        "4",
-        whole_number(3, 23),
-        "The hour in Boston at which the service day before is made; that day ends at 3.",
+        4,
+        "Hour, in the agency's time zone, at which the previous service date is materialized; it ends at 3.",
     )
-    retrain_at: str = variable(
+    retrain_at: Cron = variable(
         "MBTA_RETRAIN_AT",
         "0 6 * * *",
-        CRON,
-        "When models follow features that have changed, as cron in Boston's time; at other times they do not.",
+        "When models are retrained if features have changed, as cron in the agency's time zone.",
     )
-    retrain_hours: int = variable(
-        "MBTA_RETRAIN_HOURS", "24", whole_number(0), "How long after a training drift may lead to the next one."
+    retrain_hours: Annotated[int, Ge(0)] = variable(
+        "MBTA_RETRAIN_HOURS", 24, "Minimum number of hours between a training and one that drift leads to."
     )
-    poll_seconds: int = variable(
-        "MBTA_POLL_SECONDS", "60", whole_number(1), "How often the source is asked which service days have changed."
+    poll_seconds: Annotated[int, Ge(1)] = variable(
+        "MBTA_POLL_SECONDS", 60, "Interval at which the source is polled for changed service dates, in seconds."
     )
-    alert_webhook: str | None = variable(
-        "MBTA_ALERT_WEBHOOK", None, WEBHOOK, "Where failed runs are posted as JSON.", secret=True
+    alert_webhook: URL | None = variable(
+        "MBTA_ALERT_WEBHOOK", None, "URL to which failed runs are posted as JSON.", secret=True
     )
-    promotion_webhook: str | None = variable(
-        "MBTA_PROMOTION_WEBHOOK", None, WEBHOOK, "Where a new production model is posted as JSON.", secret=True
+    promotion_webhook: URL | None = variable(
+        "MBTA_PROMOTION_WEBHOOK", None, "URL to which a new production model is posted as JSON.", secret=True
     )
     model: str | None = variable(
         "MBTA_MODEL",
         None,
-        TEXT,
-        "What the predictor serves: a store, a model or a bundle as a directory, or gs://bucket; unset, the store.",
+        "What the predictor serves: the directory of a store, a model or a bundle, or gs://bucket; unset, the store.",
     )
-    refresh_seconds: int = variable(
-        "MBTA_REFRESH_SECONDS", "30", whole_number(0), "How long the predictor serves before it looks for a new model."
+    refresh_seconds: Annotated[int, Ge(0)] = variable(
+        "MBTA_REFRESH_SECONDS", 30, "Interval at which the predictor looks for a new model, in seconds."
     )
-    dagster_url: str | None = variable(
-        "MBTA_DAGSTER_URL", None, WEBHOOK, "The Dagster webserver that upstream events are reported to."
+    dagster_url: URL | None = variable(
+        "MBTA_DAGSTER_URL", None, "Dagster webserver to which upstream events are reported."
     )
-    dagster_audience: str | None = variable(
+    dagster_audience: URL | None = variable(
         "MBTA_DAGSTER_AUDIENCE",
         None,
-        WEBHOOK,
-        "The audience of the identity token that reports to that webserver carry; unset, they carry none.",
+        "Audience of the identity token that is sent to that webserver; unset, none is sent.",
     )
-    event_token: str | None = variable(
-        "MBTA_EVENT_TOKEN",
-        None,
-        matching(r"\S{16,}", "16 characters or more, without spaces"),
-        "The bearer token that upstream events must carry.",
-        secret=True,
+    event_token: BearerToken | None = variable(
+        "MBTA_EVENT_TOKEN", None, "Bearer token that upstream events must carry.", secret=True
     )
-    event_audience: str | None = variable(
-        "MBTA_EVENT_AUDIENCE", None, WEBHOOK, "The audience of the identity tokens that upstream events must carry."
+    event_audience: URL | None = variable(
+        "MBTA_EVENT_AUDIENCE", None, "Audience of the identity tokens that upstream events must carry."
     )
-    event_sender: str | None = variable(
-        "MBTA_EVENT_SENDER",
-        None,
-        SERVICE_ACCOUNT,
-        "The service account whose identity tokens are let in.",
+    event_sender: ServiceAccount | None = variable(
+        "MBTA_EVENT_SENDER", None, "Service account whose identity tokens are accepted."
     )
-    event_check: str = variable(
+    event_check: Literal["function", "cloud-run"] = variable(
         "MBTA_EVENT_CHECK",
         "function",
-        one_of("function", "cloud-run"),
         "Who verifies identity tokens: the event function, or Cloud Run's IAM in front of it.",
     )
-    gcp_project: str | None = variable(
-        "GCP_PROJECT",
-        None,
-        matching("[a-z][a-z0-9-]*[a-z0-9](:[a-z][a-z0-9-]*)?", "the id of a project, such as my-project-1"),
-        "The project of Google Cloud that pays for queries and has the dataset.",
+    gcp_project: Project | None = variable(
+        "GCP_PROJECT", None, "Google Cloud project that is billed for queries and owns the dataset."
     )
-    bigquery_dataset: str | None = variable("BIGQUERY_DATASET", None, DATASET, "The dataset that tables are kept in.")
-    bigquery_upstream_dataset: str | None = variable(
-        "BIGQUERY_UPSTREAM_DATASET",
-        None,
-        matching(r"([a-z][a-z0-9:-]*\.)?\w+", "the name of a dataset, or project.dataset"),
-        "The dataset of the upstream tables, for the `bigquery` source.",
+    bigquery_dataset: Dataset | None = variable("BIGQUERY_DATASET", None, "Dataset in which tables are stored.")
+    bigquery_upstream_dataset: QualifiedDataset | None = variable(
+        "BIGQUERY_UPSTREAM_DATASET", None, "Dataset of the upstream tables, for the `bigquery` source."
     )
-    bigquery_upstream_layout: dict[str, Any] = variable(
-        "BIGQUERY_UPSTREAM_LAYOUT", "{}", JSON_OBJECT, "What tables and columns are called upstream, where otherwise."
+    bigquery_upstream_layout: JSONObject = variable(
+        "BIGQUERY_UPSTREAM_LAYOUT", {}, "Names of upstream tables and columns that differ from the schema."
     )
-    bigquery_location: str = variable("BIGQUERY_LOCATION", "US", TEXT, "Where datasets are made and queries run.")
-    bigquery_maximum_bytes_billed: int = variable(
-        "BIGQUERY_MAXIMUM_BYTES_BILLED", "10000000000", whole_number(10_000_000), "A query that would read more fails."
+    bigquery_location: str = variable("BIGQUERY_LOCATION", "US", "Location of datasets and queries.")
+    bigquery_maximum_bytes_billed: Annotated[int, Ge(10_000_000)] = variable(
+        "BIGQUERY_MAXIMUM_BYTES_BILLED", 10_000_000_000, "Maximum number of bytes that one query may read."
     )
-    gcs_bucket: str | None = variable(
-        "GCS_BUCKET",
-        None,
-        matching("[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", "the name of a bucket, without gs://"),
-        "The bucket that models and reports are kept in.",
+    gcs_bucket: BucketName | None = variable("GCS_BUCKET", None, "Bucket in which bundles and reports are stored.")
+    google_application_credentials: StoragePath | None = variable(
+        "GOOGLE_APPLICATION_CREDENTIALS", None, "Key file; unset, application default credentials are used."
     )
-    google_application_credentials: Path | None = variable(
-        "GOOGLE_APPLICATION_CREDENTIALS", None, PATH, "A key file; unset, application default credentials are used."
+    google_impersonate_service_account: ServiceAccount | None = variable(
+        "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT", None, "Service account to impersonate."
     )
-    google_impersonate_service_account: str | None = variable(
-        "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT",
-        None,
-        SERVICE_ACCOUNT,
-        "The service account to act as.",
+    gcp_retry_seconds: Annotated[int, Ge(1)] = variable(
+        "GCP_RETRY_SECONDS", 600, "Time for which a call of Google Cloud is retried before it fails, in seconds."
     )
-    gcp_retry_seconds: int = variable(
-        "GCP_RETRY_SECONDS", "600", whole_number(1), "How long a call of Google Cloud is tried before a run fails."
-    )
-    bigquery_emulator_host: str | None = variable(
-        "BIGQUERY_EMULATOR_HOST", None, ADDRESS, "An emulator to use as BigQuery, without credentials."
+    bigquery_emulator_host: Endpoint | None = variable(
+        "BIGQUERY_EMULATOR_HOST", None, "Emulator to use as BigQuery, without credentials."
     )
     bigquery_storage_emulator_host: str | None = variable(
-        "BIGQUERY_STORAGE_EMULATOR_HOST", None, TEXT, "host:port of that emulator's Storage Read API, if it has one."
+        "BIGQUERY_STORAGE_EMULATOR_HOST", None, "host:port of that emulator's Storage Read API, if it has one."
     )
-    storage_emulator_host: str | None = variable(
-        "STORAGE_EMULATOR_HOST", None, ADDRESS, "An emulator to use as Cloud Storage, without credentials."
+    storage_emulator_host: Endpoint | None = variable(
+        "STORAGE_EMULATOR_HOST", None, "Emulator to use as Cloud Storage, without credentials."
     )
-    vertex_location: str = variable(
-        "VERTEX_LOCATION", "us-central1", TEXT, "The region of Vertex AI that steps run in."
-    )
+    vertex_location: str = variable("VERTEX_LOCATION", "us-central1", "Region of Vertex AI in which steps run.")
     vertex_image: str | None = variable(
-        "VERTEX_IMAGE", None, TEXT, "The image that steps run in, made from deploy/Dockerfile.training."
+        "VERTEX_IMAGE", None, "Container image in which steps run, built from deploy/Dockerfile.training."
     )
-    vertex_pipeline_root: str | None = variable(
-        "VERTEX_PIPELINE_ROOT",
-        None,
-        matching(r"gs://\S+", "an address that begins with gs://"),
-        "Where pipelines keep what they hand on; unset, pipelines in GCS_BUCKET.",
+    vertex_pipeline_root: BucketPath | None = variable(
+        "VERTEX_PIPELINE_ROOT", None, "Where pipelines store their outputs; unset, `pipelines` in GCS_BUCKET."
     )
-    vertex_service_account: str | None = variable(
-        "VERTEX_SERVICE_ACCOUNT",
-        None,
-        SERVICE_ACCOUNT,
-        "Whom steps act as; unset, the project's default.",
+    vertex_service_account: ServiceAccount | None = variable(
+        "VERTEX_SERVICE_ACCOUNT", None, "Service account that steps run as; unset, the project's default."
     )
-    vertex_endpoint: str | None = variable(
-        "VERTEX_ENDPOINT", None, ADDRESS, "A server to ask in place of Vertex AI, without credentials."
+    vertex_endpoint: Endpoint | None = variable(
+        "VERTEX_ENDPOINT", None, "Server to use as Vertex AI, without credentials."
     )
     ray_address: str | None = variable(
-        "RAY_ADDRESS", None, TEXT, "The Ray cluster that runs the trials; unset, this machine."
+        "RAY_ADDRESS", None, "Ray cluster that runs trials and distributed training; unset, this machine."
     )
-    trial_cpus: int = variable("MBTA_TRIAL_CPUS", "1", whole_number(1), "How many cores of Ray a trial has.")
-    trial_gpus: int = variable("MBTA_TRIAL_GPUS", "0", whole_number(0), "How many GPUs of Ray a trial has.")
-    xgboost_workers: int = variable(
-        "MBTA_XGBOOST_WORKERS", "1", whole_number(1), "How many workers of Ray grow the final trees together."
+    trial_cpus: Annotated[int, Ge(1)] = variable("MBTA_TRIAL_CPUS", 1, "Number of Ray CPUs of a trial.")
+    trial_gpus: Annotated[int, Ge(0)] = variable("MBTA_TRIAL_GPUS", 0, "Number of Ray GPUs of a trial.")
+    xgboost_workers: Annotated[int, Ge(1)] = variable(
+        "MBTA_XGBOOST_WORKERS", 1, "Number of Ray workers that train the final XGBoost model."
     )
-    torch_workers: int = variable(
-        "MBTA_TORCH_WORKERS", "1", whole_number(1), "How many workers of Ray train each final network together."
+    torch_workers: Annotated[int, Ge(1)] = variable(
+        "MBTA_TORCH_WORKERS", 1, "Number of Ray workers that train each final network."
     )
     wandb_mode: Literal["online", "offline", "disabled"] = variable(
-        "WANDB_MODE", "offline", one_of("online", "offline", "disabled"), "Where Weights & Biases logs trials."
+        "WANDB_MODE", "offline", "Where Weights & Biases logs trials."
     )
     wandb_api_key: str | None = variable(
-        "WANDB_API_KEY", None, TEXT, "The key of Weights & Biases, needed online.", secret=True
+        "WANDB_API_KEY", None, "API key of Weights & Biases, required online.", secret=True
     )
-    wandb_project: str = variable("WANDB_PROJECT", "mbta_assets", TEXT, "The project trials are logged to.")
+    wandb_project: str = variable("WANDB_PROJECT", "mbta_assets", "Weights & Biases project that trials are logged to.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the constructor's arguments as the only source, so that `Settings()` has the defaults."""
+        return (init_settings,)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read every variable. Raises SettingsError with all that is wrong, a line each."""
-        values: dict[str, Any] = {}
-        wrong: list[str] = []
-        for name, spec in _VARIABLE_OF.items():
-            try:
-                values[name] = spec.read(environ)
-            except SettingsError as error:
-                wrong.append(str(error))
-        for choice, value, needed in _NEEDS:
-            if values.get(choice) == value:
-                for name in needed:
-                    if values.get(name, "") is None:
-                        chosen, lacking = _VARIABLE_OF[choice], _VARIABLE_OF[name]
-                        wrong.append(f"{lacking.name} is not set; {chosen.name}={value} needs it: {lacking.meaning}")
-        if wrong:
-            raise SettingsError("\n".join(wrong))
-        return cls(**values)
+        """Read every variable. Raise SettingsError with a line for each invalid or missing one."""
+        texts = EnvironmentSource(cls, environ)()
+        try:
+            return cls(**texts)
+        except ValidationError as error:
+            names = [str(detail["loc"][0]) for detail in error.errors() if detail["loc"]]
+            invalid = [describe_invalid(name, texts[name]) for name in dict.fromkeys(names)]
+            raise SettingsError("\n".join([*invalid, *find_missing(texts)])) from None
+
+    @model_validator(mode="after")
+    def require_settings(self) -> Self:
+        """Raise ValueError if another setting requires one that is not set."""
+        values = {entry.name: getattr(self, entry.field) for entry in VARIABLES}
+        missing = find_missing({name: value for name, value in values.items() if value is not None})
+        if missing:
+            raise ValueError("\n".join(missing))
+        return self
 
     @property
     def secrets(self) -> list[str]:
-        """The values that must not be shown."""
-        values = (getattr(self, name) for name, spec in _VARIABLE_OF.items() if spec.secret)
+        """Return the values that must not be shown."""
+        values = (getattr(self, entry.field) for entry in VARIABLES if entry.secret)
         return [value for value in values if value]
 
 
-_VARIABLE_OF: dict[str, Variable] = {spec.name: spec.metadata["variable"] for spec in fields(Settings)}
+@dataclass(frozen=True)
+class Variable:
+    """Environment variable as a field of Settings defines it."""
 
-_NEEDS = (
-    ("source", "files", ("files_dir",)),
-    ("source", "bigquery", ("gcp_project", "bigquery_upstream_dataset")),
-    ("deployment", "gcp", ("gcp_project", "bigquery_dataset", "gcs_bucket")),
-    ("wandb_mode", "online", ("wandb_api_key",)),
+    name: str
+    field: str
+    default: str
+    """Default as one would write it, empty if the variable is unset by default."""
+    accepts: str
+    description: str
+    secret: bool
+
+
+REQUIREMENTS = (
+    ("MBTA_SOURCE", "files", ("MBTA_FILES_DIR",)),
+    ("MBTA_SOURCE", "bigquery", ("GCP_PROJECT", "BIGQUERY_UPSTREAM_DATASET")),
+    ("MBTA_DEPLOYMENT", "gcp", ("GCP_PROJECT", "BIGQUERY_DATASET", "GCS_BUCKET")),
+    ("WANDB_MODE", "online", ("WANDB_API_KEY",)),
 )
-"""What else must be set where a variable has some value."""
+"""A variable, a value of it, and the variables that this value requires."""
 
-VARIABLES: tuple[Variable, ...] = tuple(_VARIABLE_OF.values())
-"""Every variable that is read, in order: what the documentation's table of settings is made from."""
+
+def list_variables() -> tuple[Variable, ...]:
+    """Return every variable in the order of the fields of Settings."""
+    annotations = get_type_hints(Settings, include_extras=True)
+    return tuple(
+        Variable(
+            name=str(field.validation_alias),
+            field=name,
+            default=format_default(field.default),
+            accepts=accepted_values(annotations[name]),
+            description=field.description or "",
+            secret=not field.repr,
+        )
+        for name, field in Settings.model_fields.items()
+    )
+
+
+def format_default(default: object) -> str:
+    """Return a default as one would write it in the environment; None is empty."""
+    return "" if default is None else str(default)
+
+
+VARIABLES = list_variables()
+"""Every variable that is read, in the order of the fields."""
+
+
+def describe_invalid(name: str, text: str) -> str:
+    """Return the error message for an invalid variable; a secret's value is not in it."""
+    [entry] = [entry for entry in VARIABLES if entry.name == name]
+    value = "wrong (it is not shown here)" if entry.secret else repr(text)
+    return f"{name} is {value}; it may be {entry.accepts}."
+
+
+def find_missing(values: Mapping[str, object]) -> list[str]:
+    """Return an error message for each unset variable that another requires, given the set ones by name."""
+    descriptions = {entry.name: entry.description for entry in VARIABLES}
+    return [
+        f"{missing} is not set; {name}={value} requires it: {descriptions[missing]}"
+        for name, value, required in REQUIREMENTS
+        if values.get(name) == value
+        for missing in required
+        if missing not in values
+    ]

@@ -1,5 +1,6 @@
-"""What functions-framework and Cloud Functions start: the HTTP function and the event function."""
+"""Entry points of functions-framework and Cloud Functions: the targets `predict` and `on_upstream_change`."""
 
-from mbta_assets.serving import on_upstream_change, predict
+from mbta_assets.serving.http_app import predict
+from mbta_assets.serving.upstream_events import on_upstream_change
 
 __all__ = ["on_upstream_change", "predict"]

@@ -1,7 +1,7 @@
-"""`make demo`: the whole lineage on a window of service days, then the leaderboard, in a terminal.
+"""The command `mbta-assets demo`: materializes the whole lineage and prints the leaderboard.
 
-Two runs fill the days side by side, as a backfill would; one run trains, scores and promotes; one predicts the last
-day, which no model has learned from, and tells what came true.
+Two runs materialize the daily tables in parallel, as a backfill would. One run trains, evaluates and promotes. One run
+predicts the last service date, which no model has learned from, and evaluates the predictions.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -18,86 +19,94 @@ from mbta_assets.settings import Settings
 
 FIRST_DAY = date(2024, 9, 9)
 DAYS = 10
-RUNS = 2
-TRIALS = "6"
-"""Of each search, unless MBTA_TUNE_TRIALS says otherwise: fewer than the default, for those who wait."""
+PARALLEL_RUNS = 2
+DEFAULT_TUNE_TRIALS = 6
+"""Number of trials of each search without MBTA_TUNE_TRIALS: fewer than the platform's default, to take less time."""
 
 
-def main() -> None:
-    """Materialize the lineage and print what came of it."""
-    os.environ.setdefault("MBTA_TUNE_TRIALS", TRIALS)
+def run_demo() -> None:
+    """Materialize the lineage and print the leaderboard. Exit with the log of a run that fails."""
+    os.environ.setdefault("MBTA_TUNE_TRIALS", str(DEFAULT_TUNE_TRIALS))
     settings = Settings.from_environment()
     days = [FIRST_DAY + timedelta(days=n) for n in range(DAYS)]
-    share = -(-len(days) // RUNS)
-    spans = [(days[i], days[min(i + share, len(days)) - 1]) for i in range(0, len(days), share)]
     print(
         f"{DAYS} service days from {days[0]} to {days[-1]}, source {settings.source}, seed {settings.seed}", flush=True
     )
-    begun = time.monotonic()
-    dg.DagsterInstance.get().dispose()  # two runs must not both set up a new DAGSTER_HOME
-    _together("tables", [["group:upstream or group:transit", "--partition-range", f"{a}...{b}"] for a, b in spans])
-    _together("models", [["group:training or group:models or group:production"]])
-    _together("predictions", [["group:monitoring", "--partition", str(days[-1])]])
-    leaderboard = json.loads((settings.store / "reports/model_leaderboard.json").read_text())
-    print("\nErrors on the test days, in seconds of delay; every row is scored on the same arrivals.\n")
-    print(_table(leaderboard))
-    print("\n" + "\n".join(_intervals(leaderboard)))
-    print(f"\ntables   {settings.store / 'tables'}\nbundles  {settings.store / 'bundles'}")
-    print(f"reports  {settings.store / 'reports'}\n\nThe whole took {time.monotonic() - begun:.0f} s. Next: make dev")
+    started = time.monotonic()
+    dg.DagsterInstance.get().dispose()  # creates the storage of a new DAGSTER_HOME, which parallel runs must not do
+    ranges = [f"{first}...{last}" for first, last in split_days(days, PARALLEL_RUNS)]
+    materialize("tables", [["group:upstream or group:transit", "--partition-range", day_range] for day_range in ranges])
+    materialize("models", [["group:training or group:models or group:production"]])
+    materialize("predictions", [["group:monitoring", "--partition", str(days[-1])]])
+    reports = settings.store / "reports"
+    leaderboard = json.loads((reports / "model_leaderboard.json").read_text())
+    print("\nErrors on the test days, in seconds of delay; every row is evaluated on the same arrivals.\n")
+    print(format_leaderboard(leaderboard))
+    print("\n" + "\n".join(describe_intervals(leaderboard)))
+    print(f"\ntables   {settings.store / 'tables'}\nbundles  {settings.store / 'bundles'}\nreports  {reports}")
+    print(f"\nThe demo took {time.monotonic() - started:.0f} s. Next: make dev")
 
 
-def _together(name: str, selections: Sequence[Sequence[str]]) -> None:
-    """Materialize selections in processes side by side; a failed one ends the demo with what it said."""
-    begun = time.monotonic()
+def split_days(days: Sequence[date], parts: int) -> list[tuple[date, date]]:
+    """Return the first and last day of each of several contiguous parts, of equal length except for the last."""
+    length = -(-len(days) // parts)
+    return [(days[i], days[min(i + length, len(days)) - 1]) for i in range(0, len(days), length)]
+
+
+def materialize(name: str, selections: Sequence[Sequence[str]]) -> None:
+    """Materialize selections in parallel processes and print the time of each step.
+
+    A selection is the arguments that follow `dagster asset materialize --select`. Exit with the log of a run that
+    fails.
+    """
+    started = time.monotonic()
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions", "--select"]
     runs = [
         subprocess.Popen([*command, *selection], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for selection in selections
     ]
     for run in runs:
-        said, _ = run.communicate()
+        log, _ = run.communicate()
         if run.returncode:
-            sys.exit(f"{said}\nThe demo stopped while making the {name}.")
-    print(f"\n{name:24}{time.monotonic() - begun:6.1f} s", flush=True)
-    for step, seconds in _step_seconds(len(selections)).items():
+            sys.exit(f"{log}\nThe demo failed while materializing the {name}.")
+    print(f"\n{name:24}{time.monotonic() - started:6.1f} s", flush=True)
+    for step, seconds in read_step_durations(len(selections)).items():
         print(f"  {step:22}{seconds:6.1f} s", flush=True)
 
 
-def _step_seconds(runs: int) -> dict[str, float]:
-    """How long each step of the latest runs took; of runs side by side the longest."""
+def read_step_durations(runs: int) -> dict[str, float]:
+    """Return the duration of each step of the latest runs in seconds, in order of their starts.
+
+    For a step of several runs it is the longest duration.
+    """
     with dg.DagsterInstance.get() as instance:
         stats = [step for run in instance.get_runs(limit=runs) for step in instance.get_run_step_stats(run.run_id)]
     stats.sort(key=lambda step: step.start_time or 0)
-    seconds: dict[str, float] = {}
+    durations: dict[str, float] = {}
     for step in stats:
-        taken = (step.end_time or 0) - (step.start_time or 0)
-        seconds[step.step_key] = max(taken, seconds.get(step.step_key, 0))
-    return seconds
+        duration = (step.end_time or 0) - (step.start_time or 0)
+        durations[step.step_key] = max(duration, durations.get(step.step_key, 0))
+    return durations
 
 
-def _table(leaderboard: list[dict]) -> str:
-    horizons = list(leaderboard[0]["by_stops_ahead"])
-    lines = [
-        f"{'model':18}" + "".join(f"{h + ' ahead':>10}" for h in horizons) + f"{'MAE':>9}{'bytes':>10}{'µs a row':>10}"
-    ]
+def format_leaderboard(leaderboard: Sequence[dict[str, Any]]) -> str:
+    """Return the leaderboard as a table for the terminal: MAE by stops ahead and overall, size and latency."""
+    stops_ahead = list(leaderboard[0]["by_stops_ahead"])
+    header = "".join(f"{f'{stops} ahead':>10}" for stops in stops_ahead)
+    lines = [f"{'model':18}{header}{'MAE':>9}{'bytes':>10}{'µs a row':>10}"]
     for row in leaderboard:
-        errors = "".join(f"{row['by_stops_ahead'][h]['mae']:10.1f}" for h in horizons)
+        errors = "".join(f"{row['by_stops_ahead'][stops]['mae']:10.1f}" for stops in stops_ahead)
         size = f"{row['size_bytes']:10,}" if row["size_bytes"] else f"{'–':>10}"
         latency = f"{row['latency_us_p50']:10.0f}" if row["latency_us_p50"] else f"{'–':>10}"
         lines.append(f"{row['model']:18}{errors}{row['mae']:9.1f}{size}{latency}")
     return "\n".join(lines)
 
 
-def _intervals(leaderboard: list[dict]) -> list[str]:
-    """How the promise of each model's interval was kept."""
+def describe_intervals(leaderboard: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a sentence about the coverage of each model's prediction interval, for the models that have one."""
     return [
-        f"{one['coverage']:.1%} of arrivals are within the interval of {row['model']}, which promises "
-        f"{one['promise']:.0%}; it is {one['mean_width_seconds']:.0f} s wide on average."
-        for row in leaderboard
-        for one in [row["interval"]]
-        if one
+        f"{interval['coverage']:.1%} of arrivals are within the interval of {model}, whose confidence level is "
+        f"{interval['confidence_level']:.0%}; its mean width is {interval['mean_width_seconds']:.0f} s."
+        for model, interval in ((row["model"], row["interval"]) for row in leaderboard)
+        if interval
     ]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,29 +1,34 @@
-"""How Dagster assets get to stored tables and to the bundle store, wherever these are."""
+"""Dagster IO managers of daily tables and of model bundles.
+
+Where tables and bundles are stored is up to `storage`; the resources in `defs.resources` choose it.
+"""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any, TypeAlias
 
 import dagster as dg
 import pandas as pd
 
+from mbta_assets.defs.partitions import to_days
 from mbta_assets.storage.bundle import Bundle, Draft
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
 
 
 @dataclass(frozen=True)
-class DayByDay:
-    """What an asset returns for many service days: an iterable, so that one day at a time is in memory."""
+class DailyOutput:
+    """Output of an asset for many service days: an iterable, so that one day at a time is in memory."""
 
     days: Iterable[tuple[date, Frame]]
 
 
 @dataclass(frozen=True)
 class StoredTable:
-    """What an asset receives: the service days of a table that are its input, read when asked for."""
+    """Input of an asset: the service days of a table that it consumes, read when they are needed."""
 
     tables: DailyTables
     table: str
@@ -31,151 +36,139 @@ class StoredTable:
     columns: Sequence[str] | None = None
 
     def read(self, day: date, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Rows of a service day; all columns of the input or some. Raises MissingPartition."""
+        """Return the rows of a service day; all columns of the input or some. Raises MissingPartition."""
         return schema.to_frame(self.tables.read(self.table, [day], columns or self.columns))
 
-    def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Rows of all service days, in order. Raises MissingPartition."""
+    def read_all(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the rows of all service days, in order. Raises MissingPartition."""
         return schema.to_frame(self.tables.read(self.table, self.days, columns or self.columns))
 
     def versions(self, days: Iterable[date]) -> dict[date, str]:
-        """The content version of each of some service days. Raises MissingPartition."""
+        """Return the content version of each of some service days. Raises MissingPartition."""
         return self.tables.versions(self.table, days)
 
 
-class TableIOManager(dg.IOManager):
-    """TableStore partitioned by service day.
+TableInput: TypeAlias = StoredTable | pd.DataFrame
 
-    An asset returns DayByDay, or a frame where it makes one partition; it must make every partition that the
-    run asks of it, each once. A consumer receives a StoredTable, or the rows themselves where it is annotated
-    with `pd.DataFrame`: of the partitions mapped to it, or, when it is not partitioned, of all stored days.
-    `AssetIn(metadata={"columns": [...], "last_days": n})` asks for less.
+
+class TablesIOManager(dg.ConfigurableIOManager):
+    """Daily tables, partitioned by service day.
+
+    An asset returns a DailyOutput, or a frame if it makes one partition; it must make every partition that the run
+    requests, each once. A consumer receives a StoredTable, or the rows themselves if it is annotated with
+    `pd.DataFrame`: of the partitions mapped to it, or, if it is not partitioned, of all stored service days.
+    `AssetIn(metadata={"columns": [...], "last_days": n})` narrows its input.
     """
 
-    def __init__(self, tables: TableStore) -> None:
-        self.tables = tables
+    tables: dg.ResourceDependency[TableStore]
 
-    def handle_output(self, context: dg.OutputContext, obj: DayByDay | Frame) -> None:
-        """Store each service day as it comes; what comes before an error stays stored."""
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Check, before any asset of the run is made, that tables can be stored."""
+        self.tables.prepare()
+
+    def handle_output(self, context: dg.OutputContext, obj: DailyOutput | Frame) -> None:
+        """Store service days one after the other. Those before an error stay stored."""
         table = context.asset_key.path[-1]
         versions: dict[date, str] = {}
-        for day, frame in each_asked(table, days_of(context.asset_partition_keys), obj):
+        for day, frame in iterate_days(table, to_days(context.asset_partition_keys), obj):
             rows = to_arrow(table, frame)
             written = self.tables.write(table, day, rows, context.run_id)
             versions[day] = written.version
-            described = {"dagster/row_count": len(rows), "content_version": written.version, **written.metadata}
-            context.step_context.add_asset_metadata(described, context.asset_key, str(day))
-        set_data_version(context, versions)
+            metadata = {"dagster/row_count": len(rows), "content_version": written.version, **written.metadata}
+            context.step_context.add_asset_metadata(metadata, context.asset_key, str(day))
+        context.step_context.set_data_version(context.asset_key, combine_versions(versions))
 
-    def load_input(self, context: dg.InputContext) -> StoredTable | pd.DataFrame:
-        """The service days that the consumer needs. Raises MissingPartition."""
-        return stored_table(self.tables, context)
+    def load_input(self, context: dg.InputContext) -> TableInput:
+        """Return the service days that the consumer needs. Raises MissingPartition."""
+        return load_table(self.tables, context)
 
 
-class UpstreamIOManager(dg.IOManager):
-    """Tables that others write: a consumer receives them as from TableIOManager."""
+class UpstreamIOManager(dg.ConfigurableIOManager):
+    """Tables that others write. A consumer receives them as from `TablesIOManager`."""
 
-    def __init__(self, tables: DailyTables) -> None:
-        self.tables = tables
+    tables: dg.ResourceDependency[DailyTables]
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
-        """Refuse to write. Raises NotImplementedError."""
+        """Raise NotImplementedError: these tables are never written here."""
         raise NotImplementedError(f"{context.asset_key.to_user_string()} is loaded by others and not written here.")
 
-    def load_input(self, context: dg.InputContext) -> StoredTable | pd.DataFrame:
-        """The service days that the consumer needs. Raises SourceError."""
-        return stored_table(self.tables, context)
+    def load_input(self, context: dg.InputContext) -> TableInput:
+        """Return the service days that the consumer needs. Raises SourceError."""
+        return load_table(self.tables, context)
 
 
-def stored_table(tables: DailyTables, context: dg.InputContext) -> StoredTable | pd.DataFrame:
-    """What a consumer of a table receives: see TableIOManager. Raises MissingPartition."""
-    table = context.asset_key.path[-1]
-    asked = context.definition_metadata
-    if context.step_context.entity_partitions_def:
-        days = days_of(context.asset_partition_keys)
-    else:
-        days = tables.days(table)[-asked.get("last_days", 0) :]
-        if not days:
-            command = f"dagster asset materialize --select {table} --partition YYYY-MM-DD"
-            raise MissingPartition(f"No service day of {table} is stored yet. Make one with: {command}")
-    stored = StoredTable(tables, table, days, asked.get("columns"))
-    return stored.frame() if context.dagster_type.typing_type is pd.DataFrame else stored
+class BundleIOManager(dg.ConfigurableIOManager):
+    """Models as bundles. An asset returns a Draft or a Bundle, which becomes its current version in the registry."""
 
+    model_registry: dg.ResourceDependency[ModelRegistry]
 
-class BundleIOManager(dg.IOManager):
-    """Models as bundles: an asset returns a Draft or a Bundle, which becomes its current version."""
-
-    def __init__(self, store: BundleStore) -> None:
-        self.store = store
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Check, before any asset of the run is made, that bundles can be stored."""
+        self.model_registry.prepare()
 
     def handle_output(self, context: dg.OutputContext, obj: Draft | Bundle) -> None:
-        """Store a version and point to it."""
+        """Store a version and make it the current one."""
         asset = context.asset_key.path[-1]
-        expected = self.store.current_digest(asset)
-        stored = self.store.put(asset, obj)
-        self.store.point(asset, stored.digest, expected)
+        current = self.model_registry.current_digest(asset)
+        stored = self.model_registry.put(asset, obj)
+        self.model_registry.set_current(asset, stored.digest, current)
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(stored.digest))
         context.add_output_metadata(
             {
                 "digest": stored.digest,
                 "size_bytes": stored.size_bytes,
-                **self.store.describe(asset, stored),
+                **self.model_registry.describe(asset, stored),
                 "manifest": dg.MetadataValue.json(stored.manifest),
             }
         )
 
     def load_input(self, context: dg.InputContext) -> Bundle:
-        """The current version, verified. Raises BundleError."""
-        return self.store.current(context.asset_key.path[-1])
+        """Return the current version, verified. Raises BundleError."""
+        return self.model_registry.current(context.asset_key.path[-1])
 
 
-def table_io_manager(tables: TableStore) -> dg.IOManagerDefinition:
-    """The IO manager of a run, which finds out before any asset is made whether tables can be stored."""
-
-    def begin(_: dg.InitResourceContext) -> TableIOManager:
-        tables.begin()
-        return TableIOManager(tables)
-
-    return dg.IOManagerDefinition(begin, description=TableIOManager.__doc__)
-
-
-def bundle_io_manager(store: BundleStore) -> dg.IOManagerDefinition:
-    """The IO manager of a run, which finds out before any asset is made whether bundles can be stored."""
-
-    def begin(_: dg.InitResourceContext) -> BundleIOManager:
-        store.begin()
-        return BundleIOManager(store)
-
-    return dg.IOManagerDefinition(begin, description=BundleIOManager.__doc__)
+def load_table(tables: DailyTables, context: dg.InputContext) -> TableInput:
+    """Return what a consumer of a table receives, as `TablesIOManager` describes. Raises MissingPartition."""
+    table = context.asset_key.path[-1]
+    narrowing: Mapping[str, Any] = context.definition_metadata
+    if context.step_context.entity_partitions_def:
+        days = to_days(context.asset_partition_keys)
+    else:
+        days = tables.days(table)[-narrowing["last_days"] :] if "last_days" in narrowing else tables.days(table)
+        if not days:
+            command = f"dagster asset materialize --select {table} --partition YYYY-MM-DD"
+            raise MissingPartition(f"No service day of {table} is stored yet. Make one with: {command}")
+    stored = StoredTable(tables, table, days, narrowing.get("columns"))
+    return stored.read_all() if context.dagster_type.typing_type is pd.DataFrame else stored
 
 
-def days_of(partition_keys: Iterable[str]) -> list[date]:
-    """The service days that partition keys name."""
-    return [date.fromisoformat(key) for key in partition_keys]
+def iterate_days(table: str, requested: Sequence[date], output: DailyOutput | Frame) -> Iterator[tuple[date, Frame]]:
+    """Yield an asset's output service day by service day.
 
-
-def each_asked(table: str, asked: Sequence[date], made: DayByDay | Frame) -> Iterator[tuple[date, Frame]]:
-    """What an asset made, day by day. Raises ValueError unless it is each day asked for, once."""
-    if not isinstance(made, DayByDay):
-        if len(asked) != 1:
-            raise ValueError(f"{table}: one frame for {len(asked)} service days; return DayByDay.")
-        made = DayByDay([(asked[0], made)])
-    missing = set(asked)
-    for day, frame in made.days:
+    Raises ValueError unless it is each requested day, once.
+    """
+    if not isinstance(output, DailyOutput):
+        if len(requested) != 1:
+            raise ValueError(f"{table}: one frame for {len(requested)} service days; return DailyOutput.")
+        output = DailyOutput([(requested[0], output)])
+    missing = set(requested)
+    for day, frame in output.days:
         if day not in missing:
-            raise ValueError(f"{table}: service day {day} was made {'twice' if day in asked else 'but not asked for'}.")
+            problem = "made twice" if day in requested else "made but not requested"
+            raise ValueError(f"{table}: service day {day} was {problem}.")
         missing.remove(day)
         yield day, frame
     if missing:
-        raise ValueError(f"{table}: {len(missing)} of {len(asked)} service days were not made, first {min(missing)}.")
+        raise ValueError(
+            f"{table}: {len(missing)} of {len(requested)} service days were not made, first {min(missing)}."
+        )
 
 
-def set_data_version(context: dg.OutputContext, versions: dict[date, str]) -> None:
-    """Give what a run stored its content as Dagster's data version.
+def combine_versions(versions: Mapping[date, str]) -> dg.DataVersion:
+    """Return the data version of a run's output, of which Dagster keeps one for all partitions.
 
-    Dagster keeps one data version for an asset in a run: of a single partition it is its content version, of
-    several a digest over theirs. Each partition's own is in its metadata.
+    A single partition has its content version, several have a digest of theirs. Each one's own is in its metadata.
     """
     digests = [versions[day] for day in sorted(versions)]
     version = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    context.step_context.set_data_version(context.asset_key, dg.DataVersion(version))
+    return dg.DataVersion(version)

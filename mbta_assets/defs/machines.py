@@ -1,7 +1,14 @@
-"""What an asset is to run on where steps have machines of their own: tags, which `mbta_assets.launch` reads."""
+"""Tags that say which machine an asset needs if each step of a pipeline runs on one of its own.
 
-MACHINE_TYPE, ACCELERATOR, ACCELERATORS = "mbta/machine_type", "mbta/accelerator", "mbta/accelerators"
-"""A machine type of Google's, such as n1-standard-8; an accelerator, such as NVIDIA_TESLA_T4; how many of them."""
+`mbta_assets.launch` reads them.
+"""
 
-SEARCHES = {MACHINE_TYPE: "n1-standard-8"}
-"""Of assets that are searched for or trained side by side, a core each."""
+MACHINE_TYPE = "mbta/machine_type"
+"""Machine type of Google Cloud, such as n1-standard-8."""
+ACCELERATOR = "mbta/accelerator"
+"""Type of accelerator, such as NVIDIA_TESLA_T4."""
+ACCELERATORS = "mbta/accelerators"
+"""Number of accelerators."""
+
+PARALLEL_TRIALS = {MACHINE_TYPE: "n1-standard-8"}
+"""Tags of assets that run trials or candidates in parallel, a core each."""

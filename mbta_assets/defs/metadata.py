@@ -1,24 +1,30 @@
-"""How assets look in the Dagster UI: column schemas, tables and pictures as metadata."""
+"""Metadata that the Dagster UI renders: column schemas, tables and plots.
+
+Everything here turns values into metadata. What the values mean is decided by the assets.
+"""
 
 import base64
 import io
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+import math
+import numbers
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import dagster as dg
 
 from mbta_assets.transit import schema
 
-OWNERS = ["team:transit-data"]
+Cell: TypeAlias = bool | int | float | str | None
+_TYPE_NAMES = {bool: "bool", int: "int", float: "float", str: "string"}
 
 
-def daily(table: str) -> dict[str, Any]:
-    """The definition metadata of a daily table: its partition column and its columns."""
+def daily_table_metadata(table: str) -> dict[str, Any]:
+    """Return the definition metadata of a daily table: its partition column and its column schema."""
     return {"partition_expr": "service_date", "dagster/column_schema": column_schema(table)}
 
 
 def column_schema(table: str) -> dg.TableSchema:
-    """Dagster's column schema of a table, from its one definition."""
+    """Return Dagster's column schema of a table, made from its pandera model."""
     columns = schema.TABLES[table].to_schema().columns
     types = schema.arrow_schema(schema.TABLES[table])
     return dg.TableSchema(
@@ -26,7 +32,7 @@ def column_schema(table: str) -> dg.TableSchema:
             dg.TableColumn(
                 name,
                 str(types.field(name).type),
-                schema.meaning(spec),
+                schema.describe_column(spec),
                 dg.TableColumnConstraints(nullable=spec.nullable),
             )
             for name, spec in columns.items()
@@ -34,16 +40,20 @@ def column_schema(table: str) -> dg.TableSchema:
     )
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
-    """Rows with the same keys as a table."""
-    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
-    lines += [" | ".join(_cell(value) for value in row.values()) for row in rows]
-    return dg.MetadataValue.md("\n".join(f"| {line} |" for line in lines))
+def table_metadata(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Return rows, which have the same keys, as a table that the UI shows in place.
+
+    Numbers stay numbers. A number that is not finite becomes an empty cell, because JSON cannot hold it.
+    """
+    records = [{name: _to_cell(value) for name, value in row.items()} for row in rows]
+    names = list(records[0]) if records else []
+    columns = [dg.TableColumn(name, _column_type(record[name] for record in records)) for name in names]
+    return dg.MetadataValue.table([dg.TableRecord(record) for record in records], dg.TableSchema(columns))
 
 
-def picture(draw: Callable[[Any], None]) -> dg.MarkdownMetadataValue:
-    """A picture that `draw(axes)` makes."""
-    import matplotlib
+def plot_metadata(draw: Callable[[Any], None]) -> dg.MarkdownMetadataValue:
+    """Return the plot that `draw(axes)` draws as an embedded PNG image."""
+    import matplotlib  # slow to import, and only runs draw
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -56,15 +66,30 @@ def picture(draw: Callable[[Any], None]) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
 
 
-def draw_sizes(axes: Any, points: Mapping[str, tuple[int, float]], marked: Collection[str], error: str) -> None:
-    """Error against size in bytes, by label; the marked ones are diamonds. `error` says what the error is."""
+def draw_error_against_size(
+    axes: Any, points: Mapping[str, tuple[int, float]], marked: Collection[str], error_label: str
+) -> None:
+    """Draw (size in bytes, error) of each label on logarithmic sizes, the marked labels as diamonds."""
     for label, point in points.items():
         axes.plot(*point, "D" if label in marked else "o", label=label)
-    axes.set(xlabel="bytes", ylabel=error, title="Error against size", xscale="log")
+    axes.set(xlabel="bytes", ylabel=error_label, title="Error against size", xscale="log")
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+def _to_cell(value: Any) -> Cell:
+    """Convert a value to one that a table of the UI may hold."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    return str(value)
+
+
+def _column_type(cells: Iterable[Cell]) -> str:
+    """Return the name of the type that all cells share, empty ones aside; `string` where they share none."""
+    types = {type(cell) for cell in cells if cell is not None}
+    if types == {int, float}:
+        return "float"
+    return _TYPE_NAMES[types.pop()] if len(types) == 1 else "string"

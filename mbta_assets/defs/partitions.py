@@ -1,17 +1,25 @@
-"""The service day as Dagster's partition: it opens at 3 am in Boston and is named by its date."""
+"""The service day as Dagster's partition. It opens at 3 am in the agency's time zone and is named by its date."""
 
+from collections.abc import Iterable
 from datetime import date
 
 import dagster as dg
 
 from mbta_assets.settings import Settings
-from mbta_assets.transit.service_day import TIME_ZONE, TURN_HOUR
+from mbta_assets.transit.service_day import SERVICE_DAY_START_HOUR, TIME_ZONE
 
 service_days = dg.DailyPartitionsDefinition(
-    start_date=Settings.from_environment().start_date.isoformat(), timezone=TIME_ZONE, hour_offset=TURN_HOUR
+    start_date=Settings.from_environment().start_date.isoformat(),
+    timezone=TIME_ZONE,
+    hour_offset=SERVICE_DAY_START_HOUR,
 )
 
 
-def days_asked(context: dg.AssetExecutionContext) -> list[date]:
-    """The service days that a run asks of a daily asset, in order."""
-    return [date.fromisoformat(key) for key in context.partition_keys]
+def requested_days(context: dg.AssetExecutionContext) -> list[date]:
+    """Return the service days that the run makes of a daily asset, in order."""
+    return to_days(context.partition_keys)
+
+
+def to_days(partition_keys: Iterable[str]) -> list[date]:
+    """Convert partition keys to service days."""
+    return [date.fromisoformat(key) for key in partition_keys]

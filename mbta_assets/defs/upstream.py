@@ -1,57 +1,60 @@
-"""Group `upstream`: the four tables of a service day, as their source hands them over."""
+"""Group `upstream`: the four tables of a service day, read from the source, or observed where they stay in place."""
+
+from collections.abc import Sequence
 
 import dagster as dg
 
-from mbta_assets.defs.io_managers import DayByDay
-from mbta_assets.defs.metadata import OWNERS, daily
-from mbta_assets.defs.partitions import days_asked, service_days
-from mbta_assets.defs.retries import RETRIED, what_can_be_read
-from mbta_assets.sources import Source
-from mbta_assets.sources.bigquery import BigQuerySource
+from mbta_assets.defs.io_managers import DailyOutput
+from mbta_assets.defs.labels import GROUPS
+from mbta_assets.defs.metadata import daily_table_metadata
+from mbta_assets.defs.partitions import requested_days, service_days
+from mbta_assets.defs.retries import READ_RETRY_POLICY, no_retry_on_bad_input
+from mbta_assets.settings import Settings
+from mbta_assets.sources import SOURCES, Source
 from mbta_assets.transit import schema
 
 
-def _upstream(table: str) -> dg.AssetsDefinition:
+def upstream_assets(settings: Settings) -> Sequence[dg.AssetsDefinition | dg.SourceAsset]:
+    """Return the upstream tables of a deployment: observed where they are read in place, else stored."""
+    build_asset = _observed_table if reads_in_place(settings) else _stored_table
+    return [build_asset(table) for table in schema.UPSTREAM]
+
+
+def reads_in_place(settings: Settings) -> bool:
+    """Return whether upstream tables stay where others load them, and are read there without a copy."""
+    return SOURCES[settings.source].reads_in_place
+
+
+def _stored_table(table: str) -> dg.AssetsDefinition:
     @dg.asset(
         name=table,
         group_name="upstream",
         description=schema.UPSTREAM[table].__doc__,
-        owners=OWNERS,
-        kinds={"parquet"},
-        metadata=daily(table),
+        metadata=daily_table_metadata(table),
         partitions_def=service_days,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        retry_policy=RETRIED,
+        retry_policy=READ_RETRY_POLICY,
         io_manager_key="tables",
     )
-    def upstream(context: dg.AssetExecutionContext, source: dg.ResourceParam[Source]) -> DayByDay:
-        return DayByDay(what_can_be_read((day, source.read(table, day)) for day in days_asked(context)))
+    def upstream(context: dg.AssetExecutionContext, source: dg.ResourceParam[Source]) -> DailyOutput:
+        return DailyOutput(no_retry_on_bad_input((day, source.read(table, day)) for day in requested_days(context)))
 
     return upstream
 
 
-def _observed(table: str) -> dg.SourceAsset:
+def _observed_table(table: str) -> dg.SourceAsset:
     @dg.observable_source_asset(
         name=table,
         group_name="upstream",
         description=f"{schema.UPSTREAM[table].__doc__} It is loaded by others and read where it is.",
-        metadata=daily(table),
-        tags={"dagster/kind/bigquery": ""},
+        metadata=daily_table_metadata(table),
+        tags={**GROUPS["upstream"].tags, "dagster/kind/bigquery": ""},
         partitions_def=service_days,
         io_manager_key="upstream_tables",
     )
-    def observe(source: dg.ResourceParam[BigQuerySource]) -> dg.DataVersionsByPartition:
-        known = set(service_days.get_partition_keys())
-        versions = {str(day): version for day, version in source.partitions(table).items()}
-        return dg.DataVersionsByPartition({day: version for day, version in versions.items() if day in known})
+    def observe(source: dg.ResourceParam[Source]) -> dg.DataVersionsByPartition:
+        ended = set(service_days.get_partition_keys())
+        versions = {str(day): version for day, version in source.poll(table, {}).items()}
+        return dg.DataVersionsByPartition({day: version for day, version in versions.items() if day in ended})
 
     return observe
-
-
-STORED = [_upstream(table) for table in schema.UPSTREAM]
-"""The tables as a source hands them over, stored here."""
-
-
-def observed() -> list[dg.SourceAsset]:
-    """The tables where others load them into BigQuery: Dagster sees what changes and makes nothing."""
-    return [_observed(table) for table in schema.UPSTREAM]

@@ -1,9 +1,10 @@
-"""Google Cloud as this package uses it: who it is there, how long a call is tried, and what a failure means.
+"""Google Cloud: the account that calls it, and clients of BigQuery, Cloud Storage and Vertex AI.
 
-In this room: the account and its credentials, BigQuery's queries and tables, objects of a bucket. Everything that talks
-to Google goes through here. Not here: what is stored there (`storage`, `sources`), Dagster.
+No other package imports Google's libraries. Importing this package alone loads none of them: they take seconds to
+import, so the code that chooses a deployment imports `gcp.account`, `gcp.bigquery` and `gcp.bucket` only where it needs
+them. What is stored in Google Cloud is defined in `storage` and `sources`.
 """
 
-from mbta_assets.gcp.account import Account, CloudError, Identity
+from mbta_assets.gcp.errors import AlreadyExistsError, CloudError
 
-__all__ = ["Account", "CloudError", "Identity"]
+__all__ = ["AlreadyExistsError", "CloudError"]

@@ -1,239 +1,228 @@
-"""Who calls Google Cloud, with which clients, how long a call is tried, and what its failure means."""
+"""The account that calls Google Cloud: credentials, HTTP sessions, retries, and the translation of errors.
+
+Clients of single services are in `gcp.bigquery`, `gcp.bucket` and `gcp.vertex`.
+"""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
+import google.auth
+import requests
+from google.api_core import exceptions
+from google.api_core.retry import Retry
+from google.auth import impersonated_credentials
+from google.auth.credentials import AnonymousCredentials, Credentials
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+from google.auth.transport.requests import AuthorizedSession
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from google.oauth2 import service_account
+
+from mbta_assets.gcp.errors import AlreadyExistsError, CloudError
 from mbta_assets.settings import Settings
-
-if TYPE_CHECKING:
-    from google.auth.credentials import Credentials
-    from google.cloud import bigquery, bigquery_storage, storage
 
 Result = TypeVar("Result")
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 NO_PROJECT = "<none>"
-"""What Google's library calls the lack of one; objects are read without."""
-LONGEST_SILENCE_SECONDS = 60.0
-"""After which a server that says nothing is taken for dead; less where calls are not tried that long."""
-PASSING_REASONS = {"rateLimitExceeded", "jobRateLimitExceeded", "backendError", "internalError", "jobBackendError"}
-PASSING_REASONS |= {"badGateway", "tableUnavailable", "jobInternalError"}
-ABORTED = ("Transaction is aborted", "Could not serialize access", "due to concurrent update")
-"""What BigQuery says to a transaction that lost to another one; the loser starts again."""
+"""Google's placeholder for an absent project; objects can be read without one."""
+MAX_REQUEST_SECONDS = 60.0
+"""Timeout of one HTTP request; shorter where calls are retried for less than three times as long."""
+TRANSIENT_STATUS_CODES = frozenset({408, 429, 502, 503, 504})
+TRANSIENT_REASONS = frozenset(
+    {
+        "backendError",
+        "badGateway",
+        "internalError",
+        "jobBackendError",
+        "jobInternalError",
+        "jobRateLimitExceeded",
+        "rateLimitExceeded",
+        "tableUnavailable",
+    }
+)
+TRANSACTION_CONFLICTS = ("Transaction is aborted", "Could not serialize access", "due to concurrent update")
+"""Messages with which BigQuery aborts a transaction because of a concurrent one; the statement can be run again."""
 
 
-class CloudError(Exception):
-    """Google Cloud refused something or did not answer; the message says what, where and what to do."""
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A Google Cloud project and the credentials used in it. Creating one reads no file and calls nothing."""
 
-
-@dataclass(frozen=True)
-class Identity:
-    """Who calls: the way that credentials are come by. The default is application default credentials."""
-
+    project: str = NO_PROJECT
+    location: str = "US"
+    """Location of datasets and query jobs."""
+    retry_seconds: float = 600.0
+    """Time for which a call with transient failures is retried."""
     key_file: Path | None = None
-    """What GOOGLE_APPLICATION_CREDENTIALS names."""
-    impersonate: str | None = None
-    """The e-mail address of a service account that is acted as."""
+    """Service account key, or another credentials file; None for application default credentials."""
+    impersonated_account: str | None = None
+    """E-mail address of a service account to impersonate."""
+    bigquery_emulator: str | None = None
+    """Address of a BigQuery emulator, called without credentials."""
+    read_api_emulator: str | None = None
+    """`host:port` of that emulator's Storage Read API; None to read an emulator's rows as JSON."""
+    storage_emulator: str | None = None
+    """Address of a Cloud Storage emulator, called without credentials."""
 
-    def __str__(self) -> str:
-        own = f"the key file {self.key_file}" if self.key_file else "application default credentials"
-        return f"{self.impersonate}, impersonated with {own}" if self.impersonate else own
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the account that the settings describe."""
+        return cls(
+            project=settings.gcp_project or NO_PROJECT,
+            location=settings.bigquery_location,
+            retry_seconds=settings.gcp_retry_seconds,
+            key_file=settings.google_application_credentials,
+            impersonated_account=settings.google_impersonate_service_account,
+            bigquery_emulator=settings.bigquery_emulator_host,
+            read_api_emulator=settings.bigquery_storage_emulator_host,
+            storage_emulator=settings.storage_emulator_host,
+        )
 
-    def credentials(self) -> "Credentials":
-        """Credentials for Google Cloud. Raises CloudError, which never shows a key."""
-        from google.auth import impersonated_credentials
-        from google.auth.exceptions import DefaultCredentialsError
+    @property
+    def principal(self) -> str:
+        """Return the origin of the credentials, for messages; no secret is part of it."""
+        base = f"the key file {self.key_file}" if self.key_file else "application default credentials"
+        if self.impersonated_account is None:
+            return base
+        return f"{self.impersonated_account}, impersonated with {base}"
 
+    def credentials(self) -> Credentials:
+        """Load credentials. Raises CloudError, whose message never contains a key."""
         try:
-            own = self._own()
+            base = self._base_credentials()
         except (DefaultCredentialsError, OSError, ValueError) as error:
             raise CloudError(
-                f"There are no credentials for Google Cloud. Tried {self}: {_why(error)} {_LOG_IN}"
+                f"There are no credentials for Google Cloud. Tried {self.principal}: {_summarize(error)} {_LOG_IN}"
             ) from None
-        if self.impersonate is None:
-            return own
-        return impersonated_credentials.Credentials(own, self.impersonate, [SCOPE])
+        if self.impersonated_account is None:
+            return base
+        return impersonated_credentials.Credentials(base, self.impersonated_account, [SCOPE])
 
-    def _own(self) -> "Credentials":
-        import google.auth
-        from google.oauth2 import service_account
+    def session(self, *, anonymous: bool = False) -> AuthorizedSession:
+        """Return an HTTP session with a timeout on every request, without credentials if `anonymous`.
 
+        Raises CloudError where there are no credentials.
+        """
+        timeout = min(MAX_REQUEST_SECONDS, self.retry_seconds / 3)
+        return _SessionWithTimeout(AnonymousCredentials() if anonymous else self.credentials(), timeout)
+
+    @property
+    def retry(self) -> Retry:
+        """Return the retry policy of all calls: transient failures, with exponential backoff and jitter."""
+        return Retry(predicate=is_transient, initial=0.5, maximum=20, multiplier=2, timeout=self.retry_seconds)
+
+    def call(self, action: str, function: Callable[[], Result]) -> Result:
+        """Call an idempotent function, retry it while its failure is transient, and return its result.
+
+        `action` says in error messages what was attempted, such as "Read gs://bucket/object". Raises CloudError.
+        """
+        with self.translate_errors(action):
+            return self.retry(function)()
+
+    @contextmanager
+    def translate_errors(self, action: str) -> Iterator[None]:
+        """Raise errors of Google's libraries in the body as CloudError with `action`, the cause and a remedy.
+
+        A conflict with an existing resource is raised as AlreadyExistsError.
+        """
+        try:
+            yield
+        except exceptions.RetryError as error:
+            cause = error.cause or error
+            outcome = f"it did not work within {self.retry_seconds:.0f} s (GCP_RETRY_SECONDS)"
+            raise CloudError(
+                f"{action}: {outcome}; the last failure: {_summarize(cause)} {_NOTHING_IS_HALF_STORED}"
+            ) from cause
+        except exceptions.Conflict as error:
+            raise AlreadyExistsError(f"{action}: {_summarize(error)}") from error
+        except (
+            exceptions.GoogleAPICallError,
+            GoogleAuthError,
+            requests.RequestException,
+            DataCorruption,
+            InvalidResponse,
+        ) as error:
+            raise CloudError(f"{action}: {_summarize(error)} {self._remedy(error)}") from error
+
+    def _base_credentials(self) -> Credentials:
+        """Load the credentials that call directly or impersonate another account."""
         if self.key_file:
             content = json.loads(self.key_file.read_bytes())
             if content.get("type") == "service_account":
                 return service_account.Credentials.from_service_account_info(content, scopes=[SCOPE])
-        credentials, _ = google.auth.default([SCOPE])
+        credentials, _ = google.auth.default(scopes=[SCOPE])
         return credentials
 
-
-@dataclass(frozen=True)
-class Account:
-    """A project of Google Cloud, as somebody, for whom each call is tried so many seconds."""
-
-    project: str
-    identity: Identity
-    location: str
-    """Where datasets are made and jobs run."""
-    retry_seconds: float
-    bigquery_emulator: str | None = None
-    """Address of an emulator, which needs no credentials."""
-    storage_emulator: str | None = None
-    reader_emulator: str | None = None
-    """Host and port of BigQuery's Storage Read API in its emulator; without, rows of an emulator come as JSON."""
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """What the environment says; nothing is read or called yet."""
-        return cls(
-            settings.gcp_project or NO_PROJECT,
-            Identity(settings.google_application_credentials, settings.google_impersonate_service_account),
-            settings.bigquery_location,
-            settings.gcp_retry_seconds,
-            settings.bigquery_emulator_host,
-            settings.storage_emulator_host,
-            settings.bigquery_storage_emulator_host,
-        )
-
-    @cached_property
-    def bigquery(self) -> "bigquery.Client":
-        """A client of BigQuery. Raises CloudError."""
-        from google.cloud import bigquery
-
-        options = {"api_endpoint": self.bigquery_emulator} if self.bigquery_emulator else None
-        credentials, session = self._connection(anonymous=self.bigquery_emulator is not None)
-        return bigquery.Client(
-            self.project, credentials=credentials, _http=session, location=self.location, client_options=options
-        )
-
-    @cached_property
-    def storage(self) -> "storage.Client":
-        """A client of Cloud Storage. Raises CloudError."""
-        from google.cloud import storage
-
-        # Else the library looks at each bucket in the background, for which one needs a permission of its own.
-        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-        options = {"api_endpoint": self.storage_emulator} if self.storage_emulator else None
-        credentials, session = self._connection(anonymous=self.storage_emulator is not None)
-        return storage.Client(self.project, credentials=credentials, _http=session, client_options=options)
-
-    @cached_property
-    def reader(self) -> "bigquery_storage.BigQueryReadClient | None":
-        """A client of BigQuery's Storage Read API; None for an emulator without one. Raises CloudError."""
-        from google.cloud import bigquery_storage
-
-        if self.bigquery_emulator is None:
-            return bigquery_storage.BigQueryReadClient(credentials=self.identity.credentials())
-        if self.reader_emulator is None:
-            return None
-        import grpc
-        from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
-
-        channel = grpc.insecure_channel(self.reader_emulator, [("grpc.max_receive_message_length", -1)])
-        return bigquery_storage.BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
-
-    @property
-    def retry(self) -> Any:
-        """For calls of Google's libraries: what may pass is tried again, with backoff and jitter."""
-        from google.api_core.retry import Retry
-
-        return Retry(predicate=may_pass, initial=0.5, maximum=20, multiplier=2, timeout=self.retry_seconds)
-
-    def call(self, wanted: str, what: Callable[[], Result]) -> Result:
-        """The result of a call, tried again while its failure may pass; it must do no harm to make it twice.
-
-        `wanted` says in the error what the call was for. Raises CloudError.
-        """
-        with self.explained(wanted):
-            return self.retry(what)()
-
-    @contextmanager
-    def explained(self, wanted: str) -> Iterator[None]:
-        """Turn what Google's libraries raise inside into a CloudError."""
-        from google.api_core.exceptions import GoogleAPICallError, RetryError
-        from google.auth.exceptions import GoogleAuthError
-        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
-        from requests import RequestException
-
-        try:
-            yield
-        except RetryError as error:
-            cause = error.cause or error
-            tried = f"it did not work within {self.retry_seconds:.0f} s (GCP_RETRY_SECONDS)"
-            raise CloudError(f"{wanted}: {tried}; the last failure: {_why(cause)} {_KEPT}") from cause
-        except (GoogleAPICallError, GoogleAuthError, RequestException, DataCorruption, InvalidResponse) as error:
-            raise CloudError(f"{wanted}: {_why(error)} {self._remedy(error)}") from error
-
     def _remedy(self, error: Exception) -> str:
-        from google.api_core import exceptions
-        from google.auth.exceptions import GoogleAuthError
-
+        """Return what to do about an error, as a sentence, or an empty string."""
         if isinstance(error, GoogleAuthError | exceptions.Unauthorized):
-            return f"The credentials are {self.identity}; they are expired, revoked or not valid. {_LOG_IN}"
+            return f"The credentials are {self.principal}; they are expired, revoked or not valid. {_LOG_IN}"
         if isinstance(error, exceptions.Forbidden):
-            return f"{_CHECK} It calls as {self.identity} in project {self.project}."
+            return f"{_CHECK_PERMISSIONS} The call was made as {self.principal} in project {self.project}."
         if isinstance(error, exceptions.NotFound):
-            return "See whether GCP_PROJECT, BIGQUERY_DATASET and GCS_BUCKET name what exists."
+            return "Check that GCP_PROJECT, BIGQUERY_DATASET and GCS_BUCKET name existing resources."
         if "bytes billed" in str(error):
             return "Ask for fewer days or columns, or raise BIGQUERY_MAXIMUM_BYTES_BILLED."
         return ""
 
-    def _connection(self, *, anonymous: bool) -> tuple["Credentials", Any]:
-        """Credentials, and a session that gives up on a server which says nothing."""
-        from google.auth.credentials import AnonymousCredentials
-        from google.auth.transport.requests import AuthorizedSession
 
-        longest = min(LONGEST_SILENCE_SECONDS, self.retry_seconds / 3)
+class _SessionWithTimeout(AuthorizedSession):
+    """An HTTP session whose requests time out although Google's clients set no timeout."""
 
-        class Session(AuthorizedSession):
-            def request(self, *arguments: Any, **options: Any) -> Any:
-                options["timeout"] = options.get("timeout") or longest
-                return super().request(*arguments, **options)
+    def __init__(self, credentials: Credentials, timeout: float) -> None:
+        super().__init__(credentials)
+        self.timeout = timeout
 
-        credentials = AnonymousCredentials() if anonymous else self.identity.credentials()
-        return credentials, Session(credentials)
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        """Send a request, with the session's timeout unless the caller sets another."""
+        options["timeout"] = options.get("timeout") or self.timeout
+        return super().request(*arguments, **options)
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether the same call may succeed a little later: overload, a lost connection, a transaction that lost."""
-    import requests
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError, TransportError
-    from google.cloud.storage.exceptions import DataCorruption
-
+def is_transient(error: Exception) -> bool:
+    """Return True if the same call may succeed later: overload, a lost connection, an aborted transaction."""
     if isinstance(error, exceptions.RetryError):
         return False
     if isinstance(error, GoogleAuthError):
         return error.retryable or isinstance(error, TransportError)
     if isinstance(error, exceptions.GoogleAPICallError):
-        reasons = {entry.get("reason") for entry in error.errors or () if isinstance(entry, dict)}
-        lost = any(said in str(error) for said in ABORTED)
-        # For a job that failed, Google's library makes 500 of reasons that it does not know.
-        passing_code = error.code in (408, 429, 502, 503, 504) or (error.code == 500 and not reasons)
-        return lost or bool(reasons & PASSING_REASONS) or passing_code
-    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-    return isinstance(error, (*passing, ConnectionError, TimeoutError, DataCorruption))
+        return _is_transient_response(error)
+    connection_errors = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    return isinstance(error, (*connection_errors, ConnectionError, TimeoutError, DataCorruption))
 
 
-def _why(error: BaseException) -> str:
-    """What an error says, as one sentence: what the server said, without the request and the rest of its answer."""
+def _is_transient_response(error: exceptions.GoogleAPICallError) -> bool:
+    """Return True if a server's error response, or the error of a failed job, is transient."""
+    reasons = {entry.get("reason") for entry in error.errors or () if isinstance(entry, dict)}
+    if reasons & TRANSIENT_REASONS or any(message in str(error) for message in TRANSACTION_CONFLICTS):
+        return True
+    # Google's library gives failed jobs code 500 for any reason it does not know, so 500 counts only without a reason.
+    return error.code in TRANSIENT_STATUS_CODES or (error.code == 500 and not reasons)
+
+
+def _summarize(error: BaseException) -> str:
+    """Return an error's message as one sentence, without the request and the rest of the server's response."""
     try:
-        said = error.response.json()["error"]["message"]  # type: ignore[attr-defined]
+        message = error.response.json()["error"]["message"]  # type: ignore[attr-defined]
     except (AttributeError, KeyError, TypeError, ValueError):
-        first = error.args[0] if error.args else ""
-        said = getattr(error, "message", None) or (first if isinstance(first, str) else str(error))
-        said = said or type(error).__name__
-    return " ".join(str(said).split()).rstrip(".") + "."
+        message = _own_message(error)
+    return " ".join(str(message).split()).rstrip(".") + "."
+
+
+def _own_message(error: BaseException) -> str:
+    """Return the message an exception was raised with, or the name of its class."""
+    first = error.args[0] if error.args else ""
+    text = first if isinstance(first, str) else str(error)
+    return getattr(error, "message", None) or text or type(error).__name__
 
 
 _LOG_IN = (
     "Run `gcloud auth application-default login`, or let GOOGLE_APPLICATION_CREDENTIALS name a service account's key "
     "file, or run where a service account is attached."
 )
-_KEPT = "Nothing is half stored. Run it again later."
-_CHECK = "See which permission is lacking with `python -m mbta_assets.storage.permissions`."
+_NOTHING_IS_HALF_STORED = "Nothing is half stored. Run it again later."
+_CHECK_PERMISSIONS = "See which permissions are missing with `mbta-assets check`."

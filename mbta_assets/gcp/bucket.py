@@ -1,55 +1,90 @@
-"""Objects of a bucket of Cloud Storage: read with their checksum, written over an expected generation only."""
+"""The client of Cloud Storage: objects of one bucket, read with their checksum and written conditionally.
+
+What the objects contain is defined in `storage.gcs`.
+"""
 
 import base64
 import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
+
+from google.api_core.exceptions import NotFound, PreconditionFailed
+from google.cloud import storage
 
 from mbta_assets.gcp.account import Account
+from mbta_assets.settings import Settings, SettingsError
 
-if TYPE_CHECKING:
-    from google.cloud import storage
+UPLOAD_CHUNK_BYTES = 8 * 1024 * 1024
+"""Bytes of a file that are in memory while it is uploaded."""
+REQUIRED_PERMISSIONS = ("storage.objects.create", "storage.objects.delete", "storage.objects.get")
+"""Permissions on the bucket; replacing an object takes the permission to delete it."""
 
-CHUNK_BYTES = 8 * 1024 * 1024
-"""How much of a file is in memory while it is uploaded."""
-NEEDED = ("storage.objects.create", "storage.objects.delete", "storage.objects.get")
-"""Permissions on the bucket; to replace an object one must be allowed to delete it."""
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """Metadata of an object: its generation, and the base64-encoded MD5 of its content, None for a composite object."""
+
+    generation: int
+    md5: str | None
 
 
 class Bucket:
-    """Objects of a bucket, for somebody."""
+    """A bucket, called by an account."""
 
     def __init__(self, account: Account, name: str) -> None:
         self.account = account
         self.name = name
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the bucket of models and reports; nothing is called yet. Raises SettingsError where none is set."""
+        if settings.gcs_bucket is None:
+            raise SettingsError("GCS_BUCKET is not set; it names the bucket of models and reports.")
+        return cls(Account.from_settings(settings), settings.gcs_bucket)
+
+    @cached_property
+    def client(self) -> storage.Client:
+        """Return Google's client. Raises CloudError where there are no credentials."""
+        # Otherwise the library reads each bucket's metadata in the background, which takes one more permission.
+        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+        emulator = self.account.storage_emulator
+        session = self.account.session(anonymous=emulator is not None)
+        return storage.Client(
+            self.account.project,
+            credentials=session.credentials,
+            _http=session,
+            client_options={"api_endpoint": emulator} if emulator else None,
+        )
+
     def uri(self, path: str) -> str:
-        """The address of an object."""
+        """Return the `gs://` address of an object."""
         return f"gs://{self.name}/{path}"
 
-    def lacking(self) -> list[str]:
-        """The permissions that are needed on the bucket and not there. Raises CloudError where there is no bucket."""
-        from google.api_core.exceptions import NotFound
+    def missing_permissions(self) -> list[str]:
+        """Return the required permissions that the account does not have. Raises CloudError if there is no bucket."""
+        bucket = self.client.bucket(self.name)
 
-        bucket = self.account.storage.bucket(self.name)
-
-        def ask() -> list[str]:
+        def test() -> list[str]:
             try:
-                return bucket.test_iam_permissions(NEEDED, retry=None)
+                return bucket.test_iam_permissions(REQUIRED_PERMISSIONS, retry=None)
             except NotFound:
                 if bucket.exists(retry=None):
-                    return list(NEEDED)  # an emulator, which knows no permissions
+                    return list(REQUIRED_PERMISSIONS)  # an emulator, which has no permissions
                 raise
 
-        granted = self.account.call(f"There is no bucket {self.name} to open", ask)
-        return [permission for permission in NEEDED if permission not in granted]
+        granted = self.account.call(f"There is no bucket {self.name} to open", test)
+        return [permission for permission in REQUIRED_PERMISSIONS if permission not in granted]
 
     def read(self, path: str) -> tuple[bytes, int] | None:
-        """An object's content and generation, its checksum verified; None where there is no such object."""
-        from google.api_core.exceptions import NotFound
+        """Return an object's content, its checksum verified, and its generation; None if there is no such object.
 
-        # With a chunk size the library would not tell the generation of what it read.
-        blob = self.account.storage.bucket(self.name).blob(path)
+        Raises CloudError.
+        """
+        # No chunk size: with one, the library does not report the generation it has read.
+        blob = self.client.bucket(self.name).blob(path)
 
         def download() -> tuple[bytes, int] | None:
             try:
@@ -60,16 +95,14 @@ class Bucket:
 
         return self.account.call(f"Read {self.uri(path)}", download)
 
-    def put(self, path: str, content: bytes | Path, expected: int) -> int | None:
-        """Write an object if its generation is as expected (0: there is none). Returns the new one, None if it is not.
+    def put(self, path: str, content: bytes | Path, expected_generation: int) -> int | None:
+        """Write an object if its generation is the expected one, 0 for an object that does not exist.
 
-        The checksum of what arrived is compared. An answer that got lost is told from somebody else's object by what
-        it holds.
+        Returns the new generation, or None if another writer has changed the object. The checksum of the stored content
+        is compared, also to recognize an own write whose response was lost. Raises CloudError.
         """
-        from google.api_core.exceptions import PreconditionFailed
-
-        blob = self.account.storage.bucket(self.name).blob(path, chunk_size=CHUNK_BYTES)
-        options = {"if_generation_match": expected, "checksum": "crc32c", "retry": self.account.retry}
+        blob = self.client.bucket(self.name).blob(path, chunk_size=UPLOAD_CHUNK_BYTES)
+        options = {"if_generation_match": expected_generation, "checksum": "crc32c", "retry": self.account.retry}
 
         def upload() -> int | None:
             try:
@@ -78,26 +111,27 @@ class Bucket:
                 else:
                     blob.upload_from_string(content, "application/json", **options)
             except PreconditionFailed:
-                there = self.look(path)
-                same = there is not None and there.md5_hash == md5(content)
-                return int(there.generation) if there and same else None
+                stored = self.stat(path)
+                is_own_write = stored is not None and stored.md5 == compute_md5(content)
+                return stored.generation if stored and is_own_write else None
             return int(blob.generation)
 
         return self.account.call(f"Write {self.uri(path)}", upload)
 
-    def remove(self, path: str) -> None:
-        """Remove an object. Raises CloudError."""
-        with self.account.explained(f"Remove {self.uri(path)}"):
-            self.account.storage.bucket(self.name).delete_blob(path, retry=self.account.retry)
+    def delete(self, path: str) -> None:
+        """Delete an object. Raises CloudError, also if there is no such object."""
+        with self.account.translate_errors(f"Delete {self.uri(path)}"):
+            self.client.bucket(self.name).delete_blob(path, retry=self.account.retry)
 
-    def look(self, path: str) -> "storage.Blob | None":
-        """What the bucket says of an object: generation, size, checksums; None where there is no such object."""
-        bucket = self.account.storage.bucket(self.name)
-        return self.account.call(f"Look at {self.uri(path)}", lambda: bucket.get_blob(path, retry=None))
+    def stat(self, path: str) -> ObjectInfo | None:
+        """Return an object's metadata, or None if there is no such object. Raises CloudError."""
+        bucket = self.client.bucket(self.name)
+        blob = self.account.call(f"Get the metadata of {self.uri(path)}", lambda: bucket.get_blob(path, retry=None))
+        return ObjectInfo(int(blob.generation), blob.md5_hash) if blob else None
 
 
-def md5(content: bytes | Path) -> str:
-    """The checksum that Cloud Storage keeps of an object."""
+def compute_md5(content: bytes | Path) -> str:
+    """Return the MD5 of bytes or of a file, base64-encoded as Cloud Storage reports it."""
     if isinstance(content, bytes):
         return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
     with content.open("rb") as file:

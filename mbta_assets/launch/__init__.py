@@ -1,10 +1,10 @@
-"""The lineage somewhere else: a selection of it as a Kubeflow pipeline, here or on Vertex AI, and what came of it.
+"""Asset selections as Kubeflow pipelines, run on this machine or on Vertex AI and recorded in Dagster's event log.
 
-In this room: the steps of a selection (`lineage`), the pipeline that has them (`pipeline`), what a step does (`step`),
-what it leaves for Dagster to know (`record`), and Vertex AI (`vertex`). `python -m mbta_assets.launch` is the way in.
-Not here: what an asset is made of. There is no second list of assets, and no second list of what follows from what.
+`lineage` turns a selection into steps, `pipeline` turns steps into a pipeline, `step` materializes one asset, `record`
+hands its events to whoever follows the pipeline, `vertex` submits and follows jobs, and `commands` is what the command
+line calls. Assets, dependencies and partitions come from the definitions; no list of them is kept here.
 """
 
 
 class LaunchError(Exception):
-    """Something could not be launched, or failed where it ran; the message says what, where and what to do."""
+    """Failure of a pipeline or job, or of its launch; the message says where it failed and what to do."""

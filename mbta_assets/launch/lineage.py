@@ -1,100 +1,103 @@
-"""The steps of a selection, as the lineage has them: one an asset, in an order in which each follows what it needs."""
+"""Steps of a selection: one for each asset, in topological order, with the machine that the asset's tags ask for.
+
+The asset graph is the only source of steps and of the dependencies between them.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import dagster as dg
 
 from mbta_assets.defs.machines import ACCELERATOR, ACCELERATORS, MACHINE_TYPE
 from mbta_assets.launch import LaunchError
 
-GIGABYTES = {"standard": 4.0, "highmem": 8.0, "highcpu": 1.0}
-"""Memory by core of a family of machines."""
-OLDER_GIGABYTES = {"standard": 3.75, "highmem": 6.5, "highcpu": 0.9}
-"""The same of n1."""
+DEFAULT_MACHINE_TYPE = "e2-standard-4"
+GIGABYTES_PER_CORE = {"standard": 4.0, "highmem": 8.0, "highcpu": 1.0}
+N1_GIGABYTES_PER_CORE = {"standard": 3.75, "highmem": 6.5, "highcpu": 0.9}
+MACHINE_TYPE_PATTERN = re.compile(r"([a-z]\w*)-(standard|highmem|highcpu)-([1-9]\d*)")
+"""Machine series, memory class and number of virtual CPUs, as in n1-highmem-8."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a step is to run on."""
+    """Machine type, CPUs, memory and accelerators that a step runs on."""
 
-    machine_type: str = "e2-standard-4"
+    machine_type: str
+    cores: int
+    gigabytes: float
     accelerator: str | None = None
     accelerators: int = 0
 
     @classmethod
-    def of(cls, asset: str, tags: Mapping[str, str]) -> "Machine":
-        """As an asset's tags say. Raises LaunchError."""
+    def from_type(cls, machine_type: str, accelerator: str | None = None, accelerators: int = 0) -> Self:
+        """Return a machine of one of Google's types, such as n1-standard-8. Raise ValueError for any other."""
+        match = MACHINE_TYPE_PATTERN.fullmatch(machine_type)
+        if match is None:
+            raise ValueError(f"{machine_type!r} is no machine type")
+        series, memory, cores = match.groups()
+        gigabytes_per_core = N1_GIGABYTES_PER_CORE if series == "n1" else GIGABYTES_PER_CORE
+        return cls(machine_type, int(cores), int(cores) * gigabytes_per_core[memory], accelerator, accelerators)
+
+    @classmethod
+    def from_tags(cls, asset: str, tags: Mapping[str, str]) -> Self:
+        """Return the machine that an asset's tags ask for. Raise LaunchError if they are invalid."""
         accelerator = tags.get(ACCELERATOR)
-        number = tags.get(ACCELERATORS, "1" if accelerator else "0")
-        machine = cls(tags.get(MACHINE_TYPE, cls.machine_type), accelerator, int(number) if number.isdigit() else -1)
-        if _SHAPE.fullmatch(machine.machine_type) is None or machine.accelerators < bool(accelerator):
+        try:
+            accelerators = int(tags.get(ACCELERATORS, "1" if accelerator else "0"))
+            if accelerators < (1 if accelerator else 0):
+                raise ValueError(f"{accelerators} accelerators")
+            return cls.from_type(tags.get(MACHINE_TYPE, DEFAULT_MACHINE_TYPE), accelerator, accelerators)
+        except ValueError as error:
             raise LaunchError(
                 f"{asset} is tagged {dict(tags)}. {MACHINE_TYPE} may be such as n1-standard-8 or e2-highmem-4, "
                 f"{ACCELERATOR} such as NVIDIA_TESLA_T4, and {ACCELERATORS} how many of them, 1 or more."
-            )
-        return machine
-
-    @property
-    def cores(self) -> int:
-        """Virtual processors."""
-        return int(self._shape[3])
-
-    @property
-    def gigabytes(self) -> float:
-        """Memory."""
-        by_core = OLDER_GIGABYTES if self._shape[1] == "n1" else GIGABYTES
-        return self.cores * by_core[self._shape[2]]
-
-    @property
-    def _shape(self) -> re.Match[str]:
-        found = _SHAPE.fullmatch(self.machine_type)
-        assert found, "`of` has checked it"
-        return found
-
-
-_SHAPE = re.compile(r"([a-z]\w*)-(standard|highmem|highcpu)-([1-9]\d*)")
+            ) from error
 
 
 @dataclass(frozen=True)
 class Step:
-    """An asset that is to be made."""
+    """Asset to materialize, with its dependencies and its machine."""
 
     asset: str
     upstream: tuple[str, ...]
-    """The assets among the steps that it is made from."""
-    outside: tuple[str, ...]
-    """The assets that it is made from and that are not among them."""
+    """Assets that it depends on and that are steps of the same pipeline."""
+    external_inputs: tuple[str, ...]
+    """Assets that it depends on and that are not."""
     partitioned: bool
     machine: Machine
 
 
-def steps(definitions: dg.Definitions, selection: str) -> list[Step]:
-    """The steps of a selection, written as for `dagster asset materialize --select`. Raises LaunchError."""
+def select_steps(definitions: dg.Definitions, selection: str) -> list[Step]:
+    """Return the steps of a selection, in the syntax of `dagster asset materialize --select`, in topological order.
+
+    Raise LaunchError if the selection is invalid, or has no asset that can be materialized.
+    """
     graph = definitions.resolve_asset_graph()
     try:
-        chosen = dg.AssetSelection.from_string(selection).resolve(graph)
-    except Exception as error:  # Dagster's parser has many
-        raise LaunchError(f"The selection {selection!r} is not understood: {error}") from error
+        selected = dg.AssetSelection.from_string(selection).resolve(graph)
+    except Exception as error:  # Dagster's parser raises errors of many types
+        raise LaunchError(f"The selection {selection!r} is invalid: {error}") from error
     nodes = [
-        graph.get(key) for key in graph.toposorted_asset_keys if key in chosen and graph.get(key).is_materializable
+        graph.get(key) for key in graph.toposorted_asset_keys if key in selected and graph.get(key).is_materializable
     ]
     if not nodes:
-        known = ", ".join(sorted(key.to_user_string() for key in graph.materializable_asset_keys))
-        raise LaunchError(f"The selection {selection!r} has no asset that can be made. There are {known}.")
+        assets = ", ".join(asset_names(graph.materializable_asset_keys))
+        raise LaunchError(f"The selection {selection!r} has no asset that can be materialized. There are {assets}.")
     keys = {node.key for node in nodes}
-
-    def names(parents: Iterable[dg.AssetKey]) -> tuple[str, ...]:
-        return tuple(sorted(key.to_user_string() for key in parents))
-
     return [
         Step(
-            node.key.to_user_string(),
-            names(node.parent_keys & keys),
-            names(node.parent_keys - keys),
-            node.is_partitioned,
-            Machine.of(node.key.to_user_string(), node.tags),
+            asset=node.key.to_user_string(),
+            upstream=asset_names(node.parent_keys & keys),
+            external_inputs=asset_names(node.parent_keys - keys),
+            partitioned=node.is_partitioned,
+            machine=Machine.from_tags(node.key.to_user_string(), node.tags),
         )
         for node in nodes
     ]
+
+
+def asset_names(keys: Iterable[dg.AssetKey]) -> tuple[str, ...]:
+    """Return the names of assets in alphabetical order."""
+    return tuple(sorted(key.to_user_string() for key in keys))

@@ -1,6 +1,10 @@
-"""A Kubeflow pipeline of some steps: compiled to YAML, or run on this machine by Kubeflow's own local runner."""
+"""Kubeflow pipeline of a list of steps: compiled to YAML, or run on this machine by Kubeflow's local runner.
+
+Kubeflow's libraries are imported where they are used: steps on Vertex AI import this package and need none of them.
+"""
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,90 +13,99 @@ import yaml
 
 from mbta_assets.launch import LaunchError
 from mbta_assets.launch.lineage import Step
-from mbta_assets.launch.step import write_receipts
+from mbta_assets.launch.record import format_version_tokens
 
-Pipeline = Any
-NAME = "mbta-assets"
+PIPELINE_NAME = "mbta-assets"
+LOCAL_IMAGE = "local"
+"""Image name of a local run, which uses no image."""
 
 
-def build(steps: Sequence[Step], image: str) -> Pipeline:
-    """The pipeline of some steps: a task an asset, named like it, after those of the assets it is made from.
+def build_pipeline(steps: Sequence[Step], image: str) -> Any:
+    """Return a pipeline with a task for each step, named after its asset.
 
-    Its parameters are the partition, the environment of all steps, and what is known of assets outside of it. Each
-    task's output is its receipt, which those after it take: so a task runs again where what it is made from has another
-    data version, and is taken from Kubeflow's cache where it has not.
+    Its parameters are the partition, the environment of all steps, and the data versions of external inputs. A task
+    outputs its version token and takes those of its inputs, so that Kubeflow's cache misses exactly where the data
+    version of an input has changed.
     """
     from kfp import dsl
 
     @dsl.component(base_image=image, install_kfp_package=False)
-    def make(asset: str, partition: str, upstream: str, outside: str, environment: dict) -> str:
-        from mbta_assets.launch.step import run
+    def materialize(asset: str, partition: str, upstream: str, external_inputs: str, environment: dict) -> str:
+        from mbta_assets.launch.step import run_step
 
-        return run(asset, partition, upstream, environment)
+        return run_step(asset, partition, upstream, environment)
 
-    outputs = NamedTuple("Receipts", [(step.asset, str) for step in steps])  # type: ignore[misc]
+    outputs = NamedTuple("VersionTokens", [(step.asset, str) for step in steps])  # type: ignore[misc]
 
-    def receipts(partition: str = "", environment: dict = {}, outside: str = "") -> outputs:  # noqa: B006
+    def materialize_selection(
+        partition: str = "",
+        environment: dict = {},  # noqa: B006 (Kubeflow reads defaults from the signature)
+        external_inputs: str = "",
+    ) -> outputs:
         tasks: dict[str, Any] = {}
         for step in steps:
-            task = make(
+            task = materialize(
                 asset=step.asset,
                 partition=partition if step.partitioned else "",
-                upstream=write_receipts({name: tasks[name].output for name in step.upstream}),
-                outside=outside if step.outside or not step.upstream else "",
+                upstream=format_version_tokens({name: tasks[name].output for name in step.upstream}),
+                external_inputs=external_inputs if step.external_inputs or not step.upstream else "",
                 environment=environment,
             )
-            task.set_display_name(step.asset)
-            task.set_cpu_limit(str(step.machine.cores)).set_memory_limit(f"{step.machine.gigabytes:g}G")
-            if step.machine.accelerator:
-                task.set_accelerator_type(step.machine.accelerator).set_accelerator_limit(step.machine.accelerators)
+            set_resources(task, step)
             tasks[step.asset] = task
         return outputs(**{asset: task.output for asset, task in tasks.items()})
 
-    return dsl.pipeline(name=NAME)(receipts)
+    return dsl.pipeline(name=PIPELINE_NAME)(materialize_selection)
 
 
-def compile_to(steps: Sequence[Step], image: str, path: Path) -> None:
-    """Write the pipeline as YAML, which Kubeflow and Vertex AI take."""
+def set_resources(task: Any, step: Step) -> None:
+    """Set the display name, CPU, memory and accelerators of a task to those of its step."""
+    machine = step.machine
+    task.set_display_name(step.asset)
+    task.set_cpu_limit(str(machine.cores)).set_memory_limit(f"{machine.gigabytes:g}G")
+    if machine.accelerator:
+        task.set_accelerator_type(machine.accelerator).set_accelerator_limit(machine.accelerators)
+
+
+def compile_pipeline(steps: Sequence[Step], image: str, path: Path) -> None:
+    """Write the pipeline as the YAML that Kubeflow and Vertex AI accept."""
     from kfp import compiler
 
-    compiler.Compiler().compile(build(steps, image), str(path))
+    compiler.Compiler().compile(build_pipeline(steps, image), str(path))
 
 
-def specification(steps: Sequence[Step], image: str) -> dict[str, Any]:
-    """The pipeline as Vertex AI takes it in a request."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "pipeline.yaml"
-        compile_to(steps, image, path)
+def pipeline_spec(steps: Sequence[Step], image: str) -> dict[str, Any]:
+    """Return the compiled pipeline as the specification in a request to Vertex AI."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "pipeline.yaml"
+        compile_pipeline(steps, image, path)
         return yaml.safe_load(path.read_text())
 
 
-def edges(specification: Mapping[str, Any]) -> dict[str, set[str]]:
-    """By asset, the assets that a compiled pipeline makes before it and hands on to it."""
-    name = asset_of_each_task(specification)
-    tasks = specification["root"]["dag"]["tasks"]
-    return {name[key]: {name[one] for one in task.get("dependentTasks", [])} for key, task in tasks.items()}
+def upstream_assets(spec: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return, for each asset of a compiled pipeline, the assets whose tasks run before it."""
+    assets = task_assets(spec)
+    tasks = spec["root"]["dag"]["tasks"]
+    return {assets[key]: {assets[name] for name in task.get("dependentTasks", [])} for key, task in tasks.items()}
 
 
-def asset_of_each_task(specification: Mapping[str, Any]) -> dict[str, str]:
-    """By the key of each task of a compiled pipeline, the asset that it makes."""
-    return {key: task["taskInfo"]["name"] for key, task in specification["root"]["dag"]["tasks"].items()}
+def task_assets(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the asset of each task of a compiled pipeline, by task key."""
+    return {key: task["taskInfo"]["name"] for key, task in spec["root"]["dag"]["tasks"].items()}
 
 
-def run_here(steps: Sequence[Step], partition: str, environment: Mapping[str, str], root: Path) -> dict[str, str]:
-    """Run the pipeline on this machine, a process a step; the receipts. Raises LaunchError.
+def run_locally(steps: Sequence[Step], partition: str, environment: Mapping[str, str], root: Path) -> dict[str, str]:
+    """Run the pipeline on this machine, one process for each step, and return the version token of each asset.
 
-    What the runner keeps for itself goes below `root` and is removed.
+    Kubeflow's own files go to `root`, which is removed. Raise LaunchError if a step fails.
     """
     from kfp import local
 
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
     try:
-        done = build(steps, image="here")(partition=partition, environment=dict(environment))
+        result = build_pipeline(steps, LOCAL_IMAGE)(partition=partition, environment=dict(environment))
     except RuntimeError as error:
         raise LaunchError(f"The pipeline has failed on this machine: {error}") from error
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    return dict(done.outputs)
+    return dict(result.outputs)

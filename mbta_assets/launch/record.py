@@ -1,9 +1,9 @@
-"""What a step leaves behind for Dagster to know: its events, kept beside the reports.
+"""Records of materialized steps, stored beside the reports until somebody reports them to a Dagster instance.
 
-materialized/<asset>/<first 16 digits of a digest of the receipt>.json
-
-A step that runs elsewhere knows no instance. It reads what the steps before it have left, so that its own events name
-the data versions it was made from; whoever follows the pipeline reports all of them to the instance here.
+A step that runs on another machine has no access to the instance. It stores its events as
+`materialized/<asset>/<digest of the version token>.json`. Later steps report the records of their inputs to an instance
+of their own, so that their events name the data versions of the inputs; whoever follows the pipeline reports every
+record to the instance of the deployment.
 """
 
 import hashlib
@@ -13,107 +13,137 @@ from dataclasses import dataclass
 from typing import Self
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster_shared.serdes import deserialize_value, serialize_value
 
+from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG
 from mbta_assets.launch import LaunchError
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.reports import ReportStore
 
-POINTER = "dagster/input_event_pointer/"
+EVENT_POINTER_PREFIX = "dagster/input_event_pointer/"
+"""Prefix of tags with positions in an event log."""
 LAUNCH_TAG = "mbta_assets/launch"
-"""Which launch a reported event comes from."""
+"""Tag of a reported event with the launch that it comes from."""
+MAX_RECORDS_SEARCHED = 100
+"""Number of latest materializations that are searched for a launch."""
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
-Receipts = Mapping[str, str]
-"""By asset, which of its records is meant: `<partition>@<data version>`, without a partition `@<data version>`."""
+VersionTokens = Mapping[str, str]
+"""Version token of each asset: `<partition>@<data version>`, or `@<data version>` for an asset without partitions."""
 
 
 @dataclass(frozen=True)
-class Record:
-    """What came of one step."""
+class StepRecord:
+    """Events of one materialized asset, with the version tokens of its inputs."""
 
     asset: str
-    receipt: str
-    upstream: Receipts
-    """What it was made from, of those among the steps."""
+    version_token: str
+    upstream: VersionTokens
+    """Inputs that are steps of the same pipeline."""
     events: tuple[Event, ...]
 
     @classmethod
-    def of(cls, asset: str, partition: str, upstream: Receipts, events: Iterable[dg.DagsterEvent]) -> Self:
-        """The record of a run. Raises LaunchError where the run has not made the asset."""
-        kept: list[Event] = []
-        version = None
-        for event in events:
+    def from_events(
+        cls, asset: str, partition: str, upstream: VersionTokens, run_events: Iterable[dg.DagsterEvent]
+    ) -> Self:
+        """Return the record of a run. Raise LaunchError if the run has not materialized the asset."""
+        events: list[Event] = []
+        data_version = None
+        for event in run_events:
             if event.is_step_materialization:
-                made = event.step_materialization_data.materialization
-                version = (made.tags or {}).get(DATA_VERSION_TAG)
-                kept.append(made)
+                materialization = event.step_materialization_data.materialization
+                data_version = (materialization.tags or {}).get(DATA_VERSION_TAG)
+                events.append(materialization)
             elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-                kept.append(event.asset_check_evaluation_data)
-        if version is None:
-            raise LaunchError(f"The run of {asset} has ended without having made it.")
-        return cls(asset, f"{partition}@{version}", dict(upstream), tuple(kept))
-
-    def keep(self, reports: Reports) -> None:
-        """Store it."""
-        content = {
-            "asset": self.asset,
-            "receipt": self.receipt,
-            "upstream": self.upstream,
-            "events": [serialize_value(event) for event in self.events],
-        }
-        reports.write(_name(self.asset, self.receipt), json.dumps(content, indent=1).encode())
+                events.append(event.asset_check_evaluation_data)
+        if data_version is None:
+            raise LaunchError(f"The run of {asset} has ended without materializing it.")
+        return cls(asset, f"{partition}@{data_version}", dict(upstream), tuple(events))
 
     @classmethod
-    def find(cls, reports: Reports, asset: str, receipt: str) -> Self:
-        """A record that was kept. Raises LaunchError."""
+    def read(cls, reports: ReportStore, asset: str, version_token: str) -> Self:
+        """Read a stored record. Raise LaunchError if there is none."""
         try:
-            stored = json.loads(reports.read(_name(asset, receipt)))
+            content = json.loads(reports.read(record_name(asset, version_token)))
         except FileNotFoundError as error:
             raise LaunchError(
-                f"There is no record of {asset} {receipt}. Is the store of the steps the one that is set here "
+                f"There is no record of {asset} {version_token}. Is the store of the steps the one that is set here "
                 "(MBTA_STORE, or MBTA_DEPLOYMENT=gcp and GCS_BUCKET)?"
             ) from error
         events = [
-            deserialize_value(event, (dg.AssetMaterialization, dg.AssetCheckEvaluation)) for event in stored["events"]
+            deserialize_value(event, (dg.AssetMaterialization, dg.AssetCheckEvaluation)) for event in content["events"]
         ]
-        return cls(stored["asset"], stored["receipt"], stored["upstream"], tuple(events))
+        return cls(content["asset"], content["version_token"], content["upstream"], tuple(events))
+
+    def write(self, reports: ReportStore) -> None:
+        """Store the record where `read` looks for it."""
+        content = {
+            "asset": self.asset,
+            "version_token": self.version_token,
+            "upstream": self.upstream,
+            "events": [serialize_value(event) for event in self.events],
+        }
+        reports.write(record_name(self.asset, self.version_token), json.dumps(content, indent=1).encode())
 
     def report(self, instance: dg.DagsterInstance, launch: str) -> bool:
-        """Tell an instance, unless it has been told of this launch. Returns whether it had to be told."""
-        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(self.asset))
-        for known in instance.fetch_materializations(wanted, limit=100).records:
-            made = known.asset_materialization
-            if made and (made.tags or {}).get(LAUNCH_TAG) == launch:
-                return False
+        """Report the events to an instance once for each launch; return False if it already has them."""
+        if self._is_reported(instance, launch):
+            return False
         for event in self.events:
             if isinstance(event, dg.AssetMaterialization):
-                # Pointers into the event log are into that of the step, which is gone.
-                tags = {name: value for name, value in (event.tags or {}).items() if not name.startswith(POINTER)}
-                event = dg.AssetMaterialization(
-                    event.asset_key,
-                    event.description,
-                    event.metadata,
-                    event.partition,
-                    {**tags, LAUNCH_TAG: launch},
-                )
+                event = tag_launch(event, launch)
             instance.report_runless_asset_event(event)
         return True
 
+    def _is_reported(self, instance: dg.DagsterInstance, launch: str) -> bool:
+        """Return whether an instance has a materialization that is tagged with a launch."""
+        records_filter = dg.AssetRecordsFilter(asset_key=dg.AssetKey(self.asset))
+        records = instance.fetch_materializations(records_filter, limit=MAX_RECORDS_SEARCHED).records
+        materializations = [record.asset_materialization for record in records if record.asset_materialization]
+        return any((event.tags or {}).get(LAUNCH_TAG) == launch for event in materializations)
 
-def with_ancestors(reports: Reports, receipts: Receipts) -> Iterator[Record]:
-    """Some records and those of all that they were made from, each once, ancestors first."""
-    seen: set[str] = set()
 
-    def walk(wanted: Receipts) -> Iterator[Record]:
-        for asset, receipt in wanted.items():
-            if asset not in seen:
-                seen.add(asset)
-                record = Record.find(reports, asset, receipt)
-                yield from walk(record.upstream)
+def tag_launch(event: dg.AssetMaterialization, launch: str) -> dg.AssetMaterialization:
+    """Return a materialization that is tagged with its launch.
+
+    Positions in the event log of the step are left out: that log ended with the step.
+    """
+    tags = {name: value for name, value in (event.tags or {}).items() if not name.startswith(EVENT_POINTER_PREFIX)}
+    return dg.AssetMaterialization(
+        event.asset_key,
+        event.description,
+        event.metadata,
+        event.partition,
+        {**tags, LAUNCH_TAG: launch},
+    )
+
+
+def read_with_ancestors(reports: ReportStore, version_tokens: VersionTokens) -> Iterator[StepRecord]:
+    """Yield the records with some version tokens and those of all their inputs, each once, inputs first.
+
+    Raise LaunchError if a record is missing.
+    """
+    visited: set[str] = set()
+
+    def visit(tokens: VersionTokens) -> Iterator[StepRecord]:
+        for asset, version_token in tokens.items():
+            if asset not in visited:
+                visited.add(asset)
+                record = StepRecord.read(reports, asset, version_token)
+                yield from visit(record.upstream)
                 yield record
 
-    return walk(receipts)
+    return visit(version_tokens)
 
 
-def _name(asset: str, receipt: str) -> str:
-    return f"materialized/{asset}/{hashlib.sha256(receipt.encode()).hexdigest()[:16]}.json"
+def record_name(asset: str, version_token: str) -> str:
+    """Return the name of the report that holds a record."""
+    return f"materialized/{asset}/{hashlib.sha256(version_token.encode()).hexdigest()[:16]}.json"
+
+
+def format_version_tokens(version_tokens: VersionTokens) -> str:
+    """Return version tokens as one text, `asset=token,…`, which a task can take as a parameter."""
+    return ",".join(f"{asset}={version_token}" for asset, version_token in sorted(version_tokens.items()))
+
+
+def parse_version_tokens(text: str) -> dict[str, str]:
+    """Convert the text of `format_version_tokens` to version tokens by asset."""
+    return dict(entry.split("=", 1) for entry in text.split(",") if entry)

@@ -1,4 +1,4 @@
-"""Vertex AI: submits a pipeline or one asset as a job, follows it, and tells Dagster what its steps have made."""
+"""Vertex AI as a place to run steps: submits a pipeline or a custom job, follows it, and reports its assets."""
 
 import hashlib
 import json
@@ -6,219 +6,239 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import dagster as dg
 
-from mbta_assets.gcp import Account, CloudError
-from mbta_assets.launch import LaunchError, pipeline
+from mbta_assets.gcp import AlreadyExistsError
+from mbta_assets.gcp.account import Account
+from mbta_assets.gcp.vertex import create_job_client, create_pipeline_client
+from mbta_assets.launch import LaunchError
 from mbta_assets.launch.lineage import Step
-from mbta_assets.launch.record import Record
-from mbta_assets.launch.step import receipt_of
+from mbta_assets.launch.pipeline import PIPELINE_NAME, pipeline_spec, task_assets
+from mbta_assets.launch.record import StepRecord
+from mbta_assets.launch.step import version_token_name
 from mbta_assets.settings import Settings
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.reports import ReportStore
 
-if TYPE_CHECKING:
-    from google.cloud import aiplatform_v1
-
-RECEIPT = "output:Output"
-"""What Vertex AI calls a task's only output in the metadata of its execution."""
-MOST_ATTEMPTS = 20
-Told = Callable[[str], None]
-"""Is told what happens, for people."""
+TASK_OUTPUT = "output:Output"
+"""Name of a task's only output in the metadata of its execution."""
+MAX_SUBMISSIONS = 20
+"""Maximum number of submissions of the same job: the first, and one after each failure."""
+REQUEST_TIMEOUT_SECONDS = 60
+FAILED_STATES = ("FAILED", "CANCELLED", "EXPIRED")
+ProgressCallback = Callable[[str], None]
+"""Function that is called with a line of text for people about each materialized asset."""
 
 
 @dataclass(frozen=True)
-class Vertex:
-    """Vertex AI, for somebody, in one region."""
+class VertexAI:
+    """Vertex AI in one region, called as one account."""
 
     account: Account
     location: str
-    root: str
-    """Where pipelines keep what they hand on, a `gs://` address."""
+    pipeline_root: str
+    """`gs://` address below which pipelines store their outputs."""
     image: str
-    """What steps run in; see deploy/Dockerfile.training."""
+    """Container image that steps run in, built from deploy/Dockerfile.training."""
     service_account: str | None = None
-    """Whom steps act as; unset, the project's default."""
+    """Service account that steps run as; None for the project's default."""
     endpoint: str | None = None
-    """An address that is asked in place of Google's, without credentials."""
+    """URL of a server to use as Vertex AI, without credentials."""
     poll_seconds: float = 20
+    """Interval at which the state of a job is polled."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """What the environment says. Raises LaunchError naming what it lacks."""
-        needed = {"GCP_PROJECT": settings.gcp_project, "VERTEX_IMAGE": settings.vertex_image}
-        root = settings.vertex_pipeline_root or (settings.gcs_bucket and f"gs://{settings.gcs_bucket}/pipelines")
-        needed["VERTEX_PIPELINE_ROOT (or GCS_BUCKET)"] = root
-        lacking = [name for name, value in needed.items() if not value]
-        if lacking:
-            raise LaunchError(f"Vertex AI needs {', '.join(lacking)} to be set.")
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return Vertex AI as the settings describe it. Raise LaunchError with the variables that are missing."""
+        pipeline_root = settings.vertex_pipeline_root
+        if pipeline_root is None and settings.gcs_bucket:
+            pipeline_root = f"gs://{settings.gcs_bucket}/pipelines"
+        if not (settings.gcp_project and settings.vertex_image and pipeline_root):
+            required = {
+                "GCP_PROJECT": settings.gcp_project,
+                "VERTEX_IMAGE": settings.vertex_image,
+                "VERTEX_PIPELINE_ROOT (or GCS_BUCKET)": pipeline_root,
+            }
+            missing = ", ".join(name for name, value in required.items() if not value)
+            raise LaunchError(f"Vertex AI needs {missing} to be set.")
         return cls(
-            Account.of(settings),
+            Account.from_settings(settings),
             settings.vertex_location,
-            str(root),
-            str(settings.vertex_image),
+            pipeline_root,
+            settings.vertex_image,
             settings.vertex_service_account,
             settings.vertex_endpoint,
         )
 
-    def submit(self, steps: Sequence[Step], partition: str, environment: Mapping[str, str], outside: str) -> str:
-        """Submit a pipeline of steps; its name. Asked again for the same it submits nothing, unless that has failed.
+    def submit(
+        self, steps: Sequence[Step], partition: str, environment: Mapping[str, str], external_inputs: str
+    ) -> str:
+        """Submit a pipeline and return the name of its job.
 
-        Raises CloudError.
+        The same pipeline with the same parameters is submitted once: if it is running or has succeeded, its name is
+        returned; if it has failed, it is submitted again. Raise CloudError if Vertex AI cannot be called, and
+        LaunchError after too many failures.
         """
         job = {
-            "display_name": f"{pipeline.NAME} {partition}".strip(),
-            "pipeline_spec": pipeline.specification(steps, self.image),
+            "display_name": f"{PIPELINE_NAME} {partition}".strip(),
+            "pipeline_spec": pipeline_spec(steps, self.image),
             "runtime_config": {
-                "gcs_output_directory": self.root,
-                "parameter_values": {"partition": partition, "environment": dict(environment), "outside": outside},
+                "gcs_output_directory": self.pipeline_root,
+                "parameter_values": {
+                    "partition": partition,
+                    "environment": dict(environment),
+                    "external_inputs": external_inputs,
+                },
             },
-            **({"service_account": self.service_account} if self.service_account else {}),
+            **self._run_as,
         }
+        digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
+        for number in range(1, MAX_SUBMISSIONS + 1):
+            job_id = f"{PIPELINE_NAME}-{digest}-{number}"
+            name = f"{self._parent}/pipelineJobs/{job_id}"
+            try:
+                return self.account.call("Submit a pipeline to Vertex AI", partial(self._create_pipeline, job, job_id))
+            except AlreadyExistsError:
+                if pipeline_state(self._get_pipeline(name)) not in FAILED_STATES:
+                    return name
+        raise LaunchError(f"The same pipeline has failed {MAX_SUBMISSIONS} times; see {self._parent}/pipelineJobs.")
 
-        def create(job_id: str) -> str:
-            wanted = {"parent": self._parent, "pipeline_job": job, "pipeline_job_id": job_id}
-            return self._pipelines.create_pipeline_job(wanted, timeout=60).name
+    def submit_job(self, step: Step, partition: str, environment: Mapping[str, str], launch: str) -> str:
+        """Submit one asset as a custom job and return the job's name. Raise CloudError.
 
-        return self._submitted("pipeline", job, create, self._pipeline_state, f"{self._parent}/pipelineJobs")
-
-    def submit_one(self, step: Step, partition: str, environment: Mapping[str, str], launch: str) -> str:
-        """Submit one asset as a custom job; its name. Its receipt is kept under `launch`. Raises CloudError."""
+        The job stores the asset's version token under the name of the launch.
+        """
         machine: dict[str, Any] = {"machine_type": step.machine.machine_type}
         if step.machine.accelerator:
             machine |= {"accelerator_type": step.machine.accelerator, "accelerator_count": step.machine.accelerators}
-        arguments = ["step", step.asset, "--launch", launch]
-        arguments += ["--partition", partition] if step.partitioned else []
         container = {
             "image_uri": self.image,
-            "command": ["python", "-m", "mbta_assets.launch"],
-            "args": arguments,
+            "command": ["mbta-assets", "launch", "step"],
+            "args": [step.asset, "--launch", launch, *(["--partition", partition] if step.partitioned else [])],
             "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
         }
-        work: dict[str, Any] = {
-            "worker_pool_specs": [{"machine_spec": machine, "replica_count": 1, "container_spec": container}]
+        pool = {"machine_spec": machine, "replica_count": 1, "container_spec": container}
+        job = {
+            "display_name": f"{step.asset} {partition}".strip(),
+            "job_spec": {"worker_pool_specs": [pool], **self._run_as},
         }
-        work |= {"service_account": self.service_account} if self.service_account else {}
-        job = {"display_name": f"{step.asset} {partition}".strip(), "job_spec": work}
-
-        def create() -> str:
-            return self._jobs.create_custom_job({"parent": self._parent, "custom_job": job}, timeout=60).name
-
-        with self.account.explained(f"Submit {step.asset} to Vertex AI"):
-            return create()  # not tried again: there is no telling whether a lost answer was a job
+        request = {"parent": self._parent, "custom_job": job}
+        # The call is not retried: after a lost response there is no telling whether the job exists.
+        with self.account.translate_errors(f"Submit {step.asset} to Vertex AI"):
+            return self._jobs.create_custom_job(request, timeout=REQUEST_TIMEOUT_SECONDS).name
 
     def follow(
-        self, name: str, steps: Sequence[Step], reports: Reports, instance: dg.DagsterInstance, told: Told
+        self,
+        name: str,
+        steps: Sequence[Step],
+        reports: ReportStore,
+        instance: dg.DagsterInstance,
+        on_progress: ProgressCallback,
     ) -> None:
-        """Wait for a pipeline, and tell an instance of each step as soon as it has succeeded.
+        """Wait for a pipeline, and report each step to an instance as soon as it has succeeded.
 
-        It may be asked again at any time: what was told is not told twice. Raises LaunchError where a step has failed,
-        and CloudError where Vertex AI cannot be asked for long.
+        Following the same pipeline again reports nothing twice. Raise LaunchError if a step fails, and CloudError if
+        Vertex AI cannot be called.
         """
-        launch, asset_of = _launch(name), _assets(pipeline.specification(steps, self.image))
-        known: set[str] = set()
+        launch = name.rpartition("/")[2]
+        assets = assets_by_task_name(pipeline_spec(steps, self.image))
+        reported: set[str] = set()
         while True:
-            job = self._pipeline(name)
-            for task in job.job_detail.task_details:
-                asset, state = asset_of.get(task.task_name), task.state.name
-                if asset and asset not in known and state in ("SUCCEEDED", "SKIPPED"):
-                    known.add(asset)
-                    receipt = str(dict(task.execution.metadata or {}).get(RECEIPT, ""))
-                    if not receipt:
-                        raise LaunchError(f"{asset} has succeeded in {name}, but Vertex AI does not tell its output.")
-                    new = Record.find(reports, asset, receipt).report(instance, launch)
-                    told(f"{asset} {receipt}" + ("" if new else " (known)"))
-            state = job.state.name.removeprefix("PIPELINE_STATE_")
-            if state == "SUCCEEDED":
+            job = self._get_pipeline(name)
+            for asset, version_token in succeeded_tasks(job, assets).items():
+                if asset not in reported:
+                    reported.add(asset)
+                    is_new = StepRecord.read(reports, asset, version_token).report(instance, launch)
+                    on_progress(f"{asset} {version_token}{'' if is_new else ' (already recorded)'}")
+            if pipeline_state(job) == "SUCCEEDED":
                 return
-            if state in ("FAILED", "CANCELLED"):
-                raise LaunchError(_failure(name, state, job, asset_of))
+            if pipeline_state(job) in FAILED_STATES:
+                raise LaunchError(describe_failure(name, job, assets))
             time.sleep(self.poll_seconds)
 
-    def follow_one(self, name: str, step: Step, reports: Reports, instance: dg.DagsterInstance, launch: str) -> str:
-        """Wait for a custom job, tell an instance what it made; the receipt. Raises LaunchError or CloudError."""
+    def follow_job(self, name: str, step: Step, reports: ReportStore, instance: dg.DagsterInstance, launch: str) -> str:
+        """Wait for a custom job, report its asset to an instance, and return the asset's version token.
+
+        Raise LaunchError if the job fails, and CloudError if Vertex AI cannot be called.
+        """
         while True:
-            job = self._asked(name, lambda: self._jobs.get_custom_job({"name": name}, timeout=60))
+            job = self._get(name, partial(self._jobs.get_custom_job, {"name": name}, timeout=REQUEST_TIMEOUT_SECONDS))
             state = job.state.name.removeprefix("JOB_STATE_")
             if state == "SUCCEEDED":
-                receipt = reports.read(receipt_of(launch)).decode()
-                Record.find(reports, step.asset, receipt).report(instance, launch)
-                return receipt
-            if state in ("FAILED", "CANCELLED", "EXPIRED"):
+                version_token = reports.read(version_token_name(launch)).decode()
+                StepRecord.read(reports, step.asset, version_token).report(instance, launch)
+                return version_token
+            if state in FAILED_STATES:
                 raise LaunchError(f"{step.asset} has {state.lower()} in {name}: {job.error.message or 'see its log'}")
             time.sleep(self.poll_seconds)
 
-    def _submitted(
-        self, what: str, job: Mapping[str, Any], create: Callable[[str], str], state: Callable[[str], str], parent: str
-    ) -> str:
-        """Create a job by a name that says what it is; of those that have failed, the next one."""
-        from google.api_core.exceptions import Conflict
+    def _create_pipeline(self, job: Mapping[str, Any], job_id: str) -> str:
+        """Create a pipeline job and return its name."""
+        request = {"parent": self._parent, "pipeline_job": job, "pipeline_job_id": job_id}
+        return self._pipelines.create_pipeline_job(request, timeout=REQUEST_TIMEOUT_SECONDS).name
 
-        digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
-        for attempt in range(1, MOST_ATTEMPTS + 1):
-            job_id = f"{pipeline.NAME}-{digest}-{attempt}"
-            try:
-                return self.account.call(f"Submit a {what} to Vertex AI", partial(create, job_id))
-            except CloudError as error:
-                if not isinstance(error.__cause__, Conflict):
-                    raise
-            name = f"{parent}/{job_id}"
-            if state(name) not in ("FAILED", "CANCELLED"):
-                return name
-        raise LaunchError(f"The same {what} has failed {MOST_ATTEMPTS} times; see {parent}.")
+    def _get_pipeline(self, name: str) -> Any:
+        """Return a pipeline job with its state and the states of its tasks."""
+        return self._get(
+            name, partial(self._pipelines.get_pipeline_job, {"name": name}, timeout=REQUEST_TIMEOUT_SECONDS)
+        )
 
-    def _pipeline(self, name: str) -> "aiplatform_v1.PipelineJob":
-        return self._asked(name, lambda: self._pipelines.get_pipeline_job({"name": name}, timeout=60))
-
-    def _pipeline_state(self, name: str) -> str:
-        return self._pipeline(name).state.name.removeprefix("PIPELINE_STATE_")
-
-    def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
-        return self.account.call(f"Ask Vertex AI about {name} (the same command again goes on from here)", ask)
+    def _get(self, name: str, request: Callable[[], Any]) -> Any:
+        """Request a job, and retry while the failure is transient."""
+        return self.account.call(f"Poll Vertex AI for {name} (the same command continues from here)", request)
 
     @property
     def _parent(self) -> str:
+        """Return the resource name of the region."""
         return f"projects/{self.account.project}/locations/{self.location}"
 
-    @cached_property
-    def _pipelines(self) -> "aiplatform_v1.PipelineServiceClient":
-        from google.cloud import aiplatform_v1
-
-        return aiplatform_v1.PipelineServiceClient(**self._client)
-
-    @cached_property
-    def _jobs(self) -> "aiplatform_v1.JobServiceClient":
-        from google.cloud import aiplatform_v1
-
-        return aiplatform_v1.JobServiceClient(**self._client)
-
     @property
-    def _client(self) -> dict[str, Any]:
-        from google.auth.credentials import AnonymousCredentials
+    def _run_as(self) -> dict[str, str]:
+        """Return the field of a job that names its service account, if one is set."""
+        return {"service_account": self.service_account} if self.service_account else {}
 
-        google = f"{self.location}-aiplatform.googleapis.com"
-        return {
-            "transport": "rest",
-            "credentials": AnonymousCredentials() if self.endpoint else self.account.identity.credentials(),
-            "client_options": {"api_endpoint": self.endpoint or google},
-        }
+    @cached_property
+    def _pipelines(self) -> Any:
+        """Return the client of pipeline jobs."""
+        return create_pipeline_client(self.account, self.location, self.endpoint)
 
-
-def _launch(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _assets(specification: Mapping[str, Any]) -> dict[str, str]:
-    """By what Vertex AI may call a task, the asset that it makes."""
-    names = pipeline.asset_of_each_task(specification)
-    return names | {name: name for name in names.values()}
+    @cached_property
+    def _jobs(self) -> Any:
+        """Return the client of custom jobs."""
+        return create_job_client(self.account, self.location, self.endpoint)
 
 
-def _failure(name: str, state: str, job: Any, asset_of: Mapping[str, str]) -> str:
-    failed = [
-        task for task in job.job_detail.task_details if task.state.name == "FAILED" and task.task_name in asset_of
-    ]
-    causes = "; ".join(f"{asset_of[task.task_name]}: {task.error.message or 'see its log'}" for task in failed)
-    said = causes or job.error.message or "see its log"
-    return f"{name} has {state.lower()}. {said}. Submit it again: what has succeeded is taken from the cache."
+def pipeline_state(job: Any) -> str:
+    """Return the state of a pipeline job, such as RUNNING or SUCCEEDED."""
+    return job.state.name.removeprefix("PIPELINE_STATE_")
+
+
+def assets_by_task_name(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the asset of each task, by both names that Vertex AI may give a task: its key and its asset."""
+    assets = task_assets(spec)
+    return assets | {asset: asset for asset in assets.values()}
+
+
+def succeeded_tasks(job: Any, assets: Mapping[str, str]) -> dict[str, str]:
+    """Return the version token of each asset whose task has succeeded or was cached.
+
+    Raise LaunchError if such a task has none.
+    """
+    version_tokens = {}
+    for task in job.job_detail.task_details:
+        if task.task_name in assets and task.state.name in ("SUCCEEDED", "SKIPPED"):
+            asset = assets[task.task_name]
+            version_tokens[asset] = str(dict(task.execution.metadata or {}).get(TASK_OUTPUT, ""))
+            if not version_tokens[asset]:
+                raise LaunchError(f"{asset} has succeeded in {job.name}, but Vertex AI has no output of its task.")
+    return version_tokens
+
+
+def describe_failure(name: str, job: Any, assets: Mapping[str, str]) -> str:
+    """Return an error message with the cause of each failed task."""
+    failed = [task for task in job.job_detail.task_details if task.state.name == "FAILED" and task.task_name in assets]
+    causes = "; ".join(f"{assets[task.task_name]}: {task.error.message or 'see its log'}" for task in failed)
+    cause = causes or job.error.message or "see its log"
+    state = pipeline_state(job).lower()
+    return f"{name} has {state}. {cause}. Submit it again: what has succeeded is taken from the cache."

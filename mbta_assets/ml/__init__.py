@@ -1,4 +1,4 @@
-"""From features to models: split, encode, evaluate, tune, train, compress.
+"""Machine learning on NumPy arrays and bytes: `inference`, `training` and `evaluation`.
 
-Arrays and bytes in, arrays and bytes out. Nothing here knows Dagster or storage.
+Nothing here imports Dagster or reads tables. `inference` imports neither of the other two.
 """

@@ -1,43 +1,24 @@
-"""The predictor as a service: NumPy and ONNX Runtime, and none of what the model was made with.
+"""Predictions from a stored model: in Python, over HTTP and as a page, and reports of upstream changes to Dagster.
 
-In this room: what is known at a moment (`moment`), the stream that keeps it (`stream`, `timetable`), the predictor and
-how it is followed from version to version (`predictor`, `store`, `production`), the HTTP function and its page (`http`,
-`api`, `network`, `page`), the event function (`events`, `reporting`). Not here: Dagster, pandas, training.
-
-The two functions, `predict` and `on_upstream_change`, are here as well; they are imported when they are asked for, as
-they need Flask, pydantic and the like, and the rest does not.
+Importing this package needs NumPy and ONNX Runtime only. The HTTP function is `http_app.predict` and the event
+function is `upstream_events.on_upstream_change`; these modules also need Flask, pydantic and Jinja.
+Nothing here imports Dagster, pandas or a training library.
 """
 
-from typing import Any
-
-from mbta_assets.serving.moment import Moment
-from mbta_assets.serving.predictor import Prediction, Predictor, Range
-from mbta_assets.serving.production import follow
+from mbta_assets.serving.predictor import ArrivalInterval, ArrivalQuery, Prediction, Predictor, follow_model
 from mbta_assets.serving.stream import Stream, VehicleUpdate
-from mbta_assets.serving.timetable import ScheduledStop, Stop, Timetable, Trip
+from mbta_assets.serving.timetable import Stop, StopTime, Timetable, Trip
 
 __all__ = [
-    "Moment",
+    "ArrivalInterval",
+    "ArrivalQuery",
     "Prediction",
     "Predictor",
-    "Range",
-    "ScheduledStop",
     "Stop",
+    "StopTime",
     "Stream",
     "Timetable",
     "Trip",
     "VehicleUpdate",
-    "follow",
+    "follow_model",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "predict":
-        from mbta_assets.serving.http import predict
-
-        return predict
-    if name == "on_upstream_change":
-        from mbta_assets.serving.events import on_upstream_change
-
-        return on_upstream_change
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,8 @@
-"""Structured logs: a JSON object a line on standard output, as Cloud Logging reads them."""
+"""Structured logs of the serving functions.
+
+Each entry is one line of JSON on standard output, with the fields that Cloud Logging reads (`severity`, `message`,
+`time`, `httpRequest`, `stack_trace`).
+"""
 
 import json
 import sys
@@ -8,12 +12,12 @@ from typing import Any
 
 
 def write(severity: str, message: str, **fields: Any) -> None:
-    """Log one line; `severity` is one of Cloud Logging's, such as INFO, NOTICE or ERROR."""
+    """Write one log entry; `severity` is a level of Cloud Logging, such as INFO, NOTICE, WARNING or ERROR."""
     entry = {"severity": severity, "message": message, "time": datetime.now(UTC).isoformat(), **fields}
     sys.stdout.write(json.dumps(entry, default=str) + "\n")
     sys.stdout.flush()
 
 
-def failure(message: str, error: BaseException, **fields: Any) -> None:
-    """Log an error nobody expected, with where it came from."""
+def write_exception(message: str, error: BaseException, **fields: Any) -> None:
+    """Write a log entry of severity ERROR with the stack trace of an unexpected exception."""
     write("ERROR", message, stack_trace="".join(traceback.format_exception(error)), **fields)

@@ -1,99 +1,284 @@
-"""From moments to delays, with one version of the model."""
+"""From arrival queries to predictions: the query, its features, and the predictor that answers it.
+
+An `ArrivalQuery` holds what is known about one vehicle and one stop ahead; `Predictor` opens one version of a model and
+predicts arrivals for many queries at a time. Where a model is stored is decided in `model_source`; HTTP and JSON
+belong to `http_app` and `openapi`.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import MISSING, dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
 import numpy as np
 
 from mbta_assets.ml.inference.model import Model
-from mbta_assets.serving.moment import EXAMPLE, Moment, feature_columns
-from mbta_assets.serving.store import Store
+from mbta_assets.serving import logs
+from mbta_assets.serving.model_source import ModelSource, RefreshingCache, open_model_source
+from mbta_assets.serving.timetable import canonical_stop_id
 from mbta_assets.storage.bundle import Bundle
+from mbta_assets.transit import formulas
+
+
+def required(description: str, **constraints: Any) -> Any:
+    """Declare a query field that must be given, with constraints on its value (`ge`, `le`, `choices`)."""
+    return field(metadata={"description": description, "constraints": constraints})
+
+
+def optional(description: str, **constraints: Any) -> Any:
+    """Declare a query field that may be left out; None counts as a missing feature."""
+    return field(default=None, metadata={"description": description, "constraints": constraints})
+
+
+LATITUDE_RANGE = {"ge": -90.0, "le": 90.0}
+LONGITUDE_RANGE = {"ge": -180.0, "le": 180.0}
+SECONDS_RANGE = {"ge": -1_000_000.0, "le": 1_000_000.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArrivalQuery:
+    """The state of one vehicle and one stop ahead of it when the vehicle reports its position.
+
+    Times carry a UTC offset. Delays are in seconds, positive when late. Stop ids are those of the feed, berths of
+    terminals included. Values about the vehicle's own trip include the report itself; values about other trips are
+    from before it.
+    """
+
+    service_date: date = required("Service date of the trip; a service day starts at 3 am local time.")
+    time_stamp: datetime = required("Time of the vehicle's report, at which the prediction is made.")
+    stop_id: str = required("Stop whose arrival is predicted.")
+    stops_ahead: int = required("Number of stops to that stop; 1 is the next one.", ge=1, le=100)
+    scheduled_arrival: datetime = required("Scheduled arrival at that stop.")
+    current_stop_id: str = required("Stop at which the vehicle stands or to which it is moving.")
+    current_status: str = required("Status of the vehicle relative to its current stop.", choices=formulas.STATUSES)
+    stops_behind: int = required("Number of stops of the trip at which it stands or that it has left.", ge=0, le=1000)
+    vehicle_id: str | None = optional("Vehicle; not a feature, returned with the prediction.")
+    trip_id: str | None = optional("Trip; not a feature, returned with the prediction.")
+    route_id: str | None = optional("Route.")
+    direction_id: int | None = optional("Direction, 0 or 1.", ge=0, le=1)
+    current_latitude: float | None = optional("Latitude of the vehicle in degrees.", **LATITUDE_RANGE)
+    current_longitude: float | None = optional("Longitude of the vehicle in degrees.", **LONGITUDE_RANGE)
+    destination_latitude: float | None = optional("Latitude of the predicted stop in degrees.", **LATITUDE_RANGE)
+    destination_longitude: float | None = optional("Longitude of the predicted stop in degrees.", **LONGITUDE_RANGE)
+    scheduled_last_departure: datetime | None = optional(
+        "Scheduled departure from the stop at which the vehicle stands or that it last left."
+    )
+    state_since: datetime | None = optional("Time since which it has been standing at, or moving to, its current stop.")
+    last_arrival: datetime | None = optional("Latest arrival of the trip at any stop.")
+    last_delay_seconds: float | None = optional("Delay of that arrival.", **SECONDS_RANGE)
+    last_change_seconds: float | None = optional("Change of delay since the stop before that.", **SECONDS_RANGE)
+    leader_arrival: datetime | None = optional("Latest arrival of another vehicle at the predicted stop.")
+    leader_delay_seconds: float | None = optional("Delay of that arrival.", **SECONDS_RANGE)
+    platform_arrival: datetime | None = optional("Latest arrival of another vehicle at the current stop.")
+    platform_left: datetime | None = optional("Departure of that vehicle; null while it is still standing there.")
+    last_run_seconds: float | None = optional(
+        "Latest completed run time of any vehicle from the start of this state to the predicted stop.", **SECONDS_RANGE
+    )
+    recent_run_seconds: float | None = optional("Mean of the latest three such run times.", **SECONDS_RANGE)
+    route_delay_seconds: float | None = optional(
+        "Mean delay of the route and direction's arrivals in the last 30 minutes.", **SECONDS_RANGE
+    )
+    route_change_seconds: float | None = optional("Mean change of delay per stop over them.", **SECONDS_RANGE)
+
+
+REQUIRED_FIELDS = frozenset(name for name, spec in ArrivalQuery.__dataclass_fields__.items() if spec.default is MISSING)
+"""Names of the fields that must be given."""
+
+TIME_FIELDS = (
+    "scheduled_arrival", "scheduled_last_departure", "state_since", "last_arrival", "leader_arrival",
+    "platform_arrival", "platform_left",
+)  # fmt: skip
+POSITION_FIELDS = ("current_latitude", "current_longitude", "destination_latitude", "destination_longitude")
+
+
+def feature_columns(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
+    """Return the features (n,) of n queries, with the names and types of the table `transit_features`."""
+    numbers = formulas.compute_features(
+        {
+            "service_date": np.array([query.service_date for query in queries], dtype="datetime64[D]"),
+            "now": _epoch_seconds(queries, "time_stamp"),
+            "moving": np.array([query.current_status != "STOPPED_AT" for query in queries], dtype=bool),
+            **{name: _epoch_seconds(queries, name) for name in TIME_FIELDS},
+            **{name: _numbers(queries, name) for name in (*POSITION_FIELDS, *formulas.OBSERVED_FEATURES)},
+        }
+    )
+    return {
+        "stop_id": _objects([canonical_stop_id(query.stop_id) for query in queries]),
+        "current_stop_id": _objects([canonical_stop_id(query.current_stop_id) for query in queries]),
+        "stops_ahead": np.array([query.stops_ahead for query in queries], dtype=np.int64),
+        "current_status": _objects([query.current_status for query in queries]),
+        "route_id": _objects([query.route_id for query in queries]),
+        "direction_id": _objects([query.direction_id for query in queries]),
+        "season": numbers.pop("season"),
+        # The table stores single precision, so features must be rounded the same way here.
+        **{name: values.astype(np.float32) for name, values in numbers.items()},
+        "stops_behind": np.array([query.stops_behind for query in queries], dtype=np.float32),
+    }
+
+
+def _epoch_seconds(queries: Sequence[ArrivalQuery], name: str) -> np.ndarray:
+    """Return a time field (n,) as epoch seconds, NaN where it is None."""
+    times = [getattr(query, name) for query in queries]
+    return np.array([np.nan if time is None else time.timestamp() for time in times], dtype=np.float64)
+
+
+def _numbers(queries: Sequence[ArrivalQuery], name: str) -> np.ndarray:
+    """Return a numeric field (n,), NaN where it is None."""
+    return np.array([getattr(query, name) for query in queries], dtype=np.float64)
+
+
+def _objects(values: list[Any]) -> np.ndarray:
+    """Return values (n,) as an array of Python objects."""
+    return np.array(values, dtype=object)
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """Where an arrival lies as often as is promised."""
+class ArrivalInterval:
+    """The range in which an arrival lies with a given confidence level."""
 
-    promise: float
-    """The share of arrivals."""
-    least_delay_seconds: float
-    most_delay_seconds: float
+    confidence_level: float
+    """Share of arrivals that lie in their interval, such as 0.9."""
+    lower_delay_seconds: float
+    upper_delay_seconds: float
     earliest_arrival: datetime
     latest_arrival: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one moment."""
+    """The predicted delay and arrival for one query."""
 
     delay_seconds: float
-    """Positive is late."""
+    """Positive when late."""
     predicted_arrival: datetime
-    """The scheduled arrival and the delay."""
-    interval: Range | None
-    """None where the model was stored without one."""
+    """The scheduled arrival plus the delay."""
+    interval: ArrivalInterval | None
+    """None when the bundle has no calibrated interval."""
     model_version: str
     """Digest of the bundle."""
 
 
 class Predictor:
-    """One version of the model, opened once to predict many times, by any number of threads at once."""
+    """One version of a model, opened once and safe to use from several threads."""
 
-    def __init__(self, stored: Bundle) -> None:
-        """Open a bundle and try it. Raises BundleError where it is damaged."""
-        self.stored = stored
-        self.version = stored.digest
-        self._model = Model(stored)
-        self.predict([EXAMPLE])
+    def __init__(self, bundle: Bundle) -> None:
+        """Open a bundle and make a trial prediction. Raises BundleError if it is damaged."""
+        self.bundle = bundle
+        self.version = bundle.digest
+        self._model = Model(bundle)
+        self.predict([EXAMPLE_QUERY])
 
     @classmethod
-    def load(cls, where: str) -> Self:
-        """The model of a directory or of a `gs://` address, as it is now; see `Store.at`.
+    def load(cls, location: str) -> Self:
+        """Open the current model of a location; `open_model_source` lists the forms it may have.
 
-        Raises BundleError or CloudError, which say what is there and what to do.
+        Raises BundleError if there is no model, or CloudError if the bucket cannot be read.
         """
-        return cls(Store.at(where).bundle())
+        return cls(open_model_source(location).load_bundle())
 
-    def predict(self, moments: Sequence[Moment]) -> list[Prediction]:
-        """What the model says of each moment."""
-        if not moments:
+    def predict(self, queries: Sequence[ArrivalQuery]) -> list[Prediction]:
+        """Return a prediction for each query, in the same order."""
+        if not queries:
             return []
-        columns = feature_columns(moments)
-        delay, least, most = self.delays(columns)
-        scheduled = [moment.scheduled_arrival for moment in moments]
-        ranges: list[Range | None] = [None] * len(moments)
+        columns = feature_columns(queries)
+        delay, lower, upper = self.predict_delays(columns)
+        scheduled_arrivals = [query.scheduled_arrival for query in queries]
+        intervals: list[ArrivalInterval | None] = [None] * len(queries)
         if self._model.interval:
-            promise = self._model.interval.promise
-            ranges = [
-                Range(promise, low, high, _after(due, low), _after(due, high))
-                for due, low, high in zip(scheduled, least.tolist(), most.tolist(), strict=True)
+            level = self._model.interval.confidence_level
+            intervals = [
+                ArrivalInterval(level, low, high, _shift_time(scheduled, low), _shift_time(scheduled, high))
+                for scheduled, low, high in zip(scheduled_arrivals, lower.tolist(), upper.tolist(), strict=True)
             ]
         return [
-            Prediction(seconds, _after(due, seconds), between, self.version)
-            for due, seconds, between in zip(scheduled, delay.tolist(), ranges, strict=True)
+            Prediction(seconds, _shift_time(scheduled, seconds), interval, self.version)
+            for scheduled, seconds, interval in zip(scheduled_arrivals, delay.tolist(), intervals, strict=True)
         ]
 
-    def predict_one(self, moment: Moment) -> Prediction:
-        """What the model says of one moment."""
-        return self.predict([moment])[0]
+    def predict_one(self, query: ArrivalQuery) -> Prediction:
+        """Return the prediction for one query."""
+        return self.predict([query])[0]
 
-    def delays(self, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Predicted seconds of delay (n,) for feature columns of n rows, and the interval's least and most.
+    def predict_delays(self, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return predicted delays (n,) in seconds for n rows of features, and the lower and upper bounds (n,).
 
-        Without an interval the two are NaN.
+        The bounds are NaN when the bundle has no calibrated interval.
         """
         delay = self._model.predict(columns)
         if self._model.interval is None:
             return delay, np.full(len(delay), np.nan), np.full(len(delay), np.nan)
-        return delay, *self._model.interval.bounds(columns, delay)
+        return delay, *self._model.interval.compute_bounds(columns, delay)
 
 
-def _after(time: datetime, seconds: float) -> datetime:
-    """A time some seconds later; the last there is where that lies beyond it."""
+def follow_model(location: str, refresh_seconds: float = 30) -> RefreshingCache[Predictor]:
+    """Return a cache of the current predictor of a location: `follow_model(".local").get()`.
+
+    Raises BundleError if the location cannot have a model; `get` raises Unavailable until there is one.
+    """
+    return make_predictor_cache(open_model_source(location), refresh_seconds)
+
+
+def make_predictor_cache(source: ModelSource, refresh_seconds: float) -> RefreshingCache[Predictor]:
+    """Return a cache of the source's current predictor.
+
+    A new version replaces the cached one after it has been verified and has made a trial prediction.
+    """
+
+    def load_predictor(cached: Predictor | None) -> Predictor:
+        """Return the cached predictor if its version is current, otherwise a new one."""
+        version = source.current_version()
+        if cached is not None and version in (None, cached.version):
+            return cached
+        predictor = Predictor(source.load_bundle(version))
+        previous_version = None if cached is None else cached.version
+        logs.write("NOTICE", "model loaded", version=predictor.version, previous_version=previous_version)
+        return predictor
+
+    return RefreshingCache("model", load_predictor, refresh_seconds)
+
+
+def _shift_time(time: datetime, seconds: float) -> datetime:
+    """Return a time shifted by some seconds, limited to the range of datetime."""
     try:
         return time + timedelta(seconds=seconds)
     except OverflowError:
         return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
+
+
+def _example_time(clock_time: str) -> datetime:
+    """Return a time of the example's service day."""
+    return datetime.fromisoformat(f"2024-03-06T{clock_time}-05:00")
+
+
+EXAMPLE_QUERY = ArrivalQuery(
+    service_date=date(2024, 3, 6),
+    time_stamp=_example_time("08:30:12"),
+    stop_id="70065",
+    stops_ahead=1,
+    scheduled_arrival=_example_time("08:31:00"),
+    current_stop_id="70065",
+    current_status="IN_TRANSIT_TO",
+    stops_behind=2,
+    vehicle_id="R-5483A1B2",
+    trip_id="60311024",
+    route_id="Red",
+    direction_id=0,
+    current_latitude=42.3929,
+    current_longitude=-71.1203,
+    destination_latitude=42.3884,
+    destination_longitude=-71.1191,
+    scheduled_last_departure=_example_time("08:28:00"),
+    state_since=_example_time("08:29:03"),
+    last_arrival=_example_time("08:28:20"),
+    last_delay_seconds=35.0,
+    last_change_seconds=5.0,
+    leader_arrival=_example_time("08:25:40"),
+    leader_delay_seconds=60.0,
+    platform_arrival=_example_time("08:25:40"),
+    platform_left=_example_time("08:26:25"),
+    last_run_seconds=128.0,
+    recent_run_seconds=124.0,
+    route_delay_seconds=72.5,
+    route_change_seconds=1.5,
+)
+"""A vehicle between two stations: the example of the OpenAPI description and the trial query of a new model."""

@@ -1,229 +1,252 @@
-"""The `bigquery` source: upstream tables that another team loads into BigQuery, read where they are and never copied.
+"""The `bigquery` source: upstream tables that another team loads into BigQuery, read in place and never copied.
 
-They may be called otherwise than in the contract: a layout says how.
+Tables and columns may have other names than in the contract; a layout (BIGQUERY_UPSTREAM_LAYOUT) maps them:
 
     {"vehicle": {"table": "vehicle.df", "columns": {"updated_at": "reported_at", "route_id": null}},
      "schedule": {"columns": {"service_date": ["departure_time", "arrival_time"]}}}
 
 `table` is a table of the upstream dataset, or `dataset.table`, or `project.dataset.table`. A column of the contract is
-given the name it has there, names of which the first that is not missing counts, or null where there is none. What the
-layout does not name is called as in the contract. A `service_date` that is a timestamp there becomes the service day
-that it falls on; one that is null there means that every row holds on every day.
+mapped to a column there, to several columns of which the first that is not null counts, or to null if there is none.
+Whatever the layout leaves out has its name in the contract. A `service_date` mapped to timestamps becomes the service
+day on which they fall; one mapped to null means that every row holds on every service day.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import pandas as pd
 import pyarrow as arrow
 
-from mbta_assets.gcp import Account
-from mbta_assets.gcp.bigquery import BigQuery, Column, TableInfo, bigquery_type, quoted
+from mbta_assets.gcp.bigquery_types import Column, TableInfo, bigquery_type, quote
 from mbta_assets.settings import Settings, SettingsError
-from mbta_assets.sources.contract import Fault, conform, reading
+from mbta_assets.sources.contract import Fault, Source, absent_day_fault, conform, translate_faults
 from mbta_assets.transit import schema
-from mbta_assets.transit.service_day import TIME_ZONE, TURN_HOUR
+from mbta_assets.transit.service_day import SERVICE_DAY_START_HOUR, TIME_ZONE
+
+if TYPE_CHECKING:  # Google's client takes seconds to import
+    from mbta_assets.gcp.bigquery import BigQuery
 
 NAME = "bigquery"
-FITTING = {
+COMPATIBLE_TYPES = {
     "STRING": {"STRING"},
     "TIMESTAMP": {"TIMESTAMP"},
     "FLOAT64": {"FLOAT64", "INT64", "NUMERIC", "BIGNUMERIC"},
     "INT64": {"INT64", "BOOL"},
     "DATE": {"DATE", "TIMESTAMP"},
 }
-"""Types in the contract, and those that a column upstream may have for them."""
+"""Types that an upstream column may have, by type in the contract."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a table is called upstream, and its columns where they are not called as in the contract."""
+    """Name of an upstream table in BigQuery, and of those columns that are not called as in the contract."""
 
     table: str
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Names by column; the first that is not missing counts, and none means that there is no such column."""
-
-    @classmethod
-    def all_from(cls, described: Mapping[str, Any]) -> dict[str, Self]:
-        """The layout of each upstream table. Raises ValueError naming what is not understood."""
-        if unknown := sorted(set(described) - set(schema.UPSTREAM)):
-            raise ValueError(f"{', '.join(unknown)}: no such table; there are {', '.join(schema.UPSTREAM)}")
-        return {table: cls._from(table, described.get(table, {})) for table in schema.UPSTREAM}
-
-    @classmethod
-    def _from(cls, table: str, described: Any) -> Self:
-        if not isinstance(described, dict) or set(described) - {"table", "columns"}:
-            raise ValueError(f"{table}: it may have 'table' and 'columns', and is {described!r}")
-        named, columns = described.get("table", table), described.get("columns", {})
-        if not isinstance(named, str) or not 1 <= len(named.split(".")) <= 3:
-            raise ValueError(f"{table}: 'table' must be a table, dataset.table or project.dataset.table: {named!r}")
-        if not isinstance(columns, dict):
-            raise ValueError(f"{table}: 'columns' must be an object, and is {columns!r}")
-        known = schema.arrow_schema(schema.UPSTREAM[table]).names
-        if unknown := sorted(set(columns) - set(known)):
-            raise ValueError(f"{table}: no such column {', '.join(unknown)}; there are {', '.join(known)}")
-        names = {column: _names(table, column, name) for column, name in columns.items()}
-        return cls(named, names)
+    """Upstream columns by column of the contract; the first that is not null counts, and none means there is none."""
 
 
-class BigQuerySource:
-    """The upstream tables of a dataset; of each query only a service day is scanned. See `storage.tables.DailyTables`.
+def parse_layouts(description: Mapping[str, Any]) -> dict[str, Layout]:
+    """Return the layout of each upstream table. Raises ValueError with the part that cannot be understood."""
+    if unknown := sorted(set(description) - set(schema.UPSTREAM)):
+        raise ValueError(f"{', '.join(unknown)}: no such table; there are {', '.join(schema.UPSTREAM)}")
+    return {table: _parse_layout(table, description.get(table, {})) for table in schema.UPSTREAM}
 
-    `layout` says what is called otherwise than in the contract. Raises ValueError where it is not understood.
-    """
+
+def _parse_layout(table: str, description: Any) -> Layout:
+    if not isinstance(description, dict) or set(description) - {"table", "columns"}:
+        raise ValueError(f"{table}: it may have 'table' and 'columns', and is {description!r}")
+    name, columns = description.get("table", table), description.get("columns", {})
+    if not isinstance(name, str) or not 1 <= len(name.split(".")) <= 3:
+        raise ValueError(f"{table}: 'table' must be a table, dataset.table or project.dataset.table: {name!r}")
+    if not isinstance(columns, dict):
+        raise ValueError(f"{table}: 'columns' must be an object, and is {columns!r}")
+    contract = schema.arrow_schema(schema.UPSTREAM[table]).names
+    if unknown := sorted(set(columns) - set(contract)):
+        raise ValueError(f"{table}: no such column {', '.join(unknown)}; there are {', '.join(contract)}")
+    return Layout(name, {column: _parse_names(table, column, names) for column, names in columns.items()})
+
+
+def _parse_names(table: str, column: str, description: Any) -> tuple[str, ...]:
+    if description is None:
+        return ()
+    names = [description] if isinstance(description, str) else description
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{table}: column {column} must be a name, a list of names or null, and is {description!r}")
+    return tuple(names)
+
+
+class BigQuerySource(Source):
+    """Source whose tables stay in BigQuery: consumers use `tables_in_place`, and nothing is copied."""
 
     name = NAME
+    reads_in_place = True
 
-    def __init__(self, bigquery: BigQuery, dataset: str, layout: Mapping[str, Any]) -> None:
-        self.bigquery = bigquery
-        self.dataset = dataset if "." in dataset else f"{bigquery.account.project}.{dataset}"
-        self.layouts = Layout.all_from(layout)
+    def __init__(self, bigquery: "BigQuery", dataset: str, layout: Mapping[str, Any]) -> None:
+        """Map the tables of a dataset by a layout. Raises ValueError if the layout cannot be understood."""
+        self.tables_in_place: BigQueryUpstreamTables = BigQueryUpstreamTables(bigquery, dataset, layout)
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """The upstream tables that the environment names. Raises SettingsError."""
-        assert settings.bigquery_upstream_dataset, "Settings has checked it"
-        bigquery = BigQuery(Account.of(settings), settings.bigquery_maximum_bytes_billed)
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the source of the dataset and layout in the settings. Raises SettingsError."""
+        from mbta_assets.gcp.bigquery import BigQuery  # Google's client takes seconds to import
+
+        if not settings.bigquery_upstream_dataset:
+            raise SettingsError("BIGQUERY_UPSTREAM_DATASET is not set; name the dataset of the upstream tables.")
+        bigquery = BigQuery.from_settings(settings)
         try:
             return cls(bigquery, settings.bigquery_upstream_dataset, settings.bigquery_upstream_layout)
         except ValueError as error:
             raise SettingsError(f"BIGQUERY_UPSTREAM_LAYOUT: {error}.") from None
 
+    def read(self, table: str, service_date: date) -> pd.DataFrame:
+        """Read all rows of a table on a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
+        return self.tables_in_place.read_day(table, service_date)
+
+    def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
+        """Return a version of each service day of which a table has rows, from its metadata. Raises SourceError."""
+        return self.tables_in_place.partition_versions(table)
+
+
+class BigQueryUpstreamTables:
+    """Upstream tables in a BigQuery dataset; each query scans one service day only. See `contract.TablesInPlace`."""
+
+    def __init__(self, bigquery: "BigQuery", dataset: str, layout: Mapping[str, Any]) -> None:
+        """Map the tables of a dataset by a layout. Raises ValueError if the layout cannot be understood."""
+        self.bigquery = bigquery
+        self.dataset = dataset if "." in dataset else f"{bigquery.account.project}.{dataset}"
+        self.layouts = parse_layouts(layout)
+
     def path(self, table: str) -> str:
-        """The full name of a table."""
+        """Return the full name of a table."""
         parts = self.layouts[table].table.split(".")
         return ".".join([*self.dataset.split(".")[: 3 - len(parts)], *parts])
 
     def days(self, table: str) -> list[date]:
-        """The service days that a table has rows of, in order."""
-        return sorted(self.partitions(table))
+        """Return the service days of which a table has rows, in order. Raises SourceError."""
+        return sorted(self.partition_versions(table))
 
     def versions(self, table: str, days: Iterable[date]) -> dict[date, str]:
-        """What changes when the partition of a service day does. Raises SourceError."""
-        known = self.partitions(table)
-        for day in (days := list(days)):
-            if day not in known:
-                with reading(self.name, table, day):
-                    raise self._absent(table, known)
-        return {day: known[day] for day in days}
-
-    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
-        """The service days that a table has rows of, and of each a version. Raises SourceError."""
-        return self.partitions(table)
+        """Return a version of each of some service days, which changes with its rows. Raises SourceError."""
+        stored = self.partition_versions(table)
+        wanted = list(days)
+        for day in wanted:
+            if day not in stored:
+                with translate_faults(NAME, table, day):
+                    problem = f"{self.path(table)} does not have the day"
+                    raise absent_day_fault(stored, problem, "Load that day, or ask for another")
+        return {day: stored[day] for day in wanted}
 
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
-        """Rows of some service days, one day after the other; all columns or some. Raises SourceError."""
-        parts = []
+        """Read the rows of some service days, one day after the other; all columns or some. Raises SourceError."""
         model = schema.arrow_schema(schema.UPSTREAM[table])
-        for day in days:
-            sql = f"SELECT * FROM {self.relation(table, day)}"
-            rows = self.bigquery.rows(f"Read {self.path(table)}", sql, {"service_date": day}, {"table": table})
-            if not len(rows):
-                self.versions(table, [day])
-            frame = conform(table, rows, day, self.name)
-            parts.append(arrow.Table.from_pandas(frame, model, preserve_index=False))
-        rows = arrow.concat_tables(parts)
+        frames = (self.read_day(table, day) for day in days)
+        rows = arrow.concat_tables([arrow.Table.from_pandas(frame, model, preserve_index=False) for frame in frames])
         return rows.select(columns or rows.column_names)
 
+    def read_day(self, table: str, day: date) -> pd.DataFrame:
+        """Read the rows of a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
+        sql = f"SELECT * FROM {self.relation(table, day)}"
+        rows = self.bigquery.fetch_rows(f"Read {self.path(table)}", sql, {"service_date": day}, {"table": table})
+        if not len(rows):
+            self.versions(table, [day])  # raises unless the day has been loaded
+        return conform(table, rows, day, NAME)
+
     def relation(self, table: str, day: date) -> str:
-        """A subquery with the contract's columns and types, for the day in @service_date. Raises SourceError."""
-        with reading(self.name, table, day):
-            held = self._info(table).columns
-            chosen = [f"{self._column(table, name, held)} AS {quoted(name)}" for name in _contract(table)]
-            where = " AND ".join(self._of_day(table, held))
-            return f"(SELECT {', '.join(chosen)} FROM {quoted(self.path(table))} WHERE {where})"
+        """Return a subquery with the contract's columns and types for the day in @service_date. Raises SourceError."""
+        with translate_faults(NAME, table, day):
+            upstream = self._stat(table).columns
+            columns = [f"{self._select(table, name, upstream)} AS {quote(name)}" for name in _contract_types(table)]
+            conditions = " AND ".join(self._conditions(table, upstream))
+            return f"(SELECT {', '.join(columns)} FROM {quote(self.path(table))} WHERE {conditions})"
 
-    def _names(self, table: str, column: str) -> Sequence[str]:
-        return self.layouts[table].columns.get(column, [column])
+    def partition_versions(self, table: str) -> dict[date, str]:
+        """Return, by service day, a version that changes with the day's rows. Raises SourceError.
 
-    def _found(self, table: str, column: str, held: Mapping[str, Column]) -> list[Column]:
-        """The columns upstream that a column comes from. Raises Fault."""
+        Versions come from the metadata of the partitions. For a table that is not partitioned by service day they come
+        from the whole table, so that a change to one day is a new version of all.
+        """
+        with translate_faults(NAME, table, None):
+            info = self._stat(table)
+            columns = self._upstream_columns(table, "service_date", info.columns)
+        if not columns:
+            return dict.fromkeys(self.partition_versions("vehicle"), info.version) if table != "vehicle" else {}
+        if [column.name for column in columns] == [info.partition_column]:
+            versions = self.bigquery.partition_versions(self.path(table))
+            return {datetime.strptime(i, "%Y%m%d").date(): version for i, version in versions.items() if i.isdigit()}
+        sql = f"SELECT {_service_date_sql(columns)} AS service_date FROM {quote(self.path(table))} GROUP BY 1"
+        rows = self.bigquery.fetch_rows(f"List the service days of {self.path(table)}", sql, labels={"table": table})
+        return {day: info.version for day in rows["service_date"].to_pylist() if day is not None}
+
+    def _upstream_columns(self, table: str, column: str, upstream: Mapping[str, Column]) -> list[Column]:
+        """Return the upstream columns that a column of the contract is read from, none if it has none. Raises Fault."""
         spec = schema.UPSTREAM[table].to_schema().columns[column]
-        names = self._names(table, column)
-        by_lower = {name.lower(): found for name, found in held.items()}  # BigQuery ignores case
-        found = [by_lower[name.lower()] for name in names if name.lower() in by_lower]
-        if len(found) < len(names) and (spec.metadata["required"] or column in self.layouts[table].columns):
-            lacking = ", ".join(name for name in names if name.lower() not in by_lower)
-            there = ", ".join(held)
-            raise Fault(f"{self.path(table)} has no {lacking}", f"Name it in the layout; the table has {there}", column)
-        if not found and spec.metadata["required"] and not spec.nullable and column != "service_date":
+        names = self.layouts[table].columns.get(column, [column])
+        by_lower = {name.lower(): candidate for name, candidate in upstream.items()}  # BigQuery ignores case
+        columns = [by_lower[name.lower()] for name in names if name.lower() in by_lower]
+        if len(columns) < len(names) and (spec.metadata["required"] or column in self.layouts[table].columns):
+            missing = ", ".join(name for name in names if name.lower() not in by_lower)
+            remedy = f"Name it in the layout; the table has {', '.join(upstream)}"
+            raise Fault(f"{self.path(table)} has no {missing}", remedy, column)
+        if not columns and spec.metadata["required"] and not spec.nullable and column != "service_date":
             raise Fault("the layout says that there is none, and it is required", "Name it in the layout", column)
-        wanted = _contract(table)[column]
-        for other in found:
-            if other.type not in FITTING[wanted]:
-                fitting = " or ".join(sorted(FITTING[wanted]))
-                raise Fault(f"{other.name} is {other.type}, and must be {fitting}", "Correct the column", column)
-        return found
+        compatible = COMPATIBLE_TYPES[_contract_types(table)[column]]
+        for candidate in columns:
+            if candidate.type not in compatible:
+                expected = " or ".join(sorted(compatible))
+                raise Fault(
+                    f"{candidate.name} is {candidate.type}, and must be {expected}", "Correct the column", column
+                )
+        return columns
 
-    def _column(self, table: str, column: str, held: Mapping[str, Column]) -> str:
+    def _select(self, table: str, column: str, upstream: Mapping[str, Column]) -> str:
+        """Return the SQL expression of a column of the contract. Raises Fault."""
         if column == "service_date":
             return "@service_date"
-        found, wanted = self._found(table, column, held), _contract(table)[column]
-        if not found:
-            return f"CAST(NULL AS {wanted})"
-        value = _first([quoted(there.name) for there in found])
-        return value if {there.type for there in found} == {wanted} else f"CAST({value} AS {wanted})"
+        columns, target = self._upstream_columns(table, column, upstream), _contract_types(table)[column]
+        if not columns:
+            return f"CAST(NULL AS {target})"
+        value = _coalesce(columns)
+        return value if {candidate.type for candidate in columns} == {target} else f"CAST({value} AS {target})"
 
-    def _of_day(self, table: str, held: Mapping[str, Column]) -> list[str]:
-        """Conditions that rows of the day in @service_date meet, by which BigQuery also knows what not to scan."""
-        found = self._found(table, "service_date", held)
-        if not found:
+    def _conditions(self, table: str, upstream: Mapping[str, Column]) -> list[str]:
+        """Return SQL conditions for the rows of the day in @service_date that let BigQuery prune partitions."""
+        columns = self._upstream_columns(table, "service_date", upstream)
+        if not columns:
             return ["TRUE"]
-        moment = _first([quoted(there.name) for there in found])
-        if {there.type for there in found} == {"DATE"}:
-            return [f"{moment} = @service_date"]
-        near = "TIMESTAMP(@service_date) AND TIMESTAMP_ADD(TIMESTAMP(@service_date), INTERVAL 48 HOUR)"
-        return [f"{moment} BETWEEN {near}", f"{_service_day(moment)} = @service_date"]
+        service_date = f"{_service_date_sql(columns)} = @service_date"
+        if _are_dates(columns):
+            return [service_date]
+        nearby = "TIMESTAMP(@service_date) AND TIMESTAMP_ADD(TIMESTAMP(@service_date), INTERVAL 48 HOUR)"
+        return [f"{_coalesce(columns)} BETWEEN {nearby}", service_date]
 
-    def _info(self, table: str) -> TableInfo:
-        info = self.bigquery.table(self.path(table))
+    def _stat(self, table: str) -> TableInfo:
+        info = self.bigquery.stat(self.path(table))
         if info is None:
             raise Fault(f"there is no table {self.path(table)}", "See BIGQUERY_UPSTREAM_DATASET and its layout")
         return info
 
-    def partitions(self, table: str) -> dict[date, str]:
-        """What changes with the rows of each service day, by day. Raises SourceError.
 
-        From the metadata of its partitions, or of the whole table where it is not partitioned by service day; then a
-        change to one day is a new version of all.
-        """
-        with reading(self.name, table, None):
-            info = self._info(table)
-            found = self._found(table, "service_date", info.columns)
-        if not found:
-            return dict.fromkeys(self.partitions("vehicle"), info.version) if table != "vehicle" else {}
-        if [there.name for there in found] == [info.partitioned_by]:
-            ids = self.bigquery.partitions(self.path(table))
-            return {datetime.strptime(i, "%Y%m%d").date(): found for i, found in ids.items() if i.isdigit()}
-        moment = _first([quoted(there.name) for there in found])
-        day = moment if {there.type for there in found} == {"DATE"} else _service_day(moment)
-        sql = f"SELECT {day} AS service_date FROM {quoted(self.path(table))} GROUP BY 1"
-        rows = self.bigquery.rows(f"Ask which days {self.path(table)} has", sql, labels={"table": table})
-        return {day: info.version for day in rows["service_date"].to_pylist() if day is not None}
-
-    def _absent(self, table: str, known: Mapping[date, str]) -> Fault:
-        held = f"it holds {min(known)} to {max(known)}, {len(known)} in all" if known else "it holds no rows at all"
-        return Fault(f"{self.path(table)} does not have the day; {held}", "Load that day, or ask for another")
+def _coalesce(columns: Sequence[Column]) -> str:
+    """Return SQL for the first value of some columns that is not null."""
+    names = [quote(column.name) for column in columns]
+    return names[0] if len(names) == 1 else f"COALESCE({', '.join(names)})"
 
 
-def _first(values: Sequence[str]) -> str:
-    """The first of some SQL values that is not missing."""
-    return values[0] if len(values) == 1 else f"COALESCE({', '.join(values)})"
+def _are_dates(columns: Sequence[Column]) -> bool:
+    return {column.type for column in columns} == {"DATE"}
 
 
-def _service_day(moment: str) -> str:
-    """The service day that a SQL timestamp falls on."""
-    return f"DATE(DATETIME_SUB(DATETIME({moment}, '{TIME_ZONE}'), INTERVAL {TURN_HOUR} HOUR))"
+def _service_date_sql(columns: Sequence[Column]) -> str:
+    """Return SQL for the service date that dates are, or that timestamps fall on."""
+    value = _coalesce(columns)
+    if _are_dates(columns):
+        return value
+    return f"DATE(DATETIME_SUB(DATETIME({value}, '{TIME_ZONE}'), INTERVAL {SERVICE_DAY_START_HOUR} HOUR))"
 
 
-def _contract(table: str) -> dict[str, str]:
-    """The columns of an upstream table, and what BigQuery calls their types."""
+def _contract_types(table: str) -> dict[str, str]:
+    """Return BigQuery's name of the type of each column of an upstream table."""
     return {field.name: bigquery_type(field.type) for field in schema.arrow_schema(schema.UPSTREAM[table])}
-
-
-def _names(table: str, column: str, named: Any) -> tuple[str, ...]:
-    names = [] if named is None else [named] if isinstance(named, str) else named
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{table}: column {column} must be a name, a list of names or null, and is {named!r}")
-    return tuple(names)

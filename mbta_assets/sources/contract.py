@@ -1,40 +1,86 @@
-"""What every source promises, and the one check that holds it to the upstream contract."""
+"""The protocol that every source implements, and the validation of what a source reads against the upstream schema.
 
-from collections.abc import Iterator, Mapping
+Reading files, feeds or databases belongs to the sources themselves, storing what was read to `storage`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
 import pandas as pd
 import pyarrow as arrow
 import pyarrow.compute as pc
 from pandera.errors import SchemaError
 
+from mbta_assets.settings import Settings
 from mbta_assets.transit import schema
 
 
+class TablesInPlace(Protocol):
+    """Upstream tables that are queried where others store them."""
+
+    def days(self, table: str) -> list[date]:
+        """Return the service days of which a table has rows, in order. Raises SourceError."""
+
+    def versions(self, table: str, days: Iterable[date]) -> dict[date, str]:
+        """Return a version of each of some service days, which changes with its rows. Raises SourceError."""
+
+    def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
+        """Read the rows of some service days, one day after the other; all columns or some. Raises SourceError."""
+
+    def relation(self, table: str, day: date) -> str:
+        """Return a SQL subquery with the contract's columns for a service day. Raises SourceError."""
+
+
 class Source(Protocol):
-    """Hands over the upstream tables, one table of one service day at a time."""
+    """Provider of the upstream tables, one table of one service day at a time."""
 
-    name: str
+    name: ClassVar[str]
+    """Value of MBTA_SOURCE that selects the source."""
+    reads_in_place: ClassVar[bool] = False
+    """True if consumers read the tables where others store them; else the upstream assets copy them with `read`."""
+    tables_in_place: TablesInPlace | None = None
+    """The tables of a source that `reads_in_place`; None for all others."""
 
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the source that the settings describe. Raises SettingsError."""
+        ...
+
+    @abstractmethod
     def read(self, table: str, service_date: date) -> pd.DataFrame:
-        """All rows of a table on a service day, as `schema.UPSTREAM[table]` says. Raises SourceError."""
+        """Read all rows of a table on a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
+        ...
 
-    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
-        """The service days that a table can be read of, and of each a version. Raises SourceError.
+    @abstractmethod
+    def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
+        """Return a version of each service day of which a table can be read. Raises SourceError.
 
-        A version is another text once what `read` gives may have changed; nothing else may be asked of it, least of
-        all an order. With the versions that were `known` before, a source may spare itself what it would look at again.
+        A version differs from the earlier one if `read` may return other rows; versions have no order. A source may
+        use the `known_versions` of an earlier call to skip what has not changed. A source whose days never change
+        returns none.
         """
+        ...
+
+    def oracle(self, rows: pd.DataFrame) -> np.ndarray | None:
+        """Return the best possible predictions (n,) in seconds of delay, or None if the source does not know them.
+
+        `rows` has `service_date`, `trip_id`, `stop_id` and `time_stamp` (UTC). The prediction is NaN for a row whose
+        trip has no scheduled arrival at the stop.
+        """
+        return None
 
 
 class SourceError(Exception):
-    """A source cannot hand over a table; the message says which, of what day, what is wrong and what to do."""
+    """Failure to read a table from a source; the message has source, table, column, service day and remedy."""
 
 
 class Fault(Exception):
-    """What is wrong and what to do about it, told by code that does not know whose table it looks at."""
+    """Problem with a table and its remedy, raised by code that does not know source, table or service day."""
 
     def __init__(self, problem: str, remedy: str, column: str | None = None) -> None:
         super().__init__(problem)
@@ -42,8 +88,8 @@ class Fault(Exception):
 
 
 @contextmanager
-def reading(source: str, table: str, service_date: date | None) -> Iterator[None]:
-    """Turn a Fault found inside into a SourceError that names the source, the table and the service day, if one is."""
+def translate_faults(source: str, table: str, service_date: date | None) -> Iterator[None]:
+    """Turn a Fault raised inside into a SourceError with the source, the table and the service day, if there is one."""
     try:
         yield
     except Fault as fault:
@@ -55,79 +101,86 @@ def reading(source: str, table: str, service_date: date | None) -> Iterator[None
 
 
 def conform(table: str, rows: arrow.Table, service_date: date, source: str) -> pd.DataFrame:
-    """Turn what a source holds of one table and service day into the typed table of the contract.
+    """Convert the rows that a source has of a table and service day to the typed table of the contract.
 
-    Columns the contract does not name are left out; optional ones that are not there become missing
-    values; `service_date` may be absent and is then filled in. Types are taken strictly, by family: a
-    number is never parsed from text, and a time without a zone is not guessed at.
+    Columns that are not in the contract are dropped. Optional columns that are absent become missing values, and an
+    absent `service_date` is filled in. Types are converted within their family only: numbers are not parsed from
+    text, and a time without a time zone is an error.
 
-    Raises SourceError naming the column; rows are counted from 0 within `rows`.
+    Raises SourceError with the column and the first row, counted from 0 within `rows`.
     """
     model = schema.UPSTREAM[table]
-    with reading(source, table, service_date):
-        typed = _typed(rows, model, service_date)
-        _check_days(typed["service_date"], service_date)
-        _check_nulls(typed, model)
+    with translate_faults(source, table, service_date):
+        typed = _cast_rows(rows, model, service_date)
+        _validate_service_dates(typed["service_date"], service_date)
+        _validate_required_values(typed, model)
         frame = schema.to_frame(typed)
         try:
             return model.validate(frame)
         except SchemaError as error:
-            raise _broken_rule(error) from None
+            raise _fault_from_schema_error(error) from None
 
 
-def cast_column(column: arrow.ChunkedArray, wanted: arrow.DataType) -> arrow.ChunkedArray:
-    """Give a column the type of the contract where it is of the same family.
+def absent_day_fault(days: Iterable[object], problem: str, remedy: str) -> Fault:
+    """Return the fault of a service day that a table does not have, with the range of the days it has."""
+    stored = sorted(map(str, days))
+    held = f"it holds {stored[0]} to {stored[-1]}, {len(stored)} in all" if stored else "it holds no rows at all"
+    return Fault(f"{problem}; {held}", remedy)
+
+
+def cast_column(column: arrow.ChunkedArray, target: arrow.DataType) -> arrow.ChunkedArray:
+    """Cast a column to a type of the contract if it is of the same family.
 
     Raises ArrowInvalid, whose text says what the column holds that it must not.
     """
-    found = column.type
-    if arrow.types.is_dictionary(found):
-        return cast_column(column.cast(found.value_type), wanted)
-    if found == wanted or arrow.types.is_null(found):
-        return column.cast(wanted)
-    if arrow.types.is_string(wanted) and is_text(found):
-        return column.cast(wanted)
-    if arrow.types.is_floating(wanted) and (_is_number(found) or arrow.types.is_decimal(found)):
-        return column.cast(wanted)
-    if arrow.types.is_integer(wanted) and arrow.types.is_floating(found):
+    actual = column.type
+    if arrow.types.is_dictionary(actual):
+        return cast_column(column.cast(actual.value_type), target)
+    if actual == target or arrow.types.is_null(actual):
+        return column.cast(target)
+    if arrow.types.is_string(target) and is_text(actual):
+        return column.cast(target)
+    if arrow.types.is_floating(target) and (_is_number(actual) or arrow.types.is_decimal(actual)):
+        return column.cast(target)
+    if arrow.types.is_integer(target) and arrow.types.is_floating(actual):
         # pandas stores integers as floats where some are missing: NaN is a missing value.
-        return pc.if_else(pc.is_nan(column), None, column).cast(wanted)
-    if arrow.types.is_integer(wanted) and (_is_number(found) or arrow.types.is_boolean(found)):
-        return column.cast(wanted)
-    if arrow.types.is_timestamp(wanted) and arrow.types.is_timestamp(found):
-        if found.tz is None:
+        return pc.if_else(pc.is_nan(column), None, column).cast(target)
+    if arrow.types.is_integer(target) and (_is_number(actual) or arrow.types.is_boolean(actual)):
+        return column.cast(target)
+    if arrow.types.is_timestamp(target) and arrow.types.is_timestamp(actual):
+        if actual.tz is None:
             raise arrow.ArrowInvalid("its times have no time zone")
-        return column.cast(wanted, safe=False)  # what is finer than a microsecond is cut off
-    if arrow.types.is_date(wanted):
-        return _cast_days(column)
-    raise arrow.ArrowInvalid(f"its type is {found}, and must be {wanted}")
+        return column.cast(target, safe=False)  # truncates times that are finer than a microsecond
+    if arrow.types.is_date(target):
+        return _cast_dates(column)
+    raise arrow.ArrowInvalid(f"its type is {actual}, and must be {target}")
 
 
-def is_text(found: arrow.DataType) -> bool:
-    """Whether a type is one of those that Arrow has for text."""
-    return arrow.types.is_string(found) or arrow.types.is_large_string(found) or arrow.types.is_string_view(found)
+def is_text(dtype: arrow.DataType) -> bool:
+    """Return whether a type is one of Arrow's types for text."""
+    return arrow.types.is_string(dtype) or arrow.types.is_large_string(dtype) or arrow.types.is_string_view(dtype)
 
 
-def _is_number(found: arrow.DataType) -> bool:
-    return arrow.types.is_integer(found) or arrow.types.is_floating(found)
+def _is_number(dtype: arrow.DataType) -> bool:
+    return arrow.types.is_integer(dtype) or arrow.types.is_floating(dtype)
 
 
-def _cast_days(column: arrow.ChunkedArray) -> arrow.ChunkedArray:
-    """Days given as days, as ISO text, or as the midnight they begin with."""
-    found = column.type
-    if arrow.types.is_date(found) or is_text(found):
+def _cast_dates(column: arrow.ChunkedArray) -> arrow.ChunkedArray:
+    """Cast dates, ISO text or midnights to dates. Raises ArrowInvalid for other types and for times of day."""
+    actual = column.type
+    if arrow.types.is_date(actual) or is_text(actual):
         return column.cast(arrow.date32())
-    if arrow.types.is_timestamp(found):
-        wall_clock = column if found.tz is None else pc.local_timestamp(column)
-        days = wall_clock.cast(arrow.date32())
-        if pc.all(pc.equal(days.cast(wall_clock.type), wall_clock)).as_py() is False:
+    if arrow.types.is_timestamp(actual):
+        wall_clock = column if actual.tz is None else pc.local_timestamp(column)
+        dates = wall_clock.cast(arrow.date32())
+        if pc.all(pc.equal(dates.cast(wall_clock.type), wall_clock)).as_py() is False:
             raise arrow.ArrowInvalid("it holds times other than midnight, and must hold days")
-        return days
-    raise arrow.ArrowInvalid(f"its type is {found}, and must be a date, or text written YYYY-MM-DD")
+        return dates
+    raise arrow.ArrowInvalid(f"its type is {actual}, and must be a date, or text written YYYY-MM-DD")
 
 
-def _typed(rows: arrow.Table, model: type[schema.Table], service_date: date) -> arrow.Table:
-    """The columns of the contract, in its order and with its types."""
+def _cast_rows(rows: arrow.Table, model: type[schema.Table], service_date: date) -> arrow.Table:
+    """Return the columns of the contract, in its order and with its types. Raises Fault."""
     columns: list[Any] = []
     for field in schema.arrow_schema(model):
         if field.name in rows.column_names:
@@ -138,21 +191,21 @@ def _typed(rows: arrow.Table, model: type[schema.Table], service_date: date) -> 
         elif field.name == "service_date":
             columns.append(arrow.repeat(arrow.scalar(service_date), len(rows)))
         elif model.to_schema().columns[field.name].metadata["required"]:
-            found = ", ".join(rows.column_names)
-            raise Fault("the required column is missing", f"Add it to the table, which has {found}", field.name)
+            present = ", ".join(rows.column_names)
+            raise Fault("the required column is missing", f"Add it to the table, which has {present}", field.name)
         else:
             columns.append(arrow.nulls(len(rows), field.type))
     return arrow.table(columns, schema=schema.arrow_schema(model))
 
 
-def _check_days(days: arrow.ChunkedArray, service_date: date) -> None:
-    others = sorted(set(pc.unique(days.drop_null()).to_pylist()) - {service_date})
+def _validate_service_dates(service_dates: arrow.ChunkedArray, service_date: date) -> None:
+    others = sorted(set(pc.unique(service_dates.drop_null()).to_pylist()) - {service_date})
     if others:
         remedy = "Keep the rows of each service day in its own partition"
         raise Fault(f"it holds rows of {', '.join(map(str, others))}", remedy, "service_date")
 
 
-def _check_nulls(rows: arrow.Table, model: type[schema.Table]) -> None:
+def _validate_required_values(rows: arrow.Table, model: type[schema.Table]) -> None:
     for name, column in model.to_schema().columns.items():
         missing = rows[name].null_count
         if missing and not column.nullable:
@@ -160,12 +213,13 @@ def _check_nulls(rows: arrow.Table, model: type[schema.Table]) -> None:
             raise Fault(f"{missing} of {len(rows)} values are missing, first at row {first}", "Fill them in", name)
 
 
-def _broken_rule(error: SchemaError) -> Fault:
-    """The first rule of a model that values break: how many, where, and what the rule allows."""
+def _fault_from_schema_error(error: SchemaError) -> Fault:
+    """Return the fault of the first violated rule: how many rows, the first one, and what the rule allows."""
     rule: Any = error.check
     values, rows = error.failure_cases["failure_case"], error.failure_cases["index"]
-    shown = ", ".join(repr(value) if isinstance(value, str) else str(value) for value in values.unique()[:3])
-    problem = f"{shown} in {len(rows)} row{'s'[: len(rows) > 1]}, first at row {rows.iloc[0]}"
+    examples = ", ".join(repr(value) if isinstance(value, str) else str(value) for value in values.unique()[:3])
+    noun = "row" if len(rows) == 1 else "rows"
+    problem = f"{examples} in {len(rows)} {noun}, first at row {rows.iloc[0]}"
     if rule.name == "isin":
         allowed = ", ".join(map(str, rule.statistics["allowed_values"]))
         return Fault(f"unknown value {problem}", f"It may be {allowed}", error.schema.name)

@@ -1,84 +1,102 @@
-"""The `synthetic` source: the simulator's service days as the four upstream tables, and its oracle."""
+"""The `synthetic` source: simulated service days as the four upstream tables, with the best possible predictions.
+
+The simulation itself is in `simulation`; this module puts its results into the columns of the contract.
+"""
 
 from collections.abc import Mapping
 from datetime import date
+from typing import Self
 
 import numpy as np
 import pandas as pd
 
+from mbta_assets.settings import Settings
+from mbta_assets.sources.contract import Source
 from mbta_assets.sources.simulation import feed, process
-from mbta_assets.sources.simulation.network import network
-from mbta_assets.sources.simulation.timetable import Timetable, timetable
+from mbta_assets.sources.simulation.network import load_network
+from mbta_assets.sources.simulation.timetable import Timetable, build_timetable
 from mbta_assets.transit import schema, service_day
 
 
-class SyntheticSource:
-    """Rapid transit that never was: any service day, deterministic by the seed and the day."""
+class SyntheticSource(Source):
+    """Simulated rapid transit: any service day, determined by the seed and the date alone."""
 
     name = "synthetic"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def read(self, table: str, service_date: date) -> pd.DataFrame:
-        """One upstream table of a service day, typed as `schema.UPSTREAM[table]`. Only `vehicle` runs the process."""
-        if table == "vehicle":
-            return feed.vehicle_table(process.simulate(service_date, self.seed))
-        columns = {"trip": _trips, "stop": _stops, "schedule": _schedule}[table]
-        frame = pd.DataFrame({"service_date": service_date} | columns(timetable(service_date, self.seed), service_date))
-        return schema.typed(frame, schema.UPSTREAM[table])
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the source with the seed in the settings."""
+        return cls(settings.seed)
 
-    def poll(self, table: str, known: Mapping[date, str]) -> dict[date, str]:
-        """No day: every one can be made, and none of them ever changes."""
+    def read(self, table: str, service_date: date) -> pd.DataFrame:
+        """Make an upstream table of a service day, typed as `schema.UPSTREAM[table]`; `vehicle` runs the simulation."""
+        if table == "vehicle":
+            return feed.publish_vehicle_updates(process.simulate(service_date, self.seed))
+        if table == "stop":
+            columns = _stop_columns()
+        elif table == "trip":
+            columns = _trip_columns(build_timetable(service_date, self.seed))
+        else:
+            columns = _schedule_columns(build_timetable(service_date, self.seed), service_date)
+        return schema.cast_frame(pd.DataFrame({"service_date": service_date} | columns), schema.UPSTREAM[table])
+
+    def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
+        """Return no service day: any can be simulated, and none ever changes."""
         return {}
 
     def oracle(self, rows: pd.DataFrame) -> np.ndarray:
-        """The best possible prediction (n,) in seconds of delay, NaN where the day knows no such scheduled arrival.
+        """Return the best possible predictions (n,) in seconds of delay; NaN without a scheduled arrival.
 
-        `rows` has `service_date`, `trip_id`, `stop_id` and `time_stamp` (UTC): the target and the moment at which it
-        is predicted, with full knowledge of the process and its state but none of the noise to come.
+        `rows` has `service_date`, `trip_id`, `stop_id` and `time_stamp` (UTC). A prediction uses the parameters of the
+        simulation and its state at `time_stamp`, and none of the randomness after it.
         """
-        from mbta_assets.sources.simulation.oracle import best_predictions  # SciPy is slow to import
+        from mbta_assets.sources.simulation.oracle import predict_delays  # SciPy is slow to import
 
-        best = np.full(len(rows), np.nan)
-        days = schema.days(rows["service_date"])
-        for day in np.unique(days).tolist():
-            of_day = np.flatnonzero(days == np.datetime64(day))
-            best[of_day] = best_predictions(process.simulate(day, self.seed), rows.iloc[of_day])
-        return best
+        delays = np.full(len(rows), np.nan)
+        service_dates = schema.to_service_dates(rows["service_date"])
+        for day in np.unique(service_dates).tolist():
+            of_day = np.flatnonzero(service_dates == np.datetime64(day))
+            delays[of_day] = predict_delays(process.simulate(day, self.seed), rows.iloc[of_day])
+        return delays
 
 
-def _trips(plan: Timetable, service_date: date) -> dict[str, object]:
-    patterns = [network().patterns[slot.pattern] for slot in plan.slots]
+def _trip_columns(timetable: Timetable) -> dict[str, object]:
+    network = load_network()
+    patterns = [network.patterns[trip.pattern] for trip in timetable.trips]
     return {
-        "id": [slot.trip_id for slot in plan.slots],
+        "id": [trip.trip_id for trip in timetable.trips],
         "name": None,
         "route_id": [pattern.route_id for pattern in patterns],
         "direction_id": [pattern.direction_id for pattern in patterns],
-        "headsign": [network().platforms[pattern.stop_ids[-1]].name for pattern in patterns],
+        "headsign": [network.platforms[pattern.stop_ids[-1]].name for pattern in patterns],
     }
 
 
-def _stops(plan: Timetable, service_date: date) -> dict[str, object]:
-    platforms = network().platforms.values()
+def _stop_columns() -> dict[str, object]:
+    platforms = load_network().platforms.values()
     return {
         "id": [platform.stop_id for platform in platforms],
-        **{
-            name: [getattr(platform, name) for platform in platforms]
-            for name in ("name", "platform_name", "latitude", "longitude", "parent_station")
-        },
+        "name": [platform.name for platform in platforms],
+        "platform_name": [platform.platform_name for platform in platforms],
+        "latitude": [platform.latitude for platform in platforms],
+        "longitude": [platform.longitude for platform in platforms],
+        "parent_station": [platform.parent_station for platform in platforms],
     }
 
 
-def _schedule(plan: Timetable, service_date: date) -> dict[str, object]:
-    """Times of the scheduled trips: no arrival where a trip begins, no departure where it ends."""
-    visits = np.flatnonzero(plan.scheduled[plan.trip])
-    start = pd.Timestamp(service_day.start(service_date))
-    times = pd.Series(start + pd.to_timedelta(plan.published_seconds[visits], unit="s"))
+def _schedule_columns(timetable: Timetable, service_date: date) -> dict[str, object]:
+    """Return the stop times of scheduled trips: no arrival at a trip's origin, no departure at its terminal."""
+    stop_times = np.flatnonzero(timetable.scheduled[timetable.trip])
+    start = pd.Timestamp(service_day.start_time(service_date))
+    times = pd.Series(start + pd.to_timedelta(timetable.published_seconds[stop_times], unit="s"))
+    trip_ids = np.array([trip.trip_id for trip in timetable.trips], dtype=object)
     return {
-        "trip_id": np.array([slot.trip_id for slot in plan.slots], dtype=object)[plan.trip[visits]],
-        "stop_id": plan.stop_ids[visits],
-        "arrival_time": times.where(plan.position[visits] > 0),
-        "departure_time": times.where(~np.isin(visits, plan.first[1:] - 1)),
-        "stop_sequence": feed.stop_sequences(plan)[visits],
+        "trip_id": trip_ids[timetable.trip[stop_times]],
+        "stop_id": timetable.stop_ids[stop_times],
+        "arrival_time": times.where(timetable.position[stop_times] > 0),
+        "departure_time": times.where(~np.isin(stop_times, timetable.terminals)),
+        "stop_sequence": feed.compute_stop_sequences(timetable)[stop_times],
     }

@@ -1,5 +1,5 @@
-"""Where tables and model bundles are kept, and how Dagster gets to them.
+"""Storage of daily tables, model bundles and reports, on a disk or in Google Cloud.
 
-In this room: the Parquet lake, the bundle store, and the IO managers over the two. What is stored is
-replaced whole or not at all. Not here: what a table means (`transit`), what is in a bundle (`learning`).
+Everything stored is replaced whole or not at all. What a table means is defined in `transit`, what a bundle contains in
+`ml`; how Dagster reads and writes through these classes is in `defs.io_managers`.
 """

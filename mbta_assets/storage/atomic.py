@@ -1,4 +1,4 @@
-"""Files that change whole or not at all, whenever their writer dies."""
+"""Exclusive and durable writes to a directory."""
 
 import fcntl
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Be the only writer in a directory, which is made if need be; what was renamed there is durable afterwards.
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Create a directory if needed, hold its exclusive lock, and flush it to disk at the end.
 
-    The kernel frees the lock of a writer that dies, so whatever unfinished work the next one finds is abandoned.
+    The kernel releases the lock of a process that dies, so unfinished files found under the lock are abandoned ones.
     """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)
@@ -24,7 +24,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk."""
+    """Flush a file or directory to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""A model as files: a flat directory whose `manifest.json` says what is in it.
+"""The file format of a model: a flat directory with a `manifest.json` that lists every file with its SHA-256.
 
-Whoever predicts needs only this module, NumPy and ONNX Runtime. Nothing here depends on the time or the
-machine, so that the same content gives the same digest.
+The same content gives the same digest: nothing here depends on the time or the machine. This module imports the
+standard library only, because whoever predicts imports it. Versions of models are kept by `storage.model_registry`.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 
 
 class BundleError(Exception):
-    """A bundle is not what its manifest says; the message names the file and what to do."""
+    """A bundle is missing, damaged or of another format; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """All that a predictor needs, the manifest included."""
+        """Return the size of all files, including the manifest."""
         files = sum(entry["size_bytes"] for entry in self.manifest["files"].values())
         return files + (self.path / MANIFEST).stat().st_size
 
     def file(self, name: str) -> bytes:
-        """The content of a file. Raises BundleError when it is not part of the bundle or has changed."""
+        """Read and verify a file. Raises BundleError if it is not in the manifest, is missing or has changed."""
         if name not in self.manifest["files"]:
             raise BundleError(f"{self.path} has no {name}; it has {', '.join(self.manifest['files'])}.")
-        return _verified(self.path / name, self.manifest["files"][name])
+        return _read_verified(self.path / name, self.manifest["files"][name])
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A bundle that is not on disk yet: what kind of model it is, its files, and what its manifest says besides."""
+    """A bundle that is not stored yet: the kind of model, file contents by name, and further fields of the manifest."""
 
     kind: str
     files: Mapping[str, bytes]
@@ -52,23 +52,15 @@ class Draft:
 
 
 def write(directory: Path, kind: str, files: Mapping[str, bytes], **fields: Any) -> Bundle:
-    """Write a bundle into a new or empty directory. Raises BundleError where the directory holds something."""
+    """Write a bundle into a new or empty directory and return it. Raises BundleError if the directory is not empty."""
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise BundleError(f"{directory} is not empty; write a bundle into a new directory.")
     entries = {
-        name: {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "size_bytes": len(content),
-        }
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
         for name, content in files.items()
     }
-    manifest = {
-        **fields,
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "files": entries,
-    }
+    manifest = {**fields, "format_version": FORMAT_VERSION, "kind": kind, "files": entries}
     text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False) + "\n"
     for name, content in {**files, MANIFEST: text.encode()}.items():
         (directory / name).write_bytes(content)
@@ -76,65 +68,57 @@ def write(directory: Path, kind: str, files: Mapping[str, bytes], **fields: Any)
 
 
 def read(directory: Path, digest: str | None = None) -> Bundle:
-    """Open a bundle and verify every byte of it, those of the manifest too where its digest is known.
-
-    Raises BundleError.
-    """
+    """Read a bundle and verify every file, and the manifest against `digest` if that is given. Raises BundleError."""
     try:
         text = (directory / MANIFEST).read_bytes()
     except FileNotFoundError as error:
         raise BundleError(f"{directory / MANIFEST} is missing. {_REMEDY}") from error
-    manifest = read_manifest(text, str(directory), digest)
+    manifest = parse_manifest(text, str(directory), digest)
     for name, entry in manifest["files"].items():
-        _verified(directory / name, entry)
+        _read_verified(directory / name, entry)
     unlisted = {path.name for path in directory.iterdir()} - manifest["files"].keys() - {MANIFEST}
     if unlisted:
         raise BundleError(f"{directory} holds {', '.join(sorted(unlisted))}, not in its manifest. {_REMEDY}")
     return Bundle(directory, manifest, hashlib.sha256(text).hexdigest())
 
 
-def read_manifest(text: bytes, where: str, digest: str | None = None) -> dict[str, Any]:
-    """The manifest of a bundle, of which `where` says in errors where it is. Raises BundleError."""
+def parse_manifest(text: bytes, location: str, digest: str | None = None) -> dict[str, Any]:
+    """Parse and check the manifest of the bundle at `location`, a path or URI for messages. Raises BundleError."""
     if digest not in (None, hashlib.sha256(text).hexdigest()):
-        raise BundleError(f"{where}/{MANIFEST} has changed: its digest was {digest}. {_REMEDY}")
+        raise BundleError(f"{location}/{MANIFEST} has changed: its digest was {digest}. {_REMEDY}")
     try:
         manifest = json.loads(text)
     except ValueError as error:
-        raise BundleError(f"{where}/{MANIFEST} is damaged. {_REMEDY}") from error
-    found = manifest.get("format_version")
-    if found != FORMAT_VERSION:
+        raise BundleError(f"{location}/{MANIFEST} is damaged. {_REMEDY}") from error
+    format_version = manifest.get("format_version")
+    if format_version != FORMAT_VERSION:
         raise BundleError(
-            f"{where} has format version {found}; this version of mbta_assets reads {FORMAT_VERSION}. "
+            f"{location} has format version {format_version}; this version of mbta_assets reads {FORMAT_VERSION}. "
             "Use the version that wrote it, or materialize the model again."
         )
-    elsewhere = [name for name in manifest["files"] if Path(name).name != name or name == ".."]
-    if elsewhere:
-        raise BundleError(f"{where}/{MANIFEST} names files outside of the bundle: {', '.join(elsewhere)}. {_REMEDY}")
+    outside = [name for name in manifest["files"] if Path(name).name != name or name == ".."]
+    if outside:
+        raise BundleError(f"{location}/{MANIFEST} names files outside of the bundle: {', '.join(outside)}. {_REMEDY}")
     return manifest
 
 
 def library_versions(*names: str) -> dict[str, str]:
-    """The installed version of each library, for the manifest."""
+    """Return the installed version of each library, for the manifest."""
     return {name: version(name) for name in names}
 
 
 def git_commit() -> str | None:
-    """The commit this code is at, marked `-dirty` where files differ from it; None outside a git checkout."""
+    """Return the commit of this code, with the suffix `-dirty` if files differ from it; None outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        run = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        process = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return run.stdout.strip()
+    return process.stdout.strip()
 
 
-def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
+def _read_verified(path: Path, entry: Mapping[str, Any]) -> bytes:
+    """Read a file. Raises BundleError unless it has the size and SHA-256 of its entry in the manifest."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -1,134 +1,148 @@
-"""Bundles and reports in a bucket of Cloud Storage.
+"""The model registry and the report store in a bucket of Cloud Storage.
 
 models/<asset>/<first 16 digits of the digest>/…      a version: its files, and last of all its manifest
 models/<asset>/current.json                           the pointer and its history
-reports/…                                             what people read
+reports/…                                             the reports
 
-A version's objects are made once and never changed. The pointer changes only from the generation that was read, so
-that of two writers one wins. Nothing is listed to find out what is current.
+A version's objects are written once and never changed. The pointer is replaced only in the generation that was read, so
+that of two concurrent writers one succeeds. The current version is never found by listing objects.
 """
 
 from pathlib import Path
 from typing import Any
 
-from mbta_assets.gcp import CloudError
-from mbta_assets.gcp.bucket import Bucket, md5
+from mbta_assets.gcp.bucket import Bucket, compute_md5
+from mbta_assets.gcp.errors import CloudError
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError, Draft
-from mbta_assets.storage.model_registry import BundleStore, Pointer, PointerMoved
-from mbta_assets.storage.reports import Reports
+from mbta_assets.storage.model_registry import ModelRegistry, Pointer, PointerMoved
+from mbta_assets.storage.reports import ReportStore
 
 
-class GCSBundleStore(BundleStore):
-    """Bundles in a bucket. Versions that were written or read are kept below `root` too, verified whenever read."""
+class GCSModelRegistry(ModelRegistry):
+    """The models in a bucket; `root` caches versions, which are verified whenever they are read."""
 
     def __init__(self, bucket: Bucket, root: Path) -> None:
         super().__init__(root)
         self.bucket = bucket
 
-    def begin(self) -> None:
-        """Make sure that there is a bucket to store in. Raises CloudError."""
-        super().begin()
-        lacking = self.bucket.lacking()
-        if lacking:
+    @property
+    def location(self) -> str:
+        """Return the URI of the registry, for messages."""
+        return self.bucket.uri("models")
+
+    def prepare(self) -> None:
+        """Check that the bucket exists and can be written to. Raises CloudError."""
+        super().prepare()
+        missing = self.bucket.missing_permissions()
+        if missing:
             raise CloudError(
-                f"Bundles cannot be stored in the bucket {self.bucket.name}: {', '.join(lacking)} "
-                f"{'are' if lacking[1:] else 'is'} lacking for {self.bucket.account.identity}. "
-                "Grant roles/storage.objectUser on the bucket."
+                f"Bundles cannot be stored in the bucket {self.bucket.name}: {self.bucket.account.principal} does not "
+                f"have {', '.join(missing)}. Grant roles/storage.objectUser on the bucket."
             )
 
     def put(self, asset: str, content: Draft | Bundle) -> Bundle:
-        """Store a version, which does not become current by that. What is there and whole is kept as it is."""
+        """Store a version without making it current; intact objects are left as they are. Raises CloudError."""
         stored = super().put(asset, content)
         for name in (*stored.manifest["files"], MANIFEST):
-            path, file = f"{self._remote(asset, stored.digest)}/{name}", stored.path / name
-            there = self.bucket.look(path)
-            if there is None or there.md5_hash != md5(file):
-                self.bucket.put(path, file, expected=int(there.generation) if there else 0)
+            path, file = f"{_prefix(asset, stored.digest)}/{name}", stored.path / name
+            existing = self.bucket.stat(path)
+            if existing is None or existing.md5 != compute_md5(file):
+                self.bucket.put(path, file, expected_generation=existing.generation if existing else 0)
         return stored
 
     def get(self, asset: str, digest: str) -> Bundle:
-        """A version, verified. Raises BundleError."""
+        """Read and verify a version, from the cache or the bucket. Raises BundleError or CloudError."""
         try:
             return super().get(asset, digest)
         except BundleError:
-            return self._fetch(asset, digest)
+            return self._download(asset, digest)
 
-    def pointer(self, asset: str) -> Pointer | None:
-        """Where the pointer of an asset is; None before it was first set."""
-        found = self.bucket.read(f"models/{asset}/current.json")
-        return Pointer.from_json(*found) if found else None
-
-    @property
-    def where(self) -> str:
-        """Where the bundles are, for people."""
-        return self.bucket.uri("models")
+    def read_pointer(self, asset: str) -> Pointer | None:
+        """Read the pointer of an asset; None before it was first set. Raises CloudError."""
+        pointer = self.bucket.read(_pointer_path(asset))
+        if pointer is None:
+            return None
+        content, generation = pointer
+        return Pointer.from_json(content, generation)
 
     def describe(self, asset: str, stored: Bundle) -> dict[str, Any]:
-        """Metadata that says where a version is, and the generation of each of its objects."""
-        remote = self._remote(asset, stored.digest)
-        objects = {name: self.bucket.look(f"{remote}/{name}") for name in (*stored.manifest["files"], MANIFEST)}
-        generations = {name: str(blob.generation) for name, blob in objects.items() if blob}
-        return {"uri": self.bucket.uri(remote), "generations": generations}
+        """Return metadata with the URI of a version and the generation of each of its objects. Raises CloudError."""
+        prefix = _prefix(asset, stored.digest)
+        objects = {name: self.bucket.stat(f"{prefix}/{name}") for name in (*stored.manifest["files"], MANIFEST)}
+        generations = {name: str(existing.generation) for name, existing in objects.items() if existing}
+        return {"uri": self.bucket.uri(prefix), "generations": generations}
 
-    def _set(self, asset: str, pointer: Pointer, seen: Pointer | None) -> None:
-        path = f"models/{asset}/current.json"
-        if self.bucket.put(path, pointer.to_json(), expected=seen.generation if seen else 0) is None:
+    def _write_pointer(self, asset: str, pointer: Pointer, previous: Pointer | None) -> None:
+        """Replace the pointer in the generation of the previous one. Raises PointerMoved or CloudError."""
+        path = _pointer_path(asset)
+        generation = previous.generation if previous else 0
+        if self.bucket.put(path, pointer.to_json(), expected_generation=generation) is None:
             raise PointerMoved(
                 f"Somebody else has just made another version of {asset} current, in {self.bucket.uri(path)}."
             )
 
-    def _must_be_whole(self, asset: str, digest: str) -> None:
-        """Raise BundleError unless the bucket has every file of a version as it should be."""
+    def _verify_stored(self, asset: str, digest: str) -> None:
+        """Raise BundleError unless the bucket has every file of a version with its checksum."""
         stored = self.get(asset, digest)
         for name in (*stored.manifest["files"], MANIFEST):
-            path = f"{self._remote(asset, digest)}/{name}"
-            there = self.bucket.look(path)
-            if there is None or there.md5_hash != md5(stored.path / name):
+            path = f"{_prefix(asset, digest)}/{name}"
+            existing = self.bucket.stat(path)
+            if existing is None or existing.md5 != compute_md5(stored.path / name):
                 raise BundleError(f"{self.bucket.uri(path)} is missing or damaged. Materialize the model again.")
 
-    def _fetch(self, asset: str, digest: str) -> Bundle:
-        """Bring a version from the bucket; it is kept below the root once it is found to be whole."""
-        remote = self._remote(asset, digest)
+    def _download(self, asset: str, digest: str) -> Bundle:
+        """Download a version into the cache, which keeps it once it is verified. Raises BundleError or CloudError."""
+        prefix = _prefix(asset, digest)
 
-        def download(incoming: Path) -> Bundle:
-            manifest = self._content(f"{remote}/{MANIFEST}")
-            names = bundle.read_manifest(manifest, self.bucket.uri(remote), digest)["files"]
-            incoming.mkdir()
+        def download(directory: Path) -> Bundle:
+            manifest = self._read_object(f"{prefix}/{MANIFEST}")
+            names = bundle.parse_manifest(manifest, self.bucket.uri(prefix), digest)["files"]
+            directory.mkdir()
             for name in names:
-                (incoming / name).write_bytes(self._content(f"{remote}/{name}"))
-            (incoming / MANIFEST).write_bytes(manifest)
-            return bundle.read(incoming, digest)
+                (directory / name).write_bytes(self._read_object(f"{prefix}/{name}"))
+            (directory / MANIFEST).write_bytes(manifest)
+            return bundle.read(directory, digest)
 
-        return self._keep(asset, download)
+        return self._store(asset, download)
 
-    def _content(self, path: str) -> bytes:
-        found = self.bucket.read(path)
-        if found is None:
+    def _read_object(self, path: str) -> bytes:
+        """Read an object of a version. Raises BundleError if there is no such object."""
+        stored = self.bucket.read(path)
+        if stored is None:
             raise BundleError(f"{self.bucket.uri(path)} is missing. Materialize the model again, or roll back.")
-        return found[0]
-
-    def _remote(self, asset: str, digest: str) -> str:
-        return f"models/{asset}/{digest[:16]}"
+        content, _ = stored
+        return content
 
 
-class GCSReports(Reports):
-    """Reports in a directory and in a bucket, from which they are read."""
+class GCSReportStore(ReportStore):
+    """Reports written to a directory and a bucket, and read from the bucket."""
 
     def __init__(self, bucket: Bucket, root: Path) -> None:
         super().__init__(root)
         self.bucket = bucket
 
     def write(self, name: str, content: bytes) -> dict[str, Any]:
-        """Replace a report. Returns metadata that says where it is."""
+        """Replace a report and return metadata with its locations. Raises CloudError."""
         path = f"reports/{name}"
-        there = self.bucket.look(path)
-        self.bucket.put(path, content, expected=int(there.generation) if there else 0)
+        existing = self.bucket.stat(path)
+        self.bucket.put(path, content, expected_generation=existing.generation if existing else 0)
         return {**super().write(name, content), "uri": self.bucket.uri(path)}
 
     def read(self, name: str) -> bytes:
-        """A report as it was last written. Raises FileNotFoundError."""
-        found = self.bucket.read(f"reports/{name}")
-        if found is None:
+        """Read a report. Raises FileNotFoundError or CloudError."""
+        stored = self.bucket.read(f"reports/{name}")
+        if stored is None:
             raise FileNotFoundError(self.bucket.uri(f"reports/{name}"))
-        return found[0]
+        content, _ = stored
+        return content
+
+
+def _prefix(asset: str, digest: str) -> str:
+    """Return the common prefix of a version's objects."""
+    return f"models/{asset}/{digest[:16]}"
+
+
+def _pointer_path(asset: str) -> str:
+    """Return the object of an asset's pointer."""
+    return f"models/{asset}/current.json"

@@ -1,6 +1,6 @@
-"""Tables as Parquet files, one for each service day: `tables/<table>/service_date=YYYY-MM-DD/data.parquet`.
+"""Daily tables as Parquet files: `tables/<table>/service_date=YYYY-MM-DD/data.parquet`.
 
-Readers take no lock: they open the old file or the new one. The layout is one that the `files` source reads.
+Readers take no lock: they open the old file or the new one. The `files` source reads the same layout.
 """
 
 import os
@@ -11,39 +11,39 @@ from pathlib import Path
 import pyarrow as arrow
 from pyarrow import parquet
 
-from mbta_assets.storage.atomic import locked, sync
-from mbta_assets.storage.tables import Written, content_version, missing_partition, must_be_of
+from mbta_assets.storage.atomic import lock_directory, sync
+from mbta_assets.storage.tables import WriteResult, content_version, missing_partition, validate_service_date
 
 PARTITION_PREFIX = "service_date="
 _VERSION_KEY = b"content_version"
 
 
-class Lake:
-    """The tables below a root directory; see `tables.Tables`."""
+class ParquetTables:
+    """The tables below a root directory; implements `tables.TableStore`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def begin(self) -> None:
-        """Make the directory of the tables. Raises OSError where it cannot be."""
+    def prepare(self) -> None:
+        """Create the directory of the tables. Raises OSError."""
         (self.root / "tables").mkdir(parents=True, exist_ok=True)
 
     def path(self, table: str, day: date) -> Path:
-        """Where a service day of a table is, or will be."""
+        """Return the file of a service day of a table, stored or not."""
         return self.root / "tables" / table / f"{PARTITION_PREFIX}{day}" / "data.parquet"
 
     def days(self, table: str) -> list[date]:
-        """The stored service days of a table, in order."""
+        """Return the stored service days of a table in order; a stored day may have no rows."""
         files = (self.root / "tables" / table).glob(f"{PARTITION_PREFIX}*/data.parquet")
         return sorted(date.fromisoformat(file.parent.name.removeprefix(PARTITION_PREFIX)) for file in files)
 
-    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "") -> Written:
-        """Replace a service day of a table. Raises ValueError where a row is of another one."""
-        must_be_of(table, day, rows)
+    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "") -> WriteResult:
+        """Replace a service day of a table. Raises ValueError where a row is of another service day."""
+        validate_service_date(table, day, rows)
         version = content_version(rows)
         path = self.path(table, day)
         incoming = path.with_name(".incoming")
-        with locked(path.parent):
+        with lock_directory(path.parent):
             try:
                 labelled = rows.replace_schema_metadata({_VERSION_KEY: version})
                 parquet.write_table(labelled, incoming, compression="zstd")
@@ -53,24 +53,25 @@ class Lake:
             finally:
                 incoming.unlink(missing_ok=True)
         sync(path.parent.parent)  # the partition's directory may be new
-        return Written(version, {"size_bytes": size_bytes, "path": path})
+        return WriteResult(version, {"size_bytes": size_bytes, "path": path})
 
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
-        """Rows of some service days, one day after the other; all columns or some. Raises MissingPartition.
+        """Return the rows of service days, in the order of `days`; None means all columns.
 
-        A column that only some of the days have is missing on the others; KeyError for one that none has.
+        A column that only some days have is null on the others. Raises KeyError for a column that no day has,
+        MissingPartition for a day that is not stored.
         """
         # With the service date, a day that has none of the columns still has its rows.
-        needed = [*columns, "service_date"] if columns else None
+        selection = [*columns, "service_date"] if columns else None
         parts = []
         for day in days:
             with self._open(table, day) as file:
-                parts.append(file.read(needed).replace_schema_metadata(None))
+                parts.append(file.read(selection).replace_schema_metadata(None))
         rows = arrow.concat_tables(parts, promote_options="default")
         return rows.select(columns or rows.column_names)
 
     def versions(self, table: str, days: Iterable[date]) -> dict[date, str]:
-        """The content version of each of some stored service days. Raises MissingPartition."""
+        """Return the content version of each service day. Raises MissingPartition."""
         versions = {}
         for day in days:
             with self._open(table, day) as file:
@@ -78,7 +79,7 @@ class Lake:
         return versions
 
     def row_counts(self, table: str, before: date, days: int) -> dict[date, int]:
-        """How many rows each of the latest stored service days before a day has, read from the footers."""
+        """Return the number of rows of each of the latest `days` stored service days before a day, from the footers."""
         counts = {}
         for day in [stored for stored in self.days(table) if stored < before][-days:]:
             with self._open(table, day) as file:
@@ -86,6 +87,7 @@ class Lake:
         return counts
 
     def _open(self, table: str, day: date) -> parquet.ParquetFile:
+        """Open the file of a service day. Raises MissingPartition."""
         try:
             return parquet.ParquetFile(self.path(table, day))
         except FileNotFoundError:

@@ -1,24 +1,27 @@
-"""What people and other programs read of the results: files below `reports`, each replaced whole."""
+"""Reports that people and other programs read: files below `reports`, each replaced whole.
+
+The store in a bucket is in `storage.gcs`.
+"""
 
 from pathlib import Path
 from typing import Any
 
-from mbta_assets.storage.atomic import locked, sync
+from mbta_assets.storage.atomic import lock_directory, sync
 
 LEADERBOARD = "model_leaderboard.json"
 NETWORK_SNAPSHOT = "network_snapshot.npz"
 
 
-class Reports:
+class ReportStore:
     """The reports below a root directory."""
 
     def __init__(self, root: Path) -> None:
         self.directory = root / "reports"
 
     def write(self, name: str, content: bytes) -> dict[str, Any]:
-        """Replace a report. Returns metadata that says where it is."""
+        """Replace a report and return metadata with its location."""
         path = self.directory / name
-        with locked(path.parent):
+        with lock_directory(path.parent):
             incoming = path.with_name(f".incoming-{path.name}")
             incoming.write_bytes(content)
             sync(incoming)
@@ -26,5 +29,5 @@ class Reports:
         return {"path": path}
 
     def read(self, name: str) -> bytes:
-        """A report as it was last written. Raises FileNotFoundError."""
+        """Read a report. Raises FileNotFoundError."""
         return (self.directory / name).read_bytes()

@@ -1,4 +1,4 @@
-"""From the four upstream tables to features: the join, the stop events, the features, their schema.
+"""Pure functions from the upstream tables to features: schema, point-in-time join, stop visits and feature formulas.
 
-Pure functions over frames and arrays. Nothing here knows Dagster, storage or models.
+Modules here work on frames and arrays. Storage, models and Dagster do not belong here.
 """

@@ -1,6 +1,7 @@
-"""The formulas behind the features: NumPy over arrays, the same in training and in serving.
+"""Feature formulas: NumPy functions over arrays, shared by the batch tables and by serving.
 
-Times are epoch seconds in float64; what is not known is NaN, and so is all that follows from it.
+Times are epoch seconds in float64. A value that is not known is NaN, and so is every feature computed from it. Looking
+up what was known at a point in time is up to the callers.
 """
 
 from collections.abc import Mapping
@@ -12,52 +13,53 @@ from mbta_assets.transit import service_day
 EARTH_RADIUS_MILES = 3958.7613
 SECONDS_PER_DAY = 86_400.0
 STATUSES = ("IN_TRANSIT_TO", "INCOMING_AT", "STOPPED_AT")
-"""How a vehicle may stand to a stop."""
+"""Values of a vehicle's `current_status`, as in GTFS-realtime."""
 STOPS_AHEAD = (1, 3, 5, 10)
-"""How many stops ahead the destinations are that models learn from."""
-NO_TIMETABLE = ("ADDED-", "NONREV-")
-"""Trips that begin so run to no timetable that means anything."""
-WRONG_SLOT_SECONDS = 1800
-"""So far ahead of its timetable a vehicle runs another trip's."""
-RECENT_SECONDS = 1800
-"""So long ago, an arrival still tells how late a route is."""
-RECENT_RUNS = 3
-"""So many runs over a stretch tell how long it takes of late."""
+"""Numbers of stops ahead at which arrivals are predicted for training and evaluation."""
+UNSCHEDULED_TRIP_PREFIXES = ("ADDED-", "NONREV-")
+"""Prefixes of trip ids without a meaningful schedule: added and non-revenue trips."""
+MAX_EARLY_SECONDS = 1800
+"""A vehicle that is further ahead of its schedule is assigned to another trip's slot."""
+RECENT_DELAY_WINDOW_SECONDS = 1800
+"""Age up to which an arrival counts towards the recent delay of its route and direction."""
+RECENT_RUN_COUNT = 3
+"""Number of latest run times over a stretch that are averaged."""
 SEASONS = {"winter": (12, 1, 2), "spring": (3, 4, 5), "summer": (6, 7, 8), "autumn": (9, 10, 11)}
-
-Known = Mapping[str, np.ndarray]
-
-
-def features(known: Known) -> dict[str, np.ndarray]:
-    """Every feature (n,) that is a number or a season, from what was known at each moment: the one way to them.
-
-    `known` is what `calendar`, `timings` and `haversine_miles` take (`service_date`, `current_latitude`,
-    `current_longitude`, `destination_latitude`, `destination_longitude`), and the features that are `OBSERVED`.
-    """
-    return {
-        **calendar(known["service_date"], known["now"]),
-        "distance_travel_miles": haversine_miles(
-            known["current_latitude"],
-            known["current_longitude"],
-            known["destination_latitude"],
-            known["destination_longitude"],
-        ),
-        **timings(known),
-        **{name: known[name] for name in OBSERVED},
-    }
-
-
-OBSERVED = (
+"""Months of each season."""
+OBSERVED_FEATURES = (
     "last_delay_seconds", "last_change_seconds", "leader_delay_seconds", "last_run_seconds", "recent_run_seconds",
     "route_delay_seconds", "route_change_seconds",
 )  # fmt: skip
-"""Features that are what was seen before, as it is."""
+"""Features that are observations themselves, without a formula."""
+
+Observations = Mapping[str, np.ndarray]
+"""Arrays (n,) by name of what was known at n points in time."""
+
+
+def compute_features(observations: Observations) -> dict[str, np.ndarray]:
+    """Compute every numeric feature and the season (n,) from what was known at each point in time.
+
+    `observations` has `service_date`, datetime64[D], the four coordinates in degrees (`current_latitude`,
+    `current_longitude`, `destination_latitude`, `destination_longitude`), the inputs of `compute_timings`, and the
+    `OBSERVED_FEATURES`.
+    """
+    return {
+        **compute_calendar(observations["service_date"], observations["now"]),
+        "distance_travel_miles": haversine_miles(
+            observations["current_latitude"],
+            observations["current_longitude"],
+            observations["destination_latitude"],
+            observations["destination_longitude"],
+        ),
+        **compute_timings(observations),
+        **{name: observations[name] for name in OBSERVED_FEATURES},
+    }
 
 
 def haversine_miles(
     latitude: np.ndarray, longitude: np.ndarray, other_latitude: np.ndarray, other_longitude: np.ndarray
 ) -> np.ndarray:
-    """Great-circle distance (n,) in miles between two sets of points in degrees."""
+    """Return the great-circle distance (n,) in miles between two sets of points in degrees."""
     phi, other_phi = np.radians(latitude), np.radians(other_latitude)
     half_chord = (
         np.sin((other_phi - phi) / 2) ** 2
@@ -66,16 +68,16 @@ def haversine_miles(
     return 2 * EARTH_RADIUS_MILES * np.arcsin(np.sqrt(np.clip(half_chord, 0, 1)))
 
 
-def calendar(service_dates: np.ndarray, now: np.ndarray) -> dict[str, np.ndarray]:
-    """Where in the year, the week and the service day each moment falls.
+def compute_calendar(service_dates: np.ndarray, now: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the features (n,) of the date and of the time of the service day.
 
-    `service_dates` is (n,) datetime64[D]; `now` (n,) epoch seconds. Monday is day 0. The time of day is put on
-    a circle, so that the end of a service day lies beside its start.
+    `service_dates` is (n,) datetime64[D]; `now` is (n,) epoch seconds. Monday is day 0. The time of day is encoded as
+    sine and cosine, so that the end of a service day is next to its start.
     """
     days = service_dates.astype("datetime64[D]")
     months = days.astype("datetime64[M]")
     month = months.astype(np.int64) % 12 + 1
-    angle = 2 * np.pi * (now - service_day.start_seconds(days)) / SECONDS_PER_DAY
+    angle = 2 * np.pi * (now - service_day.start_epoch_seconds(days)) / SECONDS_PER_DAY
     return {
         "month": month,
         "day_of_week": (days.astype(np.int64) + 3) % 7,
@@ -86,31 +88,35 @@ def calendar(service_dates: np.ndarray, now: np.ndarray) -> dict[str, np.ndarray
     }
 
 
-def timings(known: Known) -> dict[str, np.ndarray]:
-    """Features (n,) in seconds from what was known at each moment.
+def compute_timings(observations: Observations) -> dict[str, np.ndarray]:
+    """Compute the features (n,) in seconds from the times known at each point in time.
 
-    `known` holds epoch seconds, each (n,), for the trip (`now`, `scheduled_arrival`, `scheduled_last_departure`,
-    `state_since`, `last_arrival`), for the leader (`leader_arrival` at the target, `platform_arrival` and
-    `platform_left` at the stop this vehicle stands at or goes to), and `moving` (bool). A leader is the vehicle
-    that was last at a stop before now.
+    `observations` has epoch seconds (n,) of the trip (`now`, `scheduled_arrival`, `scheduled_last_departure`,
+    `state_since`, `last_arrival`), of the vehicle that last arrived at the destination (`leader_arrival`), of the other
+    vehicle that last arrived at the current stop (`platform_arrival`, `platform_left`), and the flag `moving`.
     """
-    now = known["now"]
-    departed = np.where(known["moving"], known["state_since"], now)
-    since_left = now - known["platform_left"]
+    now = observations["now"]
+    departed = np.where(observations["moving"], observations["state_since"], now)
+    platform_arrival, platform_left = observations["platform_arrival"], observations["platform_left"]
+    occupied = ~np.isnan(platform_arrival) & np.isnan(platform_left)
     return {
-        "scheduled_seconds_ahead": known["scheduled_arrival"] - now,
-        "seconds_late_already": np.maximum(now - known["scheduled_arrival"], 0),
-        "scheduled_run_seconds": known["scheduled_arrival"] - known["scheduled_last_departure"],
-        "seconds_in_state": now - known["state_since"],
-        "departure_delay_seconds": departed - known["scheduled_last_departure"],
-        "seconds_since_last_arrival": now - known["last_arrival"],
-        "leader_headway_seconds": now - known["leader_arrival"],
-        "platform_headway_seconds": now - known["platform_arrival"],
-        "platform_clear_seconds": np.where(np.isnan(known["platform_left"]), np.nan, since_left),
-        "platform_occupied": (~np.isnan(known["platform_arrival"]) & np.isnan(known["platform_left"])).astype(float),
+        "scheduled_seconds_ahead": observations["scheduled_arrival"] - now,
+        "seconds_late_already": np.maximum(now - observations["scheduled_arrival"], 0),
+        "scheduled_run_seconds": observations["scheduled_arrival"] - observations["scheduled_last_departure"],
+        "seconds_in_state": now - observations["state_since"],
+        "departure_delay_seconds": departed - observations["scheduled_last_departure"],
+        "seconds_since_last_arrival": now - observations["last_arrival"],
+        "leader_headway_seconds": now - observations["leader_arrival"],
+        "platform_headway_seconds": now - platform_arrival,
+        "platform_clear_seconds": now - platform_left,
+        "platform_occupied": occupied.astype(float),
     }
 
 
-_SEASON_OF_MONTH = np.array(
-    ["", *(next(name for name, months in SEASONS.items() if month in months) for month in range(1, 13))]
-)
+def _seasons_by_month() -> np.ndarray:
+    """Return the season (13,) of each month; month 0 has none."""
+    season_of_month = {month: season for season, months in SEASONS.items() for month in months}
+    return np.array(["", *(season_of_month[month] for month in range(1, 13))])
+
+
+_SEASON_OF_MONTH = _seasons_by_month()

@@ -1,4 +1,4 @@
-"""Platform ids that mean the same place: terminals report a berth, the timetable names the platform."""
+"""Aliases of stop ids: terminals report the id of a berth where the schedule has the id of the platform."""
 
 PLATFORM_ALIASES = {
     "Alewife-01": "70061",
@@ -10,3 +10,4 @@ PLATFORM_ALIASES = {
     "Oak Grove-01": "70036",
     "Oak Grove-02": "70036",
 }
+"""Scheduled stop id by reported stop id."""

@@ -1,9 +1,9 @@
--- What was known at each moment, and what then happened: one row for each vehicle update and each stop
--- ahead of it at 1, 3, 5 and 10 stops, counted along the trip by scheduled time. BigQuery dialect.
+-- Point-in-time join: one row for each vehicle update and each stop 1, 3, 5 and 10 stops ahead of it, counted
+-- along the trip by scheduled time, with the observed arrival as the label. BigQuery dialect.
 --
 -- Reads `vehicle`, `trip`, `stop`, `schedule` and `platform_alias` (alias, stop_id) for @service_date.
--- Whether a row exists depends on nothing later than its own `time_stamp`; only the label looks ahead.
-WITH reported AS (
+-- No column but the label depends on anything after the row's `time_stamp`, nor does the existence of the row.
+WITH vehicle_update AS (
   SELECT
     v.id AS vehicle_id,
     v.trip_id,
@@ -19,16 +19,16 @@ WITH reported AS (
   WHERE v.service_date = @service_date AND v.trip_id IS NOT NULL AND v.stop_id IS NOT NULL
 ),
 
--- The earliest STOPPED_AT of a trip at a stop is its arrival; repeated ones are the same visit.
-arrived AS (
+-- The first STOPPED_AT of a trip at a stop is its arrival; later ones belong to the same stop visit.
+arrival AS (
   SELECT trip_id, stop_id, MIN(time_stamp) AS arrived_at
-  FROM reported
+  FROM vehicle_update
   WHERE current_status = 'STOPPED_AT'
   GROUP BY trip_id, stop_id
 ),
 
--- Added and non-revenue trips run to no timetable that means anything: they are nobody's target.
-scheduled AS (
+-- Added and non-revenue trips have no meaningful schedule, so that no arrival of theirs is predicted.
+scheduled_stop AS (
   SELECT
     s.trip_id,
     COALESCE(a.stop_id, s.stop_id) AS stop_id,
@@ -48,8 +48,8 @@ scheduled AS (
   ) = 1
 ),
 
--- Stops in the order of their times; stop_sequence only breaks ties, for the feed's last stop may say 1.
-timetable AS (
+-- Stop times in the order of their times; stop_sequence only breaks ties, since a trip's last stop may have a 1.
+stop_time AS (
   SELECT
     trip_id,
     stop_id,
@@ -57,7 +57,7 @@ timetable AS (
     departure_time,
     ROW_NUMBER() OVER along AS position,
     LAG(COALESCE(departure_time, arrival_time)) OVER along AS previous_departure
-  FROM scheduled
+  FROM scheduled_stop
   WINDOW along AS (
     PARTITION BY trip_id
     ORDER BY
@@ -69,41 +69,41 @@ timetable AS (
   )
 ),
 
--- Where along its trip each update is. A vehicle is in one state at a moment: of several states published
--- for the same moment the one furthest along counts, which also makes repeated updates one.
--- A vehicle more than 30 minutes ahead of the timetable is bound to another trip's slot.
+-- The position of each update along its trip. Of several statuses of a vehicle at the same time the one furthest
+-- along counts, which also removes duplicates. A vehicle more than 30 minutes ahead of its schedule is assigned to
+-- another trip's slot and left out.
 located AS (
   SELECT
-    r.vehicle_id,
-    r.trip_id,
-    r.stop_id AS current_stop_id,
-    r.time_stamp,
-    r.current_status,
-    r.latitude,
-    r.longitude,
-    r.route_id,
-    r.direction_id,
-    IF(r.current_status = 'STOPPED_AT', t.position + 1, t.position) AS next_position,
+    u.vehicle_id,
+    u.trip_id,
+    u.stop_id AS current_stop_id,
+    u.time_stamp,
+    u.current_status,
+    u.latitude,
+    u.longitude,
+    u.route_id,
+    u.direction_id,
+    IF(u.current_status = 'STOPPED_AT', t.position + 1, t.position) AS next_position,
     IF(
-      r.current_status = 'STOPPED_AT', COALESCE(t.departure_time, t.arrival_time), t.previous_departure
+      u.current_status = 'STOPPED_AT', COALESCE(t.departure_time, t.arrival_time), t.previous_departure
     ) AS scheduled_last_departure
-  FROM reported AS r
-  INNER JOIN timetable AS t ON t.trip_id = r.trip_id AND t.stop_id = r.stop_id
+  FROM vehicle_update AS u
+  INNER JOIN stop_time AS t ON t.trip_id = u.trip_id AND t.stop_id = u.stop_id
   WHERE
     t.position = 1
     OR COALESCE(
       TIMESTAMP_DIFF(
-        IF(r.current_status = 'STOPPED_AT', t.arrival_time, t.previous_departure), r.time_stamp, SECOND
+        IF(u.current_status = 'STOPPED_AT', t.arrival_time, t.previous_departure), u.time_stamp, SECOND
       ),
       0
     ) <= 1800
   QUALIFY ROW_NUMBER() OVER (
-    PARTITION BY r.vehicle_id, r.trip_id, r.time_stamp
+    PARTITION BY u.vehicle_id, u.trip_id, u.time_stamp
     ORDER BY
-      IF(r.current_status = 'STOPPED_AT', t.position + 1, t.position) DESC,
-      r.current_status,
-      r.latitude,
-      r.longitude
+      IF(u.current_status = 'STOPPED_AT', t.position + 1, t.position) DESC,
+      u.current_status,
+      u.latitude,
+      u.longitude
   ) = 1
 ),
 
@@ -147,16 +147,16 @@ SELECT
   COALESCE(u.direction_id, n.direction_id) AS direction_id,
   t.departure_time AS scheduled_departure,
   t.arrival_time AS scheduled_arrival,
-  -- An arrival more than 30 minutes early is no arrival of this slot; the label stays missing.
+  -- An arrival more than 30 minutes early belongs to another trip; the label is missing.
   IF(TIMESTAMP_DIFF(t.arrival_time, a.arrived_at, SECOND) > 1800, NULL, a.arrived_at) AS actual_arrival_time
 FROM located AS u
 CROSS JOIN UNNEST([1, 3, 5, 10]) AS stops_ahead
-INNER JOIN timetable AS t ON t.trip_id = u.trip_id AND t.position = u.next_position + stops_ahead - 1
-LEFT JOIN arrived AS a ON a.trip_id = t.trip_id AND a.stop_id = t.stop_id
+INNER JOIN stop_time AS t ON t.trip_id = u.trip_id AND t.position = u.next_position + stops_ahead - 1
+LEFT JOIN arrival AS a ON a.trip_id = t.trip_id AND a.stop_id = t.stop_id
 LEFT JOIN named_stop AS d ON d.id = t.stop_id
 LEFT JOIN named_trip AS n ON n.id = u.trip_id
 WHERE
-  -- The origin is a layover, and what has arrived is no longer predicted.
+  -- A vehicle waits at the origin for its layover, and an arrival in the past is not predicted.
   t.position > 1
   AND t.arrival_time IS NOT NULL
   AND (a.arrived_at IS NULL OR u.time_stamp < a.arrived_at)

@@ -1,10 +1,11 @@
-"""What every table holds: name, type, unit, range and meaning of each column, written once.
+"""Define every table once: the name, type, unit, range and meaning of each of its columns.
 
-The Parquet files, the pandera checks, Dagster's column schema and the data dictionary all come
-from these models. A model describes one table; nothing here reads or computes.
+Parquet files, pandera checks, Dagster's column schema, BigQuery schemas and the data dictionary come from these
+models, and so do the feature groups that trainers and reports select columns by. Nothing here reads data or computes
+features.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,34 +19,55 @@ Text = Annotated[pd.StringDtype, "pyarrow", pd.NA]
 Timestamp = Annotated[pd.DatetimeTZDtype, "us", "UTC"]
 Date = Annotated[pd.ArrowDtype, arrow.date32()]
 Integer = pd.Int64Dtype
-Single = np.float32
+Float32 = np.float32
+
+Role = Literal["", "category", "numeric", "label"]
+FeatureGroup = Literal["", "calendar", "time_of_day", "stop", "recent_delay"]
+
+ROW_KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp", "stop_id"]
+"""Columns that identify a row of `raw_transit_data`, `transit_features` and `delay_predictions`."""
 
 
-def column(description: str, unit: str | None = None, *, role: str = "", required: bool = True, **rules: Any) -> Any:
-    """One column: its meaning, its unit, what it is to a model, and what values it may take.
+def column(
+    description: str,
+    unit: str | None = None,
+    *,
+    role: Role = "",
+    group: FeatureGroup = "",
+    required: bool = True,
+    **rules: Any,
+) -> Any:
+    """Declare a column with its meaning, its unit and the pandera rules for its values.
 
-    `role` is "numeric" or "category" for what a model reads, "label" for what it learns, and empty for the rest.
-    `required` says whether a source must have it.
+    `role` is "numeric" or "category" for a model input, "label" for the target, and empty for other columns. `group`
+    is the feature group of a model input, if it has one; see `feature_group`. A source must deliver a column that is
+    `required`.
     """
-    return pa.Field(description=description, metadata={"unit": unit, "role": role, "required": required}, **rules)
+    metadata = {"unit": unit, "role": role, "group": group, "required": required}
+    return pa.Field(description=description, metadata=metadata, **rules)
 
 
 def optional(description: str, unit: str | None = None, **rules: Any) -> Any:
-    """A column that may be lacking or missing."""
+    """Declare a column that a source may leave out and whose values may be missing."""
     return column(description, unit, required=False, nullable=True, **rules)
 
 
-class Table(pa.DataFrameModel):
-    """What all tables share."""
+def seconds_feature(description: str, **rules: Any) -> Any:
+    """Declare a numeric model input in seconds whose values may be missing."""
+    return column(description, "seconds", role="numeric", nullable=True, **rules)
 
-    service_date: Series[Date] = column("The service day, which turns at 3 am in Boston.")
+
+class Table(pa.DataFrameModel):
+    """Base of all table models."""
+
+    service_date: Series[Date] = column("Service date; a service day begins at 3 am local time.")
 
     class Config:
         strict = True
 
 
 def ordered_by(*names: str) -> Any:
-    """A model's configuration that says what its rows are ordered by; see `row_order`."""
+    """Make the `Config` of a model whose stored rows are sorted by these columns first; see `row_order`."""
 
     class Config(Table.Config):
         metadata = {"order": names}
@@ -54,177 +76,206 @@ def ordered_by(*names: str) -> Any:
 
 
 class Vehicle(Table):
-    """Where each vehicle said it was: one row for each published update, duplicates included."""
+    """Vehicle positions: one row for each published update, duplicates included."""
 
-    id: Series[Text] = column("The vehicle.")
-    updated_at: Series[Timestamp] = column("When the vehicle reported, UTC.")
-    current_status: Series[Text] = column("How the vehicle stands to `stop_id`.", isin=STATUSES)
+    id: Series[Text] = column("Vehicle.")
+    updated_at: Series[Timestamp] = column("Time of the update, UTC.")
+    current_status: Series[Text] = column("Status of the vehicle with respect to `stop_id`.", isin=STATUSES)
     latitude: Series[float] = column("Position.", "degrees", nullable=True, ge=-90, le=90)
     longitude: Series[float] = column("Position.", "degrees", nullable=True, ge=-180, le=180)
-    stop_id: Series[Text] = column("The stop it is at or goes to; missing when unknown.", nullable=True)
-    trip_id: Series[Text] = column("The trip it serves, unique only within the service day.", nullable=True)
-    route_id: Series[Text] = optional("The route it serves.")
-    direction_id: Series[Integer] = optional("The direction it serves.", isin=(0, 1))
-    current_stop_sequence: Series[Integer] = optional("Position of `stop_id` in the trip, as the feed counts.")
-    bearing: Series[float] = optional("Heading, clockwise from north.", "degrees")
+    stop_id: Series[Text] = column("Stop that it stands at or goes to; missing when unknown.", nullable=True)
+    trip_id: Series[Text] = column("Trip that it serves, unique only within the service day.", nullable=True)
+    route_id: Series[Text] = optional("Route that it serves.")
+    direction_id: Series[Integer] = optional("Direction that it serves.", isin=(0, 1))
+    current_stop_sequence: Series[Integer] = optional("Stop sequence of `stop_id` in the trip, as in the feed.")
+    bearing: Series[float] = optional("Bearing, clockwise from north.", "degrees")
     speed: Series[float] = optional("Speed.", "metres per second")
-    occupancy_status: Series[Text] = optional("How full it is, as the feed says.")
+    occupancy_status: Series[Text] = optional("Occupancy status, as in the feed.")
 
     Config = ordered_by("updated_at", "id")
 
 
 class Trip(Table):
-    """The trips of the service day."""
+    """Trips of the service day."""
 
-    id: Series[Text] = column("The trip.")
-    name: Series[Text] = column("The name riders know; often empty.", nullable=True)
-    route_id: Series[Text] = optional("The route it belongs to.")
-    direction_id: Series[Integer] = optional("The direction it runs in.", isin=(0, 1))
-    headsign: Series[Text] = optional("Where it says it goes.")
+    id: Series[Text] = column("Trip.")
+    name: Series[Text] = column("Trip name shown to riders; often empty.", nullable=True)
+    route_id: Series[Text] = optional("Route of the trip.")
+    direction_id: Series[Integer] = optional("Direction of the trip.", isin=(0, 1))
+    headsign: Series[Text] = optional("Headsign.")
 
     Config = ordered_by("id")
 
 
 class Stop(Table):
-    """The platforms of the service day."""
+    """Stops of the service day: the platforms of stations."""
 
-    id: Series[Text] = column("The platform.")
-    name: Series[Text] = column("The station.", nullable=True)
-    platform_name: Series[Text] = column("The platform, as signed.", nullable=True)
+    id: Series[Text] = column("Stop.")
+    name: Series[Text] = column("Station name.", nullable=True)
+    platform_name: Series[Text] = column("Platform name, as signed.", nullable=True)
     latitude: Series[float] = column("Position.", "degrees", nullable=True, ge=-90, le=90)
     longitude: Series[float] = column("Position.", "degrees", nullable=True, ge=-180, le=180)
-    parent_station: Series[Text] = optional("The station it belongs to.")
+    parent_station: Series[Text] = optional("Parent station.")
 
     Config = ordered_by("id")
 
 
 class Schedule(Table):
-    """When each trip should be at each of its stops."""
+    """Scheduled stop times of each trip."""
 
-    trip_id: Series[Text] = column("The trip.")
-    stop_id: Series[Text] = column("The stop.")
-    arrival_time: Series[Timestamp] = column("Scheduled arrival, UTC; missing where a trip begins.", nullable=True)
-    departure_time: Series[Timestamp] = column("Scheduled departure, UTC; missing where it ends.", nullable=True)
-    stop_sequence: Series[Integer] = optional("Position in the trip, as the feed counts.")
+    trip_id: Series[Text] = column("Trip.")
+    stop_id: Series[Text] = column("Stop.")
+    arrival_time: Series[Timestamp] = column("Scheduled arrival, UTC; missing at the trip's origin.", nullable=True)
+    departure_time: Series[Timestamp] = column("Scheduled departure, UTC; missing at its terminal.", nullable=True)
+    stop_sequence: Series[Integer] = optional("Stop sequence in the trip, as in the feed.")
 
     Config = ordered_by("trip_id", "departure_time", "arrival_time")
 
 
-_BY_MOMENT = ("time_stamp", "vehicle_id", "trip_id", "stops_ahead")
+_PREDICTION_ORDER = ("time_stamp", "vehicle_id", "trip_id", "stops_ahead")
 
 
 class RawTransitData(Table):
-    """One row for each vehicle update and each stop ahead of it: what was known, and when it then arrived."""
+    """Point-in-time join: one row for each vehicle update and each stop ahead of it, with the observed arrival."""
 
-    time_stamp: Series[Timestamp] = column("When the vehicle reported, UTC.")
-    vehicle_id: Series[Text] = column("The vehicle.")
-    current_status: Series[Text] = column("How the vehicle stood to `current_stop_id`.", isin=STATUSES)
-    current_stop_id: Series[Text] = column("The stop it stood at or went to.")
-    stops_behind: Series[Integer] = column("Stops of the trip it stood at or had left.", "stops", ge=0)
+    time_stamp: Series[Timestamp] = column("Time of the vehicle update, UTC.")
+    vehicle_id: Series[Text] = column("Vehicle.")
+    current_status: Series[Text] = column("Status with respect to `current_stop_id`.", isin=STATUSES)
+    current_stop_id: Series[Text] = column("Stop that the vehicle stood at or went to.")
+    stops_behind: Series[Integer] = column("Stops of the trip that it stood at or had left.", "stops", ge=0)
     scheduled_last_departure: Series[Timestamp] = optional(
-        "Scheduled departure from the stop it stood at or last left."
+        "Scheduled departure from the stop that it stood at or last left, UTC."
     )
-    current_latitude: Series[float] = column("Where it was.", "degrees", nullable=True)
-    current_longitude: Series[float] = column("Where it was.", "degrees", nullable=True)
-    stops_ahead: Series[Integer] = column("How many stops ahead the destination was.", "stops", isin=STOPS_AHEAD)
-    stop_id: Series[Text] = column("The destination: the stop the row is about.")
-    destination: Series[Text] = optional("Station of the destination.")
-    platform_name: Series[Text] = optional("Platform of the destination.")
-    destination_latitude: Series[float] = optional("Where the destination is.", "degrees")
-    destination_longitude: Series[float] = optional("Where the destination is.", "degrees")
-    trip_id: Series[Text] = column("The trip, unique only within the service day.")
-    trip_name: Series[Text] = optional("The name riders know.")
-    route_id: Series[Text] = optional("The route.")
-    direction_id: Series[Integer] = optional("The direction.", isin=(0, 1))
+    current_latitude: Series[float] = column("Position of the vehicle.", "degrees", nullable=True)
+    current_longitude: Series[float] = column("Position of the vehicle.", "degrees", nullable=True)
+    stops_ahead: Series[Integer] = column("Number of stops to the destination.", "stops", isin=STOPS_AHEAD)
+    stop_id: Series[Text] = column("Destination: the stop whose arrival the row is about.")
+    destination: Series[Text] = optional("Station name of the destination.")
+    platform_name: Series[Text] = optional("Platform name of the destination.")
+    destination_latitude: Series[float] = optional("Position of the destination.", "degrees")
+    destination_longitude: Series[float] = optional("Position of the destination.", "degrees")
+    trip_id: Series[Text] = column("Trip, unique only within the service day.")
+    trip_name: Series[Text] = optional("Trip name shown to riders.")
+    route_id: Series[Text] = optional("Route.")
+    direction_id: Series[Integer] = optional("Direction.", isin=(0, 1))
     scheduled_departure: Series[Timestamp] = optional("Scheduled departure from the destination, UTC.")
     scheduled_arrival: Series[Timestamp] = column("Scheduled arrival at the destination, UTC.")
-    actual_arrival_time: Series[Timestamp] = optional("First STOPPED_AT at the destination, UTC; missing if unseen.")
+    actual_arrival_time: Series[Timestamp] = optional(
+        "Time of the first STOPPED_AT at the destination, UTC; missing if none was observed."
+    )
 
-    Config = ordered_by(*_BY_MOMENT)
-
-
-def seconds(description: str, **rules: Any) -> Any:
-    """A numeric feature in seconds, missing where it is not known."""
-    return column(description, "seconds", role="numeric", nullable=True, **rules)
+    Config = ordered_by(*_PREDICTION_ORDER)
 
 
 class TransitFeatures(Table):
-    """What was known at `time_stamp` about the arrival at one stop ahead, and the delay it then had."""
+    """Features of an arrival at a stop ahead as known at `time_stamp`, and the observed delay as the label."""
 
-    time_stamp: Series[Timestamp] = column("The moment of the prediction: nothing later is known, UTC.")
-    vehicle_id: Series[Text] = column("The vehicle.")
-    trip_id: Series[Text] = column("The trip, unique only within the service day.")
-    stop_id: Series[Text] = column("The destination.", role="category")
-    stops_ahead: Series[Integer] = column("Stops to the destination.", "stops", role="category", isin=STOPS_AHEAD)
-    current_stop_id: Series[Text] = column("The stop it stands at or goes to.", role="category")
-    current_status: Series[Text] = column("How it stands to that stop.", role="category", isin=STATUSES)
-    route_id: Series[Text] = column("The route.", role="category", required=False, nullable=True)
-    direction_id: Series[Integer] = column("The direction.", role="category", nullable=True, isin=(0, 1))
-    season: Series[Text] = column("Season of the service day.", role="category", isin=tuple(SEASONS))
+    time_stamp: Series[Timestamp] = column("Time of the prediction; no feature uses later data, UTC.")
+    vehicle_id: Series[Text] = column("Vehicle.")
+    trip_id: Series[Text] = column("Trip, unique only within the service day.")
+    stop_id: Series[Text] = column("Destination.", role="category", group="stop")
+    stops_ahead: Series[Integer] = column(
+        "Number of stops to the destination.", "stops", role="category", isin=STOPS_AHEAD
+    )
+    current_stop_id: Series[Text] = column("Stop that the vehicle stands at or goes to.", role="category", group="stop")
+    current_status: Series[Text] = column("Status with respect to that stop.", role="category", isin=STATUSES)
+    route_id: Series[Text] = column("Route.", role="category", required=False, nullable=True)
+    direction_id: Series[Integer] = column("Direction.", role="category", nullable=True, isin=(0, 1))
+    season: Series[Text] = column("Season of the service day.", role="category", group="calendar", isin=tuple(SEASONS))
     scheduled_arrival: Series[Timestamp] = column("Scheduled arrival at the destination, UTC.")
-    actual_arrival_time: Series[Timestamp] = optional("When it arrived, UTC; missing if unseen.")
+    actual_arrival_time: Series[Timestamp] = optional("Observed arrival, UTC; missing if none was observed.")
     vehicle_cell: Series[Integer] = optional("H3 cell of the vehicle, resolution 9.")
     destination_cell: Series[Integer] = optional("H3 cell of the destination, resolution 9.")
-    month: Series[Single] = column("Month of the service day.", role="numeric", ge=1, le=12)
-    day_of_week: Series[Single] = column("Day of the week, Monday is 0.", role="numeric", ge=0, le=6)
-    day_of_year: Series[Single] = column("Day of the year.", role="numeric", ge=1, le=366)
-    sin_time: Series[Single] = column("Time of the service day on a circle.", role="numeric", ge=-1, le=1)
-    cos_time: Series[Single] = column("Time of the service day on a circle.", role="numeric", ge=-1, le=1)
-    stops_behind: Series[Single] = column("Stops it stands at or has left.", "stops", role="numeric", ge=0)
-    distance_travel_miles: Series[Single] = column(
+    month: Series[Float32] = column("Month of the service day.", role="numeric", group="calendar", ge=1, le=12)
+    day_of_week: Series[Float32] = column("Day of the week, Monday is 0.", role="numeric", group="calendar", ge=0, le=6)
+    day_of_year: Series[Float32] = column("Day of the year.", role="numeric", group="calendar", ge=1, le=366)
+    sin_time: Series[Float32] = column(
+        "Sine of the time of the service day.", role="numeric", group="time_of_day", ge=-1, le=1
+    )
+    cos_time: Series[Float32] = column(
+        "Cosine of the time of the service day.", role="numeric", group="time_of_day", ge=-1, le=1
+    )
+    stops_behind: Series[Float32] = column(
+        "Stops of the trip that the vehicle stands at or has left.", "stops", role="numeric", ge=0
+    )
+    distance_travel_miles: Series[Float32] = column(
         "Great-circle distance to the destination.", "miles", role="numeric", nullable=True, ge=0, le=12_500
     )
-    scheduled_seconds_ahead: Series[Single] = seconds("Until the scheduled arrival; negative once that has passed.")
-    seconds_late_already: Series[Single] = seconds("Past the scheduled arrival, else 0.", ge=0)
-    scheduled_run_seconds: Series[Single] = seconds("From the last scheduled departure to the scheduled arrival.")
-    seconds_in_state: Series[Single] = seconds("Since it began to stand here, or to go there.", ge=0)
-    departure_delay_seconds: Series[Single] = seconds("Departure from the last stop, or now if it still stands, late.")
-    last_delay_seconds: Series[Single] = seconds("Delay at the last stop the trip reached.")
-    last_change_seconds: Series[Single] = seconds("How much delay it gained between its last two stops.")
-    seconds_since_last_arrival: Series[Single] = seconds("Since the trip last reached a stop.", ge=0)
-    leader_headway_seconds: Series[Single] = seconds("Since the last vehicle arrived at the destination.", ge=0)
-    leader_delay_seconds: Series[Single] = seconds("How late that vehicle was.")
-    platform_headway_seconds: Series[Single] = seconds("Since another vehicle last arrived at the current stop.", ge=0)
-    platform_clear_seconds: Series[Single] = seconds("Since that vehicle left again.", ge=0)
-    platform_occupied: Series[Single] = column("Whether it still stands there.", role="numeric", isin=(0, 1))
-    last_run_seconds: Series[Single] = seconds("The latest completed run over this stretch, by any vehicle.", ge=0)
-    recent_run_seconds: Series[Single] = seconds("Mean of the latest three such runs.", ge=0)
-    route_delay_seconds: Series[Single] = seconds("Mean delay of the route and direction over the last 30 minutes.")
-    route_change_seconds: Series[Single] = seconds("Mean delay gained a stop there over the last 30 minutes.")
+    scheduled_seconds_ahead: Series[Float32] = seconds_feature(
+        "Time until the scheduled arrival; negative after the scheduled arrival."
+    )
+    seconds_late_already: Series[Float32] = seconds_feature("Time past the scheduled arrival, else 0.", ge=0)
+    scheduled_run_seconds: Series[Float32] = seconds_feature(
+        "Scheduled run time from the last scheduled departure to the scheduled arrival."
+    )
+    seconds_in_state: Series[Float32] = seconds_feature(
+        "Time since the vehicle began to stand at the current stop, or to go there.", ge=0
+    )
+    departure_delay_seconds: Series[Float32] = seconds_feature(
+        "Delay of the departure from the last stop, so far if the vehicle still stands there."
+    )
+    last_delay_seconds: Series[Float32] = seconds_feature(
+        "Delay at the last stop that the trip arrived at.", group="recent_delay"
+    )
+    last_change_seconds: Series[Float32] = seconds_feature("Change of delay between the trip's last two arrivals.")
+    seconds_since_last_arrival: Series[Float32] = seconds_feature("Time since the trip's last arrival.", ge=0)
+    leader_headway_seconds: Series[Float32] = seconds_feature(
+        "Headway to the last vehicle that arrived at the destination.", ge=0
+    )
+    leader_delay_seconds: Series[Float32] = seconds_feature("Delay of that vehicle.", group="recent_delay")
+    platform_headway_seconds: Series[Float32] = seconds_feature(
+        "Headway to the last other vehicle that arrived at the current stop.", ge=0
+    )
+    platform_clear_seconds: Series[Float32] = seconds_feature("Time since that vehicle departed.", ge=0)
+    platform_occupied: Series[Float32] = column(
+        "1 if that vehicle still stands there, else 0.", role="numeric", isin=(0, 1)
+    )
+    last_run_seconds: Series[Float32] = seconds_feature(
+        "Run time of the latest vehicle that completed this stretch.", ge=0
+    )
+    recent_run_seconds: Series[Float32] = seconds_feature("Mean of the latest three such run times.", ge=0)
+    route_delay_seconds: Series[Float32] = seconds_feature(
+        "Mean delay of the route and direction over the last 30 minutes.", group="recent_delay"
+    )
+    route_change_seconds: Series[Float32] = seconds_feature(
+        "Mean change of delay per stop over the same arrivals.", group="recent_delay"
+    )
     delay_seconds: Series[float] = column(
-        "Actual minus scheduled arrival, + is late; missing where no arrival was seen.",
+        "Actual minus scheduled arrival, + is late; missing if no arrival was observed.",
         "seconds", role="label", nullable=True, ge=-1800, le=12 * 3600,
     )  # fmt: skip
 
-    Config = ordered_by(*_BY_MOMENT)
+    Config = ordered_by(*_PREDICTION_ORDER)
 
 
 class DelayPredictions(Table):
-    """What the production model says of each row of `transit_features`, labelled or not, in the same order."""
+    """Predictions of the production model for each row of `transit_features`, labelled or not, in the same order."""
 
-    time_stamp: Series[Timestamp] = column("The moment of the prediction, UTC.")
-    vehicle_id: Series[Text] = column("The vehicle.")
-    trip_id: Series[Text] = column("The trip, unique only within the service day.")
-    stop_id: Series[Text] = column("The destination.")
-    stops_ahead: Series[Integer] = column("Stops to the destination.", "stops", isin=STOPS_AHEAD)
-    route_id: Series[Text] = optional("The route.")
+    time_stamp: Series[Timestamp] = column("Time of the prediction, UTC.")
+    vehicle_id: Series[Text] = column("Vehicle.")
+    trip_id: Series[Text] = column("Trip, unique only within the service day.")
+    stop_id: Series[Text] = column("Destination.")
+    stops_ahead: Series[Integer] = column("Number of stops to the destination.", "stops", isin=STOPS_AHEAD)
+    route_id: Series[Text] = optional("Route.")
     scheduled_arrival: Series[Timestamp] = column("Scheduled arrival at the destination, UTC.")
-    predicted_delay_seconds: Series[float] = column("How late it will be, + is late.", "seconds")
+    predicted_delay_seconds: Series[float] = column("Predicted delay, + is late.", "seconds")
     predicted_arrival: Series[Timestamp] = column("Scheduled arrival plus the predicted delay, UTC.")
-    model_version: Series[Text] = column("Digest of the production bundle that said so.")
+    model_version: Series[Text] = column("Digest of the production model's bundle.")
 
-    Config = ordered_by(*_BY_MOMENT)
+    Config = ordered_by(*_PREDICTION_ORDER)
 
 
 class PredictionAccuracy(Table):
-    """How well the predictions of a service day came true, and how far it is from what their model learned from."""
+    """Accuracy of a service day's predictions, and drift of its features from the model's training set."""
 
-    model_version: Series[Text] = column("Digest of the production bundle; missing without predictions.", nullable=True)
-    measure: Series[Text] = column("What was measured; seconds where its name says so, else a share or a ratio.")
-    dimension: Series[Text] = column("What the predictions were grouped by; `all` where they were not.")
-    member: Series[Text] = column("Which group.")
-    n: Series[Integer] = column("How many predictions were judged.", ge=0)
-    value: Series[float] = column("The measure; missing where there was nothing to judge.", nullable=True)
+    model_version: Series[Text] = column(
+        "Digest of the production model's bundle; missing without predictions.", nullable=True
+    )
+    measure: Series[Text] = column("Metric; in seconds if its name says so, else a share or a ratio.")
+    dimension: Series[Text] = column("Dimension that predictions are grouped by; `all` if they are not grouped.")
+    member: Series[Text] = column("Group of the dimension.")
+    n: Series[Integer] = column("Number of predictions scored.", ge=0)
+    value: Series[float] = column("Value of the metric; missing if no prediction could be scored.", nullable=True)
 
     Config = ordered_by("measure", "dimension", "member")
 
@@ -239,51 +290,67 @@ TABLES: dict[str, type[Table]] = {
 }
 
 
-def columns(table: type[Table], role: str) -> list[str]:
-    """Names of a table's columns that play a role, in order."""
+def columns_with_role(table: type[Table], role: Role) -> list[str]:
+    """Return the names of a table's columns that have a role, in order."""
     return [name for name, spec in table.to_schema().columns.items() if spec.metadata["role"] == role]
 
 
-def meaning(column: Any) -> str:
-    """What a column of a model means, with its unit."""
+def feature_group(*groups: FeatureGroup) -> frozenset[str]:
+    """Return the names of the model inputs in one or several feature groups.
+
+    - "calendar": constant within a service day.
+    - "time_of_day": determined by the time of the service day.
+    - "stop": identifies a stop.
+    - "recent_delay": delays observed on the trip, the route and the vehicle ahead.
+    """
+    columns = TransitFeatures.to_schema().columns
+    return frozenset(name for name, spec in columns.items() if spec.metadata["group"] in groups)
+
+
+def describe_column(column: Any) -> str:
+    """Return the meaning of a model's column with its unit."""
     unit = column.metadata["unit"]
     return f"{column.description} [{unit}]" if unit else column.description
 
 
-def typed(frame: pd.DataFrame, table: type[Table]) -> pd.DataFrame:
-    """The table's columns of a frame, in order and with the table's types."""
-    return to_frame(arrow.Table.from_pandas(frame, arrow_schema(table), preserve_index=False))
-
-
 def arrow_schema(table: type[Table]) -> arrow.Schema:
-    """The Arrow schema of a table: its columns in order, with their types."""
+    """Return the Arrow schema of a table: its columns in order, with their types."""
     return arrow.schema([(name, _arrow_type(spec.dtype.type)) for name, spec in table.to_schema().columns.items()])
 
 
 def row_order(table: type[Table]) -> list[str]:
-    """What stored rows are ordered by, ascending and missing values first: the order of the model, then all the rest.
+    """Return the columns that stored rows are sorted by, ascending with missing values first.
 
-    A warehouse keeps no order. With one that the values alone decide, rows read back are those that were written.
+    The columns of the model's `ordered_by` come first, then all others. A warehouse keeps no order; since values alone
+    decide this one, rows read back from it are in the order in which they were written.
     """
     config: Any = table.Config
     first = config.metadata["order"]
     return [*first, *(name for name in table.to_schema().columns if name not in (*first, "service_date"))]
 
 
-def days(column: pd.Series) -> np.ndarray:
-    """Service days (n,) datetime64[D] of a column with few different ones."""
-    codes, distinct = pd.factorize(column)
-    return np.array(distinct, dtype="datetime64[D]")[codes]
+def cast_frame(frame: pd.DataFrame, table: type[Table]) -> pd.DataFrame:
+    """Select the table's columns of a frame, in order, and cast them to the table's types.
+
+    Raises pyarrow.ArrowException or KeyError if a column is missing or holds values of another type.
+    """
+    return to_frame(arrow.Table.from_pandas(frame, arrow_schema(table), preserve_index=False))
 
 
-def empty(table: type[Table]) -> pd.DataFrame:
-    """A frame of the table without rows, every column with its type."""
+def empty_frame(table: type[Table]) -> pd.DataFrame:
+    """Return a frame of the table without rows, each column with its type."""
     return to_frame(arrow_schema(table).empty_table())
 
 
 def to_frame(table: arrow.Table) -> pd.DataFrame:
-    """Arrow to pandas with the types the models name: Arrow text and dates, nullable integers."""
+    """Convert Arrow to pandas with the types of the models: Arrow text and dates, nullable integers."""
     return table.replace_schema_metadata(None).to_pandas(types_mapper=_FRAME_TYPES.get)
+
+
+def to_service_dates(column: pd.Series) -> np.ndarray:
+    """Convert a column of dates (n,) to datetime64[D]; fast where few values are distinct."""
+    codes, distinct = pd.factorize(column)
+    return np.array(distinct, dtype="datetime64[D]")[codes]
 
 
 _FRAME_TYPES = {

@@ -1,4 +1,7 @@
-"""The service day: it belongs to Boston, turns at 3 am, and is counted from noon minus twelve hours."""
+"""The service day: its time zone, the hour at which it begins, and the instant from which GTFS counts its times.
+
+Nothing here knows tables; features, sources and partitions all take the definition from this module.
+"""
 
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -6,19 +9,20 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 TIME_ZONE = "America/New_York"
-TURN_HOUR = 3
+SERVICE_DAY_START_HOUR = 3
+"""Local hour at which one service day ends and the next begins."""
 
 
-def start(service_date: date) -> datetime:
-    """The instant a service day's clock reads zero, in UTC.
+def start_time(service_date: date) -> datetime:
+    """Return the instant (UTC) from which GTFS counts the times of a service day: noon minus twelve hours.
 
-    GTFS counts from noon minus twelve hours, which is not midnight on the two days a year the clocks change.
+    It differs from midnight on the two days a year on which the clocks change.
     """
     noon = datetime.combine(service_date, time(12), ZoneInfo(TIME_ZONE))
-    return (noon.astimezone(ZoneInfo("UTC"))) - timedelta(hours=12)
+    return noon.astimezone(ZoneInfo("UTC")) - timedelta(hours=12)
 
 
-def start_seconds(service_dates: np.ndarray) -> np.ndarray:
-    """Epoch seconds (n,) float64 at which the service days (n,) datetime64[D] start."""
-    days, index = np.unique(service_dates.astype("datetime64[D]"), return_inverse=True)
-    return np.array([start(day).timestamp() for day in days.tolist()], dtype=np.float64)[index]
+def start_epoch_seconds(service_dates: np.ndarray) -> np.ndarray:
+    """Return the epoch seconds (n,) float64 of the start times of service dates (n,) datetime64[D]."""
+    distinct, index = np.unique(service_dates.astype("datetime64[D]"), return_inverse=True)
+    return np.array([start_time(day).timestamp() for day in distinct.tolist()], dtype=np.float64)[index]

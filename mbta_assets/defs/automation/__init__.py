@@ -1,10 +1,10 @@
-"""What runs by itself, or under one name.
+"""Jobs, schedules and sensors of a deployment.
 
-In this room: jobs, the schedules of nights and weeks (`schedules`), the sensor that follows the source (`upstream`),
-when models are trained again (`retraining`), and who is told (`webhooks`). Not here: what is made, and how.
+Schedules run at set times (`schedules`), one sensor follows the source (`upstream`), others start training
+(`retraining`) or notify people and services (`webhooks`). What a run makes is defined by the assets.
 
 Schedules and sensors that start runs are off until they are switched on in the UI, or all of them by MBTA_AUTOMATION;
-those that only tell somebody are on.
+those that only notify are on.
 """
 
 import dagster as dg
@@ -20,11 +20,11 @@ __all__ = ["JOBS", "schedules", "sensors", "with_conditions"]
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """The schedules of a deployment."""
+    """Return the schedules of a deployment."""
     return [nightly(settings), weekly_training(settings)]
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """The sensors of a deployment."""
-    makers = (upstream_changes, retraining, unnoticed_changes, drift, run_failure, production_model_changed)
-    return [make(settings) for make in makers]
+    """Return the sensors of a deployment."""
+    factories = (upstream_changes, retraining, unnoticed_changes, drift, run_failure, production_model_changed)
+    return [build_sensor(settings) for build_sensor in factories]

@@ -1,51 +1,53 @@
-"""What others have reported of the upstream tables: observations that came over Dagster's HTTP interface.
+"""Reported versions of upstream tables: observations that others post through Dagster's HTTP interface.
 
-The event function posts one for each upstream event that it is sent. It names the event in the observation's metadata,
-which is how it is told from the observations that sensors here make.
+The event function posts one for each upstream event it receives, and names the event in the observation's metadata.
+Observations without one are made by the sensors here, and are no reports.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from mbta_assets.serving.reporting import EVENT_ID
+from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG
+from mbta_assets.serving.formats import EVENT_ID_KEY
 from mbta_assets.transit import schema
 
-AT_ONCE = 1_000
+PAGE_SIZE = 1_000
 
 
 class Report(NamedTuple):
-    """That a table of a service day has changed, and into which version."""
+    """The version that a table of a service day is reported to have."""
 
     storage_id: int
+    """Position in Dagster's event log."""
     day: str
     table: str
     version: str
 
 
-def reported_after(instance: dg.DagsterInstance, storage_id: int) -> Iterator[Report]:
-    """The reports that the event log has after an id, those of a table in order."""
+def fetch_reports(instance: dg.DagsterInstance, after_storage_id: int) -> Iterator[Report]:
+    """Yield the reports that the event log has after a position, those of each table in order."""
     for table in schema.UPSTREAM:
-        for record in _observations(instance, table, storage_id):
-            seen = record.asset_observation
-            if seen and seen.partition and EVENT_ID in seen.metadata:
-                yield Report(record.storage_id, seen.partition, table, (seen.tags or {}).get(DATA_VERSION_TAG, ""))
+        for record in _fetch_observations(instance, table, after_storage_id):
+            observation = record.asset_observation
+            if observation and observation.partition and EVENT_ID_KEY in observation.metadata:
+                version = (observation.tags or {}).get(DATA_VERSION_TAG, "")
+                yield Report(record.storage_id, observation.partition, table, version)
 
 
-def _observations(instance: dg.DagsterInstance, table: str, storage_id: int) -> Iterator[dg.EventLogRecord]:
-    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(table), after_storage_id=storage_id)
-    found, more = None, True
-    while more:
-        found = instance.fetch_observations(wanted, AT_ONCE, found.cursor if found else None, ascending=True)
-        more = found.has_more
-        yield from found.records
-
-
-def made_since(instance: dg.DagsterInstance, report: Report, asset: str) -> bool:
-    """Whether the service day of a report was made after it."""
-    wanted = dg.AssetRecordsFilter(
+def is_materialized_since(instance: dg.DagsterInstance, report: Report, asset: str) -> bool:
+    """Return whether an asset's partition of the reported service day was made after the report."""
+    records_filter = dg.AssetRecordsFilter(
         asset_key=dg.AssetKey(asset), asset_partitions=[report.day], after_storage_id=report.storage_id
     )
-    return bool(instance.fetch_materializations(wanted, limit=1).records)
+    return bool(instance.fetch_materializations(records_filter, limit=1).records)
+
+
+def _fetch_observations(instance: dg.DagsterInstance, table: str, after_storage_id: int) -> Iterator[dg.EventLogRecord]:
+    records_filter = dg.AssetRecordsFilter(asset_key=dg.AssetKey(table), after_storage_id=after_storage_id)
+    cursor, has_more = None, True
+    while has_more:
+        page = instance.fetch_observations(records_filter, PAGE_SIZE, cursor, ascending=True)
+        cursor, has_more = page.cursor, page.has_more
+        yield from page.records

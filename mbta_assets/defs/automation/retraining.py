@@ -1,47 +1,52 @@
-"""When models are trained again.
+"""Retraining: when all models are made again, from the training set to the production model.
 
-The rule is on the assets: when `MBTA_RETRAIN_AT` comes, and the data of some service day's features is another than it
-was at the last training, all that is learned is made again in one run, from the training set to the production model.
-While features are being made, or a backfill is under way, it waits. Two sensors see what the rule cannot: features that
-changed at the moment of a run, or whose training failed, and drift.
+The rule is an automation condition of the assets: at MBTA_RETRAIN_AT, if the features of any service day have changed
+since the last training, all of them are made again in one run. It waits while features are being made or backfilled.
+
+Two sensors see what the condition cannot: `unnoticed_changes` finds features that changed at the moment of a run, or
+whose training failed, and `drift` follows the checks of prediction_accuracy.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
-from dagster._time import get_current_datetime
-from dagster._utils.schedules import cron_string_iterator, is_valid_cron_string
 
-from mbta_assets.defs.automation.jobs import sensor_status, training
+from mbta_assets.defs.automation.jobs import default_sensor_status, training
 from mbta_assets.defs.automation.runs import (
-    ATTEMPTS,
     FEATURES,
+    MAX_ATTEMPTS,
     TRAINING_SET,
-    is_training,
-    last_training,
+    get_last_training_time,
+    is_retry_due,
+    is_training_run,
+    list_unfinished_runs,
     makes_features,
-    may_be_tried_again,
-    unfinished,
 )
-from mbta_assets.defs.production.promotion import failed_checks
+from mbta_assets.defs.dagster_internals import (
+    cron_string_iterator,
+    get_current_datetime,
+    is_valid_cron_string,
+    latest_check_records,
+)
+from mbta_assets.defs.production.promotion import find_failed_checks
 from mbta_assets.settings import Settings, SettingsError
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit.service_day import TIME_ZONE
 
-LEARNED = ("training", "models", "production")
-"""The groups that the rule holds for."""
-LAST = "production_model"
+TRAINED_GROUPS = ("training", "models", "production")
+"""Groups whose assets have the condition."""
+LAST_ASSET = "production_model"
 FEATURES_TAG = "mbta_assets/features"
-"""Of a run that `unnoticed_changes` asks for: the digest of the features it is to learn from."""
-GRACE = timedelta(minutes=30)
-"""After its time has come, the rule has as long to start a run."""
+"""Tag of a run that `unnoticed_changes` requests: the digest of the features to train on."""
+CONDITION_GRACE = timedelta(minutes=30)
+"""Time after MBTA_RETRAIN_AT in which the condition may still start a run."""
 DRIFT_CHECKS = tuple(
     dg.AssetCheckKey(dg.AssetKey("prediction_accuracy"), name)
     for name in ("drift_within_bounds", "accuracy_within_bounds")
@@ -49,7 +54,7 @@ DRIFT_CHECKS = tuple(
 
 
 def follows_features(settings: Settings) -> dg.AutomationCondition:
-    """The condition of everything that is learned. Raises SettingsError where its time is none that there is."""
+    """Return the condition of all trained assets. Raises SettingsError if MBTA_RETRAIN_AT is not valid cron."""
     if not is_valid_cron_string(settings.retrain_at):
         raise SettingsError(f"MBTA_RETRAIN_AT is {settings.retrain_at!r}; it may be cron, such as 0 6 * * *.")
     condition = dg.AutomationCondition
@@ -57,140 +62,161 @@ def follows_features(settings: Settings) -> dg.AutomationCondition:
     changed = condition.any_deps_match(condition.data_version_changed()).since_last_handled()
     due = (time_has_come & changed).since_last_handled().with_label("due")  # type: ignore[misc]
     with_its_inputs = condition.any_deps_match(condition.will_be_requested()).with_label("with_its_inputs")
-    # Not `all_deps_blocking_checks_passed`: of runs side by side the check that ends last is often of another run than
-    # the latest materialization, and then counts as not made until the next one.
+    # Not `all_deps_blocking_checks_passed`: of concurrent runs, the check that ends last often belongs to another run
+    # than the latest materialization, and then counts as missing until the next run.
     rejected = condition.any_deps_match(condition.any_checks_match(condition.check_failed(), blocking_only=True))
-    # Missing service days are as it should be; a missing model is not.
+    # Missing service days are normal, a missing model is not.
     missing = condition.any_deps_missing().ignore(dg.AssetSelection.assets(FEATURES))
     return (
         (due | with_its_inputs)
         & ~missing
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()
-        & ~condition.asset_matches(LAST, condition.in_progress()).with_label("training_in_progress")
+        & ~condition.asset_matches(LAST_ASSET, condition.in_progress()).with_label("training_in_progress")
         & (with_its_inputs | ~rejected)
     ).with_label("follows_features")
 
 
 def with_conditions(settings: Settings, assets: Iterable[Any]) -> list[Any]:
-    """Assets, of which those that are learned follow the features."""
+    """Return the assets, the trained ones with the condition. Raises SettingsError."""
     condition = follows_features(settings)
 
-    def follow(spec: dg.AssetSpec) -> dg.AssetSpec:
-        return spec.replace_attributes(automation_condition=condition) if spec.group_name in LEARNED else spec
+    def add_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
+        if spec.group_name not in TRAINED_GROUPS:
+            return spec
+        return spec.replace_attributes(automation_condition=condition)
 
-    return [asset.map_asset_specs(follow) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets]
+    return [
+        asset.map_asset_specs(add_condition) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets
+    ]
 
 
 def retraining(settings: Settings) -> dg.AutomationConditionSensorDefinition:
-    """The sensor that evaluates the condition."""
+    """Return the sensor that evaluates the condition."""
     return dg.AutomationConditionSensorDefinition(
         "retraining",
-        target=dg.AssetSelection.groups(*LEARNED),
-        default_status=sensor_status(settings),
+        target=dg.AssetSelection.groups(*TRAINED_GROUPS),
+        default_status=default_sensor_status(settings),
         minimum_interval_seconds=30,
-        description="Trains again, from the training set to the production model, when MBTA_RETRAIN_AT comes and "
-        "features have changed.",
+        description="Train again, from the training set to the production model, at MBTA_RETRAIN_AT if features have "
+        "changed.",
     )
 
 
 def unnoticed_changes(settings: Settings) -> dg.SensorDefinition:
-    """The sensor for what the condition has missed."""
+    """Return the sensor for changes that the condition has missed."""
 
     @dg.sensor(
         name="unnoticed_changes",
         job=training,
-        default_status=sensor_status(settings),
+        default_status=default_sensor_status(settings),
         minimum_interval_seconds=300,
-        description="Trains where the latest models are not of the stored features though MBTA_RETRAIN_AT has come: "
-        "where features changed at the moment of a training, or before anything was watched, or where it has failed.",
+        description="Train if the latest models were not trained on the stored features although MBTA_RETRAIN_AT has "
+        "passed: features changed during a training or before this deployment watched them, or the training failed.",
     )
     def sensor(
         context: dg.SensorEvaluationContext,
         warehouse: dg.ResourceParam[Warehouse],
-        bundle_store: dg.ResourceParam[BundleStore],
+        model_registry: dg.ResourceParam[ModelRegistry],
     ) -> dg.SensorResult | dg.SkipReason:
-        assert context.repository_def
-        runs = unfinished(context.instance)
-        if any(is_training(run) or makes_features(run) for run in runs):
+        runs = list_unfinished_runs(context.instance)
+        if any(is_training_run(run) or makes_features(run) for run in runs):
             return dg.SkipReason("Features are being made, or models trained.")
-        learned_from, now = stale(settings, warehouse, bundle_store), get_current_datetime()
-        if learned_from is None:
-            return dg.SensorResult(skip_reason="The models are of the stored features.", cursor="")
+        features_digest, now = find_untrained_features(settings, warehouse, model_registry), get_current_datetime()
+        if features_digest is None:
+            return dg.SensorResult(skip_reason="The models were trained on the stored features.", cursor="")
         since = datetime.fromisoformat(context.cursor) if context.cursor else now
-        earlier = context.instance.get_run_records(dg.RunsFilter(tags={FEATURES_TAG: learned_from}))
+        # Dagster returns the latest run first.
+        earlier = context.instance.get_run_records(dg.RunsFilter(tags={FEATURES_TAG: features_digest}))
         failed = list(takewhile(lambda record: not record.dagster_run.is_success, earlier))
-        if earlier and not failed:  # a training that changed nothing is not repeated before the next time has come
+        if earlier and not failed:  # a training that changed nothing is not repeated before the next scheduled time
             since = max(since, datetime.fromtimestamp(earlier[0].end_time or 0, UTC))
-        due = _next_time(settings, since) + GRACE
+        due = _next_retraining_time(settings, since) + CONDITION_GRACE
         if now < due:
-            left = f"The rule has until {due:%Y-%m-%d %H:%M %Z} to follow the features."
-            return dg.SensorResult(skip_reason=left, cursor=since.isoformat())
-        _, rejected = failed_checks(context.instance, context.repository_def.asset_graph, TRAINING_SET)
-        if rejected:
-            return dg.SkipReason(f"Blocking checks failed when they last ran: {', '.join(rejected)}.")
-        if len(failed) >= ATTEMPTS:
-            return dg.SkipReason(f"{ATTEMPTS} trainings on these features have failed; it is tried when they change.")
-        if failed and not may_be_tried_again(failed[0], len(failed), now.timestamp()):
-            return dg.SkipReason("The training has failed; it is tried again in some minutes.")
+            reason = f"The condition has until {due:%Y-%m-%d %H:%M %Z} to follow the features."
+            return dg.SensorResult(skip_reason=reason, cursor=since.isoformat())
+        if reason_to_wait := _find_reason_to_wait(context, failed, now):
+            return dg.SkipReason(reason_to_wait)
         request = dg.RunRequest(
-            run_key=f"features {learned_from} {len(earlier) + 1}", tags={FEATURES_TAG: learned_from}
+            run_key=f"features {features_digest} {len(earlier) + 1}", tags={FEATURES_TAG: features_digest}
         )
         return dg.SensorResult(run_requests=[request], cursor=since.isoformat())
 
     return sensor
 
 
-def stale(settings: Settings, warehouse: Warehouse, bundle_store: BundleStore) -> str | None:
-    """A digest of the features, where the latest student has learned from something else; else None."""
+def find_untrained_features(settings: Settings, warehouse: Warehouse, model_registry: ModelRegistry) -> str | None:
+    """Return a digest of the stored features if the latest student was not trained on them, else None."""
     days = warehouse.tables.days("transit_features")[-settings.training_days :]
     if not days:
         return None
     versions = {str(day): version for day, version in warehouse.tables.versions("transit_features", days).items()}
-    training_set, student = (_current_manifest(bundle_store, name) for name in ("training_set", "quantized_student"))
-    of_features = training_set.get("data_versions") == versions
-    of_training_set = student.get("training_set") == bundle_store.current_digest("training_set")
-    if of_features and of_training_set:
+    training_set, student = (_current_manifest(model_registry, name) for name in ("training_set", "quantized_student"))
+    has_features = training_set.get("data_versions") == versions
+    has_training_set = student.get("training_set") == model_registry.current_digest("training_set")
+    if has_features and has_training_set:
         return None
     return hashlib.sha256(json.dumps(versions, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def drift(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that trains after a warning of drift."""
+    """Return the sensor that trains after a warning of drift."""
 
     @dg.sensor(
         name="drift",
         job=training,
-        default_status=sensor_status(settings),
+        default_status=default_sensor_status(settings),
         minimum_interval_seconds=300,
-        description="Trains when a check of prediction_accuracy has warned of drift or of lost accuracy since the last "
-        "training, and that was MBTA_RETRAIN_HOURS ago.",
+        description="Train if a check of prediction_accuracy has warned of drift or of lost accuracy since the last "
+        "training, and that was at least MBTA_RETRAIN_HOURS ago.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        last = last_training(context.instance)
-        latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(DRIFT_CHECKS)
-        warned = [
-            found.id
-            for found in latest.values()
-            if found.event and found.evaluation and not found.evaluation.passed
-            if not last or found.event.timestamp > last.timestamp()
-        ]
-        if not warned:
+        last_training = get_last_training_time(context.instance)
+        warnings = _list_warnings(context.instance, last_training)
+        if not warnings:
             return dg.SkipReason("There is no warning since the last training.")
-        if any(map(is_training, unfinished(context.instance))):
+        if any(map(is_training_run, list_unfinished_runs(context.instance))):
             return dg.SkipReason("Models are being trained.")
-        if last and get_current_datetime() - last < timedelta(hours=settings.retrain_hours):
-            return dg.SkipReason(f"Models were trained at {last:%Y-%m-%d %H:%M} UTC; MBTA_RETRAIN_HOURS is not over.")
-        return dg.RunRequest(run_key=f"drift {max(warned)}")
+        if last_training and get_current_datetime() - last_training < timedelta(hours=settings.retrain_hours):
+            return dg.SkipReason(
+                f"Models were trained at {last_training:%Y-%m-%d %H:%M} UTC, less than MBTA_RETRAIN_HOURS ago."
+            )
+        return dg.RunRequest(run_key=f"drift {max(warnings)}")
 
     return sensor
 
 
-def _current_manifest(bundle_store: BundleStore, asset: str) -> dict[str, Any]:
-    return bundle_store.current(asset).manifest if bundle_store.current_digest(asset) else {}
+def _find_reason_to_wait(
+    context: dg.SensorEvaluationContext, failed: Sequence[dg.RunRecord], now: datetime
+) -> str | None:
+    """Return why no training is requested now, given the failed trainings on the same features, latest first."""
+    if context.repository_def is None:
+        raise ValueError("The sensor unnoticed_changes needs the definitions of its code location; there are none.")
+    _, rejected = find_failed_checks(context.instance, context.repository_def.asset_graph, TRAINING_SET)
+    if rejected:
+        return f"Blocking checks failed when they last ran: {', '.join(rejected)}."
+    if len(failed) >= MAX_ATTEMPTS:
+        return f"{MAX_ATTEMPTS} trainings on these features have failed; the next one follows when they change."
+    if failed and not is_retry_due(failed[0], len(failed), now.timestamp()):
+        return "The training has failed; it is tried again in some minutes."
+    return None
 
 
-def _next_time(settings: Settings, after: datetime) -> datetime:
-    """When the rule next looks at what has changed."""
-    boston = after.astimezone(ZoneInfo(TIME_ZONE))
-    return next(cron_string_iterator(boston.timestamp(), settings.retrain_at, TIME_ZONE))
+def _list_warnings(instance: dg.DagsterInstance, last_training: datetime | None) -> list[int]:
+    """Return the ids of the latest drift checks that have failed since the last training."""
+    return [
+        record.id
+        for record in latest_check_records(instance, DRIFT_CHECKS).values()
+        if record.event and record.evaluation and not record.evaluation.passed
+        if not last_training or record.event.timestamp > last_training.timestamp()
+    ]
+
+
+def _current_manifest(model_registry: ModelRegistry, asset: str) -> dict[str, Any]:
+    return model_registry.current(asset).manifest if model_registry.current_digest(asset) else {}
+
+
+def _next_retraining_time(settings: Settings, after: datetime) -> datetime:
+    """Return the next time at which the condition looks for changes."""
+    local_time = after.astimezone(ZoneInfo(TIME_ZONE))
+    return next(cron_string_iterator(local_time.timestamp(), settings.retrain_at, TIME_ZONE))

@@ -1,38 +1,38 @@
-"""What the instance knows of runs: which are not finished, what they are about, when models were last trained."""
+"""Queries of the runs that a Dagster instance knows: unfinished ones, their partitions, the latest training."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, RunRecord
-from dagster._core.storage.tags import (
+
+from mbta_assets.defs.automation.jobs import daily_tables, service_day, training
+from mbta_assets.defs.dagster_internals import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    NOT_FINISHED_STATUSES,
     PARTITION_NAME_TAG,
 )
 
-from mbta_assets.defs.automation.jobs import daily_tables, service_day, training
-
 TRAINING_SET = dg.AssetKey("training_set")
 FEATURES = dg.AssetKey("transit_features")
-ATTEMPTS = 3
-"""So often what a sensor asks for is tried, until something else is to be done."""
-RETRY_AFTER = timedelta(minutes=5)
-"""Before the second attempt; before the third it is twice that."""
+MAX_ATTEMPTS = 3
+"""Runs that a sensor requests for the same change, until something else changes."""
+RETRY_DELAY = timedelta(minutes=5)
+"""Time between the first failure and the second attempt; it doubles with each further one."""
 
 
-def may_be_tried_again(failed: RunRecord, attempt: int, now: float) -> bool:
-    """Whether the time has come, in epoch seconds, to try again what failed at so many attempts."""
-    return now >= (failed.end_time or 0) + RETRY_AFTER.total_seconds() * 2 ** (attempt - 1)
+def is_retry_due(failed: dg.RunRecord, attempt: int, now: float) -> bool:
+    """Return whether enough time has passed, at `now` in epoch seconds, since the attempt of that number failed."""
+    return now >= (failed.end_time or 0) + RETRY_DELAY.total_seconds() * 2 ** (attempt - 1)
 
 
-def unfinished(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """The runs that are queued, starting or running."""
+def list_unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Return the runs that are queued, starting or running."""
     return list(instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)))
 
 
-def days_of(run: dg.DagsterRun) -> Iterator[tuple[str, str]]:
-    """The service days that a run makes, from the first to the last."""
+def partition_ranges(run: dg.DagsterRun) -> Iterator[tuple[str, str]]:
+    """Yield the first and the last partition of each range of service days that a run makes."""
     tags = run.tags
     if PARTITION_NAME_TAG in tags:
         yield tags[PARTITION_NAME_TAG], tags[PARTITION_NAME_TAG]
@@ -40,18 +40,19 @@ def days_of(run: dg.DagsterRun) -> Iterator[tuple[str, str]]:
         yield tags[ASSET_PARTITION_RANGE_START_TAG], tags[ASSET_PARTITION_RANGE_END_TAG]
 
 
-def is_training(run: dg.DagsterRun) -> bool:
-    """Whether a run makes a training set, and so what is learned from it."""
+def is_training_run(run: dg.DagsterRun) -> bool:
+    """Return whether a run makes the training set, and so the models trained on it."""
     return run.job_name == training.name or TRAINING_SET in (run.asset_selection or ())
 
 
 def makes_features(run: dg.DagsterRun) -> bool:
-    """Whether a run makes features of some service day."""
-    selected = run.asset_selection
-    return FEATURES in selected if selected else run.job_name in (daily_tables.name, service_day.name)
+    """Return whether a run makes features of any service day."""
+    if run.asset_selection:
+        return FEATURES in run.asset_selection
+    return run.job_name in (daily_tables.name, service_day.name)
 
 
-def last_training(instance: dg.DagsterInstance) -> datetime | None:
-    """When the training set was last made."""
+def get_last_training_time(instance: dg.DagsterInstance) -> datetime | None:
+    """Return the time at which the training set was last made, None if it never was."""
     event = instance.get_latest_materialization_event(TRAINING_SET)
     return datetime.fromtimestamp(event.timestamp, UTC) if event else None

@@ -1,47 +1,48 @@
-"""What runs at set times: every night the service days that have just ended, every week a training."""
+"""Schedules: every night the service days that have just ended, every week a training."""
 
 from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
 
-from mbta_assets.defs.automation.jobs import schedule_status, service_day, training
-from mbta_assets.defs.automation.runs import is_training, last_training, unfinished
+from mbta_assets.defs.automation.jobs import default_schedule_status, service_day, training
+from mbta_assets.defs.automation.runs import get_last_training_time, is_training_run, list_unfinished_runs
 from mbta_assets.defs.partitions import service_days
+from mbta_assets.defs.upstream import reads_in_place
 from mbta_assets.settings import Settings
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.transit import schema
 from mbta_assets.transit.service_day import TIME_ZONE
 
-NIGHTS = 2
-"""So often a service day is made: the night after it, and once more when what was still in disorder then is mended."""
-WEEK = timedelta(days=6)
-"""A little less, so that a training a week ago to the hour is none of this week."""
+NIGHTS_PER_DAY = 2
+"""Nights on which a service day is made: the one after it, and the next, when late data has been corrected."""
+MIN_TRAINING_AGE = timedelta(days=6)
+"""A little less than a week, so that a training one week ago to the hour does not count as this week's."""
 TABLES = ("raw_transit_data", "transit_features")
 MONITORING = ("delay_predictions", "prediction_accuracy")
 
 
 def nightly(settings: Settings) -> dg.ScheduleDefinition:
-    """The schedule that makes the service days which have just ended, a run each."""
-    copied = () if settings.source == "bigquery" else tuple(schema.UPSTREAM)
+    """Return the schedule that makes the latest service days that have ended, one run for each."""
+    copied = () if reads_in_place(settings) else tuple(schema.UPSTREAM)
 
     @dg.schedule(
         name="nightly",
         job=service_day,
         cron_schedule=f"0 {settings.nightly_hour} * * *",
         execution_timezone=TIME_ZONE,
-        default_status=schedule_status(settings),
-        description="Makes the service day that has ended, and the one before once more; predictions and their "
-        "accuracy too, once there is a production model.",
+        default_status=default_schedule_status(settings),
+        description="Make the service day that has ended, and the previous one again; once there is a production "
+        "model, predictions and their accuracy too.",
     )
     def schedule(
-        context: dg.ScheduleEvaluationContext, bundle_store: dg.ResourceParam[BundleStore]
+        context: dg.ScheduleEvaluationContext, model_registry: dg.ResourceParam[ModelRegistry]
     ) -> Iterator[dg.RunRequest]:
-        at = context.scheduled_execution_time
-        monitoring = MONITORING if bundle_store.current_digest("production_model") else ()
-        for day in service_days.get_partition_keys(current_time=at)[-NIGHTS:]:
+        time = context.scheduled_execution_time
+        monitoring = MONITORING if model_registry.current_digest("production_model") else ()
+        for day in service_days.get_partition_keys(current_time=time)[-NIGHTS_PER_DAY:]:
             yield dg.RunRequest(
-                run_key=f"{day} at {at:%Y-%m-%d}",
+                run_key=f"{day} at {time:%Y-%m-%d}",
                 partition_key=day,
                 asset_selection=[dg.AssetKey(name) for name in (*copied, *TABLES, *monitoring)],
             )
@@ -50,22 +51,23 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
 
 
 def weekly_training(settings: Settings) -> dg.ScheduleDefinition:
-    """The schedule that sees to it that models are trained once a week."""
+    """Return the schedule that trains models on Sundays unless they were trained in the week before."""
 
     @dg.schedule(
         name="weekly_training",
         job=training,
         cron_schedule="0 12 * * 0",
         execution_timezone=TIME_ZONE,
-        default_status=schedule_status(settings),
-        description="Trains, scores and perhaps promotes on Sundays, unless that was done in the week before.",
+        default_status=default_schedule_status(settings),
+        description="Train on Sundays, score, and promote a candidate that passes the gate, unless models were "
+        "trained in the week before.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        at, last = context.scheduled_execution_time, last_training(context.instance)
-        if any(map(is_training, unfinished(context.instance))):
+        time, last_training = context.scheduled_execution_time, get_last_training_time(context.instance)
+        if any(map(is_training_run, list_unfinished_runs(context.instance))):
             return dg.SkipReason("Models are being trained.")
-        if last and at - last < WEEK:
-            return dg.SkipReason(f"Models were trained at {last:%Y-%m-%d %H:%M} UTC.")
-        return dg.RunRequest(run_key=f"{at:%Y-%m-%d}")
+        if last_training and time - last_training < MIN_TRAINING_AGE:
+            return dg.SkipReason(f"Models were trained at {last_training:%Y-%m-%d %H:%M} UTC.")
+        return dg.RunRequest(run_key=f"{time:%Y-%m-%d}")
 
     return schedule

@@ -1,273 +1,238 @@
-"""The sensor that follows the source: what changed there is made again here, those service days and no others.
+"""The sensor that follows the source: service days whose upstream tables have changed are made again.
 
-The source tells a version of each table and service day (`Source.poll`). Noted in the cursor are the versions that a
-run has taken care of; whatever has another one is a change. So nothing depends on clocks or on the order of events,
-and what one tick leaves for later is still a change at the next.
+`Source.poll` returns a version of each table and service day. The cursor has the versions that a run has handled;
+any other version is a change. Changes therefore do not depend on clocks or on the order of events, and what one tick
+leaves is still a change at the next.
 
-A version counts as taken care of only when the run that was asked for it has succeeded. Until then the run is in the
-cursor: if none has come of it, it is asked for again by the same key; if it failed, by another key, some minutes later
-and some times. The version is the one that was seen before the run: what is overwritten while it reads is seen as the
-next change. No run is asked for while another one makes the same service day, lest the older one write last.
+A version counts as handled only when the run that was requested for it has succeeded. Until then the run is in the
+cursor: if Dagster never created it, it is requested again by the same key; if it failed, by another key, after a delay
+and a limited number of times. The version is the one that was polled before the run, so what is overwritten while it
+reads is the next change. No run is requested while another one makes the same service day, lest the older one write
+last.
 
-What others report of a table (`automation.reports`) is a version beside the polled one, and a change in the same way:
-whoever loads a day need not wait until it is noticed, nor need the source be one that can tell.
+Versions that others report (`automation.reports`) stand beside the polled ones and are handled in the same way: who
+loads a day need not wait for the next poll, and the source need not be able to tell versions.
 
-When first asked, the sensor takes what is there as known: the years before are yours to backfill. It follows days that
-are stored, and days newer than all that was stored then, but then no more of them than models are trained on.
+At the first tick everything that exists counts as handled: earlier years are backfilled by hand. The sensor follows
+service days that are stored, and those newer than all that were stored then, at most as many as models are trained on.
 """
 
-import base64
-import json
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import Self
 
 import dagster as dg
-from dagster._time import get_current_timestamp
 
-from mbta_assets.defs.automation.jobs import sensor_status, service_day
-from mbta_assets.defs.automation.reports import made_since, reported_after
-from mbta_assets.defs.automation.runs import ATTEMPTS, days_of, may_be_tried_again, unfinished
+from mbta_assets.defs.automation.cursor import Cursor, PendingRun, Versions, get_table, is_reported, reported_key
+from mbta_assets.defs.automation.jobs import default_sensor_status, service_day
+from mbta_assets.defs.automation.reports import fetch_reports, is_materialized_since
+from mbta_assets.defs.automation.runs import MAX_ATTEMPTS, is_retry_due, list_unfinished_runs, partition_ranges
+from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG, get_current_timestamp
 from mbta_assets.defs.partitions import service_days
+from mbta_assets.defs.upstream import reads_in_place
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
 
-MOST_RUNS = 20
-"""So many at once: thousands of changes must not fill the queue before anything else that is to run."""
+MAX_PENDING_RUNS = 20
+"""Limits pending runs, so that thousands of changes do not fill the queue before other runs."""
 KEY_TAG = "mbta_assets/upstream_change"
-REPORTED = "reported "
-"""Begins the name that a table's reported version has beside its polled one."""
 TABLES = ("raw_transit_data", "transit_features")
 MONITORING = ("delay_predictions", "prediction_accuracy", "network_snapshot")
 
-Versions = dict[str, str]
-"""By table; what was reported of it is a version beside that."""
 
-
-@dataclass(frozen=True)
-class Asked:
-    """A run that was asked for: by which key, how often before, and the versions it is to take care of."""
-
-    key: str
-    attempt: int
-    assets: Sequence[str]
-    versions: Versions
-
-
-@dataclass
-class Cursor:
-    """What the sensor remembers from one tick to the next."""
-
-    epoch: int
-    """When it began, so that keys of an earlier cursor do not come again."""
-    floor: str
-    """Newer days are followed though they are not stored."""
-    count: int = 0
-    """Of the keys so far."""
-    handled: dict[str, Versions] = field(default_factory=dict)
-    """By service day, what a run has taken care of or was there before."""
-    asked: dict[str, Asked] = field(default_factory=dict)
-    """By service day."""
-    failed: dict[str, Asked] = field(default_factory=dict)
-    """By service day, the latest attempt where it failed and another is to follow."""
-    reported: dict[str, Versions] = field(default_factory=dict)
-    """By service day, what was reported last and no run has taken care of."""
-    read_until: int = -1
-    """The last entry of the event log that was looked at for reports."""
-
-    def to_text(self) -> str:
-        """As it is kept: four versions of thousands of days, so it is packed."""
-        packed = zlib.compress(json.dumps(asdict(self), separators=(",", ":")).encode(), 9)
-        return base64.b85encode(packed).decode()
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """As it was kept."""
-        stored = json.loads(zlib.decompress(base64.b85decode(text)))
-        for runs in ("asked", "failed"):
-            stored[runs] = {day: Asked(**one) for day, one in stored[runs].items()}
-        return cls(**stored)
-
-
-class Seen:
-    """The world as a tick finds it; the store is asked only where something has changed."""
+class UpstreamState:
+    """Versions of the upstream tables at one tick, and the stored service days, which are listed only if needed."""
 
     def __init__(self, source: Source, warehouse: Warehouse, handled: Mapping[str, Versions], in_place: bool) -> None:
-        """Ask the source for its versions. Raises SourceError."""
+        """Poll the source for its versions. Raises SourceError."""
         self._warehouse, self._in_place = warehouse, in_place
-        ended = set(service_days.get_partition_keys())
-        self.listed: dict[str, Versions] = {}
-        """By service day, the version of each table that the source has."""
+        self._ended_days = set(service_days.get_partition_keys())
+        self.versions: dict[str, Versions] = {}
+        """Polled and reported versions, by service day."""
         for table in schema.UPSTREAM:
-            known = {date.fromisoformat(day): of_day[table] for day, of_day in handled.items() if table in of_day}
+            known = {date.fromisoformat(day): versions[table] for day, versions in handled.items() if table in versions}
             for day, version in source.poll(table, known).items():
-                if str(day) in ended:
-                    self.listed.setdefault(str(day), {})[table] = version
+                self._add(str(day), {table: version})
 
-    def add(self, reported: Mapping[str, Versions]) -> None:
-        """Count what was reported as versions of their own."""
-        ended = set(service_days.get_partition_keys())
+    def add_reported(self, reported: Mapping[str, Versions]) -> None:
+        """Add reported versions, by service day."""
         for day, versions in reported.items():
-            if day in ended:
-                self.listed.setdefault(day, {}).update(versions)
+            self._add(day, versions)
 
     @cached_property
-    def stored(self) -> set[str]:
-        """Service days that were made here, by the sensor or otherwise."""
+    def stored_days(self) -> set[str]:
+        """Return the service days that were made, by this sensor or otherwise."""
         return set(map(str, self._warehouse.tables.days(TABLES[0])))
 
-    def lacking(self, day: str) -> list[str]:
-        """The upstream tables of a service day that the join could not read."""
-        return [table for table in schema.UPSTREAM if day not in self._readable[table]]
+    def missing_tables(self, day: str) -> list[str]:
+        """Return the upstream tables of a service day that the join could not read."""
+        return [table for table in schema.UPSTREAM if day not in self._readable_days[table]]
 
     @cached_property
-    def _readable(self) -> dict[str, set[str]]:
+    def _readable_days(self) -> dict[str, set[str]]:
         if self._in_place:
-            return {table: {day for day, of_day in self.listed.items() if table in of_day} for table in schema.UPSTREAM}
+            return {
+                table: {day for day, versions in self.versions.items() if table in versions}
+                for table in schema.UPSTREAM
+            }
         return {table: set(map(str, self._warehouse.upstream.days(table))) for table in schema.UPSTREAM}
+
+    def _add(self, day: str, versions: Versions) -> None:
+        if day in self._ended_days:
+            self.versions.setdefault(day, {}).update(versions)
 
 
 def upstream_changes(settings: Settings) -> dg.SensorDefinition:
-    """The sensor of a deployment; where upstream tables are read in place, it says what changed and copies nothing."""
-    in_place = settings.source == "bigquery"
+    """Return the sensor. Where upstream tables are read in place, it reports what changed and copies nothing."""
+    in_place = reads_in_place(settings)
 
     @dg.sensor(
         name="upstream_changes",
         job=service_day,
-        description="Makes the service days again whose upstream tables have changed, and makes new ones.",
-        default_status=sensor_status(settings),
+        description="Make service days again whose upstream tables have changed, and make new ones.",
+        default_status=default_sensor_status(settings),
         minimum_interval_seconds=settings.poll_seconds,
     )
     def sensor(
         context: dg.SensorEvaluationContext,
         source: dg.ResourceParam[Source],
         warehouse: dg.ResourceParam[Warehouse],
-        bundle_store: dg.ResourceParam[BundleStore],
+        model_registry: dg.ResourceParam[ModelRegistry],
     ) -> dg.SensorResult:
-        # Runs are looked at before files: what one stores after that is not mistaken for something nobody is at.
-        busy = [span for run in unfinished(context.instance) for span in days_of(run)]
-        earlier = Cursor.from_text(context.cursor) if context.cursor else None
-        seen = Seen(source, warehouse, earlier.handled if earlier else {}, in_place)
-        cursor = earlier or begin(seen, settings.training_days)
-        again = settle(cursor, context)
-        hear(cursor, context.instance)
-        seen.add(cursor.reported)
-        monitoring = MONITORING if bundle_store.current_digest("production_model") else ()
-        new = ask(cursor, seen, busy, (*TABLES, *monitoring), in_place)
-        requests = [_request(day, cursor.asked[day]) for day in (*again, *new)]
-        observed = [
-            _observation(day, *one)
-            for day in new
-            for one in cursor.asked[day].versions.items()
-            if in_place and not one[0].startswith(REPORTED)
-        ]
+        # Runs are listed before the source is polled: a day that a run stores in between is not taken for a change
+        # that nobody works on.
+        busy = [ends for run in list_unfinished_runs(context.instance) for ends in partition_ranges(run)]
+        cursor = Cursor.from_text(context.cursor) if context.cursor else None
+        state = UpstreamState(source, warehouse, cursor.handled if cursor else {}, in_place)
+        cursor = cursor or start_cursor(state, settings.training_days)
+        lost = reconcile_runs(cursor, context)
+        ingest_reports(cursor, context.instance)
+        state.add_reported(cursor.reported)
+        monitoring = MONITORING if model_registry.current_digest("production_model") else ()
+        planned = plan_run_requests(cursor, state, busy, (*TABLES, *monitoring), in_place)
+        requests = [_build_request(day, cursor.pending[day]) for day in (*lost, *planned)]
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else f"Nothing to do; {len(cursor.asked)} runs are under way.",
+            skip_reason=None if requests else f"Nothing to do; {len(cursor.pending)} runs are pending.",
             cursor=cursor.to_text(),
-            asset_events=observed,
+            asset_events=_build_observations(cursor, planned) if in_place else [],
         )
 
     return sensor
 
 
-def begin(seen: Seen, most_new_days: int) -> Cursor:
-    """The first cursor: what is there is known, but for some days newer than what is stored."""
-    days = sorted(seen.listed) or service_days.get_partition_keys()[-1:]
-    floor = max(max(seen.stored, default=""), *days[-most_new_days - 1 :][:1]) if seen.stored else max(days, default="")
-    known = {day: dict(versions) for day, versions in seen.listed.items() if day <= floor}
-    return Cursor(epoch=int(get_current_timestamp()), floor=floor, handled=known)
+def start_cursor(state: UpstreamState, max_new_days: int) -> Cursor:
+    """Return the first cursor, in which everything counts as handled but the newest days that are not stored yet."""
+    days = sorted(state.versions) or service_days.get_partition_keys()[-1:]
+    floor = max(days, default="")
+    if state.stored_days:
+        floor = max([*state.stored_days, *days[-max_new_days - 1 :][:1]])
+    handled = {day: dict(versions) for day, versions in state.versions.items() if day <= floor}
+    return Cursor(epoch=int(get_current_timestamp()), floor=floor, handled=handled)
 
 
-def hear(cursor: Cursor, instance: dg.DagsterInstance) -> None:
-    """Note what was reported since the tick before; at first, what no run has made its service day again since."""
-    first = cursor.read_until < 0
-    for report in reported_after(instance, cursor.read_until):
+def ingest_reports(cursor: Cursor, instance: dg.DagsterInstance) -> None:
+    """Add the reports since the previous tick to the cursor.
+
+    At the first tick, a report counts as handled if its service day was made after it.
+    """
+    is_first_tick = cursor.read_until < 0
+    for report in fetch_reports(instance, cursor.read_until):
         cursor.read_until = max(cursor.read_until, report.storage_id)
-        name = REPORTED + report.table
-        if first and made_since(instance, report, TABLES[0]):
-            cursor.handled.setdefault(report.day, {})[name] = report.version
-        cursor.reported.setdefault(report.day, {})[name] = report.version
+        key = reported_key(report.table)
+        if is_first_tick and is_materialized_since(instance, report, TABLES[0]):
+            cursor.handled.setdefault(report.day, {})[key] = report.version
+        cursor.reported.setdefault(report.day, {})[key] = report.version
     for day, versions in list(cursor.reported.items()):
         handled = cursor.handled.get(day, {})
-        cursor.reported[day] = {name: version for name, version in versions.items() if handled.get(name) != version}
+        cursor.reported[day] = {key: version for key, version in versions.items() if handled.get(key) != version}
         if not cursor.reported[day]:
             del cursor.reported[day]
 
 
-def settle(cursor: Cursor, context: dg.SensorEvaluationContext) -> list[str]:
-    """Note what has come of the runs that were asked for; the days of those of which nothing came."""
+def reconcile_runs(cursor: Cursor, context: dg.SensorEvaluationContext) -> list[str]:
+    """Move pending runs that have ended out of the pending ones, and return the days of runs that never started."""
     lost = []
-    for day, asked in list(cursor.asked.items()):
-        found = context.instance.get_run_records(dg.RunsFilter(tags={KEY_TAG: asked.key}), limit=1)
-        if not found:
+    for day, pending in list(cursor.pending.items()):
+        records = context.instance.get_run_records(dg.RunsFilter(tags={KEY_TAG: pending.key}), limit=1)
+        if not records:
             lost.append(day)
             continue
-        run = found[0].dagster_run
+        run = records[0].dagster_run
         if not run.is_finished:
             continue
         if run.is_success:
-            _done(cursor, day, asked)
-        elif asked.attempt >= ATTEMPTS:
-            context.log.error(f"Service day {day} is given up after {ATTEMPTS} failed runs, until it changes again.")
-            _done(cursor, day, asked)
-        elif may_be_tried_again(found[0], asked.attempt, get_current_timestamp()):
-            cursor.failed[day] = cursor.asked.pop(day)
+            cursor.mark_handled(day)
+        elif pending.attempt >= MAX_ATTEMPTS:
+            context.log.error(
+                f"Service day {day} is given up after {MAX_ATTEMPTS} failed runs, until it changes again."
+            )
+            cursor.mark_handled(day)
+        elif is_retry_due(records[0], pending.attempt, get_current_timestamp()):
+            cursor.failed[day] = cursor.pending.pop(day)
     return lost
 
 
-def ask(
-    cursor: Cursor, seen: Seen, busy: Sequence[tuple[str, str]], downstream: Sequence[str], in_place: bool
+def plan_run_requests(
+    cursor: Cursor,
+    state: UpstreamState,
+    busy: Sequence[tuple[str, str]],
+    downstream: Sequence[str],
+    in_place: bool,
 ) -> list[str]:
-    """Ask for runs of days that have changed, the newest first and not too many; the days.
+    """Add a pending run for each service day that has changed, newest first, and return those days.
 
-    `busy` has the first and the last service day of each run that is not finished.
+    `busy` has the first and the last service day of each run that is not finished, `downstream` the assets to make
+    beside the upstream tables that are copied.
     """
-    new: list[str] = []
-    for day in sorted(seen.listed, reverse=True):
-        listed, handled = seen.listed[day], cursor.handled.get(day, {})
-        changed = {table: version for table, version in listed.items() if handled.get(table) != version}
-        if not changed or day in cursor.asked:
+    planned: list[str] = []
+    for day in sorted(state.versions, reverse=True):
+        versions, handled = state.versions[day], cursor.handled.get(day, {})
+        changed = {key: version for key, version in versions.items() if handled.get(key) != version}
+        if not changed or day in cursor.pending:
             continue
-        if day <= cursor.floor and day not in seen.stored:
-            # Noted as it was at first and not since: once it is stored, it may be from before its latest change.
-            cursor.handled[day] = listed | handled
+        if day <= cursor.floor and day not in state.stored_days:
+            # The first version counts as handled, later ones do not: if the day is stored one day, its rows may be
+            # older than the latest change, which must then be found.
+            cursor.handled[day] = versions | handled
             continue
-        if len(cursor.asked) >= MOST_RUNS or any(first <= day <= last for first, last in busy):
+        if len(cursor.pending) >= MAX_PENDING_RUNS or any(first <= day <= last for first, last in busy):
             continue
-        lacking = seen.lacking(day)
-        if not set(lacking) <= set(listed) or (in_place and lacking):
+        missing = state.missing_tables(day)
+        if not set(missing) <= set(versions) or (in_place and missing):
             continue  # a table has not been delivered yet
-        touched = {name.removeprefix(REPORTED) for name in changed} | set(lacking)
-        copied = [] if in_place else [table for table in schema.UPSTREAM if table in touched]
-        failed = cursor.failed.pop(day, None)
-        attempt = failed.attempt + 1 if failed and failed.versions == changed else 1
-        cursor.count += 1
-        key = f"{day} {cursor.epoch}.{cursor.count}"
-        cursor.asked[day] = Asked(key, attempt, [*copied, *downstream], changed)
-        new.append(day)
-    return new
+        to_copy = set() if in_place else {get_table(key) for key in changed} | set(missing)
+        copied = [table for table in schema.UPSTREAM if table in to_copy]
+        cursor.pending[day] = _next_attempt(cursor, day, [*copied, *downstream], changed)
+        planned.append(day)
+    return planned
 
 
-def _done(cursor: Cursor, day: str, asked: Asked) -> None:
-    cursor.handled.setdefault(day, {}).update(asked.versions)
-    del cursor.asked[day]
+def _next_attempt(cursor: Cursor, day: str, assets: Sequence[str], changed: Versions) -> PendingRun:
+    """Return the next run for a service day: a further attempt if the previous one failed on the same versions."""
+    failed = cursor.failed.pop(day, None)
+    attempt = failed.attempt + 1 if failed and failed.versions == changed else 1
+    cursor.count += 1
+    return PendingRun(f"{day} {cursor.epoch}.{cursor.count}", attempt, assets, changed)
 
 
-def _request(day: str, asked: Asked) -> dg.RunRequest:
+def _build_request(day: str, pending: PendingRun) -> dg.RunRequest:
     return dg.RunRequest(
-        run_key=asked.key,
+        run_key=pending.key,
         partition_key=day,
-        asset_selection=[dg.AssetKey(name) for name in asked.assets],
-        tags={KEY_TAG: asked.key},
+        asset_selection=[dg.AssetKey(name) for name in pending.assets],
+        tags={KEY_TAG: pending.key},
     )
 
 
-def _observation(day: str, table: str, version: str) -> dg.AssetObservation:
-    return dg.AssetObservation(table, partition=day, tags={"dagster/data_version": version})
+def _build_observations(cursor: Cursor, days: Sequence[str]) -> list[dg.AssetObservation]:
+    """Return an observation of each polled version that changed, which Dagster shows where nothing is copied."""
+    return [
+        dg.AssetObservation(table, partition=day, tags={DATA_VERSION_TAG: version})
+        for day in days
+        for table, version in cursor.pending[day].versions.items()
+        if not is_reported(table)
+    ]

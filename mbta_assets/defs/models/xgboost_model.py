@@ -1,38 +1,133 @@
-"""Gradient-boosted trees.
+"""The asset `xgboost_model`: gradient-boosted trees, computed in `ml.training.xgboost_model`."""
 
-Those that validation has chosen are stored as `xgboost_held_out`: they have not learned from the validation part, so
-that validation may say what they are worth as teachers.
-"""
-
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import dagster as dg
-import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from mbta_assets.defs.metadata import markdown_table
-from mbta_assets.defs.models import model_asset, searched
-from mbta_assets.defs.resources.experiment_tracker import Tracker
-from mbta_assets.defs.resources.ray_cluster import Cluster
-from mbta_assets.defs.training import blocks_of, provenance, rows_of
-from mbta_assets.ml.inference.arrays import Arrays, Parts, few
-from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.model import ENCODER, LOOKUP, NEEDED, RESIDUALS, Encoding, Inputs
-from mbta_assets.ml.inference.run_time import RuntimeLookup
-from mbta_assets.ml.training import tuning, xgboost_trainer
-from mbta_assets.settings import Settings
-from mbta_assets.storage.bundle import Bundle, Draft, library_versions
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.models.common import (
+    FloatRange,
+    IntegerRange,
+    SearchConfig,
+    TextChoice,
+    model_asset,
+    require_keys,
+    search_metadata,
+)
+from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
+from mbta_assets.defs.resources.ray_cluster import RayCluster
+from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.ml.training.hyperparameters import ALL_INPUTS, REDUCED_INPUTS, BoostingConfig
+from mbta_assets.ml.training.search_spaces import SearchSpace
+from mbta_assets.ml.training.xgboost_model import XGBoostTraining, train_xgboost
+from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.storage.model_registry import ModelRegistry
+
+ABSOLUTE, HUBER = "reg:absoluteerror", "reg:pseudohubererror"
+WITHOUT_TIME_AND_PLACE: dict[str, Any] = {
+    "residual_to": "lookup", "inputs": REDUCED_INPUTS, "objective": ABSOLUTE, "eta": 0.05, "max_depth": 10,
+    "min_child_weight": 1.0, "subsample": 0.7, "colsample_bynode": 0.4, "reg_lambda": 1.0, "reg_alpha": 0.0,
+    "gamma": 0.0,
+}  # fmt: skip
+WITH_ALL_INPUTS: dict[str, Any] = {
+    **WITHOUT_TIME_AND_PLACE, "inputs": ALL_INPUTS, "objective": HUBER, "eta": 0.1, "max_depth": 8,
+    "min_child_weight": 20.0, "subsample": 0.8, "colsample_bynode": 0.7,
+}  # fmt: skip
+MAX_IMPORTANCE_ROWS = 15
 
 
-class XGBoostConfig(dg.Config):
-    """How long the trees are searched for and trained."""
+class XGBoostSpace(dg.Config):
+    """Search space of the trees; the fields are drawn in this order."""
 
-    rounds: int = Field(250, ge=1, description="Most boosting rounds; early stopping on validation ends before.")
-    trial_rows: int = Field(40_000, ge=100, description="Training rows of a trial; the refit uses all.")
-    trial_rounds: int = Field(120, ge=20, description="Most boosting rounds of a trial.")
+    first_configurations: list[dict[str, Any]] = Field(
+        default=[
+            WITH_ALL_INPUTS,
+            WITHOUT_TIME_AND_PLACE,
+            {**WITH_ALL_INPUTS, "residual_to": "now", "objective": ABSOLUTE},
+        ],
+        description="Configurations that every search begins with.",
+    )
+    residual_to: TextChoice = Field(
+        default=TextChoice(values=["lookup", "now"], probabilities=[0.8, 0.2]),
+        description="Delay that the residual is relative to: of the run-time lookup, or of an arrival right now.",
+    )
+    inputs: TextChoice = Field(
+        default=TextChoice(values=[ALL_INPUTS, REDUCED_INPUTS]),
+        description="Columns that trees may use: all, or without the feature groups calendar, time_of_day, stop and "
+        "recent_delay.",
+    )
+    objective: TextChoice = Field(default=TextChoice(values=[HUBER, ABSOLUTE]), description="Loss.")
+    eta: FloatRange = Field(default=FloatRange(low=0.05, high=0.2), description="Learning rate, log-uniform.")
+    max_depth: IntegerRange = Field(default=IntegerRange(low=4, high=11), description="Maximum depth of a tree.")
+    min_child_weight: FloatRange = Field(
+        default=FloatRange(low=1.0, high=60.0), description="Minimum weight of a leaf, log-uniform."
+    )
+    subsample: FloatRange = Field(default=FloatRange(low=0.5, high=1.0), description="Fraction of the rows per tree.")
+    colsample_bynode: FloatRange = Field(
+        default=FloatRange(low=0.3, high=1.0), description="Fraction of the columns per split."
+    )
+    reg_lambda: FloatRange = Field(
+        default=FloatRange(low=0.1, high=30.0), description="L2 regularization of leaves, log-uniform."
+    )
+    reg_alpha: FloatRange = Field(
+        default=FloatRange(low=0.01, high=10.0), description="L1 regularization of leaves, log-uniform."
+    )
+    gamma: FloatRange = Field(default=FloatRange(low=0.0, high=1.0), description="Minimum loss reduction of a split.")
+
+    @field_validator("first_configurations")
+    @classmethod
+    def _check_first(cls, configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Raise ValueError if a key is missing that training reads."""
+        return require_keys(configurations, "residual_to", "inputs")
+
+    def build_search_space(self) -> SearchSpace:
+        """Return the search space as plain data."""
+        return SearchSpace(
+            self.first_configurations,
+            {
+                "residual_to": self.residual_to.to_choice(),
+                "inputs": self.inputs.to_choice(),
+                "objective": self.objective.to_choice(),
+                "eta": self.eta.to_log_uniform(),
+                "max_depth": self.max_depth.to_uniform(),
+                "min_child_weight": self.min_child_weight.to_log_uniform(),
+                "subsample": self.subsample.to_uniform(),
+                "colsample_bynode": self.colsample_bynode.to_uniform(),
+                "reg_lambda": self.reg_lambda.to_log_uniform(),
+                "reg_alpha": self.reg_alpha.to_log_uniform(),
+                "gamma": self.gamma.to_uniform(),
+            },
+        )
+
+
+class XGBoostConfig(SearchConfig):
+    """Search and final training of the trees."""
+
+    rounds: int = Field(
+        default=250, ge=1, description="Maximum number of boosting rounds; early stopping on validation may end before."
+    )
+    trial_rounds: int = Field(default=120, ge=1, description="Maximum number of boosting rounds of a trial.")
+    rounds_per_step: int = Field(
+        default=20, ge=1, description="Boosting rounds of one step of a trial's learning curve."
+    )
+    patience_rounds: int = Field(
+        default=60, ge=1, description="Boosting rounds without a smaller validation error after which training stops."
+    )
+    grace_fraction: float = Field(
+        default=0.25, gt=0, le=1, description="Fraction of a full trial after which it is first compared with others."
+    )
+    space: XGBoostSpace = Field(default=XGBoostSpace(), description="Search space.")
+
+    def build_training(self, trials: int, seed: int) -> XGBoostTraining:
+        """Return the hyperparameters as plain data."""
+        return XGBoostTraining(
+            self.space.build_search_space(),
+            self.build_budget(trials),
+            BoostingConfig(self.trial_rounds, self.patience_rounds, self.rounds_per_step),
+            BoostingConfig(self.rounds, self.patience_rounds, self.rounds_per_step),
+            seed,
+        )
 
 
 @model_asset(
@@ -42,78 +137,28 @@ class XGBoostConfig(dg.Config):
 def xgboost_model(
     context: dg.AssetExecutionContext,
     config: XGBoostConfig,
-    settings: dg.ResourceParam[Settings],
-    tracker: dg.ResourceParam[Tracker],
-    bundle_store: dg.ResourceParam[BundleStore],
-    cluster: Cluster,
+    settings: dg.ResourceParam[TrainingSettings],
+    tracker: dg.ResourceParam[ExperimentTracker],
+    model_registry: dg.ResourceParam[ModelRegistry],
+    cluster: dg.ResourceParam[RayCluster],
     training_set: Bundle,
     runtime_lookup: Bundle,
 ) -> Draft:
-    import xgboost
-
-    encoder = Encoder.from_json(training_set.file(ENCODER))
-    rows = rows_of(training_set, NEEDED)
-    known = rows["delay_seconds"].notna().to_numpy()
-    train, validation = (known & (rows["part"] == part).to_numpy() for part in ("train", "validation"))
-    held_out_encoding = Encoding.fit(encoder, rows, train)
-
-    def arrays(wanted: np.ndarray, to: str) -> Iterator[Arrays]:
-        """Rows as they are read: what is trained on need not fit into this process together."""
-        return held_out_encoding.blocks(blocks_of(training_set), wanted, to)
-
-    def sample(wanted: np.ndarray) -> dict[str, Arrays]:
-        chosen = few(wanted, config.trial_rows, settings.seed)
-        return {to: Arrays.concat(arrays(chosen, to)) for to in RESIDUALS}
-
-    names = held_out_encoding.inputs.names
-    configurations = xgboost_trainer.Space().configurations(settings.tune_trials, settings.seed)
-    steps = config.trial_rounds // xgboost_trainer.ROUNDS_PER_STEP
-    results = cluster.search(
-        xgboost_trainer.trial,
-        configurations,
-        (Parts(sample(train), sample(validation), names, settings.seed), config.trial_rounds),
-        tuning.Halving(grace=max(1, steps // 4), steps=steps),
-    )
-    best = tuning.winner(results).configuration
-    residual_to = best["residual_to"]
-    growth = xgboost_trainer.Growth(best, names, config.rounds, settings.seed)
-    held_out_rows = Arrays.concat(arrays(validation, residual_to))
-    chosen = cluster.grow_trees(growth, arrays(train, residual_to), held_out_rows)
-    error = held_out_rows.target - chosen.inplace_predict(xgboost_trainer.inputs(held_out_rows))
-    mae = float(np.abs(error * held_out_rows.scale).mean())
-
-    # What is fixed by validation is trained once more with the validation part; the test part stays unseen.
-    encoding = Encoding.fit(encoder, rows, train | validation, RuntimeLookup.from_bytes(runtime_lookup.file(LOOKUP)))
-    booster = cluster.grow_trees(
-        replace(growth, rounds=chosen.num_boosted_rounds()),
-        encoding.blocks(blocks_of(training_set), train | validation, residual_to),
-    )
-    importance = xgboost_trainer.importance(booster, names)
-
-    fields = {
-        **provenance(training_set),
-        "residual_to": residual_to,
-        "configuration": best,
-        "features": names,
-        "seed": settings.seed,
-        "workers": cluster.xgboost_workers,
-        "validation": {"mae": mae, "n": len(held_out_rows)},
-        "libraries": {"xgboost": xgboost.__version__, **library_versions("numpy")},
-    }
-    held_out = bundle_store.put("xgboost_held_out", _draft(chosen, held_out_encoding.inputs, fields))
-    named = {"training_set": training_set.digest, "seed": settings.seed}
+    training = config.build_training(settings.tune_trials, settings.seed)
+    trained = train_xgboost(training_set, runtime_lookup, training, cluster.executor)
+    held_out = model_registry.put("xgboost_held_out", trained.held_out_draft())
+    logged = {"training_set": training_set.digest, "seed": settings.seed}
+    importance = list(trained.importance.items())[:MAX_IMPORTANCE_ROWS]
     context.add_output_metadata(
         {
-            "validation_mae_seconds": mae,
-            "rounds": booster.num_boosted_rounds(),
-            "residual_to": residual_to,
-            **searched("xgboost_model", results, tracker, named, "boosting rounds", xgboost_trainer.ROUNDS_PER_STEP),
-            "importance": markdown_table([{"input": k, "share_of_gain": v} for k, v in list(importance.items())[:15]]),
+            "validation_mae_seconds": trained.validation_mae,
+            "rounds": trained.booster.num_boosted_rounds(),
+            "residual_to": trained.configuration["residual_to"],
+            "threads": cluster.executor.tree_resources.threads,
+            **search_metadata(
+                "xgboost_model", trained.trials, tracker, logged, "boosting rounds", config.rounds_per_step
+            ),
+            "importance": table_metadata([{"input": name, "share_of_gain": share} for name, share in importance]),
         }
     )
-    return _draft(booster, encoding.inputs, {**fields, "held_out": held_out.digest})
-
-
-def _draft(booster: Any, inputs: Inputs, fields: Mapping[str, Any]) -> Draft:
-    files = {xgboost_trainer.WEIGHTS: bytes(booster.save_raw("ubj")), **inputs.files()}
-    return Draft("xgboost", files, {**fields, "parameters": xgboost_trainer.leaf_count(booster)})
+    return trained.draft(held_out.digest)

@@ -1,1 +1,1 @@
-"""The group `monitoring`: predictions of each service day, their accuracy, and the snapshot of the network."""
+"""Group `monitoring`: predictions for each service day, their accuracy, and the snapshot of the network."""

@@ -1,1 +1,1 @@
-"""Group `production`: how good every model is, and which one is trusted."""
+"""Group `production`: the leaderboard of all models, and the model in production."""

@@ -1,39 +1,44 @@
-"""The leaderboard: every model and every baseline, scored on the same rows that none of them saw."""
+"""Group `production`: the leaderboard of all models and baselines, and its check.
+
+Scores are computed in `ml.evaluation.metrics`.
+"""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 
-from mbta_assets.defs.metadata import OWNERS, draw_sizes, markdown_table, picture
-from mbta_assets.defs.training import labelled, rows_of
+from mbta_assets.defs.metadata import draw_error_against_size, plot_metadata, table_metadata
 from mbta_assets.ml.evaluation import metrics
-from mbta_assets.ml.inference import intervals, model
-from mbta_assets.ml.inference.latency import p50_microseconds
-from mbta_assets.ml.inference.run_time import RuntimeLookup
+from mbta_assets.ml.evaluation.checks import models_losing_to_lookup
+from mbta_assets.ml.inference.latency import measure_median_latency_us
+from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
+from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.training.dataset import read_rows, select_labelled
+from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.sources import Source
 from mbta_assets.storage.bundle import Bundle
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.reports import LEADERBOARD, Reports
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.reports import LEADERBOARD, ReportStore
 
 BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
-"""Rows that are no stored model."""
+"""Rows of the leaderboard that are not stored models."""
 
 
 @dg.asset(
     group_name="production",
     description="Every model and baseline on the same untouched test rows, errors in seconds of delay.",
-    owners=OWNERS,
     kinds={"json"},
     pool="cores",
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def model_leaderboard(
-    reports: dg.ResourceParam[Reports],
+    reports: dg.ResourceParam[ReportStore],
     source: dg.ResourceParam[Source],
-    bundle_store: dg.ResourceParam[BundleStore],
+    model_registry: dg.ResourceParam[ModelRegistry],
     training_set: Bundle,
     runtime_lookup: Bundle,
     xgboost_model: Bundle,
@@ -42,12 +47,7 @@ def model_leaderboard(
     distilled_student: Bundle,
     quantized_student: Bundle,
 ) -> dg.MaterializeResult:
-    test = labelled(rows_of(training_set), "test")
-    lookup = RuntimeLookup.from_bytes(runtime_lookup.file(model.LOOKUP))
-    predicted = {**metrics.baselines(test), "runtime_lookup": lookup.delay(test)}
-    oracle = _oracle(source, test)
-    if oracle is not None:
-        predicted["oracle"] = oracle
+    test = select_labelled(read_rows(training_set), "test")
     models = {
         "xgboost_model": xgboost_model,
         "dnn_teacher": dnn_teacher,
@@ -55,76 +55,96 @@ def model_leaderboard(
         "distilled_student": distilled_student,
         "quantized_student": quantized_student,
     }
-    for taught in (pruned_teacher, distilled_student):
-        control = taught.manifest["control"]
-        models[control["asset"]] = bundle_store.get(control["asset"], control["digest"])
-    leaderboard = [metrics.leaderboard_row(name, test, delay) for name, delay in predicted.items()]
-    leaderboard += [_model_row(name, stored, test) for name, stored in models.items()]
+    for model in (pruned_teacher, distilled_student):
+        control = model.manifest["control"]
+        models[control["asset"]] = model_registry.get(control["asset"], control["digest"])
+    leaderboard = rank_models(_predict_baselines(test, runtime_lookup, source), models, test)
+    location = reports.write(LEADERBOARD, json.dumps(leaderboard, indent=1).encode())
+    return dg.MaterializeResult(metadata={**describe_leaderboard(leaderboard), **location, "test_rows": len(test)})
+
+
+@dg.asset_check(
+    asset="model_leaderboard",
+    description="Require every model to beat the run-time lookup on the test part; otherwise it is not worth its size.",
+)
+def models_beat_the_lookup(reports: dg.ResourceParam[ReportStore]) -> dg.AssetCheckResult:
+    losing = models_losing_to_lookup(select_models(json.loads(reports.read(LEADERBOARD))))
+    return dg.AssetCheckResult(passed=not losing, severity=dg.AssetCheckSeverity.WARN, metadata={"losing": losing})
+
+
+def rank_models(
+    baselines: Mapping[str, np.ndarray], models: Mapping[str, Bundle], test: pd.DataFrame
+) -> list[metrics.LeaderboardRow]:
+    """Return a leaderboard row for each baseline and model on n labelled rows, the lowest MAE first.
+
+    `baselines` has the predicted delays (n,) in seconds by name, `runtime_lookup` among them.
+    """
+    leaderboard = [metrics.make_leaderboard_row(name, test, delay) for name, delay in baselines.items()]
+    leaderboard += [_score_model(name, bundle, test) for name, bundle in models.items()]
     leaderboard.sort(key=lambda row: row["mae"])
     lookup_mae = next(row["mae"] for row in leaderboard if row["model"] == "runtime_lookup")
     for row in leaderboard:
         row["beats_runtime_lookup"] = row["mae"] < lookup_mae
-
-    where = reports.write(LEADERBOARD, json.dumps(leaderboard, indent=1).encode())
-    return dg.MaterializeResult(
-        metadata={
-            "leaderboard": markdown_table([_short(row) for row in leaderboard]),
-            "error_by_stops_ahead": picture(lambda axes: _draw(axes, leaderboard)),
-            "error_against_size": picture(lambda axes: _draw_sizes(axes, leaderboard)),
-            "interval": markdown_table(_covered(leaderboard)),
-            "losing_to_runtime_lookup": [
-                row["model"] for row in models_of(leaderboard) if not row["beats_runtime_lookup"]
-            ],
-            **where,
-            "test_rows": len(test),
-            "best_model_mae_seconds": models_of(leaderboard)[0]["mae"],
-        }
-    )
+    return leaderboard
 
 
-def stored(reports: Reports) -> list[metrics.Row]:
-    """The leaderboard as it was last written."""
-    return json.loads(reports.read(LEADERBOARD))
-
-
-def models_of(leaderboard: list[metrics.Row]) -> list[metrics.Row]:
-    """The rows of stored models, baselines left out."""
+def select_models(leaderboard: list[metrics.LeaderboardRow]) -> list[metrics.LeaderboardRow]:
+    """Return the rows of stored models, without baselines."""
     return [row for row in leaderboard if row["model"] not in BASELINES]
 
 
-def _oracle(source: Source, test: pd.DataFrame) -> np.ndarray | None:
-    """The best possible predictions, where the source knows the process behind every row; else None."""
-    if not hasattr(source, "oracle"):
-        return None
-    best = source.oracle(test)
-    return None if np.isnan(best).any() else best
-
-
-def _model_row(name: str, stored: Bundle, test: pd.DataFrame) -> metrics.Row:
-    opened = model.Model(stored)
-    one = {str(column): values.to_numpy() for column, values in test[:1].items()}
-    delay = opened.predict(test)
+def describe_leaderboard(leaderboard: list[metrics.LeaderboardRow]) -> dict[str, Any]:
+    """Return the metadata of a leaderboard: tables, plots and the best model's MAE."""
+    models = select_models(leaderboard)
     return {
-        **metrics.leaderboard_row(name, test, delay),
-        "interval": intervals.scored(opened.interval, test, delay) if opened.interval else None,
-        "version": stored.digest,
-        "size_bytes": stored.size_bytes,
-        "parameters": stored.manifest["parameters"],
-        "latency_us_p50": p50_microseconds(lambda: opened.predict(one)),
+        "leaderboard": table_metadata([_shorten_row(row) for row in leaderboard]),
+        "error_by_stops_ahead": plot_metadata(lambda axes: _draw_error_by_stops_ahead(axes, leaderboard)),
+        "error_against_size": plot_metadata(lambda axes: _draw_pareto_front(axes, models)),
+        "interval": table_metadata(_list_coverage(leaderboard)),
+        "losing_to_runtime_lookup": list(models_losing_to_lookup(models)),
+        "best_model_mae_seconds": models[0]["mae"],
     }
 
 
-def _short(row: metrics.Row) -> dict[str, Any]:
-    horizons = {f"{stops} ahead": errors["mae"] for stops, errors in row["by_stops_ahead"].items()}
-    plain = ("mae", "rmse", "medae", "me", "smape", "r2", "size_bytes", "parameters", "latency_us_p50")
-    lookup = {"beats_runtime_lookup": "yes" if row["beats_runtime_lookup"] else "no"}
-    return {"model": row["model"], **horizons, **{name: row[name] for name in plain}, **lookup}
+def _predict_baselines(test: pd.DataFrame, runtime_lookup: Bundle, source: Source) -> dict[str, np.ndarray]:
+    """Return the delay (n,) in seconds that each baseline predicts, the oracle only if it knows every row."""
+    lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
+    predicted = {**metrics.predict_baselines(test), "runtime_lookup": lookup.predict_delay(test)}
+    oracle = source.oracle(test)
+    if oracle is not None and not np.isnan(oracle).any():
+        predicted["oracle"] = oracle
+    return predicted
 
 
-def _covered(leaderboard: list[metrics.Row]) -> list[dict[str, Any]]:
-    """How often arrivals were within the interval of each model that has one, overall and by stops ahead."""
+def _score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> metrics.LeaderboardRow:
+    model = load_model(bundle)
+    first_row = {str(column): values.to_numpy() for column, values in test[:1].items()}
+    delay = model.predict(test)
+    return {
+        **metrics.make_leaderboard_row(name, test, delay),
+        "interval": metrics.score_interval(model.interval, test, delay) if model.interval else None,
+        "version": bundle.digest,
+        "size_bytes": bundle.size_bytes,
+        "parameters": bundle.manifest["parameters"],
+        "latency_us_p50": measure_median_latency_us(lambda: model.predict(first_row)),
+    }
+
+
+def _shorten_row(row: metrics.LeaderboardRow) -> dict[str, Any]:
+    """Return the numbers of a row that fit a table of the UI."""
+    names = ("mae", "rmse", "medae", "me", "smape", "r2", "size_bytes", "parameters", "latency_us_p50")
+    return {
+        "model": row["model"],
+        **{f"{stops} ahead": errors["mae"] for stops, errors in row["by_stops_ahead"].items()},
+        **{name: row[name] for name in names},
+        "beats_runtime_lookup": row["beats_runtime_lookup"],
+    }
+
+
+def _list_coverage(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, Any]]:
+    """List the coverage of each model's prediction intervals, over all rows and by stops ahead."""
     return [
-        {"model": row["model"], "stops ahead": stops, "promise": row["interval"]["promise"]}
+        {"model": row["model"], "stops ahead": stops, "confidence level": row["interval"]["confidence_level"]}
         | {name: part[name] for name in ("coverage", "mean_width_seconds", "n")}
         for row in leaderboard
         if row["interval"]
@@ -132,7 +152,7 @@ def _covered(leaderboard: list[metrics.Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(axes: Any, leaderboard: list[metrics.Row]) -> None:
+def _draw_error_by_stops_ahead(axes: Any, leaderboard: list[metrics.LeaderboardRow]) -> None:
     for row in leaderboard:
         stops = [int(name) for name in row["by_stops_ahead"]]
         axes.plot(stops, [errors["mae"] for errors in row["by_stops_ahead"].values()], marker="o", label=row["model"])
@@ -140,11 +160,11 @@ def _draw(axes: Any, leaderboard: list[metrics.Row]) -> None:
     axes.legend(fontsize="small")
 
 
-def _draw_sizes(axes: Any, leaderboard: list[metrics.Row]) -> None:
-    """Every stored model; the Pareto front is marked: those that no other beats in both size and error."""
-    models = sorted(models_of(leaderboard), key=lambda row: row["size_bytes"])
-    labels = [f"{row['model']}, {row['latency_us_p50']:.0f} µs a row" for row in models]
-    points = {label: (row["size_bytes"], row["mae"]) for label, row in zip(labels, models, strict=True)}
-    least = np.minimum.accumulate([mae for _, mae in points.values()])
-    front = [label for (label, (_, mae)), best in zip(points.items(), least, strict=True) if mae == best]
-    draw_sizes(axes, points, front, "MAE (seconds); diamonds: Pareto front")
+def _draw_pareto_front(axes: Any, models: list[metrics.LeaderboardRow]) -> None:
+    """Draw MAE against size, and mark the Pareto front: models that no other beats in both."""
+    by_size = sorted(models, key=lambda row: row["size_bytes"])
+    labels = [f"{row['model']}, {row['latency_us_p50']:.0f} µs per row" for row in by_size]
+    points = {label: (row["size_bytes"], row["mae"]) for label, row in zip(labels, by_size, strict=True)}
+    best_so_far = np.minimum.accumulate([mae for _, mae in points.values()])
+    front = [label for (label, (_, mae)), best in zip(points.items(), best_so_far, strict=True) if mae == best]
+    draw_error_against_size(axes, points, front, "MAE (seconds); diamonds: Pareto front")

@@ -1,244 +1,277 @@
-"""The production model: a candidate that passes the gate replaces it, and a job goes back to an earlier version."""
+"""Group `production`: the production model, and the op that rolls it back.
+
+A candidate that passes the gate replaces the production model. The rules of the gate are in
+`ml.evaluation.promotion_gate`; the rules here are those that need Dagster or the registry's history.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import dagster as dg
-from dagster._check import CheckError
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.storage.asset_check_execution_record import (
-    AssetCheckExecutionRecord,
-    AssetCheckExecutionRecordStatus,
-)
 from pydantic import Field
 
-from mbta_assets.defs.freshness import EVERY_WEEK
-from mbta_assets.defs.metadata import OWNERS, markdown_table
-from mbta_assets.defs.training import labelled, rows_of
+from mbta_assets.defs.dagster_internals import (
+    DATA_VERSION_TAG,
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+    BaseAssetGraph,
+    CheckError,
+    latest_check_records,
+)
+from mbta_assets.defs.freshness import WEEKLY
+from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.ml.evaluation import promotion_gate
 from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, Rule
-from mbta_assets.ml.inference import model
-from mbta_assets.ml.inference.run_time import RuntimeLookup
+from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
+from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.training.dataset import read_rows, select_labelled
+from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle
-from mbta_assets.storage.model_registry import BundleStore, Move, PointerMoved
+from mbta_assets.storage.model_registry import ModelRegistry, Move, PointerMoved
 
 ASSET = "production_model"
-TRIES = 5
-ROLLED_BACK = "rolled back"
-FEWEST_DIGITS = 6
+MAX_ATTEMPTS = 5
+"""Decisions that are made again because another run promoted a model meanwhile."""
+ROLLBACK_PREFIX = "rolled back"
+"""Begins the reason of a rollback in the registry's history."""
+MIN_DIGEST_DIGITS = 6
 
 
 class GateConfig(dg.Config):
-    """The gate; why each default is what it is stands beside it in `mbta_assets.ml.evaluation.promotion_gate`."""
+    """Thresholds of the promotion gate; `mbta_assets.ml.evaluation.promotion_gate.Gate` explains each default."""
 
-    margin_over_production: float = Field(
-        Gate.margin_over_production, ge=0, lt=1, description="Share of the production model's MAE that is saved."
+    min_gain_over_production: float = Field(
+        default=Gate.min_gain_over_production,
+        ge=0,
+        lt=1,
+        description="Minimum reduction of the production model's MAE, as a share.",
     )
-    margin_over_lookup: float = Field(
-        Gate.margin_over_lookup, ge=0, lt=1, description="Share of the run-time lookup's MAE that is saved."
+    min_gain_over_lookup: float = Field(
+        default=Gate.min_gain_over_lookup,
+        ge=0,
+        lt=1,
+        description="Minimum reduction of the run-time lookup's MAE, as a share.",
     )
-    route_bound: float = Field(
-        Gate.route_bound, ge=0, description="Share by which the MAE on any route may be above either's."
+    max_route_regression: float = Field(
+        default=Gate.max_route_regression, ge=0, description="Maximum increase of the MAE on any route, as a share."
     )
-    route_rows: int = Field(Gate.route_rows, ge=1, description="Routes with fewer test rows are not judged.")
+    min_route_rows: int = Field(
+        default=Gate.min_route_rows, ge=1, description="Routes with fewer test rows are not judged."
+    )
     standard_errors: float = Field(
-        Gate.standard_errors, ge=0, description="A difference on a route within so many standard errors is noise."
+        default=Gate.standard_errors,
+        ge=0,
+        description="Differences on a route within this many standard errors are noise.",
     )
-    test_rows: int = Field(Gate.test_rows, ge=1, description="Fewest rows that no model learned from to decide on.")
-    size_bytes: int = Field(Gate.size_bytes, ge=1, description="Most bytes of the bundle.")
-    latency_microseconds: float = Field(Gate.latency_microseconds, gt=0, description="Most microseconds for one row.")
+    min_test_rows: int = Field(
+        default=Gate.min_test_rows, ge=1, description="Minimum number of rows that no compared model was trained on."
+    )
+    max_size_bytes: int = Field(default=Gate.max_size_bytes, ge=1, description="Maximum size of the bundle in bytes.")
+    max_latency_us: float = Field(
+        default=Gate.max_latency_us, gt=0, description="Maximum latency of a prediction for one row in microseconds."
+    )
 
 
 @dg.asset(
     group_name="production",
-    description="The trusted model: a candidate replaces it only if it passes the gate; the reasons are its metadata.",
+    description="The model in production, which a candidate replaces only if it passes the gate.",
     deps=["model_leaderboard"],
-    owners=OWNERS,
     kinds={"onnx"},
     pool="cores",
-    freshness_policy=EVERY_WEEK,
+    freshness_policy=WEEKLY,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="bundles",
 )
 def production_model(
     context: dg.AssetExecutionContext,
     config: GateConfig,
-    bundle_store: dg.ResourceParam[BundleStore],
+    model_registry: dg.ResourceParam[ModelRegistry],
     training_set: Bundle,
     runtime_lookup: Bundle,
     quantized_student: Bundle,
 ) -> dg.MaterializeResult:
     gate = Gate(**config.model_dump())
-    test = labelled(rows_of(training_set), "test")
-    opened = model.Model(quantized_student)
-    latency = promotion_gate.latency_microseconds(opened.predict, test)
-    candidate = Contender(quantized_student, opened.predict(test), latency)
-    lookup = RuntimeLookup.from_bytes(runtime_lookup.file(model.LOOKUP))
-    baseline = Contender(runtime_lookup, lookup.delay(test))
-    others = [_checked(context), *_learned_elsewhere(quantized_student, training_set)]
+    test = select_labelled(read_rows(training_set), "test")
+    model = load_model(quantized_student)
+    latency_us = promotion_gate.measure_min_latency_us(model.predict, test)
+    candidate = Contender(quantized_student, model.predict(test), latency_us)
+    lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
+    baseline = Contender(runtime_lookup, lookup.predict_delay(test))
+    fixed_rules = [_require_passed_checks(context), *_note_other_training_set(quantized_student, training_set)]
 
     def judge(production: Bundle | None) -> Decision:
-        rival = Contender(production, model.Model(production).predict(test)) if production else None
-        withdrawn = _withdrawn(bundle_store.moves(ASSET), quantized_student.digest)
-        return promotion_gate.decide(gate, test, candidate, baseline, rival, [*others, *withdrawn])
+        rival = Contender(production, load_model(production).predict(test)) if production else None
+        rules = [*fixed_rules, *_refuse_rolled_back(model_registry.moves(ASSET), quantized_student.digest)]
+        return promotion_gate.decide_promotion(gate, test, candidate, baseline, rival, rules)
 
-    decision = promote_if_better(bundle_store, quantized_student, judge)
-    moves = bundle_store.moves(ASSET)
+    decision = promote_if_better(model_registry, quantized_student, judge)
+    moves = model_registry.moves(ASSET)
     if not decision.promoted:
         context.log.warning("Not promoted: " + " ".join(decision.reasons))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(moves[0].digest if moves else "none"),
         metadata={
             "promoted": decision.promoted,
-            "decision": _describe(decision, quantized_student, moves),
-            "comparison": markdown_table(decision.comparison) if decision.comparison else "not compared",
+            "decision": _describe_decision(decision, quantized_student, moves),
+            "comparison": table_metadata(decision.comparison) if decision.comparison else "not compared",
             "candidate": quantized_student.digest,
-            **{f"{name}_mae_seconds": mae for name, mae in _overall(decision).items()},
-            **_state(moves),
+            **{f"{name}_mae_seconds": mae for name, mae in _overall_maes(decision).items()},
+            **_describe_history(moves),
         },
     )
 
 
 def promote_if_better(
-    store: BundleStore, candidate: Bundle, judge: Callable[[Bundle | None], Decision], tries: int = TRIES
+    registry: ModelRegistry,
+    candidate: Bundle,
+    judge: Callable[[Bundle | None], Decision],
+    max_attempts: int = MAX_ATTEMPTS,
 ) -> Decision:
-    """Make a candidate the production model if `judge` decides so against the one that is; judge again if that changed.
+    """Make a candidate the production model if `judge` decides so against the current one, None if there is none.
 
-    Raises dagster.Failure where it changed at every try.
+    Judges again if the current one changed meanwhile. Raises dagster.Failure if it changed at every attempt.
     """
-    for _ in range(tries):
-        current = store.current_digest(ASSET)
+    for _ in range(max_attempts):
+        current = registry.current_digest(ASSET)
         if current == candidate.digest:
-            store.put(ASSET, candidate)  # mends a damaged copy, leaves a whole one alone
-        decision = judge(store.get(ASSET, current) if current else None)
+            registry.put(ASSET, candidate)  # repairs a damaged copy, leaves an intact one alone
+        decision = judge(registry.get(ASSET, current) if current else None)
         if not decision.promoted:
             return decision
-        stored = store.put(ASSET, candidate)
+        stored = registry.put(ASSET, candidate)
         try:
-            store.point(ASSET, stored.digest, expected=current, why=f"promoted: {decision.figures}")
+            registry.set_current(ASSET, stored.digest, expected=current, why=f"promoted: {decision.summary}")
         except PointerMoved:
             continue
         return decision
     raise dg.Failure(
-        f"The current version of {ASSET} changed during each of {tries} decisions; nothing was promoted. "
+        f"The current version of {ASSET} changed during each of {max_attempts} decisions; nothing was promoted. "
         f"See which runs promote at the same time, then materialize {ASSET} again."
     )
 
 
 class RollbackConfig(dg.Config):
-    """Which version to go back to."""
+    """Version to roll back to."""
 
     version: str = Field(
-        "",
-        description=f"Digest of an earlier version or its first digits, {FEWEST_DIGITS} or more. "
+        default="",
+        description=f"Digest of an earlier version or its first digits, {MIN_DIGEST_DIGITS} or more. "
         "Empty: the one before the current version first became current.",
     )
 
 
-@dg.op(description="Makes an earlier version the production model again, after verifying its bytes.")
+@dg.op(description="Make an earlier version the production model again, after verifying its bytes.")
 def roll_back(
-    context: dg.OpExecutionContext, config: RollbackConfig, bundle_store: dg.ResourceParam[BundleStore]
+    context: dg.OpExecutionContext, config: RollbackConfig, model_registry: dg.ResourceParam[ModelRegistry]
 ) -> None:
-    moves = bundle_store.moves(ASSET)
-    version = earlier_version(moves, config.version)
+    moves = model_registry.moves(ASSET)
+    version = find_earlier_version(moves, config.version)
     current = moves[0].digest
-    why = f"{ROLLED_BACK} to {version[:16]} from {current[:16]}"
-    bundle_store.point(ASSET, version, expected=current, why=why)
+    reason = f"{ROLLBACK_PREFIX} to {version[:16]} from {current[:16]}"
+    model_registry.set_current(ASSET, version, expected=current, why=reason)
     context.log_event(
         dg.AssetMaterialization(
             ASSET,
-            description=why,
-            metadata={"promoted": False, "decision": why, **_state(bundle_store.moves(ASSET))},
+            description=reason,
+            metadata={"promoted": False, "decision": reason, **_describe_history(model_registry.moves(ASSET))},
             tags={DATA_VERSION_TAG: version},
         )
     )
 
 
-def earlier_version(moves: Sequence[Move], version: str) -> str:
-    """The digest of an earlier version that these digits begin; with none given, see `RollbackConfig`.
+def find_earlier_version(moves: Sequence[Move], prefix: str) -> str:
+    """Return the digest of the one earlier version that begins with `prefix`.
 
-    Raises dagster.Failure, which lists the versions there are.
+    An empty prefix means the version before the current one first became current. Raises dagster.Failure, which lists
+    all versions, if there is no such version or more than one.
     """
     history = [move.digest for move in moves]
-    if version:
-        fitting = {digest for digest in history[1:] if digest.startswith(version)} - set(history[:1])
-        if len(version) >= FEWEST_DIGITS and len(fitting) == 1:
-            return fitting.pop()
-        wrong = f"{version!r} does not name one earlier version of {ASSET} by {FEWEST_DIGITS} digits or more."
+    if prefix:
+        matching = {digest for digest in history[1:] if digest.startswith(prefix)} - set(history[:1])
+        if len(prefix) >= MIN_DIGEST_DIGITS and len(matching) == 1:
+            return matching.pop()
+        problem = f"{prefix!r} does not name one earlier version of {ASSET} by {MIN_DIGEST_DIGITS} digits or more."
     else:
-        # After a rollback the version just left is the one before the current; going back again must not return to it.
+        # After a rollback the latest move left a version that rolling back once more must not return to.
         first = len(history) - 1 - history[::-1].index(history[0]) if history else 0
         if history[first + 1 :]:
             return history[first + 1]
-        wrong = f"{ASSET} has no version before the current one."
+        problem = f"{ASSET} has no version before the current one."
     versions = [f"{move.digest[:16]} ({move.at or 'time unknown'}, {move.why or 'why unknown'})" for move in moves]
-    there_are = "; ".join(versions) or "none"
-    raise dg.Failure(f"{wrong} Its versions, the current one first: {there_are}.", allow_retries=False)
+    listed = "; ".join(versions) or "none"
+    raise dg.Failure(f"{problem} Its versions, the current one first: {listed}.", allow_retries=False)
 
 
-def failed_checks(instance: dg.DagsterInstance, graph: BaseAssetGraph, asset: dg.AssetKey) -> tuple[int, list[str]]:
-    """How many blocking checks there are upstream of an asset, and which of them failed when they last ran."""
+def find_failed_checks(
+    instance: dg.DagsterInstance, graph: BaseAssetGraph, asset: dg.AssetKey
+) -> tuple[int, list[str]]:
+    """Return the number of blocking checks upstream of an asset, and the names of those that failed most recently."""
     upstream = graph.get_ancestor_asset_keys(asset)
     blocking = sorted(key for key in graph.get_check_keys_for_assets(upstream) if graph.get(key).blocking)
-    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(blocking)
-    failed = [key.to_user_string() for key in blocking if key in latest and _failed(instance, latest[key])]
+    latest = latest_check_records(instance, blocking)
+    failed = [key.to_user_string() for key in blocking if key in latest and _has_failed(instance, latest[key])]
     return len(blocking), failed
 
 
-def _failed(instance: dg.DagsterInstance, latest: AssetCheckExecutionRecord) -> bool:
-    if latest.status == AssetCheckExecutionRecordStatus.PLANNED:
-        run = instance.get_run_by_id(latest.run_id)
-        return run is not None and run.is_failure  # the run ended before the check did
-    severe = latest.evaluation is None or latest.evaluation.severity == dg.AssetCheckSeverity.ERROR
-    return latest.status == AssetCheckExecutionRecordStatus.FAILED and severe
+def _has_failed(instance: dg.DagsterInstance, record: AssetCheckExecutionRecord) -> bool:
+    """Return whether a check failed as an error, or its run failed before it."""
+    if record.status == AssetCheckExecutionRecordStatus.PLANNED:
+        run = instance.get_run_by_id(record.run_id)
+        return run is not None and run.is_failure
+    is_error = record.evaluation is None or record.evaluation.severity == dg.AssetCheckSeverity.ERROR
+    return record.status == AssetCheckExecutionRecordStatus.FAILED and is_error
 
 
-def _checked(context: dg.AssetExecutionContext) -> Rule:
+def _require_passed_checks(context: dg.AssetExecutionContext) -> Rule:
+    """Require that no blocking check upstream failed when it last ran."""
     try:
         graph: BaseAssetGraph = context.repository_def.asset_graph
-    except CheckError:  # `execute_in_process` has no repository, only the job's own checks
+    except CheckError:  # `execute_in_process` has no code location, only the job's own checks
         graph = context.job_def.asset_layer.asset_graph
-    blocking, failed = failed_checks(context.instance, graph, context.asset_key)
+    blocking, failed = find_failed_checks(context.instance, graph, context.asset_key)
     if failed:
         return Rule(False, f"Blocking checks upstream failed when they last ran: {', '.join(failed)}.")
     return Rule(True, f"Of {blocking} blocking checks upstream none failed when it last ran.")
 
 
-def _learned_elsewhere(candidate: Bundle, training_set: Bundle) -> list[Rule]:
-    learned_from = candidate.manifest["training_set"]
-    if learned_from == training_set.digest:
+def _note_other_training_set(candidate: Bundle, training_set: Bundle) -> list[Rule]:
+    """Note that a candidate was trained on another training set than the one whose test rows judge it."""
+    trained_on = candidate.manifest["training_set"]
+    if trained_on == training_set.digest:
         return []
-    here = f"{learned_from[:16]}, not from {training_set.digest[:16]} whose test rows judge it"
-    return [Rule(True, f"It learned from training set {here}; rows that it may have seen are left out.")]
+    message = (
+        f"It was trained on training set {trained_on[:16]}, and is judged by test rows of {training_set.digest[:16]}; "
+        "rows that it may have been trained on are left out."
+    )
+    return [Rule(True, message)]
 
 
-def _withdrawn(moves: Sequence[Move], candidate: str) -> list[Rule]:
-    """Against a version that somebody rolled back from: on the same rows it would come back at the next run."""
-    left = [newer for newer, older in pairwise(moves) if older.digest == candidate and _is_rollback(newer)]
+def _refuse_rolled_back(moves: Sequence[Move], candidate: str) -> list[Rule]:
+    """Refuse a version that was rolled back from: on the same rows the next run would promote it again."""
+    rollbacks = [newer for newer, older in pairwise(moves) if older.digest == candidate and _is_rollback(newer)]
     return [
         Rule(
             False,
-            f"It was in production and was rolled back from at {newer.at}. To use it all the same, run the job "
+            f"It was in production and was rolled back from at {rollback.at}. To use it all the same, run the job "
             f"rollback_production with version {candidate[:16]}.",
         )
-        for newer in left[:1]
+        for rollback in rollbacks[:1]
     ]
 
 
 def _is_rollback(move: Move) -> bool:
-    return move.why is not None and move.why.startswith(ROLLED_BACK)
+    return move.why is not None and move.why.startswith(ROLLBACK_PREFIX)
 
 
-def _overall(decision: Decision) -> dict[str, float]:
-    """The MAE of each contender, for Dagster's charts, which know finite numbers only."""
+def _overall_maes(decision: Decision) -> dict[str, float]:
+    """Return the finite MAEs over all rows by contender, which Dagster charts."""
     overall = decision.comparison[0] if decision.comparison else {}
     names = (promotion_gate.CANDIDATE, promotion_gate.PRODUCTION, promotion_gate.LOOKUP)
     return {name: overall[name] for name in names if name in overall and math.isfinite(overall[name])}
 
 
-def _describe(decision: Decision, candidate: Bundle, moves: Sequence[Move]) -> dg.MarkdownMetadataValue:
+def _describe_decision(decision: Decision, candidate: Bundle, moves: Sequence[Move]) -> dg.MarkdownMetadataValue:
     version = candidate.digest[:16]
     if decision.promoted:
         outcome = f"**Promoted:** {version}."
@@ -249,12 +282,12 @@ def _describe(decision: Decision, candidate: Bundle, moves: Sequence[Move]) -> d
             f"**Not promoted:** {version}, and nothing is in production yet. Train a better candidate on more service "
             f"days, or change the gate in the launchpad, then materialize {ASSET} again."
         )
-    rules = [f"- {'✓' if rule.holds else '✗'} {rule.says}" for rule in decision.rules]
+    rules = [f"- {'✓' if rule.passed else '✗'} {rule.message}" for rule in decision.rules]
     return dg.MetadataValue.md("\n".join([outcome, "", *rules]))
 
 
-def _state(moves: Sequence[Move]) -> dict[str, dg.MetadataValue]:
+def _describe_history(moves: Sequence[Move]) -> dict[str, dg.MetadataValue]:
     if not moves:
         return {"current_version": dg.MetadataValue.text("none"), "history": dg.MetadataValue.text("none")}
     history = [{"version": move.digest[:16], "since": move.at, "why": move.why} for move in moves]
-    return {"current_version": dg.MetadataValue.text(moves[0].digest), "history": markdown_table(history)}
+    return {"current_version": dg.MetadataValue.text(moves[0].digest), "history": table_metadata(history)}

@@ -1,1 +1,4 @@
-"""What assets use and a deployment chooses: the warehouse that joins and reads, the tracker of experiments."""
+"""Dagster resources: the configuration of each, and the plain object of `sources`, `storage` or `gcp` made from it.
+
+Assets, checks and sensors receive the plain object, annotated with `dg.ResourceParam`. A test may pass one directly.
+"""

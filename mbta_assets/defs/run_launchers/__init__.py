@@ -1,1 +1,1 @@
-"""Run launchers: a process of this machine, an execution of a Cloud Run job."""
+"""Run launchers, which dagster.yaml names: a process of this machine, or an execution of a Cloud Run job."""

@@ -1,33 +1,41 @@
-"""How runs are started on Google Cloud: each is an execution of one Cloud Run job, as deploy/google-cloud.yaml says."""
+"""The run launcher of Google Cloud: each run is an execution of the Cloud Run job in deploy/google-cloud.yaml."""
 
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self
 
 from dagster import DagsterRun, Field, IntSource, StringSource
-from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
-from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
-EXECUTION = "cloud_run/execution"
-"""The tag of a run that names its execution."""
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+from mbta_assets.defs.dagster_internals import (
+    CheckRunHealthResult,
+    ConfigurableClass,
+    ConfigurableClassData,
+    ExecuteRunArgs,
+    LaunchRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
+
+EXECUTION_TAG = "cloud_run/execution"
+"""Tag of a run that names its execution."""
 TIMEOUT_SECONDS = 60
+MAX_RETRIES = 5
+MAX_ERROR_CHARACTERS = 500
 
 
 class CloudRunError(RuntimeError):
-    """Cloud Run has refused; the message says what it answered."""
+    """An error response of Cloud Run."""
 
-    def __init__(self, what: str, status: int, said: str) -> None:
-        super().__init__(f"Cloud Run answered {status} to {what}: {said[:500]}")
+    def __init__(self, request: str, status: int, response: str) -> None:
+        super().__init__(f"Cloud Run answered {status} to {request}: {response[:MAX_ERROR_CHARACTERS]}")
         self.status = status
 
 
 class CloudRunLauncher(RunLauncher[Any], ConfigurableClass):
-    """A launcher that executes a Cloud Run job for each run, with the run's command as its arguments.
+    """Launcher that executes a Cloud Run job for each run, with the run's command as its arguments.
 
-    The job's command has to run what it is given, as `env` does, in an image with the code of whoever launches. The
-    arguments hold the instance's configuration, with the names of environment variables and not with what they hold.
+    The job's command has to execute its arguments, as `env` does, in an image with the code of the code location. The
+    arguments contain the instance's configuration, with the names of environment variables and not their values.
     """
 
     def __init__(
@@ -47,57 +55,63 @@ class CloudRunLauncher(RunLauncher[Any], ConfigurableClass):
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
+        """Return the configuration in dagster.yaml that the launcher was made from."""
         return self._inst_data
 
     @classmethod
     def config_type(cls) -> Mapping[str, Any]:
-        """What the instance's configuration says of it."""
+        """Return the schema of the launcher's configuration in dagster.yaml."""
         return {
             "project": StringSource,
             "region": StringSource,
             "job": StringSource,
-            "timeout_seconds": Field(IntSource, description="After this an execution is ended."),
+            "timeout_seconds": Field(IntSource, description="Time after which an execution is ended."),
             "endpoint": Field(StringSource, default_value="https://run.googleapis.com"),
         }
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+        """Return the launcher of a configuration."""
         return cls(inst_data=inst_data, **config_value)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Execute the job for a run. Raises CloudRunError."""
         run, origin = context.dagster_run, context.job_code_origin
-        assert origin is not None, "what is launched comes from a code location"
+        if origin is None:
+            raise ValueError(f"Run {run.run_id} of {run.job_name} has no code location, so Cloud Run cannot load it.")
         command = ExecuteRunArgs(job_origin=origin, run_id=run.run_id, instance_ref=self._instance.get_ref())
         overrides = {
             "containerOverrides": [{"args": list(command.get_command_args())}],
             "timeout": f"{self.timeout_seconds}s",
         }
-        execution = self._ask("POST", f"{self.job}:run", {"overrides": overrides})["metadata"]["name"]
-        self._instance.add_run_tags(run.run_id, {EXECUTION: execution})
+        execution = self._request("POST", f"{self.job}:run", {"overrides": overrides})["metadata"]["name"]
+        self._instance.add_run_tags(run.run_id, {EXECUTION_TAG: execution})
         self._instance.report_engine_event(f"Execution {execution} of Cloud Run.", run, cls=type(self))
 
     def terminate(self, run_id: str) -> bool:
-        """Cancel the execution of a run. Returns whether there is one. Raises CloudRunError."""
+        """Cancel the execution of a run, and return whether there is one. Raises CloudRunError."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished or EXECUTION not in run.tags:
+        if run is None or run.is_finished or EXECUTION_TAG not in run.tags:
             return False
         self._instance.report_run_canceling(run)
-        self._ask("POST", f"{run.tags[EXECUTION]}:cancel", {})
+        self._request("POST", f"{run.tags[EXECUTION_TAG]}:cancel", {})
         self._instance.report_run_canceled(run)
         return True
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Run monitoring asks for the health of each started run."""
+        """Return True: run monitoring calls `check_run_worker_health` for each started run."""
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the execution of a run is under way. Raises CloudRunError, and the next look will tell."""
-        if EXECUTION not in run.tags:
+        """Return the state of a run's execution.
+
+        Raises CloudRunError if Cloud Run does not say; run monitoring then asks again.
+        """
+        if EXECUTION_TAG not in run.tags:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "A command executes it, in a process of its own.")
         try:
-            execution = self._ask("GET", run.tags[EXECUTION])
+            execution = self._request("GET", run.tags[EXECUTION_TAG])
         except CloudRunError as error:
             if error.status != 404:
                 raise
@@ -110,19 +124,23 @@ class CloudRunLauncher(RunLauncher[Any], ConfigurableClass):
 
     @cached_property
     def _session(self) -> Any:
-        """Made when it is first needed: who only looks at runs needs no credentials for it."""
-        import google.auth
-        from google.auth.transport.requests import AuthorizedSession
+        """Return an HTTP session with the default credentials; none are needed to create a launcher."""
+        # Google's libraries take seconds to import, and webserver and daemon load the launcher when they start.
         from requests.adapters import HTTPAdapter
         from urllib3.util import Retry
 
-        session = AuthorizedSession(google.auth.default(scopes=[SCOPE])[0])
-        # Too many at once is no error. Anything else might have begun an execution, or the next look will tell.
-        session.mount(self.endpoint, HTTPAdapter(max_retries=Retry(5, status_forcelist=[429], allowed_methods=None)))
+        from mbta_assets.gcp.account import Account
+
+        session = Account().session()
+        # Retried are connections that failed and 429. After any other failure an execution may have begun, and a second
+        # one must not.
+        retry = Retry(MAX_RETRIES, read=0, other=0, status_forcelist=[429], allowed_methods=None)
+        session.mount(self.endpoint, HTTPAdapter(max_retries=retry))
         return session
 
-    def _ask(self, method: str, name: str, body: Mapping[str, Any] | None = None) -> Any:
-        answer = self._session.request(method, f"{self.endpoint}/v2/{name}", json=body, timeout=TIMEOUT_SECONDS)
-        if not answer.ok:
-            raise CloudRunError(f"{method} {name}", answer.status_code, answer.text)
-        return answer.json()
+    def _request(self, method: str, name: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON response of Cloud Run. Raises CloudRunError."""
+        response = self._session.request(method, f"{self.endpoint}/v2/{name}", json=body, timeout=TIMEOUT_SECONDS)
+        if not response.ok:
+            raise CloudRunError(f"{method} {name}", response.status_code, response.text)
+        return response.json()

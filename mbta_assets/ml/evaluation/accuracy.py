@@ -1,181 +1,136 @@
-"""How well the predictions of a service day came true, and how far the day is from what its model learned from."""
+"""The accuracy of a service day's predictions, as rows of `prediction_accuracy`.
+
+How far the day is from the training data is measured in `drift`; the metrics themselves are defined in `metrics`.
+"""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import date
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.evaluation import metrics
-from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.intervals import at_origin
-from mbta_assets.ml.inference.model import Model
-from mbta_assets.ml.training import dataset
+from mbta_assets.ml.inference.intervals import is_at_first_stop
 from mbta_assets.transit import schema
 
-CALENDAR = frozenset({"month", "day_of_week", "day_of_year", "season", "sin_time", "cos_time"})
-"""Inputs that say which day and hour it is: they differ from the training days by nature, not by drift."""
-DRIFT_ROWS = 30_000
 POSITIONS = ["mid_trip", "terminal"]
-"""Where a vehicle is: on its way, or still at the stop where its trip begins."""
+"""Position of a vehicle: under way, or still standing at the first stop of its trip."""
+STOPS_AHEAD_MEMBERS = [str(stops) for stops in schema.STOPS_AHEAD]
 TEXT = pd.StringDtype("pyarrow")
-HORIZONS = [str(stops) for stops in schema.STOPS_AHEAD]
 
 
-class Measured(NamedTuple):
-    """One row of `PredictionAccuracy`, without its service day and model."""
+class MetricRow(NamedTuple):
+    """One row of `PredictionAccuracy`, without its service date and model version."""
 
     measure: str
     dimension: str
     member: str
     n: int
     value: float | None
+    """None if n is 0."""
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What a model learned from, to hold a service day against."""
-
-    encoder: Encoder
-    train: pd.DataFrame
-    """The numeric inputs of the training part."""
-    test_mae_seconds: dict[str, float]
-    """By stops ahead, the model's error on the test part."""
-
-    @classmethod
-    def of(cls, model: Model, training_set: pd.DataFrame) -> Self:
-        """The reference of a model and the rows of its training set, with the part of each."""
-        test = training_set[(training_set["part"] == "test") & training_set["delay_seconds"].notna()]
-        error = np.abs(test["delay_seconds"].to_numpy() - model.predict(test))
-        mae = pd.Series(error).groupby(test["stops_ahead"].astype(str).to_numpy()).mean()
-        encoder = model.inputs.encoder
-        return cls(
-            encoder,
-            training_set.loc[training_set["part"] == "train", encoder.numeric],
-            {str(stops): float(seconds) for stops, seconds in mae.items()},
-        )
-
-
-def predictions(features: pd.DataFrame, predicted: np.ndarray, model_version: str) -> pd.DataFrame:
-    """Predicted delays (n,) in seconds for the n rows of a service day's features, typed as `DelayPredictions`."""
-    late = np.round(predicted * 1e6).astype("timedelta64[us]")
-    kept = [*dataset.ROW_KEY, "stops_ahead", "route_id", "scheduled_arrival"]
-    frame = features[kept].assign(
+def make_predictions_table(features: pd.DataFrame, predicted: np.ndarray, model_version: str) -> pd.DataFrame:
+    """Return the rows of `DelayPredictions` for predicted delays (n,) in seconds and n rows of `transit_features`."""
+    delay = np.round(predicted * 1e6).astype("timedelta64[us]")
+    copied_columns = [*schema.ROW_KEY, "stops_ahead", "route_id", "scheduled_arrival"]
+    table = features[copied_columns].assign(
         predicted_delay_seconds=predicted,
-        predicted_arrival=features["scheduled_arrival"] + late,
+        predicted_arrival=features["scheduled_arrival"] + delay,
         model_version=model_version,
     )
-    return schema.typed(frame, schema.DelayPredictions)
+    return schema.cast_frame(table, schema.DelayPredictions)
 
 
-def table(day: date, model_version: str | None, measured: Iterable[Measured]) -> pd.DataFrame:
-    """What was measured of a service day, typed as `PredictionAccuracy`."""
-    frame = pd.DataFrame(measured, columns=list(Measured._fields))
-    return schema.typed(frame.assign(service_date=day, model_version=model_version), schema.PredictionAccuracy)
+def make_accuracy_table(service_date: date, model_version: str | None, rows: Iterable[MetricRow]) -> pd.DataFrame:
+    """Return the rows of `PredictionAccuracy` for the metrics of a service day."""
+    table = pd.DataFrame(rows, columns=list(MetricRow._fields))
+    return schema.cast_frame(
+        table.assign(service_date=service_date, model_version=model_version), schema.PredictionAccuracy
+    )
 
 
-def came_true(features: pd.DataFrame, predicted: np.ndarray) -> list[Measured]:
-    """How predicted delays (n,) in seconds compare with the labels of a service day's features (n rows).
+def score_predictions(features: pd.DataFrame, predicted: np.ndarray) -> list[MetricRow]:
+    """Score predicted delays (n,) in seconds against the labels of n rows of `transit_features`.
 
-    What there is nothing to judge of has n 0 and no value.
+    Returns errors by route, stops ahead and position, shares within the MBTA's and the ETA benchmark's windows, and the
+    share of rows with a label.
     """
-    label, ahead = (features[name].to_numpy(dtype=np.float64) for name in ("delay_seconds", "scheduled_seconds_ahead"))
-    seen = ~np.isnan(label)
-    position = _members(np.where(at_origin(features), "terminal", "mid_trip"), POSITIONS)
-    matched = float(seen.mean()) if len(seen) else None
-    return [
-        *(
-            one
-            for dimension, members in {**_groups(features), "position": position}.items()
-            for one in _errors(dimension, members, label - predicted)
-        ),
-        *_within_mbta_window(label, predicted, ahead, position),
-        *_eta_benchmark(label, predicted, ahead),
-        Measured("matched_share", "all", "all", len(seen), matched),
-    ]
+    label = features["delay_seconds"].to_numpy(dtype=np.float64)
+    scheduled_seconds_ahead = features["scheduled_seconds_ahead"].to_numpy(dtype=np.float64)
+    labelled = ~np.isnan(label)
+    position = _to_members(np.where(is_at_first_stop(features), "terminal", "mid_trip"), POSITIONS)
+    rows: list[MetricRow] = []
+    for dimension, members in {**_group_rows(features), "position": position}.items():
+        rows += measure_errors(dimension, members, label - predicted)
+    rows += _measure_mbta_windows(label, predicted, scheduled_seconds_ahead, position)
+    rows += _measure_eta_benchmark(label, predicted, scheduled_seconds_ahead)
+    labelled_share = float(labelled.mean()) if len(labelled) else None
+    rows.append(MetricRow("matched_share", "all", "all", len(labelled), labelled_share))
+    return rows
 
 
-def drifted(features: pd.DataFrame, predicted: np.ndarray, reference: Reference) -> list[Measured]:
-    """How far a service day is from the training set: its numbers, its categories, and the model's error on it.
+def measure_errors(dimension: str, members: pd.Series, error: np.ndarray) -> Iterator[MetricRow]:
+    """Yield MAE, RMSE and mean error for each member of a dimension.
 
-    `feature_drift` is the Kolmogorov-Smirnov statistic against the training part, where a missing value counts as
-    the lowest; `unknown_share` the share of values that the training part did not have; `error_drift` the MAE over
-    that on the test part. Features are measured on a sample of the rows.
+    `members` is the member (n,) of each row, as a categorical; `error` is (n,) in seconds, NaN where no arrival was
+    seen, which is left out.
     """
-    from scipy.stats import ks_2samp
-
-    sampled, encoder = dataset.sample(features, DRIFT_ROWS), reference.encoder
-    measured = []
-    for name in encoder.numeric:
-        if name not in CALENDAR:
-            then, now = (_lowest_where_missing(rows[name]) for rows in (reference.train, sampled))
-            distance = float(ks_2samp(then, now, method="asymp").statistic)
-            measured.append(Measured("feature_drift", "feature", name, len(sampled), distance))
-    for name, code in zip(encoder.vocabularies, encoder.codes(sampled).T, strict=True):
-        unknown = (code == 0) & sampled[name].notna().to_numpy()
-        measured.append(Measured("unknown_share", "category", name, len(sampled), float(unknown.mean())))
-    error = features["delay_seconds"].to_numpy() - predicted
-    for one in _errors("stops_ahead", _groups(features)["stops_ahead"], error):
-        usual = reference.test_mae_seconds.get(one.member)
-        if one.measure == "mae_seconds":
-            ratio = one.value / usual if one.value is not None and usual else None
-            measured.append(Measured("error_drift", "stops_ahead", one.member, one.n, ratio))
-    return measured
-
-
-def _groups(features: pd.DataFrame) -> dict[str, pd.Series]:
-    """By dimension, the member that each row (n,) belongs to."""
-    route, stops = features["route_id"], features["stops_ahead"].astype(TEXT)
-    routes = sorted(route.dropna().unique())
-    return {
-        "all": _members(np.full(len(features), "all"), ["all"]),
-        "stops_ahead": _members(stops, HORIZONS),
-        "route_id": _members(route, routes),
-        "route_id, stops_ahead": _members(
-            route + ", " + stops, [f"{name}, {distance}" for name in routes for distance in HORIZONS]
-        ),
-    }
-
-
-def _members(values: pd.Series | np.ndarray, members: list[str]) -> pd.Series:
-    """Values (n,) of which each is one of the members, whether or not any is."""
-    return pd.Series(pd.Categorical(values, members))
-
-
-def _errors(dimension: str, members: pd.Series, error: np.ndarray) -> Iterator[Measured]:
-    """The errors (n,) in seconds of each member; NaN, where no arrival was seen, is left out."""
     columns = {"mae_seconds": np.abs(error), "rmse_seconds": error**2, "mean_error_seconds": error}
     grouped = pd.DataFrame(columns).groupby(members, observed=False)
     counts, means = grouped.count(), grouped.mean()
     means["rmse_seconds"] **= 0.5
     for measure in columns:
         for member, n, value in zip(means.index, counts[measure], means[measure], strict=True):
-            yield Measured(measure, dimension, str(member), int(n), float(value) if n else None)
+            yield MetricRow(measure, dimension, str(member), int(n), float(value) if n else None)
 
 
-def _within_mbta_window(
-    label: np.ndarray, predicted: np.ndarray, ahead: np.ndarray, position: pd.Series
-) -> Iterator[Measured]:
-    # Until something has arrived nothing has come true, and nothing has failed to.
-    due = np.full(len(label), not np.isnan(label).all())
-    for place in (None, *POSITIONS):
-        judged = due if place is None else due & (position == place).to_numpy()
-        dimension, suffix = ("predicted_horizon, position", f", {place}") if place else ("predicted_horizon", "")
-        for name, (n, share) in metrics.mbta_window(label[judged], predicted[judged], ahead[judged]).items():
-            yield Measured("within_mbta_window", dimension, name + suffix, n, share)
+def group_by_stops_ahead(features: pd.DataFrame) -> pd.Series:
+    """Return the member (n,) of the dimension `stops_ahead` that each row belongs to."""
+    return _to_members(features["stops_ahead"].astype(TEXT), STOPS_AHEAD_MEMBERS)
 
 
-def _eta_benchmark(label: np.ndarray, predicted: np.ndarray, ahead: np.ndarray) -> Iterator[Measured]:
-    judged = metrics.eta_benchmark(label, predicted, ahead)
-    for name, (n, share) in judged.items():
-        yield Measured("eta_benchmark", "actual_horizon", name, n, share)
-    shares = [share for _, share in judged.values() if share is not None]
-    score = float(np.mean(shares)) if len(shares) == len(judged) else None
-    yield Measured("eta_benchmark", "all", "all", sum(n for n, _ in judged.values()), score)
+def _group_rows(features: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return by dimension the member (n,) that each row belongs to."""
+    route, stops_ahead = features["route_id"], features["stops_ahead"].astype(TEXT)
+    routes = sorted(route.dropna().unique())
+    routes_and_stops = [f"{route_id}, {stops}" for route_id in routes for stops in STOPS_AHEAD_MEMBERS]
+    return {
+        "all": _to_members(np.full(len(features), "all"), ["all"]),
+        "stops_ahead": group_by_stops_ahead(features),
+        "route_id": _to_members(route, routes),
+        "route_id, stops_ahead": _to_members(route + ", " + stops_ahead, routes_and_stops),
+    }
 
 
-def _lowest_where_missing(values: pd.Series) -> np.ndarray:
-    numbers = values.to_numpy(dtype=np.float64)
-    return np.where(np.isnan(numbers), -np.inf, numbers)
+def _to_members(values: pd.Series | np.ndarray, members: list[str]) -> pd.Series:
+    """Convert values (n,) to a categorical of all members, so that members without a row are grouped too."""
+    return pd.Series(pd.Categorical(values, members))
+
+
+def _measure_mbta_windows(
+    label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray, position: pd.Series
+) -> Iterator[MetricRow]:
+    """Yield the shares within the MBTA's windows, over all rows and by position."""
+    # A missing label counts as a miss. On a day without any label nothing is scored, as arrivals may be yet to come.
+    scored = np.full(len(label), not np.isnan(label).all())
+    selections = {("predicted_horizon", ""): scored}
+    for member in POSITIONS:
+        selections["predicted_horizon, position", f", {member}"] = scored & (position == member).to_numpy()
+    for (dimension, suffix), mask in selections.items():
+        shares = metrics.score_mbta_windows(label[mask], predicted[mask], scheduled_seconds_ahead[mask])
+        for window, share in shares.items():
+            yield MetricRow("within_mbta_window", dimension, window + suffix, share.n, share.value)
+
+
+def _measure_eta_benchmark(
+    label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray
+) -> Iterator[MetricRow]:
+    """Yield the shares within the windows of the ETA Accuracy Benchmark, and their mean, the benchmark's score."""
+    shares = metrics.score_eta_windows(label, predicted, scheduled_seconds_ahead)
+    for window, share in shares.items():
+        yield MetricRow("eta_benchmark", "actual_horizon", window, share.n, share.value)
+    values = [share.value for share in shares.values() if share.value is not None]
+    score = float(np.mean(values)) if len(values) == len(shares) else None
+    yield MetricRow("eta_benchmark", "all", "all", sum(share.n for share in shares.values()), score)

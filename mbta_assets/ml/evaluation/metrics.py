@@ -1,102 +1,146 @@
-"""How good predictions are: errors in seconds of delay, and the share inside the MBTA's own window."""
+"""Metrics of predicted delays: errors in seconds, shares within error windows, and rows of the leaderboard."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from mbta_assets.ml.inference.encoder import Columns
+from mbta_assets.ml.inference.intervals import IntervalCalibration
 
-Windows = Mapping[str, tuple[int, int, int, int]]
-"""By time ahead in seconds (from, below), which errors (actual minus predicted, in seconds) are right (least, most)."""
 
-MBTA_WINDOWS: Windows = {"0-3 min": (0, 180, -60, 60), "3-6 min": (180, 360, -90, 120),
-                         "6-12 min": (360, 720, -150, 210), "12-30 min": (720, 1800, -240, 360)}  # fmt: skip
-"""The MBTA's rule, by predicted time ahead: an error on a bound is wrong, and so is an arrival that never came."""
+class ErrorWindow(NamedTuple):
+    """Errors (actual minus predicted) that count as accurate in a bin of time to arrival, all in seconds."""
 
-ETA_WINDOWS: Windows = {"0-3 min": (0, 180, -30, 90), "3-6 min": (180, 360, -60, 150),
-                        "6-10 min": (360, 600, -60, 210), "10-15 min": (600, 900, -90, 270)}  # fmt: skip
-"""The ETA Accuracy Benchmark, by actual time ahead: an error on a bound is right.
+    min_ahead: int
+    max_ahead: int
+    """Exclusive."""
+    min_error: int
+    max_error: int
+
+
+class Share(NamedTuple):
+    """A share of n predictions."""
+
+    n: int
+    value: float | None
+    """None if n is 0."""
+
+
+MBTA_WINDOWS: Mapping[str, ErrorWindow] = {
+    "0-3 min": ErrorWindow(0, 180, -60, 60),
+    "3-6 min": ErrorWindow(180, 360, -90, 120),
+    "6-12 min": ErrorWindow(360, 720, -150, 210),
+    "12-30 min": ErrorWindow(720, 1800, -240, 360),
+}
+"""The MBTA's accuracy standard, by predicted time to arrival. An error on a bound of the window is outside."""
+
+ETA_WINDOWS: Mapping[str, ErrorWindow] = {
+    "0-3 min": ErrorWindow(0, 180, -30, 90),
+    "3-6 min": ErrorWindow(180, 360, -60, 150),
+    "6-10 min": ErrorWindow(360, 600, -60, 210),
+    "10-15 min": ErrorWindow(600, 900, -90, 270),
+}
+"""The ETA Accuracy Benchmark, by actual time to arrival. An error on a bound of the window is inside.
 
 https://github.com/TransitApp/ETA-Accuracy-Benchmark
 """
 
-Judged = dict[str, tuple[int, float | None]]
-"""By bin of time ahead, how many predictions there are and the share of them that is right; None where none are."""
-
-Row = dict[str, Any]
+LeaderboardRow = dict[str, Any]
+"""One row of `model_leaderboard.json`."""
 
 
-def errors(label: np.ndarray, predicted: np.ndarray) -> Row:
-    """Errors of predicted delays (n,) against actual ones (n,), in seconds; `smape` in percent, `r2` a share.
+def compute_errors(label: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """Return the error metrics of predicted delays (n,) against actual ones (n,), in seconds; `smape` in percent.
 
-    `me` is the mean of actual minus predicted: positive where vehicles came later than predicted.
+    `me` is the mean of actual minus predicted, positive where vehicles arrive later than predicted. `r2` is None if all
+    labels are equal.
     """
     error = label - predicted
-    size = np.abs(label) + np.abs(predicted)
-    variance = np.sum((label - label.mean()) ** 2)
+    magnitude = np.abs(label) + np.abs(predicted)
+    relative_error = np.divide(2 * np.abs(error), magnitude, out=np.zeros_like(magnitude), where=magnitude > 0)
+    total_variation = np.sum((label - label.mean()) ** 2)
     return {
         "n": len(label),
         "mae": float(np.abs(error).mean()),
         "rmse": float(np.sqrt((error**2).mean())),
         "medae": float(np.median(np.abs(error))),
         "me": float(error.mean()),
-        "smape": float(100 * np.mean(np.divide(2 * np.abs(error), size, out=np.zeros_like(size), where=size > 0))),
-        "r2": float(1 - np.sum(error**2) / variance) if variance > 0 else None,
+        "smape": float(100 * np.mean(relative_error)),
+        "r2": float(1 - np.sum(error**2) / total_variation) if total_variation > 0 else None,
     }
 
 
-def within_mbta_window(
+def score_mbta_windows(
     label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray
-) -> dict[str, float]:
-    """Share of predictions the MBTA would accept, by predicted time ahead; bins without a prediction are left out."""
-    counted = mbta_window(label, predicted, scheduled_seconds_ahead)
-    return {name: share for name, (_, share) in counted.items() if share is not None}
+) -> dict[str, Share]:
+    """Return the share of predictions within `MBTA_WINDOWS`, by predicted time to arrival; arrays (n,) in seconds.
 
-
-def mbta_window(label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray) -> Judged:
-    """What the MBTA would accept, by predicted time ahead; arrays (n,) in seconds.
-
-    A missing label is an arrival that never came: its prediction is wrong.
+    A missing label is an arrival that was never seen; its prediction counts as outside.
     """
-    return _judged(MBTA_WINDOWS, label - predicted, scheduled_seconds_ahead + predicted, bounds_are_right=False)
+    error, seconds_ahead = label - predicted, scheduled_seconds_ahead + predicted
+    shares = {}
+    for name, window in MBTA_WINDOWS.items():
+        binned = error[_in_bin(seconds_ahead, window)]
+        shares[name] = _compute_share((binned > window.min_error) & (binned < window.max_error))
+    return shares
 
 
-def eta_benchmark(label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray) -> Judged:
-    """What the ETA Accuracy Benchmark accepts, by actual time ahead; arrays (n,) in seconds.
+def score_eta_windows(
+    label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray
+) -> dict[str, Share]:
+    """Return the share of predictions within `ETA_WINDOWS`, by actual time to arrival; arrays (n,) in seconds.
 
-    Without a label there is no actual time, so that such a prediction is in no bin.
+    A prediction without a label has no actual time to arrival and is in no bin.
     """
-    return _judged(ETA_WINDOWS, label - predicted, scheduled_seconds_ahead + label, bounds_are_right=True)
+    error, seconds_ahead = label - predicted, scheduled_seconds_ahead + label
+    shares = {}
+    for name, window in ETA_WINDOWS.items():
+        binned = error[_in_bin(seconds_ahead, window)]
+        shares[name] = _compute_share((binned >= window.min_error) & (binned <= window.max_error))
+    return shares
 
 
-def _judged(windows: Windows, error: np.ndarray, ahead: np.ndarray, *, bounds_are_right: bool) -> Judged:
-    above, below = (np.greater_equal, np.less_equal) if bounds_are_right else (np.greater, np.less)
-    judged: Judged = {}
-    for name, (begin, end, least, most) in windows.items():
-        binned = error[(ahead >= begin) & (ahead < end)]
-        right = above(binned, least) & below(binned, most)
-        judged[name] = len(binned), float(right.mean()) if len(binned) else None
-    return judged
+def score_interval(interval: IntervalCalibration, columns: Columns, delay: np.ndarray) -> dict[str, Any]:
+    """Return the coverage and mean width of an interval around predicted delays (n,), overall and by stops ahead.
 
+    `columns` are feature columns of n labelled rows.
+    """
+    label = np.asarray(columns["delay_seconds"], dtype=np.float64)
+    stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.float64)
+    lower, upper = interval.compute_bounds(columns, delay)
+    within = (label >= lower) & (label <= upper)
+    width = upper - lower
 
-def leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> Row:
-    """One leaderboard row: every metric of a model's predicted delays (n,) over labelled rows of the test part."""
-    label = np.asarray(rows["delay_seconds"], dtype=np.float64)
-    ahead = np.asarray(rows["scheduled_seconds_ahead"], dtype=np.float64)
-
-    def grouped(column: str) -> dict[str, Row]:
-        values = np.asarray(rows[column], dtype=object)
-        names = sorted(set(values.tolist()) - {None}, key=lambda value: (str(type(value)), value))
-        parts = {str(name): errors(label[values == name], predicted[values == name]) for name in names}
-        return {name: {key: part[key] for key in ("n", "mae", "rmse")} for name, part in parts.items()}
+    def score(mask: np.ndarray) -> dict[str, Any]:
+        return {
+            "n": int(mask.sum()),
+            "coverage": float(within[mask].mean()),
+            "mean_width_seconds": float(width[mask].mean()),
+        }
 
     return {
+        "confidence_level": interval.confidence_level,
+        **score(np.ones(len(label), dtype=bool)),
+        "by_stops_ahead": {str(int(stops)): score(stops_ahead == stops) for stops in np.unique(stops_ahead)},
+    }
+
+
+def make_leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> LeaderboardRow:
+    """Return the leaderboard row of a model's predicted delays (n,) for n labelled rows of the test part.
+
+    Fields that only stored models have are None.
+    """
+    label = np.asarray(rows["delay_seconds"], dtype=np.float64)
+    scheduled_seconds_ahead = np.asarray(rows["scheduled_seconds_ahead"], dtype=np.float64)
+    shares = score_mbta_windows(label, predicted, scheduled_seconds_ahead)
+    return {
         "model": model,
-        **errors(label, predicted),
-        "within_mbta_window": within_mbta_window(label, predicted, ahead),
-        "by_stops_ahead": grouped("stops_ahead"),
-        "by_route": grouped("route_id"),
+        **compute_errors(label, predicted),
+        "within_mbta_window": {name: share.value for name, share in shares.items() if share.value is not None},
+        "by_stops_ahead": _compute_errors_by(rows, "stops_ahead", label, predicted),
+        "by_route": _compute_errors_by(rows, "route_id", label, predicted),
         "interval": None,
         "version": None,
         "size_bytes": None,
@@ -105,7 +149,32 @@ def leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> Row:
     }
 
 
-def baselines(rows: Columns) -> dict[str, np.ndarray]:
-    """Predicted delays (n,) of the baselines that need no fitting: on schedule, and as late as it last was."""
+def predict_baselines(rows: Columns) -> dict[str, np.ndarray]:
+    """Return the predicted delays (n,) of the baselines that need no fitting.
+
+    `schedule` predicts no delay, `persistence` the last delay of the trip.
+    """
     last_delay = np.asarray(rows["last_delay_seconds"], dtype=np.float64)
     return {"schedule": np.zeros(len(last_delay)), "persistence": np.nan_to_num(last_delay)}
+
+
+def _in_bin(seconds_ahead: np.ndarray, window: ErrorWindow) -> np.ndarray:
+    """Return a mask (n,) of the predictions whose time to arrival is in a window's bin."""
+    return (seconds_ahead >= window.min_ahead) & (seconds_ahead < window.max_ahead)
+
+
+def _compute_share(within: np.ndarray) -> Share:
+    """Return the share of a mask (n,) that is true."""
+    return Share(len(within), float(within.mean()) if len(within) else None)
+
+
+def _compute_errors_by(
+    rows: Columns, column: str, label: np.ndarray, predicted: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Return n, MAE and RMSE for each value of a column, in order; missing values are left out."""
+    codes, members = pd.factorize(np.asarray(rows[column], dtype=object), sort=True)
+    by_member = {}
+    for code, member in enumerate(members):
+        errors = compute_errors(label[codes == code], predicted[codes == code])
+        by_member[str(member)] = {name: errors[name] for name in ("n", "mae", "rmse")}
+    return by_member

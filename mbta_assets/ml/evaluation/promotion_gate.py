@@ -1,8 +1,12 @@
-"""Whether a candidate may replace the model in production: every rule of the gate, on rows that nobody learned from."""
+"""The promotion gate: decides whether a candidate may replace the production model.
+
+Every rule is judged on rows that none of the compared models was trained on. How a decision is stored and shown belongs
+to `mbta_assets.defs.production`.
+"""
 
 import math
 import timeit
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,72 +17,77 @@ from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.storage.bundle import Bundle
 
 CANDIDATE, PRODUCTION, LOOKUP = "candidate", "production_model", "runtime_lookup"
+LATENCY_CALLS = 100
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What a candidate has to show."""
+    """Thresholds that a candidate has to meet."""
 
-    margin_over_production: float = 0.005
-    """Share of the production model's MAE that it saves: for less than a fifth of a second, leave what has proved
-    itself where it is."""
-    margin_over_lookup: float = 0.01
-    """Share of the run-time lookup's MAE that it saves: medians need no watching, so a model must be worth its own."""
-    route_bound: float = 0.02
-    """Share by which its MAE may be above that of either on a route: a better mean must not be paid for by one line."""
-    route_rows: int = 200
-    """A route with fewer rows is not judged: it is a handful of trips."""
+    min_gain_over_production: float = 0.005
+    """Minimum reduction of the production model's MAE, as a share. A smaller gain, below a fifth of a second, is not
+    worth replacing a model that has proved itself."""
+    min_gain_over_lookup: float = 0.01
+    """Minimum reduction of the run-time lookup's MAE, as a share. Medians need no monitoring, so a model has to be
+    worth its own."""
+    max_route_regression: float = 0.02
+    """Maximum increase of the MAE on any route over either rival's, as a share. A better mean must not be paid for by
+    the riders of one line."""
+    min_route_rows: int = 200
+    """Routes with fewer rows are not judged: they hold a handful of trips."""
     standard_errors: float = 2.0
-    """On a route, a difference within so many standard errors is noise. Rows of a trip share its fate, so that the
-    standard error is taken between trips."""
-    test_rows: int = 1_000
-    """With fewer rows that nobody learned from nothing is decided: margins of a percent would be luck."""
-    size_bytes: int = 60_000
-    """The whole bundle: small enough to be loaded by a function that starts cold."""
-    latency_microseconds: float = 2_000
-    """For one row, from feature columns to seconds of delay. A quarter of it is usual; machines differ."""
+    """Differences on a route within this many standard errors are noise. Errors within a trip are correlated, so the
+    standard error is clustered by trip."""
+    min_test_rows: int = 1_000
+    """Minimum number of rows that no compared model was trained on. With fewer, margins of a percent are chance."""
+    max_size_bytes: int = 60_000
+    """Maximum size of the bundle, which a serverless function loads when it starts cold."""
+    max_latency_us: float = 2_000
+    """Maximum latency in microseconds of a prediction for one row, feature columns to delay. A quarter of it is usual;
+    machines differ."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A stored model on the rows at hand."""
+    """A stored model and its predictions for the rows of the gate."""
 
-    stored: Bundle
+    bundle: Bundle
     predicted: np.ndarray
-    """(n,) seconds of delay."""
-    latency_microseconds: float = math.nan
-    """Time for one row; only a candidate's is measured."""
+    """(n,) delay in seconds."""
+    latency_us: float = math.nan
+    """Latency in microseconds of a prediction for one row; measured for the candidate only."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of the gate, whether it holds, and a sentence with the figures."""
+    """The outcome of one rule of the gate."""
 
-    holds: bool
-    says: str
+    passed: bool
+    message: str
+    """A sentence with the figures."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Every rule that was looked at, and the errors side by side."""
+    """The outcome of every rule, and the errors of the contenders side by side."""
 
     rules: tuple[Rule, ...]
     comparison: tuple[dict[str, Any], ...] = ()
-    """The MAE in seconds of each contender over n rows: over all rows first, then by stops ahead and by route."""
+    """The MAE in seconds of each contender over n rows: all rows first, then by stops ahead and by route."""
 
     @property
     def promoted(self) -> bool:
-        """Whether the candidate becomes the production model."""
-        return all(rule.holds for rule in self.rules)
+        """Return whether the candidate becomes the production model."""
+        return all(rule.passed for rule in self.rules)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """All that speaks against the candidate; where nothing does, all that speaks for it."""
-        return tuple(rule.says for rule in self.rules if rule.holds == self.promoted)
+        """Return the messages of all rules if the candidate is promoted, else those of the rules that failed."""
+        return tuple(rule.message for rule in self.rules if rule.passed == self.promoted)
 
     @property
-    def figures(self) -> str:
-        """The overall errors in one line; empty where they were not compared."""
+    def summary(self) -> str:
+        """Return the MAE of each contender over all rows in one line; empty if they were not compared."""
         if not self.comparison:
             return ""
         overall = self.comparison[0]
@@ -86,122 +95,154 @@ class Decision:
         return f"MAE on {overall['n']:,} rows: {maes}"
 
 
-def latency_microseconds(predict: Callable[[Columns], np.ndarray], rows: pd.DataFrame) -> float:
-    """How long a prediction for one row takes, of rows (n > 0).
+def measure_min_latency_us(predict: Callable[[Columns], np.ndarray], rows: pd.DataFrame) -> float:
+    """Return the latency in microseconds of a prediction for the first row.
 
-    The best of a hundred calls: whatever else the machine is doing only adds to it.
+    It is the minimum over a hundred calls, as other load on the machine only adds to it.
     """
-    one = {str(name): values.to_numpy() for name, values in rows[:1].items()}
-    return 1e6 * min(timeit.repeat(lambda: predict(one), number=1, repeat=100))
+    row = {str(name): values.to_numpy() for name, values in rows[:1].items()}
+    return 1e6 * min(timeit.repeat(lambda: predict(row), number=1, repeat=LATENCY_CALLS))
 
 
-def decide(
+def decide_promotion(
     gate: Gate,
     rows: pd.DataFrame,
     candidate: Contender,
     lookup: Contender,
     production: Contender | None = None,
-    others: Sequence[Rule] = (),
+    extra_rules: Sequence[Rule] = (),
 ) -> Decision:
-    """Hold a candidate to the gate on labelled rows (n), the same ones for all; without production, to the lookup only.
+    """Judge a candidate on n labelled rows, the same for all contenders.
 
-    Only rows newer than any that one of the contenders learned from count. `others` are rules about more than rows.
+    Without a production model the run-time lookup is the only rival. Only rows newer than the training data of every
+    contender are used. `extra_rules` are outcomes of rules that do not depend on rows.
     """
-    if production and production.stored.digest == candidate.stored.digest:
-        return Decision((Rule(False, "The candidate is the version in production already: nothing changes."),))
+    if production and production.bundle.digest == candidate.bundle.digest:
+        return Decision((Rule(False, "The candidate is already the production model: nothing changes."),))
     contenders = {CANDIDATE: candidate, **({PRODUCTION: production} if production else {}), LOOKUP: lookup}
-    since = max(learned_until(each.stored.manifest) for each in contenders.values())
-    unseen = rows[(rows["time_stamp"] > since).to_numpy()]
-    finite = int(np.isfinite(candidate.predicted).sum())
+    training_end = max(get_training_end(contender.bundle.manifest) for contender in contenders.values())
+    unseen = rows[(rows["time_stamp"] > training_end).to_numpy()]
     rules = [
-        Rule(finite == len(rows), f"{finite:,} of {len(rows):,} predictions are finite numbers."),
-        Rule(
-            len(unseen) >= gate.test_rows,
-            f"{len(unseen):,} labelled rows are newer than {since:%Y-%m-%d %H:%M:%S} UTC, up to when the models have "
-            f"learned; {gate.test_rows:,} is the least to decide on.",
-        ),
+        _require_finite_predictions(candidate),
+        _require_rows(gate, unseen, training_end),
     ]
     comparison: tuple[dict[str, Any], ...] = ()
-    if all(rule.holds for rule in rules):
-        errors = _errors(rows, contenders).loc[unseen.index]
-        comparison = tuple(_comparison(errors, unseen))
-        margins = {PRODUCTION: gate.margin_over_production, LOOKUP: gate.margin_over_lookup}
-        for rival in list(contenders)[1:]:
-            rules += [_better(errors, rival, margins[rival]), _no_route_worse(gate, errors, unseen, rival)]
-    return Decision((*rules, *_fit_to_serve(gate, candidate), *others), comparison)
+    if all(rule.passed for rule in rules):
+        errors = _compute_absolute_errors(rows, contenders).loc[unseen.index]
+        comparison = tuple(_compare(errors, unseen))
+        rules += _judge_errors(gate, errors, unseen)
+    return Decision((*rules, *_judge_bundle(gate, candidate), *extra_rules), comparison)
 
 
-def learned_until(manifest: Mapping[str, Any]) -> pd.Timestamp:
-    """The time stamp of the newest row that a model learned from: what validation chooses is learned from it too."""
-    window = manifest["training_window"]
-    return max(pd.Timestamp(part["to"]) for part in window if part["part"] != "test" and part["rows"])
+def get_training_end(manifest: Mapping[str, Any]) -> pd.Timestamp:
+    """Return the time stamp of the newest row that a model was trained on or selected by.
+
+    Validation rows count: hyperparameters were selected by them.
+    """
+    parts = manifest["training_window"]
+    return max(pd.Timestamp(part["to"]) for part in parts if part["part"] != "test" and part["rows"])
 
 
-def _errors(rows: pd.DataFrame, contenders: Mapping[str, Contender]) -> pd.DataFrame:
-    """Absolute errors in seconds, a column for each contender; infinite where it has no answer."""
-    label = rows["delay_seconds"].to_numpy(dtype=np.float64)
-    errors = {name: np.abs(label - each.predicted) for name, each in contenders.items()}
-    return pd.DataFrame(errors, index=rows.index).fillna(np.inf)
+def _require_finite_predictions(candidate: Contender) -> Rule:
+    """Require every prediction of the candidate to be a finite number."""
+    finite, n = int(np.isfinite(candidate.predicted).sum()), len(candidate.predicted)
+    return Rule(finite == n, f"{finite:,} of {n:,} predictions are finite numbers.")
 
 
-def _comparison(errors: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    compared = [{"rows": "all", "n": len(errors), **_maes(errors)}]
-    for column, name in (("stops_ahead", "{} stops ahead"), ("route_id", "route {}")):
-        for value, of_value in errors.groupby(rows[column]):
-            compared.append({"rows": name.format(value), "n": len(of_value), **_maes(of_value)})
-    return compared
-
-
-def _maes(errors: pd.DataFrame) -> dict[str, float]:
-    return {str(name): float(mae) for name, mae in errors.mean().items()}
-
-
-def _better(errors: pd.DataFrame, rival: str, margin: float) -> Rule:
-    mae, of_rival = errors[CANDIDATE].mean(), errors[rival].mean()
-    saved = 1 - mae / of_rival
+def _require_rows(gate: Gate, unseen: pd.DataFrame, training_end: pd.Timestamp) -> Rule:
+    """Require enough rows that no contender was trained on."""
     return Rule(
-        bool(saved > margin),
-        f"MAE {mae:.2f} s against {of_rival:.2f} s of {rival} on {len(errors):,} rows: "
-        f"{abs(saved):.2%} {'less' if saved >= 0 else 'more'}; it must be over {margin:.2%} less.",
+        len(unseen) >= gate.min_test_rows,
+        f"{len(unseen):,} labelled rows are newer than {training_end:%Y-%m-%d %H:%M:%S} UTC, when the training data of "
+        f"the models ends; {gate.min_test_rows:,} is the minimum.",
     )
 
 
-def _no_route_worse(gate: Gate, errors: pd.DataFrame, rows: pd.DataFrame, rival: str) -> Rule:
+def _judge_errors(gate: Gate, errors: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Rule]:
+    """Judge the candidate's absolute errors against those of each rival, overall and by route."""
+    min_gains = {PRODUCTION: gate.min_gain_over_production, LOOKUP: gate.min_gain_over_lookup}
+    for rival, min_gain in min_gains.items():
+        if rival in errors:
+            yield _require_gain(errors, rival, min_gain)
+            yield _require_no_route_regression(gate, errors, rows, rival)
+
+
+def _compute_absolute_errors(rows: pd.DataFrame, contenders: Mapping[str, Contender]) -> pd.DataFrame:
+    """Return the absolute errors in seconds, one column per contender; infinite where a prediction is missing."""
+    label = rows["delay_seconds"].to_numpy(dtype=np.float64)
+    errors = {name: np.abs(label - contender.predicted) for name, contender in contenders.items()}
+    return pd.DataFrame(errors, index=rows.index).fillna(np.inf)
+
+
+def _compare(errors: pd.DataFrame, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the MAE of each contender over all rows, by stops ahead and by route."""
+    yield _summarize_errors("all", errors)
+    for stops_ahead, group in errors.groupby(rows["stops_ahead"]):
+        yield _summarize_errors(f"{stops_ahead} stops ahead", group)
+    for route_id, group in errors.groupby(rows["route_id"]):
+        yield _summarize_errors(f"route {route_id}", group)
+
+
+def _summarize_errors(rows: str, errors: pd.DataFrame) -> dict[str, Any]:
+    """Return one row of the comparison: a name of the rows, their number, and the MAE of each contender."""
+    return {"rows": rows, "n": len(errors), **{str(name): float(mae) for name, mae in errors.mean().items()}}
+
+
+def _require_gain(errors: pd.DataFrame, rival: str, min_gain: float) -> Rule:
+    """Require the candidate's MAE to be below the rival's by more than a share of it."""
+    mae, rival_mae = errors[CANDIDATE].mean(), errors[rival].mean()
+    gain = 1 - mae / rival_mae
+    direction = "less" if gain >= 0 else "more"
+    return Rule(
+        bool(gain > min_gain),
+        f"MAE {mae:.2f} s against {rival_mae:.2f} s of {rival} on {len(errors):,} rows: {abs(gain):.2%} {direction}; "
+        f"more than {min_gain:.2%} less is required.",
+    )
+
+
+def _require_no_route_regression(gate: Gate, errors: pd.DataFrame, rows: pd.DataFrame, rival: str) -> Rule:
+    """Require the candidate not to be worse than the rival on any route by more than the bound and the noise."""
     trip = rows.groupby(["service_date", "trip_id"]).ngroup()
-    worse = []
-    for route, added in (errors[CANDIDATE] - errors[rival]).groupby(rows["route_id"]):
-        of_rival = errors.loc[added.index, rival].mean()
-        noise = gate.standard_errors * _standard_error(added, trip)
-        if len(added) >= gate.route_rows and added.mean() > max(gate.route_bound * of_rival, noise):
-            worse.append(
-                f"{route} by {added.mean() / of_rival:.1%} ({of_rival + added.mean():.2f} s against {of_rival:.2f} s, "
-                f"{len(added):,} rows, noise {noise:.2f} s)"
+    regressions = []
+    for route_id, added in (errors[CANDIDATE] - errors[rival]).groupby(rows["route_id"]):
+        rival_mae = errors.loc[added.index, rival].mean()
+        noise = gate.standard_errors * _compute_standard_error(added, trip)
+        if len(added) >= gate.min_route_rows and added.mean() > max(gate.max_route_regression * rival_mae, noise):
+            regressions.append(
+                f"{route_id} by {added.mean() / rival_mae:.1%} ({rival_mae + added.mean():.2f} s against "
+                f"{rival_mae:.2f} s, {len(added):,} rows, noise {noise:.2f} s)"
             )
-    found = f"Worse than {rival} on {', '.join(worse)}" if worse else f"No worse than {rival} on any route"
-    bound = f"{gate.route_bound:.1%} is the bound, for routes of {gate.route_rows:,} rows or more"
-    return Rule(not worse, f"{found}; {bound}.")
+    outcome = (
+        f"Worse than {rival} on {', '.join(regressions)}" if regressions else f"Not worse than {rival} on any route"
+    )
+    bound = f"{gate.max_route_regression:.1%} is the bound, for routes of {gate.min_route_rows:,} rows or more"
+    return Rule(not regressions, f"{outcome}; {bound}.")
 
 
-def _standard_error(values: pd.Series, cluster: pd.Series) -> float:
-    """The standard error of a mean over rows that are independent between clusters only."""
-    off = (values - values.mean()).groupby(cluster).sum()
-    return float(np.sqrt((off**2).sum()) / len(values))
+def _compute_standard_error(values: pd.Series, cluster: pd.Series) -> float:
+    """Return the standard error of the mean of values (n,) that are independent between clusters only."""
+    cluster_sums = (values - values.mean()).groupby(cluster).sum()
+    return float(np.sqrt((cluster_sums**2).sum()) / len(values))
 
 
-def _fit_to_serve(gate: Gate, candidate: Contender) -> list[Rule]:
-    parity = candidate.stored.manifest.get("parity")
-    size, latency = candidate.stored.size_bytes, candidate.latency_microseconds
-    return [
-        Rule(
-            parity["rows"] > 0 and parity["max_seconds"] <= parity["bound_seconds"],
-            f"On {parity['rows']:,} rows it differs from the model it was made from by up to "
-            f"{parity['max_seconds']:.3g} s; {parity['bound_seconds']:.3g} s is the bound.",
-        )
-        if parity
-        else Rule(False, "Its manifest says nothing of parity with the model it was made from."),
-        Rule(size <= gate.size_bytes, f"Its bundle has {size:,} bytes; {gate.size_bytes:,} is the budget."),
-        Rule(
-            latency <= gate.latency_microseconds,
-            f"One row takes {latency:,.0f} microseconds; {gate.latency_microseconds:,.0f} is the budget.",
-        ),
-    ]
+def _judge_bundle(gate: Gate, candidate: Contender) -> Iterator[Rule]:
+    """Judge the candidate's parity with its source model, its size and its latency."""
+    yield _require_parity(candidate.bundle.manifest.get("parity"))
+    size = candidate.bundle.size_bytes
+    yield Rule(size <= gate.max_size_bytes, f"The bundle has {size:,} bytes; {gate.max_size_bytes:,} is the maximum.")
+    latency = candidate.latency_us
+    yield Rule(
+        latency <= gate.max_latency_us,
+        f"One row takes {latency:,.0f} microseconds; {gate.max_latency_us:,.0f} is the maximum.",
+    )
+
+
+def _require_parity(parity: Mapping[str, Any] | None) -> Rule:
+    """Require the candidate to predict what the model it was exported from predicts, as its manifest states."""
+    if not parity:
+        return Rule(False, "The manifest does not state parity with the model that it was exported from.")
+    return Rule(
+        parity["rows"] > 0 and parity["max_seconds"] <= parity["bound_seconds"],
+        f"On {parity['rows']:,} rows it differs from the model that it was exported from by up to "
+        f"{parity['max_seconds']:.3g} s; {parity['bound_seconds']:.3g} s is the bound.",
+    )

@@ -1,4 +1,7 @@
-"""The encoder: the columns a model reads, in order, and the vocabulary of each category."""
+"""The encoder of feature columns: numeric columns to floats, categories to integer codes.
+
+It holds the order of the columns and the vocabulary of each category, and nothing else that is fitted.
+"""
 
 import json
 from collections.abc import Collection, Mapping
@@ -14,67 +17,67 @@ if TYPE_CHECKING:
     Columns = Mapping[str, Any] | pd.DataFrame
 else:
     Columns = Mapping[str, Any]
-"""Columns by name, each an array or series of the same length n."""
+"""Columns by name, each an array or a pandas series of the same length n."""
+
+UNKNOWN_CODE = 0
+"""Code of a category value that is missing or not in the vocabulary."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns columns into arrays. Fitted on the training part; what it has not seen there is unknown."""
+    """Order of the numeric columns, and the vocabulary of each category."""
 
     numeric: list[str]
     vocabularies: dict[str, list[Any]]
 
     @classmethod
     def fit(cls, rows: Columns, numeric: list[str], categories: list[str]) -> Self:
-        """An encoder of these columns with the values each category has in `rows`."""
-        return cls(numeric, {name: sorted(set(_values(rows[name])) - {None}) for name in categories})
+        """Build an encoder of these columns whose vocabularies are the values in `rows`, sorted."""
+        return cls(numeric, {name: sorted(set(_to_python_values(rows[name])) - {None}) for name in categories})
 
-    def without(self, names: Collection[str]) -> Self:
-        """The same encoder for fewer columns."""
-        kept = {name: values for name, values in self.vocabularies.items() if name not in names}
-        return replace(self, numeric=[name for name in self.numeric if name not in names], vocabularies=kept)
+    def drop_columns(self, names: Collection[str]) -> Self:
+        """Return an encoder without the columns of these names."""
+        vocabularies = {name: values for name, values in self.vocabularies.items() if name not in names}
+        return replace(self, numeric=[name for name in self.numeric if name not in names], vocabularies=vocabularies)
 
-    @property
-    def cardinalities(self) -> list[int]:
-        """How many codes each category has, the unknown one included."""
-        return [len(values) + 1 for values in self.vocabularies.values()]
-
-    def numbers(self, columns: Columns) -> np.ndarray:
-        """The numeric columns as (n, d) float32, NaN where missing."""
+    def encode_numeric(self, columns: Columns) -> np.ndarray:
+        """Return the numeric columns as (n, d) float32, NaN where missing."""
         return np.column_stack([np.asarray(columns[name], dtype=np.float32) for name in self.numeric])
 
     @cached_property
     def _code_of(self) -> dict[str, dict[Any, int]]:
-        return {name: {v: code for code, v in enumerate(values, 1)} for name, values in self.vocabularies.items()}
+        """Return the code of each value, by category; codes count from 1."""
+        return {
+            name: {value: code for code, value in enumerate(values, UNKNOWN_CODE + 1)}
+            for name, values in self.vocabularies.items()
+        }
 
-    def codes(self, columns: Columns) -> np.ndarray:
-        """The categories as (n, c) int32 codes; 0 is unknown or missing."""
-        return np.column_stack([coded(columns[name], code, 0) for name, code in self._code_of.items()]).astype(np.int32)
+    def encode_categories(self, columns: Columns) -> np.ndarray:
+        """Return the categories as (n, c) int32 codes; `UNKNOWN_CODE` where unknown or missing."""
+        codes = [encode_values(columns[name], code_of, UNKNOWN_CODE) for name, code_of in self._code_of.items()]
+        return np.column_stack(codes).astype(np.int32)
 
     def to_json(self) -> bytes:
-        """The encoder as deterministic JSON."""
+        """Serialize the encoder as deterministic JSON."""
         return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """The encoder that `to_json` wrote."""
+        """Read an encoder that `to_json` wrote."""
         return cls(**json.loads(text))
 
 
-def coded(column: Any, code_of: Mapping[Any, int], missing: int) -> np.ndarray:
-    """The code (n,) of each value of a column; `missing` for one that has none, or is missing.
-
-    A series is looked up once for each distinct value; an array, which is short, value by value.
-    """
+def encode_values(column: Any, code_of: Mapping[Any, int], default: int) -> np.ndarray:
+    """Return the code (n,) of each value of a column, and `default` where it is missing or has no code."""
     if hasattr(column, "factorize"):
-        places, distinct = column.factorize()
-        return np.array([*(code_of.get(value, missing) for value in distinct.tolist()), missing])[places]
-    return np.fromiter((code_of.get(value, missing) for value in _values(column)), dtype=np.int64)
+        # A pandas series is long: each distinct value is looked up once. Arrays come from requests and are short.
+        positions, distinct = column.factorize()
+        return np.array([*(code_of.get(value, default) for value in distinct.tolist()), default])[positions]
+    return np.fromiter((code_of.get(value, default) for value in _to_python_values(column)), dtype=np.int64)
 
 
-def _values(column: Any) -> list[Any]:
-    """Plain Python values of a column, None where missing."""
+def _to_python_values(column: Any) -> list[Any]:
+    """Return the values of a column as plain Python objects, None where missing."""
     missing = column.isna() if hasattr(column, "isna") else np.array([value is None for value in column])
-    return [
-        None if gone else value for value, gone in zip(np.asarray(column, dtype=object).tolist(), missing, strict=True)
-    ]
+    values = np.asarray(column, dtype=object).tolist()
+    return [None if is_missing else value for value, is_missing in zip(values, missing, strict=True)]

@@ -1,8 +1,8 @@
-"""How far an arrival may be from its prediction: split conformal, calibrated on rows that no weight was fitted to.
+"""Prediction intervals by split conformal prediction, calibrated on rows that no weight was fitted to.
 
-Half of an interval's width is a quantile of the absolute errors of the validation part, taken for each route, number
-of stops ahead and position by itself: a vehicle that waits where its trip begins is far harder to predict than one
-on its way, and lines differ as much. Vovk's Mondrian conformal prediction: https://arxiv.org/abs/1209.2673
+Half the width of an interval is a quantile of the absolute errors in a group of validation rows. Groups are formed by
+route, stops ahead and whether the vehicle is at its first stop, because errors differ most by these (Mondrian
+conformal prediction, https://arxiv.org/abs/1209.2673). How often arrivals lie within is scored in `ml.evaluation`.
 """
 
 import json
@@ -16,101 +16,102 @@ import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns
 
-PROMISE = 0.9
-"""The share of arrivals that are to lie within."""
-FEWEST_TRIPS = 50
-"""A group of fewer trips takes the width of the next larger one; rows of one trip are much alike."""
+DEFAULT_CONFIDENCE_LEVEL = 0.9
+"""Share of arrivals that should lie within the interval."""
+MIN_TRIPS_PER_GROUP = 50
+"""Groups of fewer trips take the half width of the next larger group; errors within one trip are correlated."""
+
 Group = tuple[str | None, int | None, bool | None]
-"""Route, stops ahead and whether at the origin; None stands for any."""
+"""Route, stops ahead and whether the vehicle is at its first stop; None stands for any."""
+ALL_ROWS: Group = (None, None, None)
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Half widths in seconds by group."""
+class IntervalCalibration:
+    """Calibrated half widths of the interval around a predicted delay, in seconds, by group of rows."""
 
-    promise: float
+    confidence_level: float
     half_widths: Mapping[Group, float]
 
     @classmethod
-    def calibrate(cls, columns: Columns, error: np.ndarray, promise: float = PROMISE) -> Self:
-        """Half widths within which the absolute errors (n,), in seconds, of held-out rows lie as often as promised.
+    def fit(cls, columns: Columns, error: np.ndarray, confidence_level: float = DEFAULT_CONFIDENCE_LEVEL) -> Self:
+        """Compute half widths that cover the errors (n,), in seconds, of held-out rows at the confidence level.
 
-        Raises ValueError where there are no rows.
+        Raises ValueError if there are no rows.
         """
         if not len(error):
-            raise ValueError("There are no validation rows with an arrival to calibrate an interval on.")
-        sizes: dict[Group, list[float]] = defaultdict(list)
-        trips: dict[Group, set[tuple]] = defaultdict(set)
-        days, ids = (np.asarray(columns[name], dtype=object).tolist() for name in ("service_date", "trip_id"))
-        for groups, size, *trip in zip(_groups(columns), np.abs(error).tolist(), days, ids, strict=True):
+            raise ValueError(
+                "There are no labelled validation rows to calibrate a prediction interval on; "
+                "train on more service days."
+            )
+        absolute_errors: dict[Group, list[float]] = defaultdict(list)
+        trips: dict[Group, set[tuple[Any, Any]]] = defaultdict(set)
+        days, trip_ids = (np.asarray(columns[name], dtype=object).tolist() for name in ("service_date", "trip_id"))
+        for groups, size, day, trip_id in zip(
+            _iterate_groups(columns), np.abs(error).tolist(), days, trip_ids, strict=True
+        ):
             for group in groups:
-                sizes[group].append(size)
-                trips[group].add(tuple(trip))
-        # Distances differ by far the most, so each keeps a width of its own however few trips there are.
-        kept = [group for group in sizes if len(trips[group]) >= FEWEST_TRIPS or group[2] is None]
-        return cls(promise, {group: _quantile(sizes[group], promise) for group in kept})
+                absolute_errors[group].append(size)
+                trips[group].add((day, trip_id))
+        # Errors depend on the stops ahead by far the most, so those groups are kept however few trips they have.
+        calibrated = [
+            group for group in absolute_errors if len(trips[group]) >= MIN_TRIPS_PER_GROUP or group[2] is None
+        ]
+        half_widths = {group: _conformal_quantile(absolute_errors[group], confidence_level) for group in calibrated}
+        return cls(confidence_level, half_widths)
 
-    def half_width(self, columns: Columns) -> np.ndarray:
-        """Seconds (n,) to either side of the predictions of n rows."""
+    def compute_half_widths(self, columns: Columns) -> np.ndarray:
+        """Return the half width (n,) in seconds for each row, that of its smallest calibrated group."""
         return np.array(
-            [next(self.half_widths[g] for g in groups if g in self.half_widths) for groups in _groups(columns)]
+            [
+                next(self.half_widths[group] for group in groups if group in self.half_widths)
+                for groups in _iterate_groups(columns)
+            ]
         )
 
-    def bounds(self, columns: Columns, delay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The least and the greatest seconds of delay (n,) around predicted ones (n,).
+    def compute_bounds(self, columns: Columns, delay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower and upper bounds (n,), in seconds of delay, around predicted delays (n,).
 
-        A vehicle that has not arrived arrives no earlier than now.
+        The lower bound is never an arrival before now, as the vehicle has not arrived yet.
         """
-        half, earliest = self.half_width(columns), -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
-        return np.maximum(delay - half, earliest), delay + half
+        half_width = self.compute_half_widths(columns)
+        arriving_now = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
+        return np.maximum(delay - half_width, arriving_now), delay + half_width
 
     def to_json(self) -> bytes:
-        """The interval as deterministic JSON."""
+        """Serialize the interval as deterministic JSON."""
         rows = sorted(([*group, seconds] for group, seconds in self.half_widths.items()), key=json.dumps)
-        return json.dumps({"promise": self.promise, "half_width_seconds": rows}, separators=(",", ":")).encode()
+        # Stored bundles name the confidence level "promise"; another key would change the digest of every model.
+        stored = {"promise": self.confidence_level, "half_width_seconds": rows}
+        return json.dumps(stored, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """The interval that `to_json` wrote."""
+        """Read an interval that `to_json` wrote."""
         stored = json.loads(text)
-        return cls(
-            stored["promise"], {(route, stops, at): size for route, stops, at, size in stored["half_width_seconds"]}
-        )
+        half_widths = {
+            (route, stops_ahead, first_stop): seconds
+            for route, stops_ahead, first_stop, seconds in stored["half_width_seconds"]
+        }
+        return cls(stored["promise"], half_widths)
 
 
-EVERYTHING: Group = (None, None, None)
-
-
-def at_origin(columns: Columns) -> np.ndarray:
-    """Whether (n,) each vehicle still stands at the stop where its trip begins."""
+def is_at_first_stop(columns: Columns) -> np.ndarray:
+    """Return a mask (n,) of the rows whose vehicle still stands at the first stop of its trip."""
     standing = np.asarray(columns["current_status"] == "STOPPED_AT", dtype=bool)
     return standing & (np.asarray(columns["stops_behind"], dtype=np.float64) <= 1)
 
 
-def scored(interval: Interval, columns: Columns, delay: np.ndarray) -> dict[str, Any]:
-    """How often the arrivals of labelled rows lie within the interval around predictions (n,), and how wide it is."""
-    label, stops = (np.asarray(columns[name], dtype=np.float64) for name in ("delay_seconds", "stops_ahead"))
-    lower, upper = interval.bounds(columns, delay)
-    within = (label >= lower) & (label <= upper)
-
-    def of(rows: np.ndarray) -> dict[str, Any]:
-        width = float((upper - lower)[rows].mean())
-        return {"n": int(rows.sum()), "coverage": float(within[rows].mean()), "mean_width_seconds": width}
-
-    by_stops = {str(int(n)): of(stops == n) for n in np.unique(stops)}
-    return {"promise": interval.promise, **of(np.ones(len(label), dtype=bool)), "by_stops_ahead": by_stops}
-
-
-def _groups(columns: Columns) -> Iterator[tuple[Group, ...]]:
-    """For each row the groups that it belongs to, the smallest first."""
+def _iterate_groups(columns: Columns) -> Iterator[tuple[Group, ...]]:
+    """Yield for each row the groups that it belongs to, the smallest first."""
     routes = np.asarray(columns["route_id"], dtype=object).tolist()
     stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64).tolist()
-    for route, stops, waits in zip(routes, stops_ahead, at_origin(columns).tolist(), strict=True):
-        named = route if isinstance(route, str) else None
-        yield (named, stops, waits), (None, stops, waits), (None, stops, None), EVERYTHING
+    for route, stops, first_stop in zip(routes, stops_ahead, is_at_first_stop(columns).tolist(), strict=True):
+        route_or_any = route if isinstance(route, str) else None  # a missing route is NaN, None or pandas' NA
+        yield (route_or_any, stops, first_stop), (None, stops, first_stop), (None, stops, None), ALL_ROWS
 
 
-def _quantile(sizes: list[float], promise: float) -> float:
-    """The conformal quantile, rounded up to a tenth of a second."""
-    rank = min(math.ceil((len(sizes) + 1) * promise), len(sizes))
-    return math.ceil(sorted(sizes)[rank - 1] * 10) / 10
+def _conformal_quantile(absolute_errors: list[float], confidence_level: float) -> float:
+    """Return the conformal quantile of absolute errors in seconds, rounded up to a tenth."""
+    rank = min(math.ceil((len(absolute_errors) + 1) * confidence_level), len(absolute_errors))
+    return math.ceil(sorted(absolute_errors)[rank - 1] * 10) / 10

@@ -1,18 +1,23 @@
-"""Runs exported networks: what serving needs of them, with NumPy and ONNX Runtime alone."""
+"""ONNX Runtime sessions of exported networks.
+
+Export and quantization belong to `ml.training`.
+"""
 
 import numpy as np
 import onnxruntime
 
-from mbta_assets.ml.inference.latency import p50_microseconds
+from mbta_assets.ml.inference.latency import measure_median_latency_us
 
-OUTPUT = "residual"
+NUMERIC, CODES, OUTPUT = "numeric", "codes", "residual"
+"""Names of a model's two inputs and of its output."""
+MAX_BATCH_ROWS = 16_384
 
 Feed = dict[str, np.ndarray]
-"""A model's inputs by name; see `feed`."""
+"""Inputs of a model by name; see `make_feed`."""
 
 
-def session(model: bytes) -> onnxruntime.InferenceSession:
-    """A session of an ONNX model on one thread that does not spin between requests."""
+def create_session(model: bytes) -> onnxruntime.InferenceSession:
+    """Create a session of an ONNX model on one CPU thread that does not spin between requests."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -21,25 +26,25 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def feed(numeric: np.ndarray, codes: np.ndarray) -> Feed:
-    """n rows as a model's inputs: features (n, d) float32, NaN where missing, and category codes (n, c)."""
-    return {"numeric": numeric, "codes": codes.astype(np.int64)}
+def make_feed(numeric: np.ndarray, codes: np.ndarray) -> Feed:
+    """Return the model inputs for numeric features (n, d) float32, NaN where missing, and category codes (n, c)."""
+    return {NUMERIC: numeric, CODES: codes.astype(np.int64)}
 
 
-def predict(model: onnxruntime.InferenceSession, inputs: Feed, batch: int = 16_384) -> np.ndarray:
-    """Residuals (n,) float32 in units of the scale for n rows."""
-    parts = [np.empty(0, np.float32)]
-    for begin in range(0, len(inputs["codes"]), batch):
-        parts.append(model.run([OUTPUT], _rows(inputs, begin, begin + batch))[0])
-    return np.concatenate(parts)
+def predict(session: onnxruntime.InferenceSession, feed: Feed, batch_rows: int = MAX_BATCH_ROWS) -> np.ndarray:
+    """Return the predicted residuals (n,) float32 in units of the scale, computed in batches."""
+    batches = [np.empty(0, np.float32)]
+    for begin in range(0, len(feed[CODES]), batch_rows):
+        batches.append(session.run([OUTPUT], _slice_rows(feed, begin, begin + batch_rows))[0])
+    return np.concatenate(batches)
 
 
-def latency_us(model: onnxruntime.InferenceSession, inputs: Feed) -> float:
-    """Median microseconds of a call for one row, the first."""
-    row = _rows(inputs, 0, 1)
-    return p50_microseconds(lambda: model.run([OUTPUT], row))
+def measure_latency_us(session: onnxruntime.InferenceSession, feed: Feed) -> float:
+    """Return the median latency in microseconds of a call for the first row."""
+    row = _slice_rows(feed, 0, 1)
+    return measure_median_latency_us(lambda: session.run([OUTPUT], row))
 
 
-def _rows(inputs: Feed, begin: int, end: int) -> Feed:
-    """Some of the rows, in order."""
-    return {name: value[begin:end] for name, value in inputs.items()}
+def _slice_rows(feed: Feed, begin: int, end: int) -> Feed:
+    """Return the rows from `begin` up to `end`, which is excluded."""
+    return {name: value[begin:end] for name, value in feed.items()}

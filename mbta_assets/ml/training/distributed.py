@@ -1,134 +1,160 @@
-"""Training spread over the workers of a Ray cluster: each holds its share of the rows, and nobody all of them.
+"""Data-parallel training on a Ray cluster: each worker holds a shard of the rows, and no process holds all of them.
 
-The outcome is that of one process up to what the order of sums, each worker's own draws and XGBoost's sketch of a
-share's quantiles leave; the same number of workers gives the same outcome again. What was lost with a node is begun
-again.
+The result differs from that of one process only by the order of sums, the random draws of each worker and XGBoost's
+quantile sketch of a shard. The same world size gives the same result again. Workers whose node is lost start again.
 """
 
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.training.tuning import LOST_NODES, Resources
-from mbta_assets.ml.training.xgboost_trainer import Growth
+from mbta_assets.ml.training.compute import MAX_RETRIES_ON_NODE_FAILURE, Resources
+from mbta_assets.ml.training.xgboost_trainer import XGBoostTrainer
 
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def grow_trees(
-    growth: Growth, train: Iterable[Arrays], validation: Arrays | None, workers: int, resources: Resources
+class Shardable(Protocol):
+    """Data of which each worker can get a shard."""
+
+    def shard(self, rank: int, world_size: int) -> Self:
+        """Return the part of worker `rank` of `world_size`."""
+
+
+Data = TypeVar("Data", bound=Shardable)
+
+
+@dataclass(frozen=True)
+class _TreeShard:
+    """The part of one worker in the training of trees."""
+
+    trainer: XGBoostTrainer
+    base_score: float
+    blocks: list[Any]
+    """References to blocks of `Arrays` in Ray's object store."""
+    validation: Arrays | None
+
+
+def train_trees_data_parallel(
+    trainer: XGBoostTrainer,
+    train: Iterable[Arrays],
+    validation: Arrays | None,
+    world_size: int,
+    resources: Resources,
 ) -> Any:
-    """Grow trees on several workers with Ray's XGBoost trainer, within a `tune.ray_session`; see `Growth.grow`.
+    """Train trees on several workers, within a `ray_session`, and return the booster; see `XGBoostTrainer.train`.
 
-    The blocks of `train` are handed on one by one, so that they need not fit into this process together. A worker holds
-    its rows as XGBoost's quantized matrix, about a byte a value. Returns the booster.
+    The blocks of `train` are passed on one at a time, so that they need not fit into this process together. A worker
+    holds its rows as XGBoost's quantile matrix, of about a byte per value.
     """
-    import ray
+    import ray  # these take seconds to import; the code location imports this module and must load fast
     import xgboost
-    from ray.train.xgboost import XGBoostTrainer
+    from ray.train.xgboost import XGBoostTrainer as RayXGBoostTrainer
 
-    growth = replace(growth, threads=resources.threads)
-    blocks: list[list[Any]] = [[] for _ in range(workers)]
+    blocks: list[list[Any]] = [[] for _ in range(world_size)]
     targets = []
     for block in train:
         targets.append(block.target)
-        for rank in range(workers):
-            blocks[rank].append(ray.put(block.share(rank, workers)))
-    held_out = [validation.share(rank, workers) if validation is not None else None for rank in range(workers)]
-    shares = [
-        {"growth": growth, "center": float(np.median(np.concatenate(targets))), "blocks": refs, "held_out": rows}
-        for refs, rows in zip(blocks, held_out, strict=True)
+        for rank in range(world_size):
+            blocks[rank].append(ray.put(block.shard(rank, world_size)))
+    base_score = float(np.median(np.concatenate(targets)))
+    trainer = replace(trainer, resources=resources)
+    shards = [
+        _TreeShard(trainer, base_score, blocks[rank], _shard_validation(validation, rank, world_size))
+        for rank in range(world_size)
     ]
-    weights = _run(XGBoostTrainer, _grow, shares, resources)
-    return xgboost.Booster(model_file=bytearray(weights))
+    return xgboost.Booster(model_file=bytearray(_run_workers(RayXGBoostTrainer, _train_tree_shard, shards, resources)))
 
 
-def _grow(job: dict[str, Any]) -> bytes:
-    """One worker's part in growing trees."""
+def _shard_validation(validation: Arrays | None, rank: int, world_size: int) -> Arrays | None:
+    """Return the validation rows of a worker, if there are any."""
+    return None if validation is None else validation.shard(rank, world_size)
+
+
+def _train_tree_shard(shard: _TreeShard) -> bytes:
+    """Train trees with the other workers on the blocks of this one and return the serialized booster."""
     import ray
     import xgboost
 
-    growth: Growth = job["growth"]
-
     class Blocks(xgboost.DataIter):
-        """Reads this worker's blocks, one at a time."""
+        """Reads the blocks of this worker, one at a time."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.at = 0
+            self.position = 0
 
         def next(self, input_data: Callable[..., None]) -> bool:
-            if self.at == len(job["blocks"]):
+            if self.position == len(shard.blocks):
                 return False
-            rows: Arrays = ray.get(job["blocks"][self.at])
-            input_data(data=growth.columns(rows), label=rows.target)
-            self.at += 1
+            rows: Arrays = ray.get(shard.blocks[self.position])
+            input_data(data=shard.trainer.features(rows), label=rows.target)
+            self.position += 1
             return True
 
         def reset(self) -> None:
-            self.at = 0
+            self.position = 0
 
-    matrix = xgboost.QuantileDMatrix(Blocks(), nthread=growth.threads)
-    return bytes(growth.grow(matrix, job["held_out"], job["center"]).save_raw("ubj"))
+    matrix = xgboost.QuantileDMatrix(Blocks(), nthread=shard.trainer.resources.threads)
+    return bytes(shard.trainer.train(matrix, shard.validation, shard.base_score).save_raw("ubj"))
 
 
-def together(call: Callable[..., Value], item: Any, data: Any, workers: int, resources: Resources) -> Value:
-    """`call(item, share, threads=…)` on each of several workers, with Ray's Torch trainer, within a `tune.ray_session`.
+def train_data_parallel(
+    function: Callable[[Item, Data, Resources], Value],
+    item: Item,
+    data: Data,
+    world_size: int,
+    resources: Resources,
+) -> Value:
+    """Call `function(item, shard, resources)` on each of several workers, within a `ray_session`.
 
-    For calls that train one network by `train.fit` or `train.improve`: these learn together. `data` has a
-    method `share`, or is a tuple of which some parts have one. Returns what the first worker's call does.
+    The function trains one network by `network_trainer.fit` or `fine_tune`; its workers form a process group of torch
+    and train it together. Returns the value of rank 0.
     """
     from ray.train.torch import TorchTrainer
 
-    def job(rank: int) -> dict[str, Any]:
-        return {"call": call, "item": item, "data": _share(data, rank, workers), "threads": resources.threads}
-
-    return pickle.loads(_run(TorchTrainer, _call, (job(rank) for rank in range(workers)), resources))
+    calls = ((function, item, data.shard(rank, world_size), resources) for rank in range(world_size))
+    return pickle.loads(_run_workers(TorchTrainer, _call_pickled, calls, resources))
 
 
-def _call(job: dict[str, Any]) -> bytes:
-    """One worker's call. What it returns is pickled here: Ray's trainer hands on no tensors."""
-    return pickle.dumps(job["call"](job["item"], job["data"], threads=job["threads"]))
+def _call_pickled(call: tuple[Callable[..., Any], Any, Any, Resources]) -> bytes:
+    """Make one call and return its pickled value, as Ray's trainers return no tensors."""
+    function, *arguments = call
+    return pickle.dumps(function(*arguments))
 
 
-def _share(data: Any, rank: int, workers: int) -> Any:
-    if isinstance(data, tuple):
-        return tuple(_share(part, rank, workers) for part in data)
-    return data.share(rank, workers) if hasattr(data, "share") else data
-
-
-def _run(
-    trainer: Any, work: Callable[[dict[str, Any]], bytes], jobs: Iterable[dict[str, Any]], resources: Resources
-) -> bytes:
-    """What the first worker returns, of those that each do one job."""
+def _run_workers(trainer: Any, work: Callable[[Any], bytes], worker_data: Iterable[Any], resources: Resources) -> bytes:
+    """Run `work` of one item of `worker_data` on each worker of a Ray trainer and return the value of rank 0."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    stored = [ray.put(job) for job in jobs]
+    stored = [ray.put(data) for data in worker_data]
     with tempfile.TemporaryDirectory() as scratch:
         result = trainer(
-            _of_rank,
-            train_loop_config={"work": work, "jobs": stored},
+            _run_rank,
+            train_loop_config={"work": work, "worker_data": stored},
             scaling_config=ScalingConfig(
                 num_workers=len(stored),
                 use_gpu=resources.gpus > 0,
                 resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus},
             ),
             run_config=RunConfig(
-                storage_path=scratch, name="training", failure_config=FailureConfig(max_failures=LOST_NODES)
+                storage_path=scratch,
+                name="training",
+                failure_config=FailureConfig(max_failures=MAX_RETRIES_ON_NODE_FAILURE),
             ),
         ).fit()
     return result.return_value
 
 
-def _of_rank(config: dict[str, Any]) -> bytes:
-    """Does the job of the worker this is."""
+def _run_rank(config: dict[str, Any]) -> bytes:
+    """Run the work of this worker's rank."""
     import ray
     from ray.train import get_context
 
-    return config["work"](ray.get(config["jobs"][get_context().get_world_rank()]))
+    return config["work"](ray.get(config["worker_data"][get_context().get_world_rank()]))

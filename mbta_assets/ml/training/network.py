@@ -1,13 +1,13 @@
-"""The network all neural models share: from raw features to the residual, preprocessing included.
+"""The architecture of all neural models: a multilayer perceptron on embedded features that predicts the residual.
 
-Scaling, imputing and the clamping of codes are buffers of the module, fitted on the training part, so that whoever
-holds the network holds everything between the features and the residual.
+The module contains its preprocessing: buffers for clipping and scaling, fitted on the training rows. How a network is
+trained belongs to `network_trainer`, how it is stored to `network_weights`.
 """
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from dataclasses import asdict
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,48 +15,23 @@ from rtdl_num_embeddings import LinearReLUEmbeddings, PeriodicEmbeddings, Piecew
 from torch import Tensor, nn
 
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.training.hyperparameters import NetworkConfig
 
-TAIL = 0.001
-"""Share of a feature's training values beyond either end of the range it is clamped to."""
-NARROWEST_BIN = 0.01
-"""In scaled units: within a narrower bin the slope is so steep that it magnifies the rounding of float32."""
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The architecture of a network."""
-
-    hidden: tuple[int, ...] = (256, 128, 64)
-    """Widths of the dense layers."""
-    embedding_dim: int = 4
-    """Dimensions of each category's embedding."""
-    numeric: Literal["none", "linear_relu", "periodic", "piecewise_linear"] = "periodic"
-    """How a numeric feature is embedded beside its scaled value (https://arxiv.org/abs/2203.05556)."""
-    numeric_dim: int = 4
-    """Dimensions of each numeric feature's embedding."""
-    frequencies: int = 4
-    """Frequencies of a periodic embedding."""
-    frequency_scale: float = 0.05
-    """Standard deviation of the frequencies at the start."""
-    bins: int = 16
-    """Bins of a piecewise-linear embedding, each with as many training values; ties leave a feature fewer."""
-    dropout: float = 0.0
-    """Share of a dense layer's outputs dropped in training."""
-    batch_norm: bool = True
-    """Whether each dense layer is batch-normalized."""
-    category_dropout: float = 0.01
-    """Share of codes turned unknown in training, so that the unknown code learns what an average category does."""
+CLIP_QUANTILE = 0.001
+"""Quantile of a feature's training values that lower values are clipped to, and likewise for the upper end."""
+MIN_BIN_WIDTH = 0.01
+"""Minimum width of a bin in scaled units: the slope of a narrower one would magnify the rounding of float32."""
 
 
 class Network(nn.Module):
-    """Predicts the residual of a delay in units of its scale: `Arrays.target`.
+    """Multilayer perceptron from raw features to the residual of the delay in units of the scale (`Arrays.target`).
 
     Args:
         config: the architecture.
-        features: d, how many numeric features there are.
-        cardinalities: for each of c categories how many codes it has, the unknown 0 included.
-        missing: the numeric features that the training part lacks somewhere; each gets an indicator.
-        edges: of a piecewise-linear embedding, for each numeric feature the edges (bins + 1,) of its bins, scaled.
+        features: number d of numeric features.
+        cardinalities: number of codes of each of the c categories, including 0 for unknown.
+        missing: indices of the m numeric features that are missing in some training rows; each gets an indicator.
+        edges: scaled bin edges (bins + 1,) of each numeric feature, for a piecewise-linear embedding.
     """
 
     center: Tensor
@@ -64,12 +39,15 @@ class Network(nn.Module):
     width: Tensor
     """(d,) interquartile ranges."""
     low: Tensor
+    """(d,) lower ends of the ranges that values are clipped to."""
     high: Tensor
-    """(d,) what values are clamped to."""
+    """(d,) upper ends of these ranges."""
     missing: Tensor
+    """(m,) indices of the features with a missing-value indicator."""
     cardinalities: Tensor
+    """(c,) number of codes of each category."""
     first_row: Tensor
-    """(c,) where each category's codes begin in the one table of embeddings."""
+    """(c,) first row of each category in the embedding table, which all categories share."""
 
     def __init__(
         self,
@@ -82,7 +60,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.features = features
-        self.bins = [len(ends) - 1 for ends in edges]
+        self.bins = [len(feature_edges) - 1 for feature_edges in edges]
         for name in ("low", "high", "center", "width"):
             self.register_buffer(name, torch.ones(features))
         self.register_buffer("missing", torch.tensor(missing, dtype=torch.long), persistent=False)
@@ -90,54 +68,57 @@ class Network(nn.Module):
         self.register_buffer("first_row", self.cardinalities.cumsum(0) - self.cardinalities, persistent=False)
         self.table = nn.Embedding(sum(cardinalities), config.embedding_dim)
         nn.init.normal_(self.table.weight, std=0.1)
-        self.embed_numeric = _numeric_embedding(config, features, edges)
+        self.embed_numeric = _create_numeric_embedding(config, features, edges)
         width = features + len(missing) + len(cardinalities) * config.embedding_dim
         width += features * config.numeric_dim if self.embed_numeric is not None else 0
-        self.trunk = _trunk(config, width)
+        self.trunk = _create_trunk(config, width)
 
     @classmethod
-    def fitted_to(cls, config: NetworkConfig, train: Arrays) -> Self:
-        """An untrained network whose preprocessing is fitted to the training part."""
+    def from_training_rows(cls, config: NetworkConfig, train: Arrays) -> Self:
+        """Create an untrained network whose preprocessing is fitted on the training rows."""
         missing = np.isnan(train.numeric)
         numeric = np.where(missing.all(axis=0), np.float32(0), train.numeric)
-        scale = {name: torch.from_numpy(value) for name, value in _robust_scale(numeric).items()}
+        scale = {name: torch.from_numpy(value) for name, value in _fit_scale(numeric).items()}
         network = cls(
             config,
             features=train.numeric.shape[1],
             cardinalities=(train.codes.max(axis=0) + 1).tolist(),
             missing=np.flatnonzero(missing.any(axis=0) & ~missing.all(axis=0)).tolist(),
-            edges=_edges(numeric, scale, config.bins) if config.numeric == "piecewise_linear" else (),
+            edges=_compute_edges(numeric, scale, config.bins) if config.numeric == "piecewise_linear" else (),
         )
         network.load_state_dict(scale, strict=False)
         return network
 
     def forward(self, numeric: Tensor, codes: Tensor) -> Tensor:
-        """(n, d) raw features with NaN, (n, c) codes → (n,) residuals in units of the scale."""
-        return self.residual(self.scale(numeric), self.known(codes))
+        """Map raw features (n, d) with NaN and codes (n, c) to residuals (n,) in units of the scale."""
+        return self.residual(self.scale(numeric), self.clamp_codes(codes))
 
     def scale(self, numeric: Tensor) -> Tensor:
-        """(n, d) raw → (n, d + m) clamped, robustly scaled, tails pulled in; the missing at the median, indicated."""
+        """Map raw features (n, d) to (n, d + m): clipped, robustly scaled, asinh-transformed, with m indicators.
+
+        Missing values are imputed with the median.
+        """
         missing = numeric.isnan()
-        scaled = _scaled(numeric, self.low, self.high, self.center, self.width)
+        scaled = _scale_robustly(numeric, self.low, self.high, self.center, self.width)
         return torch.cat([torch.where(missing, 0.0, scaled), missing.index_select(1, self.missing).float()], dim=1)
 
-    def known(self, codes: Tensor) -> Tensor:
-        """(n, c) codes → (n, c), those out of range turned unknown."""
+    def clamp_codes(self, codes: Tensor) -> Tensor:
+        """Replace codes (n, c) that are out of range by 0, the unknown code."""
         return torch.where((codes >= 0) & (codes < self.cardinalities), codes, 0)
 
-    def residual(self, scaled: Tensor, known: Tensor) -> Tensor:
-        """(n, d + m) of `scale`, (n, c) of `known` → (n,) residuals in units of the scale."""
-        parts = [scaled, self.table(known + self.first_row).flatten(1)]
+    def residual(self, scaled: Tensor, codes: Tensor) -> Tensor:
+        """Map scaled features (n, d + m) and codes (n, c) in range to residuals (n,) in units of the scale."""
+        parts = [scaled, self.table(codes + self.first_row).flatten(1)]
         if self.embed_numeric is not None:
             parts.append(self.embed_numeric(scaled[:, : self.features]).flatten(1))
         return self.trunk(torch.cat(parts, dim=1)).squeeze(1)
 
     def dense_layers(self) -> list[nn.Linear]:
-        """The dense layers, first to last."""
+        """Return the dense layers, first to last."""
         return [layer for layer in self.trunk if isinstance(layer, nn.Linear)]
 
     def architecture(self) -> dict[str, Any]:
-        """What rebuilds the network, and the shape (outputs, inputs) of each dense layer for who reads it."""
+        """Return the arguments that rebuild the network, and the shape (outputs, inputs) of each dense layer."""
         return {
             "config": asdict(self.config),
             "features": self.features,
@@ -149,20 +130,20 @@ class Network(nn.Module):
 
     @classmethod
     def from_architecture(cls, architecture: dict[str, Any]) -> Self:
-        """The network that `architecture` described, untrained."""
+        """Create an untrained network from the result of `architecture`."""
         config = architecture["config"]
         return cls(
             NetworkConfig(**{**config, "hidden": tuple(config["hidden"])}),
             architecture["features"],
             architecture["cardinalities"],
             architecture["missing"],
-            # Where the edges truly lie comes with the weights.
+            # Placeholders: the edges are loaded with the weights.
             [torch.arange(bins + 1.0) for bins in architecture["bins"]],
         )
 
 
-def parameters(network: Network) -> dict[str, int]:
-    """How many parameters there are: all, those outside the category embeddings, and of these the ones not zero."""
+def count_parameters(network: Network) -> dict[str, int]:
+    """Count all parameters, those outside the category embeddings, and those of the latter that are not zero."""
     dense = [value for name, value in network.named_parameters() if not name.startswith("table.")]
     return {
         "parameters": sum(value.numel() for value in network.parameters()),
@@ -171,8 +152,8 @@ def parameters(network: Network) -> dict[str, int]:
     }
 
 
-def _numeric_embedding(config: NetworkConfig, features: int, edges: Sequence[Tensor]) -> nn.Module | None:
-    """(n, d) → (n, d, numeric_dim), or nothing."""
+def _create_numeric_embedding(config: NetworkConfig, features: int, edges: Sequence[Tensor]) -> nn.Module | None:
+    """Create the module that maps (n, d) to (n, d, numeric_dim), or None without an embedding."""
     if config.numeric == "piecewise_linear":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*just two bin edges")
@@ -185,11 +166,13 @@ def _numeric_embedding(config: NetworkConfig, features: int, edges: Sequence[Ten
             frequency_init_scale=config.frequency_scale,
             lite=True,
         )
-    return LinearReLUEmbeddings(features, config.numeric_dim) if config.numeric == "linear_relu" else None
+    if config.numeric == "linear_relu":
+        return LinearReLUEmbeddings(features, config.numeric_dim)
+    return None
 
 
-def _trunk(config: NetworkConfig, width: int) -> nn.Sequential:
-    """(n, width) → (n, 1) through the dense layers."""
+def _create_trunk(config: NetworkConfig, width: int) -> nn.Sequential:
+    """Create the dense layers, which map (n, width) to (n, 1)."""
     layers: list[nn.Module] = []
     for hidden in config.hidden:
         layers.append(nn.Linear(width, hidden))
@@ -202,39 +185,41 @@ def _trunk(config: NetworkConfig, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, 1))
 
 
-def _scaled(numeric: Tensor, low: Tensor, high: Tensor, center: Tensor, width: Tensor) -> Tensor:
-    """(n, d) raw → (n, d) clamped, robustly scaled, tails pulled in; NaN stays."""
+def _scale_robustly(numeric: Tensor, low: Tensor, high: Tensor, center: Tensor, width: Tensor) -> Tensor:
+    """Clip raw features (n, d), center them on the median, divide by the range and apply asinh; NaN stays."""
     return torch.asinh((numeric.clamp(low, high) - center) / width)
 
 
-def _edges(numeric: np.ndarray, scale: dict[str, Tensor], bins: int) -> list[Tensor]:
-    """For each column (n, d) the edges of at most so many bins: quantiles of what is present, as the scale maps them.
+def _compute_edges(numeric: np.ndarray, scale: dict[str, Tensor], bins: int) -> list[Tensor]:
+    """Return scaled bin edges of each column of (n, d): quantiles, for at most `bins` bins.
 
-    The outermost are where the column is clamped. Quantiles are values that occur, so that ties fall together.
+    The outermost edges are the ends of the range that the column is clipped to. Equal quantiles are merged.
     """
     quantiles = np.nanquantile(numeric, np.linspace(0, 1, bins + 1), axis=0, method="nearest").astype(np.float32)
-    return [_apart(column) for column in _scaled(torch.from_numpy(quantiles), **scale).T]
+    return [_merge_close_edges(column) for column in _scale_robustly(torch.from_numpy(quantiles), **scale).T]
 
 
-def _apart(edges: Tensor) -> Tensor:
-    """The ascending edges without those too close to another, the outermost kept; of a constant column, 0 and 1."""
+def _merge_close_edges(edges: Tensor) -> Tensor:
+    """Drop inner edges closer than `MIN_BIN_WIDTH` to another; return one bin of width 1 for a constant column."""
     first, *inner, last = edges.tolist()
-    if last - first < NARROWEST_BIN:
+    if last - first < MIN_BIN_WIDTH:
         return torch.tensor([first, first + 1])
-    kept = [first]
+    merged = [first]
     for edge in inner:
-        if edge - kept[-1] >= NARROWEST_BIN <= last - edge:
-            kept.append(edge)
-    return torch.tensor([*kept, last])
+        if edge - merged[-1] >= MIN_BIN_WIDTH <= last - edge:
+            merged.append(edge)
+    return torch.tensor([*merged, last])
 
 
-def _robust_scale(numeric: np.ndarray) -> dict[str, np.ndarray]:
-    """By buffer, what `Network.scale` needs of each column (n, d): quantiles, not moments, as tails last for hours.
+def _fit_scale(numeric: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the buffers (d,) of `Network.scale`, fitted on the columns of (n, d).
 
-    Values are clamped to all but a thousandth at either end: beyond, trees stay level, but a network extrapolates.
-    Where that leaves one value (a constant column, a calendar that has only begun) the column counts for nothing.
+    They are quantiles rather than moments, as delays are heavy-tailed. Values are clipped because a network, unlike
+    trees, extrapolates. A column with a single value within the clipping range is scaled to 0.
     """
-    low, lower, center, upper, high = np.nanquantile(numeric, (TAIL, 0.25, 0.5, 0.75, 1 - TAIL), axis=0)
+    low, lower, center, upper, high = np.nanquantile(
+        numeric, (CLIP_QUANTILE, 0.25, 0.5, 0.75, 1 - CLIP_QUANTILE), axis=0
+    )
     width = np.where(upper > lower, upper - lower, (high - low) / 2)
     scale = {"low": low, "high": high, "center": center, "width": np.where(width > 0, width, 1)}
     return {name: value.astype(np.float32) for name, value in scale.items()}

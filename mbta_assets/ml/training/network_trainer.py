@@ -1,7 +1,7 @@
-"""Trains networks: one loop for teachers, pruned teachers and students.
+"""The training loop of networks: teachers, pruned teachers and students.
 
-Where processes form a group of torch's and each has its share of the training rows, they train one network together:
-each takes its part of every batch, and gradients are averaged.
+Processes that form a process group of torch, each with a shard of the training rows, train one network together: each
+takes its part of every batch, and gradients are averaged.
 """
 
 from collections.abc import Callable
@@ -9,76 +9,53 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.training.network import Network, NetworkConfig
+from mbta_assets.ml.training import process_group
+from mbta_assets.ml.training.hyperparameters import NetworkConfig, TrainConfig
+from mbta_assets.ml.training.network import Network
 
 OnEpoch = Callable[[int, float], None]
-"""Told the epoch (from 1) and the validation error after each epoch."""
+"""Called after each epoch with its number, from 1, and the validation error."""
 OnStep = Callable[[int, int], None]
-"""Told the step (from 0) and how many there are, before each step."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a network is trained: AdamW on a one-cycle schedule, the best epoch kept."""
-
-    learning_rate: float = 0.01
-    """At the top of the cycle."""
-    weight_decay: float = 0.01
-    epochs: int = 8
-    batch_size: int = 2048
-    steps_per_epoch: int = 64
-    """At least so many: little data gets smaller batches."""
-    warmup: float = 0.2
-    """Share of the steps in which the learning rate rises."""
-    smooth: float = 0.0
-    """Where labels are learned alone, see `Targets.smooth`."""
-    clip_norm: float = 1.0
-    patience: int = 8
-    """Epochs without a better validation error after which training ends."""
-    validation_rows: int = 20_000
-    """How many validation rows, evenly taken, judge an epoch."""
-    seed: int = 0
-    threads: int = 1
-    device: str = "auto"
-    """A torch device, or "auto": the GPU if there is one."""
+"""Called before each step with its index, from 0, and the total number of steps."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What each of n rows is trained towards: k values, each with a weight."""
+    """Training targets of n rows: k values each, with a weight in the loss."""
 
     values: np.ndarray
     """(n, k) float32 residuals in units of the scale."""
     weights: np.ndarray
-    """(n, k) float32, not negative; a row whose weights are all 0 is not trained on."""
-    smooth: tuple[float, ...]
-    """For each of the k, the miss in units of the scale up to which its loss is quadratic, and absolute beyond."""
+    """(n, k) float32, not negative; rows whose weights are all 0 are left out of training."""
+    huber_delta: tuple[float, ...]
+    """Error in units of the scale up to which the loss is quadratic, for each of the k values."""
 
-    def share(self, rank: int, workers: int) -> "Targets":
-        """Those of the rows of one of several workers, as `Arrays.share`."""
-        return Targets(self.values[rank::workers], self.weights[rank::workers], self.smooth)
+    def shard(self, rank: int, world_size: int) -> "Targets":
+        """Return the targets of worker `rank` of `world_size`; see `Arrays.shard`."""
+        return Targets(self.values[rank::world_size], self.weights[rank::world_size], self.huber_delta)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained network with the weights of its best epoch, on the CPU, ready to predict."""
+    """A trained network with the weights of its best epoch, on the CPU and in evaluation mode."""
 
     network: Network
     validation_error: float
     """Mean absolute error in units of the scale, over all labelled validation rows."""
     history: tuple[float, ...]
-    """The same after each epoch, over the rows that judge epochs."""
+    """Validation error after each epoch, over the rows of early stopping."""
     best_epoch: int
-    """From 1."""
+    """Number of the best epoch, from 1."""
 
 
-def labels(train: Arrays, smooth: float = 0.0) -> Targets:
-    """The labels alone; unlabelled rows weigh nothing."""
+def label_targets(train: Arrays, huber_delta: float = 0.0) -> Targets:
+    """Return the labels as targets; rows without a label have weight 0."""
     labelled = ~np.isnan(train.label)
-    return Targets(np.where(labelled, train.target, 0)[:, None], labelled[:, None].astype(np.float32), (smooth,))
+    values = np.where(labelled, train.target, 0)[:, None]
+    return Targets(values, labelled[:, None].astype(np.float32), (huber_delta,))
 
 
 def fit(
@@ -90,14 +67,14 @@ def fit(
     targets: Targets | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Fitted:
-    """A new network, preprocessing and weights fitted to the training part; see `improve`."""
+    """Create a network, fit its preprocessing on the training rows and train it; see `fine_tune`."""
     with torch.random.fork_rng():
         torch.manual_seed(train_config.seed)
-        network = _of_first(Network.fitted_to(network_config, train))
-    return improve(network, train_config, train, validation, targets=targets, on_epoch=on_epoch)
+        network = process_group.broadcast_model(Network.from_training_rows(network_config, train))
+    return fine_tune(network, train_config, train, validation, targets=targets, on_epoch=on_epoch)
 
 
-def improve(
+def fine_tune(
     network: Network,
     config: TrainConfig,
     train: Arrays,
@@ -106,161 +83,123 @@ def improve(
     targets: Targets | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
-    keep_from: int = 1,
+    first_epoch_to_keep: int = 1,
 ) -> Fitted:
-    """Trains `network` in place towards `targets` (the labels by default) and keeps its best epoch, `keep_from` on.
+    """Train `network` in place towards `targets`, by default the labels, and keep the weights of its best epoch.
 
-    The same data, configuration (threads included) and starting weights give the same weights, bit for bit. In a group
-    the batch is that of all, and every member ends with the same network.
+    The best epoch is one from `first_epoch_to_keep` on. The same rows, configuration (threads included) and initial
+    weights give the same weights, bit for bit. In a process group every rank ends with the same network.
 
-    Raises:
-        FloatingPointError: the validation error is no longer a number.
+    Raises FloatingPointError if the validation error is not finite, and ValueError if there are fewer epochs than
+    `first_epoch_to_keep`.
     """
     torch.set_num_threads(config.threads)
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed + _rank())
-        loop = _Loop(network, config, train, targets or labels(train, config.smooth))
-        judges = _labelled(validation, config.validation_rows)
+        torch.manual_seed(config.seed + process_group.get_rank())
+        loop = _TrainingLoop(network, config, train, targets or label_targets(train, config.huber_delta))
+        early_stopping_rows = _select_labelled(validation, config.early_stopping_rows)
         history: list[float] = []
         best: tuple[float, int, dict[str, Tensor]] | None = None
         for epoch in range(1, config.epochs + 1):
-            loop.epoch(on_step)
-            _agree(network)
-            error = mean_error(network, judges)
+            loop.run_epoch(on_step)
+            process_group.broadcast_buffers(network)
+            error = mean_absolute_error(network, early_stopping_rows)
             if not np.isfinite(error):
                 raise FloatingPointError(f"training diverged: validation error {error} after epoch {epoch} of {config}")
             history.append(error)
-            if epoch >= keep_from and (best is None or error < best[0]):
+            if epoch >= first_epoch_to_keep and (best is None or error < best[0]):
                 best = error, epoch, {name: value.clone() for name, value in network.state_dict().items()}
             if on_epoch:
                 on_epoch(epoch, error)
             if best and epoch - best[1] >= config.patience:
                 break
     if best is None:
-        raise ValueError(f"training ended after epoch {len(history)}, before {keep_from}, the first that may be kept")
+        raise ValueError(
+            f"no epoch can be kept: {len(history)} were trained, and the first to keep is {first_epoch_to_keep}; "
+            "train for more epochs"
+        )
     network.load_state_dict(best[2])
     network.cpu().eval()
-    return Fitted(network, mean_error(network, _labelled(validation)), tuple(history), best[1])
+    return Fitted(network, mean_absolute_error(network, _select_labelled(validation)), tuple(history), best[1])
 
 
 @torch.no_grad()
-def predict(network: Network, rows: Arrays, batch: int = 16_384) -> np.ndarray:
-    """Residuals (n,) float32 in units of the scale for n rows, in torch."""
+def predict(network: Network, rows: Arrays, batch_size: int = 16_384) -> np.ndarray:
+    """Return the residuals (n,) float32 of n rows in units of the scale, computed in torch."""
     network.eval()
     device = network.center.device
     parts = [np.empty(0, np.float32)]
-    for begin in range(0, len(rows), batch):
-        chunk = slice(begin, begin + batch)
-        inputs = (rows.numeric[chunk], rows.codes[chunk].astype(np.int64))
+    for begin in range(0, len(rows), batch_size):
+        batch = slice(begin, begin + batch_size)
+        inputs = (rows.numeric[batch], rows.codes[batch].astype(np.int64))
         parts.append(network(*(torch.from_numpy(array).to(device) for array in inputs)).cpu().numpy())
     return np.concatenate(parts)
 
 
-def mean_error(network: Network, labelled: Arrays) -> float:
-    """Mean absolute error over labelled rows, in units of the scale: near destinations count as much as far ones."""
+def mean_absolute_error(network: Network, labelled: Arrays) -> float:
+    """Return the mean absolute error over labelled rows in units of the scale, so that all distances count alike."""
     return float(np.abs(predict(network, labelled) - labelled.target).mean(dtype=np.float64))
 
 
-class _Loop:
-    """The training rows as tensors, and the optimizer's state from epoch to epoch."""
+class _TrainingLoop:
+    """Training rows as tensors, and the state of the optimizer and its schedule."""
 
     def __init__(self, network: Network, config: TrainConfig, train: Arrays, targets: Targets) -> None:
         self.network, self.config = network, config
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        device = automatic if config.device == "auto" else config.device
+        device = config.device
         network.to(device)
         used = (targets.weights > 0).any(axis=1)
-        # Scaling learns nothing, so it is done once for all epochs.
+        # Scaling has no trained parameters, so it is computed once for all epochs.
         with torch.no_grad():
             self.scaled = network.scale(torch.from_numpy(train.numeric[used]).to(device))
-            self.codes = network.known(torch.from_numpy(train.codes[used].astype(np.int64)).to(device))
+            self.codes = network.clamp_codes(torch.from_numpy(train.codes[used].astype(np.int64)).to(device))
         self.targets = torch.from_numpy(targets.values[used]).to(device)
         self.weights = torch.from_numpy(targets.weights[used]).to(device)
-        self.smooth = torch.tensor(targets.smooth, device=device).clamp_min(1e-6)
-        counts = _counts(len(self.targets))
-        n = sum(counts)
-        self.batch = max(min(config.batch_size, n // config.steps_per_epoch) // len(counts), min(*counts, 2))
-        self.steps = min(counts) // self.batch
+        self.huber_delta = torch.tensor(targets.huber_delta, device=device).clamp_min(1e-6)
+        counts = process_group.gather_counts(len(self.targets))
+        total, world_size = sum(counts), len(counts)
+        batch_of_all = min(config.batch_size, total // config.min_steps_per_epoch)
+        self.batch_size = max(batch_of_all // world_size, min(*counts, 2))
+        self.steps = min(counts) // self.batch_size
         self.step = 0
         self.optimizer = torch.optim.AdamW(
             network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.learning_rate, total_steps=self.steps * config.epochs, pct_start=config.warmup
+            self.optimizer,
+            config.learning_rate,
+            total_steps=self.steps * config.epochs,
+            pct_start=config.warmup_fraction,
         )
 
-    def epoch(self, on_step: OnStep | None) -> None:
-        """Every row once, in random order; the last few that do not fill a batch wait for another epoch."""
+    def run_epoch(self, on_step: OnStep | None) -> None:
+        """Train on the rows once, in random order, without those that do not fill the last batch."""
         self.network.train()
         order = torch.randperm(len(self.targets)).to(self.targets.device)
-        for rows in order[: self.steps * self.batch].split(self.batch):
+        for rows in order[: self.steps * self.batch_size].split(self.batch_size):
             if on_step:
                 on_step(self.step, self.steps * self.config.epochs)
             self.optimizer.zero_grad()
             self._loss(rows).backward()
-            _average_gradients(self.network)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+            process_group.average_gradients(self.network)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_gradient_norm)
             self.optimizer.step()
             self.schedule.step()
             self.step += 1
 
     def _loss(self, rows: Tensor) -> Tensor:
-        """The weighted loss of a batch."""
+        """Return the weighted Huber loss of the rows with these indices, after dropout of category codes."""
         codes = self.codes[rows]
         codes = codes * (torch.rand(codes.shape, device=codes.device) >= self.network.config.category_dropout)
-        miss = (self.network.residual(self.scaled[rows], codes)[:, None] - self.targets[rows]).abs()
-        size = torch.where(miss < self.smooth, miss**2 / (2 * self.smooth), miss - self.smooth / 2)
-        return (self.weights[rows] * size).sum(dim=1).mean()
+        error = (self.network.residual(self.scaled[rows], codes)[:, None] - self.targets[rows]).abs()
+        delta = self.huber_delta
+        loss = torch.where(error < delta, error**2 / (2 * delta), error - delta / 2)
+        return (self.weights[rows] * loss).sum(dim=1).mean()
 
 
-def _in_group() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _rank() -> int:
-    """This process's place in its group, from 0."""
-    return distributed.get_rank() if _in_group() else 0
-
-
-def _counts(own: int) -> list[int]:
-    """What each member of the group counts."""
-    counts = [own]
-    if _in_group():
-        counts = [0] * distributed.get_world_size()
-        distributed.all_gather_object(counts, own)
-    return counts
-
-
-def _of_first(network: Network) -> Network:
-    """The network of the group's first member."""
-    networks = [network]
-    if _in_group():
-        distributed.broadcast_object_list(networks)
-    return networks[0]
-
-
-def _average_gradients(network: Network) -> None:
-    """The mean of all members' gradients, in place; in one message, for the networks are small."""
-    if not _in_group():
-        return
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
-def _agree(network: Network) -> None:
-    """What batch normalization has seen, of the first member; the weights are equal already."""
-    if _in_group():
-        for value in network.buffers():
-            distributed.broadcast(value, 0)
-
-
-def _labelled(rows: Arrays, most: int | None = None) -> Arrays:
-    """The labelled rows, or at most `most` of them, evenly taken."""
+def _select_labelled(rows: Arrays, max_rows: int | None = None) -> Arrays:
+    """Return the labelled rows, or at most `max_rows` of them, evenly spaced."""
     index = np.flatnonzero(~np.isnan(rows.label))
-    if most is not None and len(index) > most:
-        index = index[np.linspace(0, len(index) - 1, most).astype(int)]
+    if max_rows is not None and len(index) > max_rows:
+        index = index[np.linspace(0, len(index) - 1, max_rows).astype(int)]
     return rows.take(index)

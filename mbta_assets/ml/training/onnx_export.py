@@ -1,7 +1,7 @@
-"""Writes a network as ONNX: batch norm folded, from raw features to the residual in one graph.
+"""The export of a network to ONNX: one graph from raw features to the residual, with batch norm folded.
 
-The graph is written node by node. For a network this small that is milliseconds where torch's exporter takes seconds,
-so every pruned candidate can be timed as it would be served; and the same network always gives the same bytes.
+The graph is built node by node. For networks this small that takes milliseconds where torch's exporter takes seconds,
+so that the latency of every pruned candidate can be measured. The same network always gives the same bytes.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.inference.onnx_session import OUTPUT, feed, predict, session
+from mbta_assets.ml.inference.onnx_session import CODES, NUMERIC, OUTPUT, create_session, make_feed, predict
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_trainer import predict as predict_in_torch
 
@@ -25,19 +25,21 @@ IR_VERSION = 10
 
 
 def to_onnx(network: Network) -> bytes:
-    """The network as ONNX: `numeric` (n, d) float32, NaN allowed, and `codes` (n, c) int64 to `residual` (n,)
-    float32 in units of the scale. It computes what `Network.forward` does, step by step.
+    """Serialize the computation of `Network.forward` as ONNX.
+
+    The inputs are `numeric` (n, d) float32, where NaN is missing, and `codes` (n, c) int64; the output is `residual`
+    (n,) float32 in units of the scale.
     """
     graph = _Graph()
-    embedded = _categories(graph, network)
-    scaled, indicators = _numeric(graph, network)
-    parts = [scaled, *indicators, embedded, *_numeric_embedding(graph, network, scaled)]
-    column = _trunk(graph, network, graph.add("Concat", *parts, axis=1))
+    embedded = _add_categories(graph, network)
+    scaled, indicators = _add_numeric(graph, network)
+    parts = [scaled, *indicators, embedded, *_add_numeric_embedding(graph, network, scaled)]
+    column = _add_trunk(graph, network, graph.add("Concat", *parts, axis=1))
     graph.add("Reshape", column, np.array([-1]), output=OUTPUT)
     features, categories = network.features, len(network.cardinalities)
     inputs = [
-        helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["n", features]),
-        helper.make_tensor_value_info("codes", TensorProto.INT64, ["n", categories]),
+        helper.make_tensor_value_info(NUMERIC, TensorProto.FLOAT, ["n", features]),
+        helper.make_tensor_value_info(CODES, TensorProto.INT64, ["n", categories]),
     ]
     output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n"])
     body = helper.make_graph(graph.nodes, "residual", inputs, [output], graph.initializers)
@@ -46,130 +48,132 @@ def to_onnx(network: Network) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def parity_seconds(network: Network, model: bytes, rows: Arrays) -> float:
-    """The largest difference in seconds between torch and ONNX Runtime over all rows."""
-    exported = predict(session(model), feed(rows.numeric, rows.codes))
+def max_difference_seconds(network: Network, model: bytes, rows: Arrays) -> float:
+    """Return the maximum absolute difference in seconds between torch and ONNX Runtime over all rows."""
+    exported = predict(create_session(model), make_feed(rows.numeric, rows.codes))
     return float(np.abs(rows.scale * (predict_in_torch(network, rows) - exported)).max())
 
 
 class _Graph:
-    """Nodes and initializers as they are added, named after their place."""
+    """Nodes and initializers of a graph, named by their position."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
     def add(self, operator: str, *inputs: str | np.ndarray, output: str | None = None, **attributes: Any) -> str:
-        """Adds a node and gives its output's name; an array among the inputs becomes an initializer."""
-        names = [value if isinstance(value, str) else self._initializer(value) for value in inputs]
+        """Add a node and return the name of its output; arrays among the inputs become initializers."""
+        names = [value if isinstance(value, str) else self._add_initializer(value) for value in inputs]
         output = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, names, [output], **attributes))
         return output
 
-    def _initializer(self, value: np.ndarray) -> str:
+    def _add_initializer(self, value: np.ndarray) -> str:
+        """Add an array and return its name."""
         name = f"constant_{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
 
-def _categories(graph: _Graph, network: Network) -> str:
-    """Embeddings (n, c · embedding_dim) of the codes, those out of range taken as 0."""
+def _add_categories(graph: _Graph, network: Network) -> str:
+    """Add the embeddings (n, c · embedding_dim) of the codes; those out of range count as 0."""
     zero = np.array(0)
     above = graph.add("GreaterOrEqual", "codes", zero)
-    below = graph.add("Less", "codes", _array(network.cardinalities))
-    known = graph.add("Where", graph.add("And", above, below), "codes", zero)
-    rows = graph.add("Gather", _array(network.table.weight), graph.add("Add", known, _array(network.first_row)))
+    below = graph.add("Less", "codes", _to_array(network.cardinalities))
+    clamped = graph.add("Where", graph.add("And", above, below), "codes", zero)
+    rows = graph.add("Gather", _to_array(network.table.weight), graph.add("Add", clamped, _to_array(network.first_row)))
     width = len(network.cardinalities) * network.config.embedding_dim
     return graph.add("Reshape", rows, np.array([-1, width]))
 
 
-def _numeric(graph: _Graph, network: Network) -> tuple[str, list[str]]:
-    """Scaled features (n, d), and indicators (n, m) if any feature has one."""
+def _add_numeric(graph: _Graph, network: Network) -> tuple[str, list[str]]:
+    """Add the scaled features (n, d), and the missing-value indicators (n, m) if there are any."""
     missing = graph.add("IsNaN", "numeric")
-    clamped = graph.add("Min", graph.add("Max", "numeric", _array(network.low)), _array(network.high))
-    scaled = graph.add("Div", graph.add("Sub", clamped, _array(network.center)), _array(network.width))
+    clamped = graph.add("Min", graph.add("Max", "numeric", _to_array(network.low)), _to_array(network.high))
+    scaled = graph.add("Div", graph.add("Sub", clamped, _to_array(network.center)), _to_array(network.width))
     scaled = graph.add("Where", missing, np.array(0, np.float32), graph.add("Asinh", scaled))
     if not len(network.missing):
         return scaled, []
-    indicated = graph.add("Gather", missing, _array(network.missing), axis=1)
+    indicated = graph.add("Gather", missing, _to_array(network.missing), axis=1)
     return scaled, [graph.add("Cast", indicated, to=TensorProto.FLOAT)]
 
 
-def _numeric_embedding(graph: _Graph, network: Network, scaled: str) -> list[str]:
-    """Embeddings (n, d · numeric_dim) of the scaled features (n, d), if there are any."""
+def _add_numeric_embedding(graph: _Graph, network: Network, scaled: str) -> list[str]:
+    """Add the embeddings (n, d · numeric_dim) of the scaled features (n, d), if the network has any."""
     embedding = network.embed_numeric
     if embedding is None:
         return []
     if isinstance(embedding, PiecewiseLinearEmbeddings):
-        embedded = _piecewise_linear(graph, embedding, scaled)
+        embedded = _add_piecewise_linear(graph, embedding, scaled)
     elif isinstance(embedding, PeriodicEmbeddings):
-        embedded = _periodic(graph, embedding, scaled)
+        embedded = _add_periodic(graph, embedding, scaled)
     else:
         weight, bias = embedding.parameters()
         each = graph.add("Unsqueeze", scaled, np.array([2]))
-        embedded = graph.add("Relu", graph.add("Add", graph.add("Mul", each, _array(weight)), _array(bias)))
+        embedded = graph.add("Relu", graph.add("Add", graph.add("Mul", each, _to_array(weight)), _to_array(bias)))
     width = network.features * network.config.numeric_dim
     return [graph.add("Reshape", embedded, np.array([-1, width]))]
 
 
-def _periodic(graph: _Graph, embedding: PeriodicEmbeddings, scaled: str) -> str:
-    """(n, d) → (n, d, numeric_dim)."""
+def _add_periodic(graph: _Graph, embedding: PeriodicEmbeddings, scaled: str) -> str:
+    """Add a periodic embedding, (n, d) → (n, d, numeric_dim)."""
     each = graph.add("Unsqueeze", scaled, np.array([2]))
-    angle = graph.add("Mul", each, 2 * math.pi * _array(embedding.periodic.weight))
+    angle = graph.add("Mul", each, 2 * math.pi * _to_array(embedding.periodic.weight))
     waves = graph.add("Concat", graph.add("Cos", angle), graph.add("Sin", angle), axis=2)
-    linear = graph.add("MatMul", waves, _array(embedding.linear.weight).T)
-    return graph.add("Relu", graph.add("Add", linear, _array(embedding.linear.bias)))
+    linear = graph.add("MatMul", waves, _to_array(embedding.linear.weight).T)
+    return graph.add("Relu", graph.add("Add", linear, _to_array(embedding.linear.bias)))
 
 
-def _piecewise_linear(graph: _Graph, embedding: PiecewiseLinearEmbeddings, scaled: str) -> str:
-    """(n, d) → (n, d · numeric_dim, 1): how full each bin is, then a convolution with a group for each feature.
+def _add_piecewise_linear(graph: _Graph, embedding: PiecewiseLinearEmbeddings, scaled: str) -> str:
+    """Add a piecewise-linear embedding, (n, d) → (n, d · numeric_dim, 1).
 
-    A convolution, as it also adds the bias, and as quantizers take a product with three dimensions for a dense layer.
+    The fraction to which each bin is filled goes through a convolution with a group per feature. A convolution also
+    adds the bias, and quantizers would treat a three-dimensional product as a dense layer.
     """
-    slope, offset = _array(embedding.impl.weight), _array(embedding.impl.bias)
+    slope, offset = _to_array(embedding.impl.weight), _to_array(embedding.impl.bias)
     features, bins = slope.shape
     each = graph.add("Unsqueeze", scaled, np.array([2]))
     reached = graph.add("Add", graph.add("Mul", each, slope), offset)
-    # Scaled features lie between their outermost edges, so the open ends of the encoding need no exception.
+    # Scaled features lie within their outermost edges, so that clipping is right for the outer bins too.
     filled = graph.add("Clip", reached, np.array(0, np.float32), np.array(1, np.float32))
     filled = graph.add("Reshape", filled, np.array([-1, features * bins, 1]))
-    weight, bias = _with_linear(embedding)
+    weight, bias = _fold_linear(embedding)
     return graph.add("Conv", filled, weight, bias, group=features)
 
 
-def _with_linear(embedding: PiecewiseLinearEmbeddings) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (d · numeric_dim, bins, 1) and bias (d · numeric_dim,) of the bins, the linear embedding beside folded in.
+def _fold_linear(embedding: PiecewiseLinearEmbeddings) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight (d · numeric_dim, bins, 1) and bias (d · numeric_dim,) of the bins, with the linear part folded in.
 
-    A scaled feature is the sum of the widths of its bins, each as full as it is, less the same sum at 0.
+    A scaled feature is the sum of the filled widths of its bins, minus the same sum at 0.
     """
     slope, linear = embedding.impl.weight, embedding.linear0
     width = torch.where(slope > 0, 1 / slope, 0)
     at_zero = (width * embedding.impl.bias.clamp(0, 1)).sum(dim=1, keepdim=True)
     weight = embedding.linear.weight + width[:, :, None] * linear.weight[:, None, :]
     bias = linear.bias - at_zero * linear.weight
-    return _array(weight.transpose(1, 2).flatten(0, 1)[:, :, None]), _array(bias.flatten())
+    return _to_array(weight.transpose(1, 2).flatten(0, 1)[:, :, None]), _to_array(bias.flatten())
 
 
-def _trunk(graph: _Graph, network: Network, value: str) -> str:
-    """(n, width) → (n, 1) through the dense layers, each with the batch norm behind it folded in."""
+def _add_trunk(graph: _Graph, network: Network, value: str) -> str:
+    """Add the dense layers, (n, width) → (n, 1), each with the batch norm after it folded in."""
     layers = list(network.trunk)
     for index, layer in enumerate(layers):
         if isinstance(layer, nn.Linear):
-            behind = layers[index + 1] if index + 1 < len(layers) else None
-            weight, bias = _folded(layer, behind if isinstance(behind, nn.BatchNorm1d) else None)
+            following = layers[index + 1] if index + 1 < len(layers) else None
+            weight, bias = _fold_batch_norm(layer, following if isinstance(following, nn.BatchNorm1d) else None)
             value = graph.add("Add", graph.add("MatMul", value, weight.T), bias)
         elif isinstance(layer, nn.ReLU):
             value = graph.add("Relu", value)
     return value
 
 
-def _folded(layer: nn.Linear, norm: nn.BatchNorm1d | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (outputs, inputs) and bias (outputs,) of a dense layer with its batch norm folded in."""
+def _fold_batch_norm(layer: nn.Linear, norm: nn.BatchNorm1d | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight (outputs, inputs) and bias (outputs,) of a dense layer with its batch norm folded in."""
     if norm is not None:
         layer = fuse_linear_bn_eval(layer, norm)
-    return _array(layer.weight), _array(layer.bias)
+    return _to_array(layer.weight), _to_array(layer.bias)
 
 
-def _array(value: Tensor) -> np.ndarray:
-    """A tensor as an array."""
+def _to_array(value: Tensor) -> np.ndarray:
+    """Convert a tensor to an array."""
     return value.detach().cpu().numpy()

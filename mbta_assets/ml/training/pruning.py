@@ -1,90 +1,115 @@
-"""Makes a trained network smaller: whole neurons removed, single weights set to zero, or both.
+"""Pruning: neurons of a trained network are removed, single weights are set to zero, or both.
 
-Every candidate starts from the same teacher, is fine-tuned equally long towards the same targets (the labels and the
-teacher's own predictions) and is judged on validation. So is the teacher itself, uncut: pruning may not take credit for
-the extra epochs. Candidates are independent of each other and may be made side by side.
+Every candidate starts from the same teacher, is fine-tuned for the same number of epochs towards the labels and the
+teacher's predictions, and is judged on validation. One candidate is not pruned, so that the effect of further epochs is
+not credited to pruning. How neurons are removed and weights zeroed is in `sparsity`.
 """
 
 import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import torch
-import torch_pruning
-from torch import nn
-from torch.nn.utils import prune as masks
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.inference.onnx_session import feed, latency_us, session
-from mbta_assets.ml.training.network import Network, parameters
-from mbta_assets.ml.training.network_trainer import Fitted, OnEpoch, Targets, TrainConfig, improve, predict
-from mbta_assets.ml.training.network_weights import to_files
+from mbta_assets.ml.inference.onnx_session import create_session, make_feed, measure_latency_us
+from mbta_assets.ml.training.compute import ONE_CORE, Resources
+from mbta_assets.ml.training.distillation import distillation_targets
+from mbta_assets.ml.training.executor import TrainingExecutor
+from mbta_assets.ml.training.hyperparameters import DistillationConfig, TrainConfig
+from mbta_assets.ml.training.network import Network, count_parameters
+from mbta_assets.ml.training.network_data import NetworkData
+from mbta_assets.ml.training.network_trainer import Fitted, Targets, fine_tune, predict
+from mbta_assets.ml.training.network_weights import from_bundle, to_files
 from mbta_assets.ml.training.onnx_export import to_onnx
-
-RAMP = 0.5
-"""Share of the fine-tuning in which weights are zeroed; the rest recovers."""
-PRUNINGS = 20
-"""In how many goes the weights are zeroed."""
-TOLERANCE = 0.01
-"""How much worse than the uncut teacher, as a share of its validation error, a pruned one may be at any distance."""
+from mbta_assets.ml.training.sparsity import GradualSparsity, SparsitySchedule, remove_neurons
+from mbta_assets.ml.training.tuning import Configuration
+from mbta_assets.storage.bundle import Bundle, Draft
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What is taken away; nothing by default."""
+    """The parts of a network to remove."""
 
     neurons: float = 0.0
-    """Share of the neurons removed from each hidden layer."""
+    """Fraction of the neurons to remove from each hidden layer."""
     weights: float = 0.0
-    """Share of the dense weights left that are set to zero."""
+    """Fraction of the remaining dense weights to set to zero."""
 
     @property
     def family(self) -> str:
-        """unpruned, neurons, weights or both."""
+        """Return "unpruned", "neurons", "weights" or "both"."""
         if self.neurons and self.weights:
             return "both"
-        return "neurons" if self.neurons else "weights" if self.weights else "unpruned"
+        if self.neurons:
+            return "neurons"
+        return "weights" if self.weights else "unpruned"
 
     @property
     def name(self) -> str:
-        """Such as neurons-50 or neurons-25-weights-60, in percent."""
-        parts = {"neurons": self.neurons, "weights": self.weights}
-        return "-".join(f"{part}-{share:.0%}".rstrip("%") for part, share in parts.items() if share) or "unpruned"
+        """Return a name with percentages, such as neurons-50 or neurons-25-weights-60."""
+        fractions = {"neurons": self.neurons, "weights": self.weights}
+        return "-".join(f"{part}-{100 * share:.0f}" for part, share in fractions.items() if share) or "unpruned"
 
 
-CUTS = (
-    Cut(),
-    Cut(weights=0.8),
-    Cut(neurons=0.5),
-    Cut(neurons=0.75),
-    Cut(neurons=0.5, weights=0.6),
-    Cut(neurons=0.5, weights=0.8),
-)
+UNPRUNED = Cut()
+
+
+@dataclass(frozen=True)
+class PruningTraining:
+    """Candidates, fine-tuning and selection of a pruned network."""
+
+    cuts: Sequence[Cut]
+    """Candidates beside the network that is not pruned."""
+    schedule: SparsitySchedule
+    width_multiple: int
+    """Widths of pruned layers are rounded to multiples of this."""
+    max_error_increase: float
+    """Maximum relative increase of the validation error, at any number of stops ahead."""
+    preferred_size: float
+    """Fraction of the teacher's parameters that candidates should not exceed, if any of those is accurate."""
+    distillation: DistillationConfig
+    optimization: TrainConfig
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """The teacher and the data that every candidate is made from."""
+
+    teacher: Network
+    targets: Targets
+    """Targets of the training rows; see `distillation_targets`."""
+    training: PruningTraining
+    train: Arrays
+    validation: Arrays
+
+    def shard(self, rank: int, world_size: int) -> Self:
+        """Return the training rows of worker `rank` of `world_size` (see `Arrays.shard`), with all validation rows."""
+        return replace(self, train=self.train.shard(rank, world_size), targets=self.targets.shard(rank, world_size))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pruned and fine-tuned network, judged."""
+    """A pruned and fine-tuned network with its errors, size and latency."""
 
     cut: Cut
     fitted: Fitted
     errors: tuple[float, ...]
-    """Validation errors in units of the scale, of each scale apart: each number of stops ahead has its own."""
+    """Validation error in units of the scale by number of stops ahead, each of which has its own scale."""
     parameters: int
     non_embedding: int
-    """Parameters outside the category embeddings."""
+    """Number of parameters outside the category embeddings."""
     non_zero: int
-    """Those of them that are not zero."""
+    """Number of these that are not zero."""
     size_bytes: int
-    """Of its files, where tensors that are mostly zero are stored sparse."""
+    """Size of the files, in which tensors that are mostly zero are stored sparse."""
     latency_us: float
-    """Median of a call for one row in ONNX Runtime, where zeros are multiplied like any number."""
+    """Median latency of one row in ONNX Runtime, which multiplies zeros like any number."""
 
-    def row(self) -> dict[str, Any]:
-        """The candidate as a row of a table; errors in units of the scale."""
+    def to_row(self) -> dict[str, Any]:
+        """Return the candidate as a row of a table, with errors in units of the scale."""
         return {
             "name": self.cut.name,
             "family": self.cut.family,
@@ -101,134 +126,124 @@ class Candidate:
         }
 
 
-def candidate(
-    cut: Cut,
-    teacher: Network,
-    targets: Targets,
-    config: TrainConfig,
-    train: Arrays,
-    validation: Arrays,
-    *,
-    on_epoch: OnEpoch | None = None,
-) -> Candidate:
-    """The teacher cut, fine-tuned towards `targets` (see `distil.lesson`) and judged. The teacher stays as it was."""
-    network = without_neurons(teacher, cut.neurons) if cut.neurons else copy.deepcopy(teacher)
-    sparsify = GradualSparsity(network, cut.weights) if cut.weights else None
-    keep_from = math.floor(RAMP * config.epochs) + 1 if sparsify else 1
-    fitted = improve(
-        network, config, train, validation, targets=targets, on_epoch=on_epoch, on_step=sparsify, keep_from=keep_from
-    )
-    if sparsify:
-        sparsify.finish()
-    return _judged(cut, fitted, validation)
-
-
 @dataclass(frozen=True)
-class FineTuning:
-    """What every candidate is made from."""
+class PrunedTeacher:
+    """The selected candidate, and all candidates."""
 
-    teacher: Network
-    targets: Targets
-    """Of the training rows; see `distil.lesson`."""
-    config: TrainConfig
-    train: Arrays
-    validation: Arrays
+    candidates: list[Candidate]
+    selected: Candidate
+    data: NetworkData
+    teacher: Bundle
+    workers: int
 
-    def share(self, rank: int, workers: int) -> "FineTuning":
-        """The same with the training rows of one of several workers, and all validation rows."""
-        return replace(self, train=self.train.share(rank, workers), targets=self.targets.share(rank, workers))
+    def to_table(self) -> list[dict[str, Any]]:
+        """Return a row of each candidate."""
+        return [candidate.to_row() for candidate in self.candidates]
 
+    def describe(self) -> dict[str, Any]:
+        """Return errors and sizes of the selected candidate; see `NetworkData.describe`."""
+        return {**self.data.describe(self.selected.fitted), "chosen": self.selected.cut.name}
 
-def task(cut: Cut, data: FineTuning, threads: int = 1) -> Candidate:
-    """`candidate` as one of many made side by side."""
-    config = replace(data.config, threads=threads)
-    return candidate(cut, data.teacher, data.targets, config, data.train, data.validation)
+    def control_draft(self) -> Draft:
+        """Return the bundle of the candidate that is not pruned."""
+        unpruned = find_unpruned(self.candidates)
+        return self.data.draft(unpruned.fitted, self._name_cut("none"), self.workers)
 
+    def draft(self, control_digest: str) -> Draft:
+        """Return the bundle of the selected candidate, which names its teacher and its control."""
+        return self.data.draft(
+            self.selected.fitted,
+            self._name_cut(self.selected.cut.name),
+            self.workers,
+            teacher=self.teacher.digest,
+            # Without latencies: the same network must give the same digest.
+            candidates=[
+                {name: value for name, value in row.items() if name != "latency_us"} for row in self.to_table()
+            ],
+            control={"asset": "unpruned_teacher", "digest": control_digest},
+        )
 
-def unpruned(found: Sequence[Candidate]) -> Candidate:
-    """The teacher itself after the same extra epochs."""
-    return next(candidate for candidate in found if candidate.cut == Cut())
-
-
-def choose(found: Sequence[Candidate]) -> Candidate:
-    """The smallest candidate within `TOLERANCE` of the uncut teacher's validation error, the more accurate of equals.
-
-    Within it at every number of stops ahead: what is lost at one must not be paid for by another. Among those that
-    keep at most half of the teacher's parameters outside the embeddings, if any is that accurate.
-    """
-    teacher = unpruned(found)
-    bounds = [(1 + TOLERANCE) * error for error in teacher.errors]
-    accurate = [
-        candidate
-        for candidate in found
-        if all(error <= bound for error, bound in zip(candidate.errors, bounds, strict=True))
-    ]
-    halved = [candidate for candidate in accurate if candidate.non_zero <= teacher.non_embedding / 2]
-    return min(halved or accurate, key=lambda candidate: (candidate.size_bytes, candidate.fitted.validation_error))
+    def _name_cut(self, cut: str) -> Configuration:
+        """Return the teacher's configuration with the name of a cut."""
+        return {**self.teacher.manifest["configuration"], "cut": cut}
 
 
-def without_neurons(network: Network, ratio: float) -> Network:
-    """A copy with this share of each hidden layer's least important neurons removed, widths rounded to multiples of 8.
-
-    Importance is the L2 norm of all a neuron's weights, those that read it included. Torch-Pruning's dependency graph
-    takes the neuron out of its layer, of the batch norm behind and of the next layer's inputs. The embeddings lie
-    before the trunk, and the output is kept.
-    """
-    pruned = copy.deepcopy(network).eval()
-    trunk = pruned.trunk
-    layers = pruned.dense_layers()
-    torch_pruning.pruner.BasePruner(
-        trunk,
-        torch.zeros(2, layers[0].in_features),
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        ignored_layers=[layers[-1]],
-        round_to=8,
-    ).step()
-    pruned.config = replace(pruned.config, hidden=tuple(layer.out_features for layer in layers[:-1]))
-    return pruned
+def prune_teacher(
+    training_set: Bundle,
+    runtime_lookup: Bundle,
+    teacher: Bundle,
+    training: PruningTraining,
+    executor: TrainingExecutor,
+) -> PrunedTeacher:
+    """Make and fine-tune all candidates and select one."""
+    data = NetworkData.from_bundles(training_set, runtime_lookup, training.optimization.seed)
+    data = data.select_columns_of(teacher)
+    network, train = from_bundle(teacher), data.train
+    targets = distillation_targets(train, predict(network, train), training.distillation)
+    fine_tuning = FineTuning(network, targets, training, train, data.validation)
+    candidates = executor.train_networks(make_candidate, [UNPRUNED, *training.cuts], fine_tuning)
+    selected = select_candidate(candidates, training.max_error_increase, training.preferred_size)
+    return PrunedTeacher(candidates, selected, data, teacher, executor.torch_workers)
 
 
-class GradualSparsity:
-    """Sets the smallest dense weights of a network to zero, ever more of them over the first steps of fine-tuning.
-
-    The share grows as sparsity · (1 − (1 − t)³) (Zhu & Gupta 2017), over all dense layers together.
-    """
-
-    def __init__(self, network: Network, sparsity: float) -> None:
-        self.sparsity = sparsity
-        layers = network.dense_layers()
-        self.weights: list[tuple[nn.Module, str]] = [(layer, "weight") for layer in layers]
-        self.total = sum(layer.weight.numel() for layer in layers)
-        self.zeroed = 0
-        for layer, name in self.weights:
-            masks.identity(layer, name)
-
-    def __call__(self, step: int, steps: int) -> None:
-        """Zeroes as many as there should be at this step of all."""
-        ramp = max(int(RAMP * steps), 1)
-        if step == ramp - 1 or (step < ramp and step % max(ramp // PRUNINGS, 1) == 0):
-            share = self.sparsity * (1 - (1 - (step + 1) / ramp) ** 3)
-            due = round(share * self.total)
-            masks.global_unstructured(self.weights, masks.L1Unstructured, amount=due - self.zeroed)
-            self.zeroed = due
-
-    def finish(self) -> None:
-        """Makes the zeros part of the weights."""
-        for layer, name in self.weights:
-            masks.remove(layer, name)
+def make_candidate(cut: Cut, data: FineTuning, resources: Resources = ONE_CORE) -> Candidate:
+    """Prune a copy of the teacher, fine-tune it towards the targets and judge it."""
+    training = data.training
+    config = replace(training.optimization, threads=resources.threads, device=resources.device)
+    if cut.neurons:
+        network = remove_neurons(data.teacher, cut.neurons, training.width_multiple)
+    else:
+        network = copy.deepcopy(data.teacher)
+    network.to(config.device)  # before masks are made, which lie beside the weights
+    sparsity = GradualSparsity(network, cut.weights, training.schedule) if cut.weights else None
+    first_epoch_to_keep = math.floor(training.schedule.ramp_fraction * config.epochs) + 1 if sparsity else 1
+    fitted = fine_tune(
+        network,
+        config,
+        data.train,
+        data.validation,
+        targets=data.targets,
+        on_step=sparsity,
+        first_epoch_to_keep=first_epoch_to_keep,
+    )
+    if sparsity:
+        sparsity.finish()
+    return judge(cut, fitted, data.validation)
 
 
-def _judged(cut: Cut, fitted: Fitted, validation: Arrays) -> Candidate:
-    """A fine-tuned network with its size and speed."""
+def judge(cut: Cut, fitted: Fitted, validation: Arrays) -> Candidate:
+    """Measure the errors, size and latency of a fine-tuned network."""
     network = fitted.network
-    inputs = feed(validation.numeric, validation.codes)
+    feed = make_feed(validation.numeric, validation.codes)
     error = np.abs(predict(network, validation) - validation.target)
     return Candidate(
         cut,
         fitted,
         tuple(float(np.nanmean(error[validation.scale == scale])) for scale in np.unique(validation.scale)),
-        **parameters(network),
+        **count_parameters(network),
         size_bytes=sum(map(len, to_files(network).values())),
-        latency_us=latency_us(session(to_onnx(network)), inputs),
+        latency_us=measure_latency_us(create_session(to_onnx(network)), feed),
     )
+
+
+def find_unpruned(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the candidate that was fine-tuned without being pruned."""
+    return next(candidate for candidate in candidates if candidate.cut == UNPRUNED)
+
+
+def select_candidate(candidates: Sequence[Candidate], max_error_increase: float, preferred_size: float) -> Candidate:
+    """Return the smallest candidate whose error is close to that of the unpruned one, the more accurate of equals.
+
+    Its validation error at every number of stops ahead must be at most 1 + `max_error_increase` times the unpruned
+    one's. Candidates with at most `preferred_size` of the teacher's parameters outside the embeddings come first.
+    """
+    unpruned = find_unpruned(candidates)
+    bounds = [(1 + max_error_increase) * error for error in unpruned.errors]
+    accurate = [
+        candidate
+        for candidate in candidates
+        if all(error <= bound for error, bound in zip(candidate.errors, bounds, strict=True))
+    ]
+    max_parameters = preferred_size * unpruned.non_embedding
+    small = [candidate for candidate in accurate if candidate.non_zero <= max_parameters]
+    return min(small or accurate, key=lambda candidate: (candidate.size_bytes, candidate.fitted.validation_error))

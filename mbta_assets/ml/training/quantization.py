@@ -1,26 +1,44 @@
-"""Makes an exported network smaller: int8 in three ways, each judged on validation.
+"""Quantization: int8 variants of an exported student, of which validation selects one, with its prediction interval.
 
-Static and dynamic int8 multiply in int8. Weight-only int8 just stores the weights so: ONNX Runtime turns them back into
-floats once, when it loads the model.
+Static and dynamic int8 multiply in int8. Weight-only int8 stores the weights in int8, and ONNX Runtime converts them to
+floats once, when it loads the model. How variants are made is in `int8_variants`.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.inference.onnx_session import Feed, feed, latency_us, predict, session
+from mbta_assets.ml.inference.intervals import IntervalCalibration
+from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, load_onnx, predict_delay
+from mbta_assets.ml.inference.onnx_session import create_session, make_feed, measure_latency_us, predict
+from mbta_assets.ml.inference.preprocessing import Preprocessor
+from mbta_assets.ml.training import int8_variants
+from mbta_assets.ml.training.dataset import make_provenance, read_rows, select_labelled
+from mbta_assets.ml.training.network_data import NetworkData
+from mbta_assets.ml.training.network_weights import from_bundle
+from mbta_assets.ml.training.onnx_export import max_difference_seconds, to_onnx
+from mbta_assets.storage.bundle import Bundle, Draft, library_versions
 
-ERROR_BOUND = 1.002
-"""A variant's validation error over that of fp32 may be at most this."""
-CALIBRATION_ROWS = 2_000
+COPIED_FIELDS = ("residual_to", "features", "parameters", "layers", "configuration", "seed")
+"""Manifest fields that are copied from the student."""
+
+
+@dataclass(frozen=True)
+class QuantizationTraining:
+    """Calibration and selection of a variant."""
+
+    calibration_rows: int
+    """Number of training rows, evenly spaced, that the activations of static int8 are calibrated on."""
+    max_error_ratio: float
+    """Maximum validation error of a variant over that of fp32."""
+    max_parity_seconds: float
+    """Maximum difference between torch and ONNX Runtime on any test row; a check of the bundle compares it."""
+    confidence_level: float
+    """Fraction of arrivals that should lie within the prediction interval."""
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -34,12 +52,12 @@ class Variant:
     """Mean absolute error in units of the scale."""
     size_bytes: int
     latency_us: float
-    """Median of a call for one row."""
+    """Median latency of one row."""
     passes: bool
-    """Whether the error is within `ERROR_BOUND` of fp32's."""
+    """The error is close enough to that of fp32."""
 
-    def row(self) -> dict[str, Any]:
-        """The variant as a row of a table."""
+    def to_row(self) -> dict[str, Any]:
+        """Return the variant as a row of a table."""
         return {
             "name": self.name,
             "validation_error": self.validation_error,
@@ -49,119 +67,96 @@ class Variant:
         }
 
 
-def variants(model: bytes, train: Arrays, validation: Arrays) -> list[Variant]:
-    """fp32 and every int8 variant of an ONNX model; static int8 is calibrated on training rows."""
-    calibration = train.take(np.linspace(0, len(train) - 1, CALIBRATION_ROWS).astype(int))
+@dataclass(frozen=True)
+class QuantizedStudent:
+    """The selected variant with its prediction interval, and all variants."""
+
+    variants: list[Variant]
+    selected: Variant
+    interval: IntervalCalibration
+    preprocessor: Preprocessor
+    parity: dict[str, Any]
+    """Maximum difference between torch and ONNX Runtime in seconds, its bound, and the number of rows."""
+    training_set: Bundle
+    student: Bundle
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """Return a row of each variant."""
+        return [variant.to_row() for variant in self.variants]
+
+    def draft(self) -> Draft:
+        """Return the bundle, which names its student."""
+        return Draft(
+            ONNX_KIND,
+            {
+                ONNX_FILE: self.selected.model,
+                INTERVAL_FILE: self.interval.to_json(),
+                **self.preprocessor.to_files(),
+            },
+            {
+                **make_provenance(self.training_set),
+                **{name: self.student.manifest[name] for name in COPIED_FIELDS},
+                "student": self.student.digest,
+                "variant": self.selected.name,
+                # Without latencies: the same model must give the same digest.
+                "variants": [
+                    {name: value for name, value in row.items() if name != "latency_us"} for row in self.to_table()
+                ],
+                "parity": self.parity,
+                "libraries": library_versions("numpy", "onnx", "onnxruntime"),
+            },
+        )
+
+
+def quantize_student(
+    training_set: Bundle, runtime_lookup: Bundle, student: Bundle, training: QuantizationTraining
+) -> QuantizedStudent:
+    """Export a student, select a variant of it and calibrate the prediction interval on validation."""
+    rows = read_rows(training_set)
+    data = NetworkData.from_bundles(training_set, runtime_lookup, training.seed).select_columns_of(student)
+    network = from_bundle(student)
+    model = to_onnx(network)
+    preprocessor, residual_to = Preprocessor.from_bundle(student), student.manifest["residual_to"]
+    test = preprocessor.transform(rows[rows["part"] == "test"], residual_to)
+    parity = {
+        "max_seconds": max_difference_seconds(network, model, test),
+        "bound_seconds": training.max_parity_seconds,
+        "rows": len(test),
+    }
+    variants = make_variants(model, data.train, data.validation, training.calibration_rows, training.max_error_ratio)
+    selected = select_variant(variants)
+    # The lookup of `data`, unlike the stored one, was not fitted on validation rows.
+    validation = select_labelled(rows, "validation")
+    delay = predict_delay(data.preprocessor, residual_to, load_onnx(selected.model), validation)
+    error = validation["delay_seconds"].to_numpy() - delay
+    interval = IntervalCalibration.fit(validation, error, training.confidence_level)
+    return QuantizedStudent(variants, selected, interval, preprocessor, parity, training_set, student)
+
+
+def make_variants(
+    model: bytes, train: Arrays, validation: Arrays, calibration_rows: int, max_error_ratio: float
+) -> list[Variant]:
+    """Return fp32 and every int8 variant of an ONNX model, judged on the labelled validation rows."""
+    calibration = train.take(np.linspace(0, len(train) - 1, calibration_rows).astype(int))
     models = {
         "fp32": model,
-        "int8_weight_only": weight_only(model),
-        "int8_dynamic": dynamic(model),
-        "int8_static": static(model, calibration),
+        "int8_weight_only": int8_variants.quantize_weights(model),
+        "int8_dynamic": int8_variants.quantize_dynamically(model),
+        "int8_static": int8_variants.quantize_statically(model, calibration),
     }
     labelled = validation.take(~np.isnan(validation.label))
-    inputs = feed(labelled.numeric, labelled.codes)
-    found: list[Variant] = []
-    for name, candidate in models.items():
-        run = session(candidate)
-        error = float(np.abs(predict(run, inputs) - labelled.target).mean(dtype=np.float64))
-        passes = not found or error <= ERROR_BOUND * found[0].validation_error
-        found.append(Variant(name, candidate, error, len(candidate), latency_us(run, inputs), passes))
-    return found
+    feed = make_feed(labelled.numeric, labelled.codes)
+    variants: list[Variant] = []
+    for name, variant_model in models.items():
+        session = create_session(variant_model)
+        error = float(np.abs(predict(session, feed) - labelled.target).mean(dtype=np.float64))
+        passes = not variants or error <= max_error_ratio * variants[0].validation_error
+        latency_us = measure_latency_us(session, feed)
+        variants.append(Variant(name, variant_model, error, len(variant_model), latency_us, passes))
+    return variants
 
 
-def choose(found: list[Variant]) -> Variant:
-    """The smallest variant that passes, the more accurate of equals; fp32 always passes."""
-    return min((variant for variant in found if variant.passes), key=lambda v: (v.size_bytes, v.validation_error))
-
-
-def weight_only(model: bytes) -> bytes:
-    """Weights of dense layers and embeddings as int8 with one scale for each output, cast and scaled in the graph.
-
-    ONNX Runtime folds the cast and the scaling into constants at load, without any session option. The same written
-    with DequantizeLinear it would run at each call unless told otherwise.
-    """
-    proto = onnx.load_from_string(model)
-    graph = proto.graph
-    weights = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    weights |= {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    nodes: list[onnx.NodeProto] = []
-    for tensor in list(graph.initializer):
-        value = numpy_helper.to_array(tensor)
-        if tensor.name not in weights or value.ndim < 2:
-            continue
-        scale = np.abs(value).max(axis=0) / np.float32(127)
-        scale = np.where(scale > 0, scale, 1).astype(np.float32)
-        graph.initializer.remove(tensor)
-        graph.initializer.append(numpy_helper.from_array(np.rint(value / scale).astype(np.int8), f"{tensor.name}_int8"))
-        graph.initializer.append(numpy_helper.from_array(scale, f"{tensor.name}_scale"))
-        nodes += [
-            helper.make_node("Cast", [f"{tensor.name}_int8"], [f"{tensor.name}_cast"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{tensor.name}_cast", f"{tensor.name}_scale"], [tensor.name]),
-        ]
-    nodes += graph.node
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return _bytes(proto)
-
-
-def dynamic(model: bytes) -> bytes:
-    """Dense layers in int8, their inputs quantized by the range of each call.
-
-    `reduce_range` keeps weights to seven bits: without VNNI the sums of eight-bit products saturate.
-    """
-    return _through_files(
-        model,
-        lambda source, target: quantize_dynamic(
-            source, target, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True
-        ),
-    )
-
-
-def static(model: bytes, calibration: Arrays) -> bytes:
-    """Dense layers in int8, their inputs quantized by the range they have on the calibration rows."""
-    return _through_files(
-        model,
-        lambda source, target: quantize_static(
-            source,
-            target,
-            _Calibration(calibration),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        ),
-    )
-
-
-class _Calibration(CalibrationDataReader):
-    """Hands the calibration rows to ONNX Runtime, once, in one batch."""
-
-    def __init__(self, rows: Arrays) -> None:
-        self.feeds: Iterator[Feed] = iter([feed(rows.numeric, rows.codes)])
-
-    def get_next(self) -> Feed | None:
-        return next(self.feeds, None)
-
-
-def _through_files(model: bytes, quantize: Callable[[str, str], None]) -> bytes:
-    """ONNX Runtime's quantizers read and write files."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
-        proto = onnx.load_from_string(model)
-        # The quantizers ask for their own clean-up first; the graph is as clean as they would make it.
-        helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
-        onnx.save(proto, source)
-        quantize(str(source), str(target))
-        return _bytes(onnx.load(target))
-
-
-def _bytes(proto: onnx.ModelProto) -> bytes:
-    """The model without what tools note in it about themselves; the same model gives the same bytes."""
-    del proto.metadata_props[:]
-    for part in (proto, proto.graph, *proto.graph.node):
-        part.doc_string = ""
-    del proto.graph.value_info[:]
-    proto.producer_name = proto.producer_version = ""
-    return proto.SerializeToString(deterministic=True)
+def select_variant(variants: Sequence[Variant]) -> Variant:
+    """Return the smallest variant that passes, the more accurate of equals; fp32 always passes."""
+    passing = [variant for variant in variants if variant.passes]
+    return min(passing, key=lambda variant: (variant.size_bytes, variant.validation_error))

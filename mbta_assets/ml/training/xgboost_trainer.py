@@ -1,4 +1,7 @@
-"""Gradient-boosted trees: the search space, one trial, the final fit, and the bundle they end in."""
+"""The training of gradient-boosted trees with XGBoost, in one process or on the shard of a data-parallel worker.
+
+The asset's search and bundle belong to `xgboost_model`, stored trees are opened by `model_loading`.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,162 +9,126 @@ from typing import Any
 
 import numpy as np
 
-from mbta_assets.ml.inference.arrays import Arrays, Parts
+from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.training.compute import ONE_CORE, Resources
+from mbta_assets.ml.training.hyperparameters import REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.tuning import Configuration, Report
+from mbta_assets.transit import schema
 
-WEIGHTS = "model.ubj"
-ROUNDS_PER_STEP = 20
-PATIENCE_ROUNDS = 60
-UNSTEADY = frozenset({
-    "month", "day_of_week", "day_of_year", "season", "sin_time", "cos_time", "last_delay_seconds",
-    "leader_delay_seconds", "route_delay_seconds", "route_change_seconds", "stop_id", "current_stop_id",
-    "lookup_delay_seconds",
-})  # fmt: skip
-"""Inputs that say when and where rather than how the trip goes: on few days, trees learn them by heart."""
-ABSOLUTE, HUBER = "reg:absoluteerror", "reg:pseudohubererror"
-STEADY: Configuration = {
-    "residual_to": "lookup", "inputs": "steady", "objective": ABSOLUTE, "eta": 0.05, "max_depth": 10,
-    "min_child_weight": 1.0, "subsample": 0.7, "colsample_bynode": 0.4, "reg_lambda": 1.0, "reg_alpha": 0.0,
-    "gamma": 0.0,
-}  # fmt: skip
-EVERYTHING: Configuration = {
-    **STEADY, "inputs": "all", "objective": HUBER, "eta": 0.1, "max_depth": 8, "min_child_weight": 20.0,
-    "subsample": 0.8, "colsample_bynode": 0.7,
-}  # fmt: skip
+WEIGHTS_FILE = "model.ubj"
+TIME_AND_PLACE_FEATURES = schema.feature_group("calendar", "time_of_day", "stop", "recent_delay") | {
+    "lookup_delay_seconds"
+}
+"""Model inputs that identify when and where rather than how the trip runs; trees overfit them on few service days."""
+NOT_FOR_XGBOOST = ("residual_to", "inputs")
+"""Keys of a configuration that are no parameters of XGBoost."""
 
 
 @dataclass(frozen=True)
-class Space:
-    """What the search draws from, each range (low, high); log-uniform where marked."""
-
-    max_depth: tuple[int, int] = (4, 11)
-    min_child_weight: tuple[float, float] = (1.0, 60.0)  # log
-    subsample: tuple[float, float] = (0.5, 1.0)
-    colsample_bynode: tuple[float, float] = (0.3, 1.0)
-    eta: tuple[float, float] = (0.05, 0.2)  # log
-    reg_lambda: tuple[float, float] = (0.1, 30.0)  # log
-    reg_alpha: tuple[float, float] = (0.01, 10.0)  # log
-    gamma: tuple[float, float] = (0.0, 1.0)
-
-    def configurations(self, n: int, seed: int) -> list[Configuration]:
-        """The first `n` configurations of a seeded search: three that have served well, then random ones."""
-        random = np.random.default_rng(seed)
-
-        def log(bounds: tuple[float, float]) -> float:
-            return float(np.exp(random.uniform(*np.log(bounds))))
-
-        drawn: list[Configuration] = [
-            {
-                "residual_to": str(random.choice(["lookup", "now"], p=[0.8, 0.2])),
-                "inputs": str(random.choice(["all", "steady"])),
-                "objective": str(random.choice([HUBER, ABSOLUTE])),
-                "eta": log(self.eta),
-                "max_depth": int(random.integers(self.max_depth[0], self.max_depth[1] + 1)),
-                "min_child_weight": log(self.min_child_weight),
-                "subsample": float(random.uniform(*self.subsample)),
-                "colsample_bynode": float(random.uniform(*self.colsample_bynode)),
-                "reg_lambda": log(self.reg_lambda),
-                "reg_alpha": log(self.reg_alpha),
-                "gamma": float(random.uniform(*self.gamma)),
-            }
-            for _ in range(n)
-        ]
-        return [EVERYTHING, STEADY, {**EVERYTHING, "residual_to": "now", "objective": ABSOLUTE}, *drawn][:n]
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How trees are grown, whoever holds the rows."""
+class XGBoostTrainer:
+    """Trains trees with one configuration."""
 
     configuration: Configuration
-    names: list[str]
-    """Of the inputs: those of `numeric`, then those of `codes`."""
-    rounds: int
-    """At most so many; all of them where there is no validation part."""
+    """Parameters of XGBoost, `residual_to` (the residual base) and `inputs` (the columns that trees may use)."""
+    feature_names: Sequence[str]
+    """Names of the columns of `Arrays.numeric`, then those of `Arrays.codes`."""
+    boosting: BoostingConfig
+    """Rounds and early stopping; without validation rows, exactly `max_rounds` rounds are trained."""
     seed: int
-    threads: int = 1
+    resources: Resources = ONE_CORE
 
-    def columns(self, rows: Arrays) -> np.ndarray:
-        """What the trees learn from; inputs the configuration leaves out are missing, so no tree uses them."""
-        columns = inputs(rows)
-        if self.configuration["inputs"] == "steady":
-            columns[:, [index for index, name in enumerate(self.names) if name in UNSTEADY]] = np.nan
-        return columns
+    def features(self, rows: Arrays) -> np.ndarray:
+        """Return the training features (n, d + c) float32; columns that trees may not use are all missing."""
+        features = stack_features(rows)
+        if self.configuration["inputs"] == REDUCED_INPUTS:
+            masked = [index for index, name in enumerate(self.feature_names) if name in TIME_AND_PLACE_FEATURES]
+            features[:, masked] = np.nan
+        return features
 
-    def grow(self, matrix: Any, validation: Arrays | None, center: float, report: Report | None = None) -> Any:
-        """The booster of a matrix of XGBoost's, stopped early by the mean absolute error on `validation`, if any.
+    def train(self, matrix: Any, validation: Arrays | None, base_score: float, report: Report | None = None) -> Any:
+        """Train on an XGBoost matrix and return the booster, cut after its best round.
 
-        `center` is the median target: a Huber loss is flat far from its minimum. Calls `report` every
-        `ROUNDS_PER_STEP` rounds with the smallest error so far. Returns the booster up to its best round.
+        Early stopping is by the mean absolute error on `validation`, if given, in units of the scale. `base_score` is
+        the median target: a Huber loss is flat far from its minimum. `report` gets the smallest error so far after
+        every `boosting.rounds_per_step` rounds.
         """
-        import xgboost
+        import xgboost  # takes most of a second to import; the code location imports this module and must load fast
 
-        class Watch(xgboost.callback.TrainingCallback):
+        boosting = self.boosting
+
+        class ReportSteps(xgboost.callback.TrainingCallback):
+            """Reports the steps of the learning curve."""
+
             def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-                if report is not None and (epoch + 1) % ROUNDS_PER_STEP == 0:
+                if report is not None and (epoch + 1) % boosting.rounds_per_step == 0:
                     report(min(evals_log["validation"]["mae"]))
                 return False
 
-        settings = {
-            **{name: value for name, value in self.configuration.items() if name not in ("residual_to", "inputs")},
+        parameters = self._make_parameters(base_score)
+        if validation is None:
+            booster = xgboost.train(parameters, matrix, num_boost_round=boosting.max_rounds)
+        else:
+            threads = self.resources.threads
+            held_out = xgboost.QuantileDMatrix(
+                stack_features(validation), validation.target, ref=matrix, nthread=threads
+            )
+            early_stopping = xgboost.callback.EarlyStopping(rounds=boosting.patience_rounds, save_best=True)
+            booster = xgboost.train(
+                parameters,
+                matrix,
+                num_boost_round=boosting.max_rounds,
+                evals=[(held_out, "validation")],
+                callbacks=[ReportSteps(), early_stopping],
+                verbose_eval=False,
+            )
+        if "device" in parameters:
+            booster.set_param({"device": "cpu"})  # predictions are made on arrays in main memory
+        return booster
+
+    def _make_parameters(self, base_score: float) -> dict[str, Any]:
+        """Return the parameters of XGBoost."""
+        parameters = {
+            **{name: value for name, value in self.configuration.items() if name not in NOT_FOR_XGBOOST},
             "tree_method": "hist",
             "eval_metric": "mae",
-            "base_score": center,
+            "base_score": base_score,
             "seed": self.seed,
-            "nthread": self.threads,
+            "nthread": self.resources.threads,
         }
-        if validation is None:
-            return xgboost.train(settings, matrix, num_boost_round=self.rounds)
-        held_out = xgboost.QuantileDMatrix(inputs(validation), validation.target, ref=matrix, nthread=self.threads)
-        return xgboost.train(
-            settings,
-            matrix,
-            num_boost_round=self.rounds,
-            evals=[(held_out, "validation")],
-            callbacks=[Watch(), xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, save_best=True)],
-            verbose_eval=False,
-        )
+        if self.resources.device == "cuda":
+            parameters["device"] = "cuda"
+        return parameters
 
 
-def fit(growth: Growth, train: Arrays, validation: Arrays | None = None, report: Report | None = None) -> Any:
-    """Grow trees in this process; see `Growth.grow`.
+def fit(trainer: XGBoostTrainer, train: Arrays, validation: Arrays | None = None, report: Report | None = None) -> Any:
+    """Train trees in this process on labelled rows and return the booster; see `XGBoostTrainer.train`."""
+    import xgboost  # see `XGBoostTrainer.train`
 
-    Errors are in units of the rows' scale, so that near destinations count as much as far ones.
-    """
-    import xgboost
-
-    matrix = xgboost.QuantileDMatrix(growth.columns(train), train.target, nthread=growth.threads)
-    return growth.grow(matrix, validation, float(np.median(train.target)), report)
+    matrix = xgboost.QuantileDMatrix(trainer.features(train), train.target, nthread=trainer.resources.threads)
+    return trainer.train(matrix, validation, float(np.median(train.target)), report)
 
 
-def trial(configuration: Configuration, data: tuple[Parts, int], report: Report) -> None:
-    """One trial of the search on its parts, for at most so many rounds, on one core."""
-    parts, rounds = data
-    to = configuration["residual_to"]
-    fit(Growth(configuration, parts.names, rounds, parts.seed, 1), parts.train[to], parts.validation[to], report)
+def stack_features(rows: Arrays) -> np.ndarray:
+    """Return the features of trees (n, d + c) float32: numeric columns, then category codes."""
+    return np.hstack([rows.numeric, rows.codes.astype(np.float32)])
 
 
-def inputs(arrays: Arrays) -> np.ndarray:
-    """What the trees see: numbers, then codes, (n, d + c) float32."""
-    return np.hstack([arrays.numeric, arrays.codes.astype(np.float32)])
-
-
-def open_weights(weights: bytes) -> Callable[[Arrays], np.ndarray]:
-    """What predicts residuals (n,) in units of the scale from model inputs of n rows, for stored trees."""
-    import xgboost
+def load_trees(weights: bytes) -> Callable[[Arrays], np.ndarray]:
+    """Return a function that predicts residuals (n,) in units of the scale with stored trees."""
+    import xgboost  # see `XGBoostTrainer.train`
 
     booster = xgboost.Booster(model_file=bytearray(weights))
-    return lambda arrays: booster.inplace_predict(inputs(arrays))
+    return lambda rows: booster.inplace_predict(stack_features(rows))
 
 
-def importance(booster: Any, names: Sequence[str]) -> dict[str, float]:
-    """Share of the total gain of each input that any tree uses, the largest first."""
+def gain_importance(booster: Any, feature_names: Sequence[str]) -> dict[str, float]:
+    """Return each used feature's fraction of the total gain, the largest first."""
     gains = booster.get_score(importance_type="total_gain")
     total = sum(gains.values())
-    shares = {names[int(key[1:])]: gain / total for key, gain in gains.items()}
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+    fractions = {feature_names[int(key[1:])]: gain / total for key, gain in gains.items()}
+    return dict(sorted(fractions.items(), key=lambda item: -item[1]))
 
 
-def leaf_count(booster: Any) -> int:
-    """How many leaves the trees have: their parameters, beside the splits that lead there."""
+def count_leaves(booster: Any) -> int:
+    """Return the number of leaves of all trees, which stands for their number of parameters."""
     return sum(tree.count("leaf=") for tree in booster.get_dump())

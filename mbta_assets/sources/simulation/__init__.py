@@ -1,6 +1,6 @@
-"""A simulator of the MBTA's rapid transit whose random process is known, so that it can say what no model can beat.
+"""Simulation of the MBTA's rapid transit by a known random process, from which the best possible prediction follows.
 
-`network` holds the lines, `timetable` the trips of a service day, `process` what happens to them (start there: it
-documents the random process), `feed` what is published of it, and `oracle` the best possible prediction.
-Times inside are seconds since the start of the service day. Nothing here knows tables on disk, Dagster or models.
+`network` has the lines, `timetable` the trips of a service day, `process` the random process (read it first), `feed`
+the published vehicle updates, and `oracle` the best possible predictions. Times are seconds since the start of the
+service day. Stored tables, models and Dagster do not belong here.
 """

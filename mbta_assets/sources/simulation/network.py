@@ -1,8 +1,9 @@
-"""The lines: patterns of stops, scheduled run times, departures by hour. Facts, no chance.
+"""The simulated network: platforms, patterns of stops with scheduled run times, and departures by hour.
 
-Compiled from the MBTA's published GTFS (MassDOT): `stops.csv` has every platform, `patterns.csv` each route,
-direction and branch as its stops in order with the scheduled run from the stop before, `departures.csv` the
-departures of a weekday by hour of the service day (25 is one o'clock the next morning).
+The tables are compiled from the MBTA's published GTFS (MassDOT): `stops.csv` has every platform, `patterns.csv` the
+stops of each route, direction and branch in order with the scheduled run time from the stop before, and
+`departures.csv` the departures of a weekday by hour of the service day (25 is one o'clock the next morning). Nothing
+here is random.
 """
 
 import csv
@@ -14,11 +15,15 @@ from importlib import resources
 import numpy as np
 
 FIRST_HOUR = 4
+"""Hour of the service day of the first column of `departures.csv`."""
+
+Lane = tuple[str, int]
+"""Route and direction whose trains follow and never overtake one another."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """A platform of a station."""
+    """Platform of a station."""
 
     stop_id: str
     name: str
@@ -30,10 +35,10 @@ class Platform:
 
 @dataclass(frozen=True)
 class Pattern:
-    """The stops of a route, direction and branch in order.
+    """Stops of a route, direction and branch in order.
 
-    `reference_seconds` (stops,) counts the scheduled run from a stop that every branch of the lane serves, so
-    that the trains of all branches can be put in one order.
+    `run_seconds` (stops,) is the scheduled run time from the stop before; `reference_seconds` (stops,) is the scheduled
+    time since a stop that every branch of the lane serves, by which the trains of all branches are put in one order.
     """
 
     route_id: str
@@ -44,49 +49,45 @@ class Pattern:
     reference_seconds: np.ndarray
 
     @property
-    def lane(self) -> tuple[str, int]:
-        """Trains of one route and direction share a lane: they follow and never overtake one another."""
+    def lane(self) -> Lane:
+        """Return the route and direction."""
         return self.route_id, self.direction_id
 
     @cached_property
     def start_seconds(self) -> np.ndarray:
-        """Scheduled seconds (stops,) from departure to each stop."""
+        """Return the scheduled seconds (stops,) from the departure at the origin to each stop."""
         return np.cumsum(self.run_seconds)
 
 
 @dataclass(frozen=True)
 class Network:
-    """All lines. `departures` counts a weekday's departures of a lane by hour, from `FIRST_HOUR` on."""
+    """Platforms, patterns, and the departures of a weekday on each lane by hour, from `FIRST_HOUR` on."""
 
     platforms: dict[str, Platform]
     patterns: tuple[Pattern, ...]
-    departures: dict[tuple[str, int], tuple[int, ...]]
+    departures: dict[Lane, tuple[int, ...]]
 
     @cached_property
-    def lanes(self) -> dict[tuple[str, int], tuple[int, ...]]:
-        """The patterns of each lane, as indices."""
-        lanes: dict[tuple[str, int], tuple[int, ...]] = {}
+    def lanes(self) -> dict[Lane, tuple[int, ...]]:
+        """Return the indices of each lane's patterns."""
+        lanes: dict[Lane, tuple[int, ...]] = {}
         for index, pattern in enumerate(self.patterns):
             lanes[pattern.lane] = (*lanes.get(pattern.lane, ()), index)
         return lanes
 
     @cached_property
-    def columns(self) -> dict[tuple[str, int], dict[str, int]]:
-        """A number for each stop of a lane, branches included: where a train's state is kept in arrays."""
-        return {
-            lane: {
-                stop: column
-                for column, stop in enumerate(
-                    dict.fromkeys(stop for index in patterns for stop in self.patterns[index].stop_ids)
-                )
-            }
-            for lane, patterns in self.lanes.items()
-        }
+    def columns(self) -> dict[Lane, dict[str, int]]:
+        """Return the column of each stop of a lane, branches included, in arrays over the stops of the lane."""
+        columns = {}
+        for lane, patterns in self.lanes.items():
+            stops = dict.fromkeys(stop for index in patterns for stop in self.patterns[index].stop_ids)
+            columns[lane] = {stop: column for column, stop in enumerate(stops)}
+        return columns
 
 
 @lru_cache(maxsize=1)
-def network() -> Network:
-    """The network of the packaged tables."""
+def load_network() -> Network:
+    """Load the network from the packaged tables."""
     platforms = {
         row["stop_id"]: Platform(
             row["stop_id"],
@@ -96,29 +97,29 @@ def network() -> Network:
             float(row["latitude"]),
             float(row["longitude"]),
         )
-        for row in _table("stops.csv")
+        for row in _read_rows("stops.csv")
     }
-    stretches = defaultdict(list)
-    for row in _table("patterns.csv"):
+    runs = defaultdict(list)
+    for row in _read_rows("patterns.csv"):
         key = row["route_id"], int(row["direction_id"]), row["branch"]
-        stretches[key].append((row["stop_id"], float(row["run_seconds"])))
+        runs[key].append((row["stop_id"], float(row["run_seconds"])))
     departures = {
         (row["route_id"], int(row["direction_id"])): tuple(
             int(count) for name, count in row.items() if name.startswith("hour_")
         )
-        for row in _table("departures.csv")
+        for row in _read_rows("departures.csv")
     }
-    return Network(platforms, tuple(_pattern(key, stretches) for key in stretches), departures)
+    return Network(platforms, tuple(_make_pattern(key, runs) for key in runs), departures)
 
 
-def _pattern(key: tuple[str, int, str], stretches: dict[tuple[str, int, str], list[tuple[str, float]]]) -> Pattern:
-    stop_ids, runs = zip(*stretches[key], strict=True)
-    branches = [{stop for stop, _ in stops} for other, stops in stretches.items() if other[:2] == key[:2]]
+def _make_pattern(key: tuple[str, int, str], runs: dict[tuple[str, int, str], list[tuple[str, float]]]) -> Pattern:
+    stop_ids, run_seconds = zip(*runs[key], strict=True)
+    branches = [{stop for stop, _ in stops} for other, stops in runs.items() if other[:2] == key[:2]]
     reference = next(position for position, stop in enumerate(stop_ids) if all(stop in branch for branch in branches))
-    start = np.cumsum(runs)
-    return Pattern(*key, stop_ids, np.array(runs), start - start[reference])
+    start = np.cumsum(run_seconds)
+    return Pattern(*key, stop_ids, np.array(run_seconds), start - start[reference])
 
 
-def _table(name: str) -> list[dict[str, str]]:
+def _read_rows(name: str) -> list[dict[str, str]]:
     text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

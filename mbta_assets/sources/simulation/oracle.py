@@ -1,14 +1,14 @@
-"""The best possible prediction: the median of an arrival, given all that the process knows at the moment of asking.
+"""The best possible predictions: the median arrival given the state of the process at the time of the prediction.
 
-At that moment the phase and elapsed time of every train, the last departure deviations, the day effect and the
-incidents begun are known; the noise to come is not. The train and those ahead of it that can still be in its way are
-let run from there many times, front to back, each wait for the train ahead included. A phase under way is drawn
-from its distribution beyond the time it has lasted, unless the train ahead holds it anyway; new incidents come at
-their rate. The median of the draws has the least absolute error there can be. With `DRAWS` draws its Monte-Carlo
+At that time the phase and elapsed time of every train, the last deviations, the day effect and the incidents that have
+begun are known; the noise to come is not. The train and the trains ahead that may still be in its way are simulated
+from there many times, front to back, with each wait for the train ahead. The duration of a phase under way is drawn
+from its distribution beyond the elapsed time, unless the train ahead holds the train anyway; new incidents come at
+their rate. The median of the draws has the least mean absolute error possible. With `DRAWS` draws its Monte Carlo
 error, about 1.25 standard deviations over the root of the draws, adds less than one percent to the MAE.
 
-One thing is approximate: where a train ahead cannot leave its terminal because its vehicle is still on the way
-there, that vehicle is expected to keep its delay, give or take `INBOUND_SIGMA` of the time it still needs.
+One part is approximate: if a train ahead waits at its origin for a vehicle that is still on its way there, that vehicle
+is expected to keep its delay, give or take `INBOUND_SIGMA` of the time that it still needs.
 """
 
 from collections.abc import Iterator
@@ -19,270 +19,299 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from mbta_assets.sources.simulation.network import network
+from mbta_assets.sources.simulation.network import Lane, load_network
 from mbta_assets.sources.simulation.process import (
-    NEVER,
+    LONG_AGO,
     PARAMETERS,
     SERVICE_SECONDS,
-    Day,
     Incidents,
+    SimulatedDay,
     deviation_share,
     incident_weights,
 )
-from mbta_assets.sources.simulation.timetable import Timetable, stream
+from mbta_assets.sources.simulation.timetable import Timetable, random_generator
 from mbta_assets.transit import service_day
 
 DRAWS = 96
 INBOUND_SIGMA = 0.08
-ROWS_AT_ONCE = 512
-HORIZON_SECONDS = 7200  # incidents that begin later come too late for any stop that is asked about
+BATCH_ROWS = 512
+HORIZON_SECONDS = 7200
+"""Incidents that begin later than this after a prediction come too late for every stop ahead."""
 
 
-def best_predictions(day: Day, rows: pd.DataFrame, draws: int = DRAWS) -> np.ndarray:
-    """Median delay in seconds (n,) of each row's `trip_id` at its `stop_id`, asked at its `time_stamp`.
+def predict_delays(day: SimulatedDay, rows: pd.DataFrame, draws: int = DRAWS) -> np.ndarray:
+    """Return the median delay (n,) in seconds of each row's `trip_id` at its `stop_id`, predicted at its `time_stamp`.
 
-    NaN where the day has no such scheduled arrival: an unknown trip or stop, an added trip, an origin.
+    The median is NaN for an unknown trip or stop, an added trip and an origin, which have no scheduled arrival.
     """
     visit = find_visits(day.timetable, rows)
-    now = (rows["time_stamp"] - service_day.start(day.service_date)).dt.total_seconds().to_numpy(dtype=np.float64)
-    best = np.full(len(rows), np.nan)
-    for some, arrivals in arrival_draws(day, visit, now, draws):
-        best[some] = np.median(arrivals, axis=1) - day.timetable.published_seconds[visit[some]]
-    return best
+    start = service_day.start_time(day.service_date)
+    now = (rows["time_stamp"] - start).dt.total_seconds().to_numpy(dtype=np.float64)
+    delays = np.full(len(rows), np.nan)
+    for batch, arrivals in draw_arrivals(day, visit, now, draws):
+        delays[batch] = np.median(arrivals, axis=1) - day.timetable.published_seconds[visit[batch]]
+    return delays
 
 
-def find_visits(plan: Timetable, rows: pd.DataFrame) -> np.ndarray:
-    """The visit (n,) of each row's trip at its stop; -1 where it is no scheduled arrival."""
-    target = plan.scheduled[plan.trip] & (plan.position > 0)
-    trip_ids = np.array([slot.trip_id for slot in plan.slots], dtype=object)[plan.trip[target]]
-    visits = pd.MultiIndex.from_arrays([trip_ids, plan.stop_ids[target]])
-    asked = pd.MultiIndex.from_frame(rows[["trip_id", "stop_id"]].astype(object))
-    found = visits.get_indexer(asked)
-    return np.where(found < 0, -1, np.flatnonzero(target)[found])
+def find_visits(timetable: Timetable, rows: pd.DataFrame) -> np.ndarray:
+    """Return the visit (n,) of each row's trip at its stop; -1 if it is no scheduled arrival."""
+    is_arrival = timetable.scheduled[timetable.trip] & (timetable.position > 0)
+    trip_ids = np.array([trip.trip_id for trip in timetable.trips], dtype=object)[timetable.trip[is_arrival]]
+    arrivals = pd.MultiIndex.from_arrays([trip_ids, timetable.stop_ids[is_arrival]])
+    index = arrivals.get_indexer(pd.MultiIndex.from_frame(rows[["trip_id", "stop_id"]].astype(object)))
+    return np.where(index < 0, -1, np.flatnonzero(is_arrival)[index])
 
 
-def arrival_draws(day: Day, visit: np.ndarray, now: np.ndarray, draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draws of when the feed reports each visit's arrival, asked at a moment (n,) in seconds of the service day.
+def draw_arrivals(
+    day: SimulatedDay, visit: np.ndarray, now: np.ndarray, draws: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Draw when the feed reports each visit's arrival, given the state at a time (n,) in seconds of the service day.
 
-    Yields batches: indices of rows (m,) and their draws (m, draws) in whole seconds of the service day, as published.
-    Rows without a visit (-1) are left out. What has been reported by the moment is known.
+    Yields batches: indices of rows (m,), and draws (m, draws) in whole seconds of the service day, as published. Rows
+    without a visit (-1) are left out. An arrival that has been reported by then is known.
     """
-    rng = stream(day.seed, day.service_date, "oracle")
-    plan = day.timetable
-    lanes = list(network().lanes)
-    lane_of_pattern = np.array([lanes.index(pattern.lane) for pattern in network().patterns])
-    lane = np.where(visit >= 0, lane_of_pattern[plan.pattern[plan.trip[visit]]], -1)
-    for each in range(len(lanes)):
-        of_lane = np.flatnonzero(lane == each)
-        of_lane = of_lane[np.lexsort([now[of_lane], visit[of_lane] - plan.position[visit[of_lane]]])]
-        for start in range(0, len(of_lane), ROWS_AT_ONCE):
-            some = of_lane[start : start + ROWS_AT_ONCE]
-            futures = Futures(day, plan.trip[visit[some]], plan.position[visit[some]], now[some], draws, rng)
-            yield some, futures.reported()
+    rng = random_generator(day.seed, day.service_date, "oracle")
+    timetable = day.timetable
+    lanes = list(load_network().lanes)
+    lane_of_pattern = np.array([lanes.index(pattern.lane) for pattern in load_network().patterns])
+    lane_of_row = np.where(visit >= 0, lane_of_pattern[timetable.pattern[timetable.trip[visit]]], -1)
+    for lane in range(len(lanes)):
+        rows = np.flatnonzero(lane_of_row == lane)
+        rows = rows[np.lexsort([now[rows], visit[rows] - timetable.position[visit[rows]]])]
+        for start in range(0, len(rows), BATCH_ROWS):
+            batch = rows[start : start + BATCH_ROWS]
+            futures = LaneFutures(day, visit[batch], now[batch], draws, rng)
+            yield batch, futures.draw_reports()
 
 
-class Futures:
-    """Many futures of the trains of one lane, from each moment that is asked about.
+class LaneFutures:
+    """Simulated futures of the trains of one lane from several points in time.
 
-    Rows (n,) that ask about one trip at one moment share their futures (m,). What is drawn is kept by column of the
-    lane in `arrived`, `departed` and `deviation` (columns, m, draws): the last train that passed, NaN where it
-    passed before the moment.
+    Rows (n,) with the same trip and time share a future (m,). Draws are kept by column of the lane in `arrived`,
+    `departed` and `deviation` (columns, m, draws): those of the last train that passed, NaN if it passed before the
+    future began. "Trains (k,)" below are one train of each of some futures, given by the index `future` (k,).
     """
 
     def __init__(
-        self, day: Day, trip: np.ndarray, position: np.ndarray, now: np.ndarray, draws: int, rng: np.random.Generator
+        self, day: SimulatedDay, target: np.ndarray, now: np.ndarray, draws: int, rng: np.random.Generator
     ) -> None:
-        self.day, self.plan, self.rng, self.draws = day, day.timetable, rng, draws
-        self.first, self.deviation_share = self.plan.first, deviation_share(self.plan)
-        (trips, self.now), self.row = np.unique(np.stack([trip, now]), axis=1, return_inverse=True)
+        """Prepare the futures of target visits (n,) of one lane at times (n,)."""
+        self.day, self.timetable, self.rng, self.draws = day, day.timetable, rng, draws
+        self.first_visit, self.deviation_share = self.timetable.first_visit, deviation_share(self.timetable)
+        self.target = target
+        trip, position = self.timetable.trip[target], self.timetable.position[target]
+        (trips, self.now), self.future_of_row = np.unique(np.stack([trip, now]), axis=1, return_inverse=True)
         self.trip = trips.astype(int)
-        self.target = self.first[trip] + position
         self.reach = np.zeros(len(self.trip), dtype=int)
-        np.maximum.at(self.reach, self.row, position)
-        self.lane = network().patterns[self.plan.pattern[self.trip[0]]].lane
-        self.pace, self.crowd = day.pace[self.lane[0]], day.crowd[self.lane[0]]
-        self.incidents = Incoming(self.lane, self.now, draws, rng)
-        shape = (len(network().columns[self.lane]), len(self.trip), draws)
+        np.maximum.at(self.reach, self.future_of_row, position)
+        self.lane = load_network().patterns[self.timetable.pattern[self.trip[0]]].lane
+        self.pace, self.congestion = day.pace[self.lane[0]], day.congestion[self.lane[0]]
+        self.incidents = FutureIncidents(self.lane, self.now, draws, rng)
+        shape = (len(load_network().columns[self.lane]), len(self.trip), draws)
         self.arrived, self.departed, self.deviation = (np.full(shape, np.nan) for _ in range(3))
 
-    def reported(self) -> np.ndarray:
-        """When the feed reports each row's arrival (n, draws), in whole seconds of the service day."""
-        for which, trip, reach in reversed(list(self._in_the_way())):
-            self._run(which, trip, reach)
-        column, now = self.plan.column[self.target], self.now[self.row, None]
-        lag = PARAMETERS.report_mean_seconds * self.rng.standard_exponential((len(self.row), self.draws))
-        reported = np.maximum(self.arrived[column, self.row] + PARAMETERS.report_least_seconds, now) + lag
-        reported = np.minimum(reported, self.departed[column, self.row])
-        past = self.day.reported[self.target]
-        return np.ceil(np.where((past <= self.now[self.row])[:, None], past[:, None], reported))
+    def draw_reports(self) -> np.ndarray:
+        """Return when the feed reports each row's arrival (n, draws), in whole seconds of the service day."""
+        for future, trip, reach in reversed(list(self._list_trains())):
+            self._run_train(future, trip, reach)
+        column, now = self.timetable.column[self.target], self.now[self.future_of_row, None]
+        lag = PARAMETERS.report_mean_seconds * self.rng.standard_exponential((len(self.target), self.draws))
+        arrived = self.arrived[column, self.future_of_row]
+        reported = np.maximum(arrived + PARAMETERS.min_report_seconds, now) + lag
+        reported = np.minimum(reported, self.departed[column, self.future_of_row])
+        actual = self.day.reported[self.target][:, None]
+        return np.ceil(np.where(actual <= now, actual, reported))
 
-    def _in_the_way(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The train itself, then those ahead that have not left the last stop they share with its way.
+    def _list_trains(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the train itself, then those ahead that have not left the last stop that they share with its way.
 
-        Yields indices of futures, the trip of each, and the position it must be run to.
+        Each item has the index of the futures (k,), the trip of each, and the position up to which it must run.
         """
-        own = self.plan.pattern[self.trip]
-        shared = _shared_reach(self.lane)
-        which, trip, reach = np.arange(len(self.trip)), self.trip, self.reach
-        while len(which):
-            not_yet = self.day.departed[self.first[trip] + reach] > self.now[which]
-            here = (reach >= 0) & (not_yet | (trip == self.trip[which]))
-            if here.any():
-                yield which[here], trip[here], reach[here]
-            trip, onwards = self.plan.ahead[trip], here | (self.plan.pattern[trip] != own[which])
-            onwards &= trip >= 0
-            which, trip = which[onwards], trip[onwards]
-            reach = shared[own[which], self.plan.pattern[trip], self.reach[which]]
+        pattern = self.timetable.pattern[self.trip]
+        shared = _last_shared_positions(self.lane)
+        future, trip, reach = np.arange(len(self.trip)), self.trip, self.reach
+        while len(future):
+            still_ahead = self.day.departed[self.first_visit[trip] + reach] > self.now[future]
+            matters = (reach >= 0) & (still_ahead | (trip == self.trip[future]))
+            if matters.any():
+                yield future[matters], trip[matters], reach[matters]
+            is_other_branch = self.timetable.pattern[trip] != pattern[future]
+            trip = self.timetable.ahead[trip]
+            goes_on = (matters | is_other_branch) & (trip >= 0)
+            future, trip = future[goes_on], trip[goes_on]
+            reach = shared[pattern[future], self.timetable.pattern[trip], self.reach[future]]
 
-    def _run(self, which: np.ndarray, trip: np.ndarray, reach: np.ndarray) -> None:
-        """Run one train of each future (k,) from where it is to its reach."""
-        origin, now = self.first[trip], self.now[which]
-        stops = origin[:, None] + np.minimum(np.arange(reach.max() + 1), reach[:, None])
-        begin = ((self.day.departed[stops] <= now[:, None]) & (np.arange(stops.shape[1]) <= reach[:, None])).sum(axis=1)
-        left = np.repeat(self.day.departed[origin + np.maximum(begin - 1, 0)][:, None], self.draws, axis=1)
+    def _run_train(self, future: np.ndarray, trip: np.ndarray, reach: np.ndarray) -> None:
+        """Run trains (k,) from where they are to the position `reach`."""
+        origin, now = self.first_visit[trip], self.now[future]
+        positions = np.arange(reach.max() + 1)
+        stops = origin[:, None] + np.minimum(positions, reach[:, None])
+        has_departed = (self.day.departed[stops] <= now[:, None]) & (positions <= reach[:, None])
+        begin = has_departed.sum(axis=1)
+        departed = np.repeat(self.day.departed[origin + np.maximum(begin - 1, 0)][:, None], self.draws, axis=1)
         for position in range(begin.min(), reach.max() + 1):
             going = np.flatnonzero((begin <= position) & (position <= reach))
             visit = origin[going] + position
             if position == 0:
-                left[going] = self._leave_origin(which[going], visit)
+                departed[going] = self._leave_origin(future[going], visit)
             else:
-                left[going] = self._next_stop(which[going], visit, left[going], begin[going] == position)
+                departed[going] = self._run_to_stop(future[going], visit, departed[going], begin[going] == position)
 
-    def _leave_origin(self, which: np.ndarray, visit: np.ndarray) -> np.ndarray:
-        """When trains (k,) that have not left their origins leave them (k, draws)."""
-        p, now, column = PARAMETERS, self.now[which], self.plan.column[visit]
-        leader = self.plan.leader[visit]
-        ready = self._vehicle_ready(self.plan.trip[visit], now)
-        clear = self._passed(self.departed, self.day.departed, which, visit) + p.clearance_seconds
-        before = np.where(leader < 0, 0.0, self.day.deviation[self.plan.trip[leader]])[:, None]
-        drawn_before = self.deviation[column, which]
-        mean = p.deviation_stickiness * np.where(np.isnan(drawn_before), before, drawn_before)
-        spread = np.where(leader < 0, 1.0, np.sqrt(1 - p.deviation_stickiness**2))[:, None]
-        planned = self.plan.planned_seconds[visit][:, None]
-        share = self.deviation_share[self.plan.trip[visit], None]
+    def _leave_origin(self, future: np.ndarray, visit: np.ndarray) -> np.ndarray:
+        """Draw when trains (k,) that are at their origins leave them (k, draws)."""
+        p, now, column = PARAMETERS, self.now[future], self.timetable.column[visit]
+        leader = self.timetable.leader[visit]
+        ready = self._draw_vehicle_ready(self.timetable.trip[visit], now)
+        clear = self._time_of_train_ahead(self.departed, self.day.departed, future, visit) + p.clearance_seconds
+        past = np.where(leader < 0, 0.0, self.day.deviation[self.timetable.trip[leader]])[:, None]
+        drawn = self.deviation[column, future]
+        mean = p.deviation_persistence * np.where(np.isnan(drawn), past, drawn)
+        spread = np.where(leader < 0, 1.0, np.sqrt(1 - p.deviation_persistence**2))[:, None]
+        planned = self.timetable.planned_seconds[visit][:, None]
+        share = self.deviation_share[self.timetable.trip[visit], None]
+        # Trains that nothing holds have not left yet because of their deviation, which is therefore larger.
         due = np.flatnonzero((np.maximum(ready, clear) <= now[:, None]).all(axis=1))
-        least = (p.deviation_normal((now[due, None] - planned[due]) / share[due]) - mean[due]) / spread[due]
-        deviation = mean + spread * self._normals(len(which), due, least)
+        lower = (p.deviation_normal((now[due, None] - planned[due]) / share[due]) - mean[due]) / spread[due]
+        deviation = mean + spread * self._draw_normals(len(future), due, lower)
         departed = np.maximum(np.maximum(planned + share * p.deviation_seconds(deviation), ready), clear)
-        self.deviation[column, which], self.departed[column, which] = deviation, departed
+        self.deviation[column, future], self.departed[column, future] = deviation, departed
         return departed
 
-    def _vehicle_ready(self, trip: np.ndarray, now: np.ndarray) -> np.ndarray:
-        """When the vehicles of trips (k,) are ready (k, draws); one still on its way keeps its delay, more or less."""
-        previous = self.plan.previous[trip]
-        terminal = self.first[previous + 1] - 1
+    def _draw_vehicle_ready(self, trip: np.ndarray, now: np.ndarray) -> np.ndarray:
+        """Draw when the vehicles of trips (k,) are ready (k, draws); one still on its way roughly keeps its delay."""
+        previous = self.timetable.previous[trip]
+        terminal = self.timetable.terminals[previous]
         ready = np.repeat(self.day.ready[trip][:, None], self.draws, axis=1)
         for row in np.flatnonzero((previous >= 0) & (self.day.arrived[terminal] > now)):
-            stops = slice(self.first[previous[row]], terminal[row] + 1)
-            planned, departed = self.plan.planned_seconds[stops], self.day.departed[stops]
-            gone = np.flatnonzero(departed <= now[row])
-            delay = departed[gone[-1]] - planned[gone[-1]] if len(gone) else max(now[row] - planned[0], 0.0)
+            stops = slice(self.first_visit[previous[row]], terminal[row] + 1)
+            planned, departed = self.timetable.planned_seconds[stops], self.day.departed[stops]
+            passed = np.flatnonzero(departed <= now[row])
+            delay = departed[passed[-1]] - planned[passed[-1]] if len(passed) else max(now[row] - planned[0], 0.0)
             needed = max(planned[-1] + delay - now[row], 1.0)
             arrival = now[row] + needed * np.exp(INBOUND_SIGMA * self.rng.standard_normal(self.draws))
             ready[row] = arrival + PARAMETERS.turnaround_seconds
         return ready
 
-    def _next_stop(self, which: np.ndarray, visit: np.ndarray, left: np.ndarray, begins: np.ndarray) -> np.ndarray:
-        """Run trains (k,) that left the stop before at `left` (k, draws) to a stop; returns when they leave it.
+    def _run_to_stop(
+        self, future: np.ndarray, visit: np.ndarray, departed: np.ndarray, begins: np.ndarray
+    ) -> np.ndarray:
+        """Run trains (k,) that left the stop before at `departed` (k, draws) to a stop; return when they leave it.
 
-        Where the run `begins` the train is somewhere between these two moments: what is past is as it happened.
+        A train whose run `begins` (k,) here is between the two departures now: the part of it in the past is known.
         """
-        p, day, track = PARAMETERS, self.day, self.day.track
-        now, column, rows = self.now[which], self.plan.column[visit], len(which)
+        p, day, expected_durations = PARAMETERS, self.day, self.day.expected
+        now, column, rows = self.now[future], self.timetable.column[visit], len(future)
         approached, arrived = day.approached[visit], day.arrived[visit]
         approaching, standing = begins & (approached <= now), begins & (arrived <= now)
 
-        late = np.clip((left - self.plan.planned_seconds[visit - 1][:, None]) / p.recovery_seconds, -1, 1)
-        slowness = self.pace[(left / 60).astype(int)] * (1 - p.recovery_share * late)
-        clear = self._passed(self.departed, day.departed, which, visit) + p.clearance_seconds
+        planned = self.timetable.planned_seconds[visit - 1][:, None]
+        lateness = np.clip((departed - planned) / p.recovery_seconds, -1, 1)
+        slowness = self.pace[(departed / 60).astype(int)] * (1 - p.recovery_share * lateness)
+        clear = self._time_of_train_ahead(self.departed, day.departed, future, visit) + p.clearance_seconds
         free = np.flatnonzero(begins & ~approaching & (clear <= now[:, None]).all(axis=1))
-        expected = track.cruise_seconds[visit][:, None] * slowness
-        elapsed = now[free, None] - left[free]
-        cruise = expected * self._lasting(p.cruise_sigma, rows, free, elapsed, expected[free])
-        approach = np.where(approaching[:, None], approached[:, None], np.maximum(left + cruise, clear))
+        expected = expected_durations.cruise_seconds[visit][:, None] * slowness
+        elapsed = now[free, None] - departed[free]
+        cruise = expected * self._draw_factors(p.cruise_sigma, rows, free, elapsed, expected[free])
+        approach = np.where(approaching[:, None], approached[:, None], np.maximum(departed + cruise, clear))
 
         near = np.flatnonzero(approaching & ~standing)
-        expected = track.approach_seconds[visit][:, None] * slowness
+        expected = expected_durations.approach_seconds[visit][:, None] * slowness
         elapsed = now[near, None] - approach[near]
-        closing = expected * self._lasting(p.approach_sigma, rows, near, elapsed, expected[near])
+        closing = expected * self._draw_factors(p.approach_sigma, rows, near, elapsed, expected[near])
         arrival = np.where(standing[:, None], arrived[:, None], approach + closing)
 
-        gap = np.minimum(arrival - self._passed(self.arrived, day.arrived, which, visit), p.crowding_limit_seconds)
-        crowding = p.crowding_base + p.crowding_share * gap / p.crowding_seconds
-        expected = track.dwell_seconds[visit][:, None] * self.crowd[(arrival / 60).astype(int)] * crowding
-        hold = self.incidents.hold(which, column, arrival) + _known_hold(day.incidents[self.lane], column, arrival, now)
-        there = np.flatnonzero(standing)
-        elapsed = now[there, None] - arrival[there] - hold[there]
-        departure = arrival + hold + expected * self._lasting(p.dwell_sigma, rows, there, elapsed, expected[there])
-        self.arrived[column, which], self.departed[column, which] = arrival, departure
+        departure = self._draw_departures(future, visit, arrival, standing)
+        self.arrived[column, future], self.departed[column, future] = arrival, departure
         return departure
 
-    def _passed(self, drawn: np.ndarray, past: np.ndarray, which: np.ndarray, visit: np.ndarray) -> np.ndarray:
-        """When the train ahead did at a stop what `past` (v,) says, or is drawn to do (k, draws)."""
-        ahead = self.plan.leader[visit]
-        known = np.where(ahead < 0, NEVER, past[ahead])[:, None]
-        future = drawn[self.plan.column[visit], which]
-        return np.where(np.isnan(future), known, future)
+    def _draw_departures(
+        self, future: np.ndarray, visit: np.ndarray, arrival: np.ndarray, standing: np.ndarray
+    ) -> np.ndarray:
+        """Draw when trains (k,) that arrive at a stop at `arrival` (k, draws) leave it; `standing` ones are there."""
+        p, now, column = PARAMETERS, self.now[future], self.timetable.column[visit]
+        headway = arrival - self._time_of_train_ahead(self.arrived, self.day.arrived, future, visit)
+        headway = np.minimum(headway, p.crowding_limit_seconds)
+        crowding = p.crowding_base + p.crowding_share * headway / p.crowding_seconds
+        congestion = self.congestion[(arrival / 60).astype(int)]
+        expected = self.day.expected.dwell_seconds[visit][:, None] * congestion * crowding
+        hold = self.incidents.hold_seconds(future, column, arrival)
+        hold = hold + _past_incident_hold(self.day.incidents[self.lane], column, arrival, now)
+        stands = np.flatnonzero(standing)
+        elapsed = now[stands, None] - arrival[stands] - hold[stands]
+        dwell = expected * self._draw_factors(p.dwell_sigma, len(future), stands, elapsed, expected[stands])
+        return arrival + hold + dwell
 
-    def _lasting(
+    def _time_of_train_ahead(
+        self, drawn: np.ndarray, actual: np.ndarray, future: np.ndarray, visit: np.ndarray
+    ) -> np.ndarray:
+        """Return the times (k, draws) of the train ahead at a stop: `drawn` if it is simulated, else `actual` (v,)."""
+        leader = self.timetable.leader[visit]
+        past = np.where(leader < 0, LONG_AGO, actual[leader])[:, None]
+        simulated = drawn[self.timetable.column[visit], future]
+        return np.where(np.isnan(simulated), past, simulated)
+
+    def _draw_factors(
         self, sigma: float, rows: int, under_way: np.ndarray, elapsed: np.ndarray, expected: np.ndarray
     ) -> np.ndarray:
-        """Lognormal factors (rows, draws) of durations; of the phases under way, beyond the time elapsed."""
+        """Draw lognormal factors (rows, draws) of durations; those of phases under way exceed the elapsed time."""
         with np.errstate(divide="ignore"):
-            least = np.log(np.maximum(elapsed, 0) / expected) / sigma
-        return np.exp(sigma * self._normals(rows, under_way, least))
+            lower = np.log(np.maximum(elapsed, 0) / expected) / sigma
+        return np.exp(sigma * self._draw_normals(rows, under_way, lower))
 
-    def _normals(self, rows: int, bounded: np.ndarray, least: np.ndarray) -> np.ndarray:
-        """Standard normals (rows, draws), those of the bounded rows (b,) above a least value (b, draws)."""
+    def _draw_normals(self, rows: int, truncated: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """Draw standard normals (rows, draws); those of the truncated rows (b,) exceed `lower` (b, draws)."""
         normals = self.rng.standard_normal((rows, self.draws))
-        if len(bounded):
-            normals[bounded] = -ndtri((1 - self.rng.random(least.shape)) * ndtr(-least))
+        if len(truncated):
+            normals[truncated] = -ndtri((1 - self.rng.random(lower.shape)) * ndtr(-lower))
         return normals
 
 
-class Incoming:
-    """Incidents of a lane that begin after each moment (m,): at most one in each future, as the rate is low."""
+class FutureIncidents:
+    """Incidents of a lane that begin after each point in time (m,); at most one in a future, as the rate is low."""
 
-    def __init__(self, lane: tuple[str, int], now: np.ndarray, draws: int, rng: np.random.Generator) -> None:
+    def __init__(self, lane: Lane, now: np.ndarray, draws: int, rng: np.random.Generator) -> None:
         p, self.weights, size = PARAMETERS, incident_weights(lane), (len(now), draws)
         begin = now[:, None] + rng.standard_exponential(size) * 3600 / p.incidents_per_lane_hour
-        self.moments = len(now)
-        self.which, self.draw = np.nonzero(begin < np.minimum(now + HORIZON_SECONDS, SERVICE_SECONDS[1])[:, None])
-        self.begin = begin[self.which, self.draw]
+        self.n_futures = len(now)
+        latest = np.minimum(now + HORIZON_SECONDS, SERVICE_SECONDS[1])[:, None]
+        self.future, self.draw = np.nonzero(begin < latest)
+        self.begin = begin[self.future, self.draw]
         self.amplitude = p.incident_hold_seconds * np.exp(p.incident_hold_sigma * rng.standard_normal(len(self.begin)))
-        self.place = rng.integers(0, len(self.weights), len(self.begin))
+        self.column = rng.integers(0, len(self.weights), len(self.begin))
 
-    def hold(self, which: np.ndarray, column: np.ndarray, arrival: np.ndarray) -> np.ndarray:
-        """Seconds for which trains (k,) that arrive at a column at `arrival` (k, draws) are held."""
-        row = np.full(self.moments, -1)
-        row[which] = np.arange(len(which))
-        met = np.flatnonzero(row[self.which] >= 0)
-        at, draw = row[self.which[met]], self.draw[met]
-        age = arrival[at, draw] - self.begin[met]
-        weight = self.weights[self.place[met], column[at]] * (age >= 0)
+    def hold_seconds(self, future: np.ndarray, column: np.ndarray, arrival: np.ndarray) -> np.ndarray:
+        """Return the seconds (k, draws) for which trains (k,) that arrive at a column at `arrival` are held."""
+        row_of_future = np.full(self.n_futures, -1)
+        row_of_future[future] = np.arange(len(future))
+        incident = np.flatnonzero(row_of_future[self.future] >= 0)
+        row, draw = row_of_future[self.future[incident]], self.draw[incident]
+        age = arrival[row, draw] - self.begin[incident]
+        weight = self.weights[self.column[incident], column[row]] * (age >= 0)
+        decay = np.exp(-np.maximum(age, 0) / PARAMETERS.incident_decay_seconds)
         hold = np.zeros_like(arrival)
-        hold[at, draw] = weight * self.amplitude[met] * np.exp(-np.maximum(age, 0) / PARAMETERS.incident_decay_seconds)
+        hold[row, draw] = weight * self.amplitude[incident] * decay
         return hold
 
 
-def _known_hold(incidents: Incidents, column: np.ndarray, arrival: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """Seconds (k, draws) for which the incidents begun by the moment (k,) hold trains that arrive at a column."""
+def _past_incident_hold(incidents: Incidents, column: np.ndarray, arrival: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Return the seconds (k, draws) for which incidents that have begun hold trains that arrive at a column (k,)."""
     hold = np.zeros_like(arrival)
     for begin, seconds, weight in zip(incidents.begin_seconds, incidents.hold_seconds, incidents.weight, strict=True):
-        felt = np.flatnonzero((begin <= now) & (weight[column] > 0))
-        age = arrival[felt] - begin
-        decayed = np.exp(-np.maximum(age, 0) / PARAMETERS.incident_decay_seconds) * (age >= 0)
-        hold[felt] += seconds * weight[column[felt], None] * decayed
+        held = np.flatnonzero((begin <= now) & (weight[column] > 0))
+        age = arrival[held] - begin
+        decay = np.exp(-np.maximum(age, 0) / PARAMETERS.incident_decay_seconds) * (age >= 0)
+        hold[held] += seconds * weight[column[held], None] * decay
     return hold
 
 
 @lru_cache
-def _shared_reach(lane: tuple[str, int]) -> np.ndarray:
-    """The last position (own, other, own position) at which another pattern stops on the way so far; -1 for none."""
-    patterns = network().patterns
+def _last_shared_positions(lane: Lane) -> np.ndarray:
+    """Return the last position of another pattern on the way of a pattern (own, other, own position); -1 for none."""
+    network = load_network()
+    patterns = network.patterns
     longest = max(len(pattern.stop_ids) for pattern in patterns)
     shared = np.full((len(patterns), len(patterns), longest), -1)
-    for own, other in product(network().lanes[lane], repeat=2):
+    for own, other in product(network.lanes[lane], repeat=2):
         for reach in range(len(patterns[own].stop_ids)):
             way = patterns[own].stop_ids[: reach + 1]
             common = [position for position, stop in enumerate(patterns[other].stop_ids) if stop in way]

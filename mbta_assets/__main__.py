@@ -1,0 +1,5 @@
+"""Runs the console command `mbta-assets` as `python -m mbta_assets`."""
+
+from mbta_assets.cli import main
+
+main()

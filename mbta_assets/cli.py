@@ -1,0 +1,159 @@
+"""The console command `mbta-assets`.
+
+A command imports what it needs when it is called: Dagster takes seconds to import, and `--help` needs none of it.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mbta_assets.gcp import CloudError
+from mbta_assets.launch import LaunchError
+
+selection_option = click.option(
+    "--select", "selection", required=True, help="Assets to materialize, in the syntax of `dg launch --assets`."
+)
+partition_option = click.option(
+    "--partition", default="", help="Service date, YYYY-MM-DD, or a range of them, FIRST...LAST."
+)
+
+
+class ErrorReportingGroup(click.Group):
+    """Group of commands that prints expected errors without a traceback and exits with 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command, and raise an expected error as one that click prints."""
+        from mbta_assets.settings import SettingsError  # imports pydantic, which `--help` can do without
+
+        try:
+            return super().invoke(context)
+        except (SettingsError, LaunchError, CloudError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+def require_dagster_home() -> None:
+    """Raise click.ClickException unless DAGSTER_HOME is set."""
+    if not os.environ.get("DAGSTER_HOME"):
+        raise click.ClickException("DAGSTER_HOME is not set; it may be the absolute path of an existing directory.")
+
+
+@click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Learn to predict transit arrivals, and serve the predictions.
+
+    Assets are materialized with `dg launch` or in the Dagster UI (`dg dev`). Settings are environment variables; list
+    them with `mbta-assets settings`.
+    """
+
+
+@main.command()
+def demo() -> None:
+    """Materialize ten service days, train, and print the leaderboard."""
+    require_dagster_home()
+    from mbta_assets.defs.demo import run_demo  # imports Dagster
+
+    run_demo()
+
+
+@main.command()
+def check() -> None:
+    """Test each permission on Google Cloud that a run needs."""
+    from mbta_assets.storage import permissions  # imports Google's libraries
+
+    sys.exit(permissions.main())
+
+
+@main.command()
+@click.option(
+    "--write",
+    "documents",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Update the tables between the markers in this Markdown file instead of printing one. Can be repeated.",
+)
+def settings(documents: tuple[Path, ...]) -> None:
+    """Print a Markdown table of every setting."""
+    from mbta_assets.documentation import settings_table, update_tables  # imports pydantic
+
+    if not documents:
+        click.echo(settings_table())
+    for document in documents:
+        document.write_text(update_tables(document.read_text()))
+
+
+@main.group()
+def launch() -> None:
+    """Run assets as a Kubeflow pipeline, here or on Vertex AI."""
+
+
+@launch.command("compile")
+@selection_option
+@click.option(
+    "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The YAML file to write."
+)
+@click.option("--image", help="Container image of the steps. By default VERTEX_IMAGE.")
+def compile_command(selection: str, output: Path, image: str | None) -> None:
+    """Write the pipeline as YAML."""
+    from mbta_assets.launch import commands  # imports Dagster
+
+    commands.compile_selection(selection, output, image)
+
+
+@launch.command()
+@selection_option
+@partition_option
+def local(selection: str, partition: str) -> None:
+    """Run the pipeline on this machine with Kubeflow's local runner."""
+    require_dagster_home()
+    from mbta_assets.launch import commands  # imports Dagster
+
+    commands.run_selection_locally(selection, partition)
+
+
+@launch.command()
+@selection_option
+@partition_option
+@click.option("--follow", is_flag=True, help="Wait for the pipeline, and report its assets to Dagster.")
+def submit(selection: str, partition: str, follow: bool) -> None:
+    """Submit the pipeline to Vertex AI and print its name."""
+    require_dagster_home()
+    from mbta_assets.launch import commands  # imports Dagster
+
+    commands.submit_selection(selection, partition, follow=follow)
+
+
+@launch.command()
+@click.argument("name")
+@selection_option
+def follow(name: str, selection: str) -> None:
+    """Wait for the submitted pipeline NAME and report its assets."""
+    require_dagster_home()
+    from mbta_assets.launch import commands  # imports Dagster
+
+    commands.follow_pipeline(name, selection)
+
+
+@launch.command()
+@selection_option
+@partition_option
+def job(selection: str, partition: str) -> None:
+    """Run one asset as a custom job of Vertex AI, and wait for it."""
+    require_dagster_home()
+    from mbta_assets.launch import commands  # imports Dagster
+
+    commands.run_job(selection, partition)
+
+
+@launch.command()
+@click.argument("asset")
+@partition_option
+@click.option("--upstream", default="", help="Version tokens of the inputs, as ASSET=TOKEN,...")
+@click.option("--launch", "launch_name", default="", help="Name under which to store the version token.")
+def step(asset: str, partition: str, upstream: str, launch_name: str) -> None:
+    """Materialize one ASSET in this process, as jobs on Vertex AI do."""
+    from mbta_assets.launch import commands  # imports Dagster
+
+    commands.run_job_step(asset, partition, upstream, launch_name)

@@ -1,0 +1,175 @@
+"""The asset `distilled_student`: a small network taught by a teacher, computed in `ml.training.distillation`."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.models.common import (
+    ArchitectureConfig,
+    FloatRange,
+    OptimizationConfig,
+    SearchConfig,
+    TeacherLossConfig,
+    TextChoice,
+    model_asset,
+    require_keys,
+    search_metadata,
+)
+from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
+from mbta_assets.defs.resources.ray_cluster import RayCluster
+from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.ml.training.search_spaces import Choice, SearchSpace
+from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.storage.model_registry import ModelRegistry
+
+if TYPE_CHECKING:
+    from mbta_assets.ml.training.distillation import StudentTraining
+
+PIECEWISE_LINEAR: dict[str, Any] = {
+    "hidden": [48, 24], "numeric": "piecewise_linear", "bins": 8, "numeric_dim": 2, "embedding_dim": 2,
+    "learning_rate": 0.03, "weight_decay": 0.01, "weight": 0.5,
+}  # fmt: skip
+
+
+class StudentSpace(dg.Config):
+    """Search space of the student; the fields are drawn in this order."""
+
+    first_configurations: list[dict[str, Any]] = Field(
+        default=[
+            PIECEWISE_LINEAR,
+            {**PIECEWISE_LINEAR, "weight": 0.3},
+            {**PIECEWISE_LINEAR, "weight": 0.7},
+            {**PIECEWISE_LINEAR, "numeric": "linear_relu"},
+            {**PIECEWISE_LINEAR, "numeric": "none", "hidden": [64, 32]},
+        ],
+        description="Configurations that every search begins with.",
+    )
+    hidden: list[list[int]] = Field(
+        default=[[64, 32], [48, 24], [64, 24], [40, 20]], min_length=1, description="Widths of the dense layers."
+    )
+    numeric: TextChoice = Field(
+        default=TextChoice(values=["piecewise_linear", "periodic", "none"], probabilities=[0.7, 0.15, 0.15]),
+        description="Embedding of numeric features.",
+    )
+    bins: list[int] = Field(default=[6, 8, 12], min_length=1, description="Bins of a piecewise-linear embedding.")
+    numeric_dim: list[int] = Field(default=[2, 3], min_length=1, description="Dimensions of the embedding of a number.")
+    embedding_dim: list[int] = Field(default=[2, 3], min_length=1, description="Dimensions of that of a category.")
+    learning_rate: FloatRange = Field(
+        default=FloatRange(low=0.015, high=0.04),
+        description="Peak learning rate of the one-cycle schedule, log-uniform.",
+    )
+    weight_decay: FloatRange = Field(
+        default=FloatRange(low=0.001, high=0.1), description="Decoupled weight decay, log-uniform."
+    )
+    teacher_weight: FloatRange = Field(
+        default=FloatRange(low=0.3, high=0.8),
+        description="Weight of the teacher in the loss (`weight` of a configuration).",
+    )
+
+    @field_validator("first_configurations")
+    @classmethod
+    def _check_first(cls, configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Raise ValueError if a key is missing that training reads."""
+        return require_keys(configurations, "hidden", "weight")
+
+    def build_search_space(self) -> SearchSpace:
+        """Return the search space as plain data."""
+        return SearchSpace(
+            self.first_configurations,
+            {
+                "hidden": Choice(self.hidden),
+                "numeric": self.numeric.to_choice(),
+                "bins": Choice(self.bins),
+                "numeric_dim": Choice(self.numeric_dim),
+                "embedding_dim": Choice(self.embedding_dim),
+                "learning_rate": self.learning_rate.to_log_uniform(),
+                "weight_decay": self.weight_decay.to_log_uniform(),
+                "weight": self.teacher_weight.to_uniform(),
+            },
+        )
+
+
+class StudentConfig(SearchConfig):
+    """Search and final training of the student."""
+
+    epochs: int = Field(default=16, ge=2, description="Epochs of the final training; the best by validation is kept.")
+    trial_epochs: int = Field(default=6, ge=2, description="Epochs of a trial.")
+    draws_per_trial: int = Field(
+        default=4,
+        ge=1,
+        description="Random configurations per trial, as those too large for the size budget are left out.",
+    )
+    max_size_bytes: int = Field(default=60_000, ge=1, description="Maximum size of the student's bundle.")
+    max_fraction_of_teacher: float = Field(
+        default=1 / 8, gt=0, le=1, description="Maximum size of the student's bundle as a fraction of the teacher's."
+    )
+    tree_fractions: list[float] = Field(
+        default=[0.0, 0.25, 0.5],
+        min_length=1,
+        description="Fractions of the trees in the mixture with the pruned teacher, of which validation selects one.",
+    )
+    space: StudentSpace = Field(default=StudentSpace(), description="Search space.")
+    loss: TeacherLossConfig = Field(default=TeacherLossConfig(), description="Loss towards labels and teacher.")
+    architecture: ArchitectureConfig = Field(
+        default=ArchitectureConfig(), description="Architecture that is not searched."
+    )
+    optimization: OptimizationConfig = Field(
+        default=OptimizationConfig(), description="Optimization that is not searched."
+    )
+
+    def build_training(self, trials: int, seed: int) -> "StudentTraining":
+        """Return the hyperparameters as plain data."""
+        # Imports torch; see `distilled_student`.
+        from mbta_assets.ml.training.distillation import SizeBudget, StudentTraining
+
+        return StudentTraining(
+            self.space.build_search_space(),
+            self.build_budget(trials),
+            self.draws_per_trial,
+            self.trial_epochs,
+            self.epochs,
+            SizeBudget(self.max_size_bytes, self.max_fraction_of_teacher),
+            self.tree_fractions,
+            self.loss.build_distillation(),
+            self.architecture.build_network(),
+            self.optimization.build_training(),
+            seed,
+        )
+
+
+@model_asset(
+    description="A small network taught by the pruned teacher, alone or mixed with trees as validation selects.",
+    kinds={"pytorch", "ray"},
+)
+def distilled_student(
+    context: dg.AssetExecutionContext,
+    config: StudentConfig,
+    settings: dg.ResourceParam[TrainingSettings],
+    tracker: dg.ResourceParam[ExperimentTracker],
+    model_registry: dg.ResourceParam[ModelRegistry],
+    cluster: dg.ResourceParam[RayCluster],
+    training_set: Bundle,
+    runtime_lookup: Bundle,
+    xgboost_model: Bundle,
+    dnn_teacher: Bundle,
+    pruned_teacher: Bundle,
+) -> Draft:
+    # Torch takes seconds to import; the code location imports this module and must load fast.
+    from mbta_assets.ml.training.distillation import distill_student
+
+    training = config.build_training(settings.tune_trials, settings.seed)
+    trees = model_registry.get("xgboost_held_out", xgboost_model.manifest["held_out"])
+    distilled = distill_student(
+        training_set, runtime_lookup, trees, dnn_teacher, pruned_teacher, training, cluster.executor
+    )
+    control = model_registry.put("untaught_student", distilled.control_draft())
+    errors = [{"tree_fraction": key, "validation_error": error} for key, error in distilled.mixture.errors.items()]
+    logged = {"training_set": training_set.digest, "seed": settings.seed}
+    trials = search_metadata("distilled_student", distilled.trials, tracker, logged, "epochs")
+    threads = cluster.executor.trial_resources.threads
+    context.add_output_metadata(
+        {**distilled.describe(), "threads": threads, "teachers": table_metadata(errors), **trials}
+    )
+    return distilled.draft(control.digest)

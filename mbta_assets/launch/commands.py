@@ -1,0 +1,124 @@
+"""Commands of `mbta-assets launch`, each called by the command line with its parsed arguments."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+
+from mbta_assets.definitions import build_defs
+from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG
+from mbta_assets.launch import LaunchError, pipeline
+from mbta_assets.launch.lineage import Step, select_steps
+from mbta_assets.launch.record import StepRecord
+from mbta_assets.launch.step import RANGE_SEPARATOR, get_resource, run_step
+from mbta_assets.settings import VARIABLES, Settings
+
+DEFAULT_IMAGE = "mbta-training"
+SOURCE_PREFIX = "source of "
+"""Prefix of an asset that is made from nothing but the source, beside the source's version of it."""
+
+
+def compile_selection(selection: str, output: Path, image: str | None) -> None:
+    """Write the pipeline of a selection as YAML."""
+    image = image or Settings.from_environment().vertex_image or DEFAULT_IMAGE
+    pipeline.compile_pipeline(select_steps(build_defs(), selection), image, output)
+
+
+def run_selection_locally(selection: str, partition: str) -> None:
+    """Run the pipeline of a selection on this machine, and report each step to the instance of DAGSTER_HOME."""
+    definitions = build_defs()
+    root = Path(tempfile.mkdtemp(prefix="mbta-pipeline-"))
+    steps = select_steps(definitions, selection)
+    version_tokens = pipeline.run_locally(steps, partition, public_environment(), root)
+    reports = get_resource(definitions, "reports")
+    launch = f"local-{uuid.uuid4().hex[:12]}"
+    with dg.DagsterInstance.get() as instance:
+        for asset, version_token in version_tokens.items():
+            StepRecord.read(reports, asset, version_token).report(instance, launch)
+            print(f"{asset} {version_token}")
+
+
+def submit_selection(selection: str, partition: str, *, follow: bool) -> None:
+    """Submit the pipeline of a selection to Vertex AI, print its name, and wait for it with `follow`."""
+    from mbta_assets.launch.vertex import VertexAI  # Google's client takes seconds to import
+
+    definitions = build_defs()
+    vertex = VertexAI.from_settings(Settings.from_environment())
+    steps = select_steps(definitions, selection)
+    with dg.DagsterInstance.get() as instance:
+        versions = external_inputs(definitions, steps, partition, instance)
+        name = vertex.submit(steps, partition, public_environment(), versions)
+        print(name)
+        if follow:
+            vertex.follow(name, steps, get_resource(definitions, "reports"), instance, print)
+
+
+def follow_pipeline(name: str, selection: str) -> None:
+    """Wait for a submitted pipeline of a selection, and report each step to the instance of DAGSTER_HOME."""
+    from mbta_assets.launch.vertex import VertexAI  # Google's client takes seconds to import
+
+    definitions = build_defs()
+    vertex = VertexAI.from_settings(Settings.from_environment())
+    steps = select_steps(definitions, selection)
+    with dg.DagsterInstance.get() as instance:
+        vertex.follow(name, steps, get_resource(definitions, "reports"), instance, print)
+
+
+def run_job(selection: str, partition: str) -> None:
+    """Run one asset as a custom job of Vertex AI, and report it to the instance of DAGSTER_HOME."""
+    from mbta_assets.launch.vertex import VertexAI  # Google's client takes seconds to import
+
+    definitions = build_defs()
+    vertex = VertexAI.from_settings(Settings.from_environment())
+    steps = select_steps(definitions, selection)
+    if len(steps) > 1:
+        raise LaunchError(
+            f"A job materializes one asset; {selection!r} selects {len(steps)}. Submit them as a pipeline."
+        )
+    [step] = steps
+    launch = f"job-{uuid.uuid4().hex[:12]}"
+    name = vertex.submit_job(step, partition, public_environment(), launch)
+    print(name)
+    with dg.DagsterInstance.get() as instance:
+        reports = get_resource(definitions, "reports")
+        print(step.asset, vertex.follow_job(name, step, reports, instance, launch))
+
+
+def run_job_step(asset: str, partition: str, upstream: str, launch: str) -> None:
+    """Materialize one asset in this process, as a step of a pipeline or job does."""
+    print(asset, run_step(asset, partition, upstream, {}, launch))
+
+
+def public_environment() -> dict[str, str]:
+    """Return the variables of this process that are settings and no secrets, as the environment of steps."""
+    names = [variable.name for variable in VARIABLES if not variable.secret]
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def external_inputs(
+    definitions: dg.Definitions, steps: Sequence[Step], partition: str, instance: dg.DagsterInstance
+) -> str:
+    """Return the data versions of what the steps depend on and do not materialize, as `name=version,…`.
+
+    As a parameter of the pipeline, it makes Kubeflow's cache miss where an external input has changed. The versions
+    are those of the latest materializations and, for assets without dependencies, the source's.
+    """
+    versions: dict[str, str] = {}
+    for asset in sorted({name for step in steps for name in step.external_inputs}):
+        partitions = [partition] if partition else None
+        records_filter = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=partitions)
+        for record in instance.fetch_materializations(records_filter, limit=1).records:
+            tags = (record.asset_materialization and record.asset_materialization.tags) or {}
+            versions[asset] = tags.get(DATA_VERSION_TAG, "")
+    if partition and RANGE_SEPARATOR not in partition:
+        source = get_resource(definitions, "source")
+        for step in steps:
+            if not (step.upstream or step.external_inputs):
+                version = source.poll(step.asset, {}).get(date.fromisoformat(partition))
+                if version:
+                    versions[SOURCE_PREFIX + step.asset] = version
+    return ",".join(f"{name}={version}" for name, version in sorted(versions.items()))

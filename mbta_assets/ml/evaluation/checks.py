@@ -1,0 +1,60 @@
+"""Rules that the table `prediction_accuracy` and the stored models should satisfy.
+
+Each rule returns a sentence that says what is out of bounds, or None. How rules become Dagster asset checks is decided
+in `mbta_assets.defs`.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mbta_assets.ml.evaluation.drift import DATE_AND_TIME_FEATURES
+from mbta_assets.transit.checks import Problem
+
+MIN_PREDICTIONS = 200
+"""Measures of fewer predictions are too noisy to warn about."""
+MAX_DRIFT = {"feature_drift": 0.35, "unknown_share": 0.01, "error_drift": 1.5}
+"""Bounds by measure. In the simulator a Sunday reaches 0.23, a day on which everything is 5 minutes later 0.47."""
+MIN_ACCURACY = {
+    ("within_mbta_window", "predicted_horizon", "0-3 min"): 0.85,
+    ("within_mbta_window", "predicted_horizon", "3-6 min"): 0.84,
+    ("within_mbta_window", "predicted_horizon", "6-12 min"): 0.86,
+    ("within_mbta_window", "predicted_horizon", "12-30 min"): 0.77,
+    ("eta_benchmark", "all", "all"): 0.80,
+}
+"""Bounds by measure, dimension and member: what the MBTA's own predictions reached in a week of June 2026."""
+
+
+def drift_within_bounds(rows: pd.DataFrame) -> Problem:
+    """Require features, categories and errors to stay near those of the days that the model was trained on."""
+    if rows["model_version"].notna().any() and "feature_drift" not in set(rows["measure"]):
+        return "drift was not measured: the training set of the model is no longer stored"
+    bounded = rows.assign(bound=rows["measure"].map(MAX_DRIFT).astype(float))
+    judged = (rows["n"] >= MIN_PREDICTIONS) & ~rows["member"].isin(DATE_AND_TIME_FEATURES)
+    return _describe_crossed(bounded[judged & (bounded["value"] > bounded["bound"])], "over")
+
+
+def accuracy_within_bounds(rows: pd.DataFrame) -> Problem:
+    """Require predictions to be as accurate as an agency's own usually are."""
+    keys = zip(rows["measure"], rows["dimension"], rows["member"], strict=True)
+    bounded = rows.assign(bound=[MIN_ACCURACY.get(key, np.nan) for key in keys])
+    judged = rows["n"] >= MIN_PREDICTIONS
+    return _describe_crossed(bounded[judged & (bounded["value"] < bounded["bound"])], "under")
+
+
+def models_losing_to_lookup(leaderboard: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the MAE in seconds of each leaderboard row that does not beat the run-time lookup, by model."""
+    return {row["model"]: row["mae"] for row in leaderboard if not row["beats_runtime_lookup"]}
+
+
+def _describe_crossed(rows: pd.DataFrame, side: str) -> Problem:
+    """Describe rows whose value is on the wrong side of its bound, the farthest first; None without rows."""
+    distances = rows.assign(distance=(rows["value"] - rows["bound"]).abs()).sort_values("distance", ascending=False)
+    columns = ["measure", "member", "value", "bound", "distance"]
+    sentences = [
+        f"{measure} of {member} is {value:.2f}, {side} {bound:.2f} by {distance:.2f}"
+        for measure, member, value, bound, distance in distances[columns].to_numpy()
+    ]
+    return "; ".join(sentences) or None

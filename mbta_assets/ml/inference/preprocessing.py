@@ -1,0 +1,99 @@
+"""The preprocessing of feature columns into model inputs, stored with every model.
+
+Training and serving use the same code, so that a stored model sees the inputs it was trained on. Cross-fitting of the
+run-time lookup for training rows belongs to `ml.training.cross_fitting`.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.encoder import Columns, Encoder
+from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.storage.bundle import Bundle
+
+ENCODER_FILE, LOOKUP_FILE, SCALES_FILE = "encoder.json", "lookup.npz", "scales.json"
+RESIDUAL_BASES = ("lookup", "now")
+"""Delays that a residual can be relative to (`residual_to` of a model): that which the run-time lookup predicts, or
+that of an arrival right now."""
+MIN_SCALE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """A fitted transformation of feature columns into `Arrays`: an encoder, a run-time lookup and residual scales."""
+
+    encoder: Encoder
+    lookup: MedianRunTime
+    scales: Mapping[int, float]
+    """Seconds per unit of the residual by stops ahead: the median absolute error of the lookup."""
+
+    @classmethod
+    def fit(cls, encoder: Encoder, lookup: MedianRunTime, rows: Columns, lookup_delay: np.ndarray) -> Self:
+        """Fit the scales on labelled rows.
+
+        `lookup_delay` (n,) is the delay of each row in seconds, predicted by lookups that were not fitted on that row.
+        """
+        error = np.abs(np.asarray(rows["delay_seconds"], dtype=np.float64) - lookup_delay)
+        stops_ahead = np.asarray(rows["stops_ahead"], dtype=np.int64)
+        scales = {
+            int(stops): max(MIN_SCALE_SECONDS, float(np.median(error[stops_ahead == stops])))
+            for stops in np.unique(stops_ahead)
+        }
+        return cls(encoder, lookup, scales)
+
+    def transform(self, columns: Columns, residual_to: str, lookup_delay: np.ndarray | None = None) -> Arrays:
+        """Transform feature columns of n rows into model inputs.
+
+        `residual_to` is one of `RESIDUAL_BASES`. `lookup_delay` (n,) in seconds replaces the prediction of the lookup;
+        it is needed for rows that the lookup was fitted on. Without a column `delay_seconds` all labels are NaN.
+        """
+        delay = self.lookup.predict_delay(columns) if lookup_delay is None else lookup_delay
+        ahead = np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
+        label = columns["delay_seconds"] if "delay_seconds" in columns else np.full(len(ahead), np.nan)
+        numeric = np.column_stack([self.encoder.encode_numeric(columns), delay, delay + ahead])
+        return Arrays(
+            numeric=numeric.astype(np.float32),
+            codes=self.encoder.encode_categories(columns),
+            base=compute_residual_base(columns, residual_to, delay),
+            scale=self._select_scales(columns),
+            label=np.asarray(label, dtype=np.float32),
+        )
+
+    def drop_columns(self, names: Collection[str]) -> Self:
+        """Return a preprocessor without the features of these names."""
+        return replace(self, encoder=self.encoder.drop_columns(names))
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Return the names of the columns of `Arrays.numeric`, then those of `Arrays.codes`."""
+        return [*self.encoder.numeric, "lookup_delay_seconds", "lookup_seconds_ahead", *self.encoder.vocabularies]
+
+    def to_files(self) -> dict[str, bytes]:
+        """Serialize the preprocessor as files of a bundle, by name."""
+        scales = json.dumps({str(stops): seconds for stops, seconds in self.scales.items()}).encode()
+        return {ENCODER_FILE: self.encoder.to_json(), LOOKUP_FILE: self.lookup.to_bytes(), SCALES_FILE: scales}
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Self:
+        """Read the preprocessor of a stored model. Raises BundleError if a file is missing or damaged."""
+        scales = {int(stops): seconds for stops, seconds in json.loads(bundle.file(SCALES_FILE)).items()}
+        encoder = Encoder.from_json(bundle.file(ENCODER_FILE))
+        return cls(encoder, MedianRunTime.from_bytes(bundle.file(LOOKUP_FILE)), scales)
+
+    def _select_scales(self, columns: Columns) -> np.ndarray:
+        """Return the scale (n,) of each row: the largest one where its stops ahead were not in the training rows."""
+        stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64)
+        matches = [stops_ahead == stops for stops in self.scales]
+        return np.select(matches, list(self.scales.values()), max(self.scales.values())).astype(np.float32)
+
+
+def compute_residual_base(columns: Columns, residual_to: str, lookup_delay: np.ndarray) -> np.ndarray:
+    """Return the delay (n,) float32 in seconds that the residual is relative to; `residual_to` as in `transform`."""
+    if residual_to == "lookup":
+        return lookup_delay.astype(np.float32)
+    return -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64).astype(np.float32)

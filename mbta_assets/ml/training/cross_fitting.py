@@ -1,0 +1,99 @@
+"""The cross-fitting of the run-time lookup: training rows get its delay from lookups fitted on other service days.
+
+A lookup fitted on a row predicts that row better than it predicts new ones. Models trained on such predictions would
+rely on them too much.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.encoder import Encoder
+from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES, Preprocessor, compute_residual_base
+from mbta_assets.ml.inference.run_time import LOOKUP_COLUMNS, MedianRunTime
+from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
+
+FIT_COLUMNS = ["part", "service_date", "trip_id", "stops_ahead", *LOOKUP_COLUMNS]
+"""Columns of a training set that `CrossFittedPreprocessor.fit` and its callers read."""
+
+
+@dataclass(frozen=True)
+class CrossFittedPreprocessor:
+    """A fitted preprocessor, and the lookup delay of every row of the training set it was fitted on."""
+
+    preprocessor: Preprocessor
+    lookup_delay: np.ndarray
+    """(n,) seconds; out of fold for the rows that the lookup was fitted on."""
+
+    @classmethod
+    def fit(
+        cls, encoder: Encoder, rows: pd.DataFrame, fit_mask: np.ndarray, lookup: MedianRunTime | None = None
+    ) -> Self:
+        """Fit a preprocessor on the labelled rows selected by `fit_mask` (n,), of all n rows with `FIT_COLUMNS`.
+
+        `lookup`, if given, was fitted on the same rows and is not fitted again.
+        """
+        fit_rows = rows[fit_mask]
+        out_of_fold = predict_out_of_fold(fit_rows)
+        preprocessor = Preprocessor.fit(encoder, lookup or MedianRunTime.fit(fit_rows), fit_rows, out_of_fold)
+        lookup_delay = preprocessor.lookup.predict_delay(rows)
+        lookup_delay[fit_mask] = out_of_fold
+        return cls(preprocessor, lookup_delay)
+
+    def transform_blocks(self, frames: Iterable[pd.DataFrame], mask: np.ndarray, residual_to: str) -> Iterator[Arrays]:
+        """Yield the model inputs of the rows selected by `mask` (n,), one block per frame.
+
+        The frames together are all n rows in order; they are read one at a time.
+        """
+        begin = 0
+        for frame in frames:
+            end = begin + len(frame)
+            selected = mask[begin:end]
+            yield self.preprocessor.transform(frame[selected], residual_to, self.lookup_delay[begin:end][selected])
+            begin = end
+
+
+def predict_out_of_fold(rows: pd.DataFrame, folds: int = 5) -> np.ndarray:
+    """Return the lookup delay (n,) in seconds of labelled rows, each from a lookup not fitted on its service day.
+
+    If there are fewer service days than folds, each comes from a lookup not fitted on its trip.
+    """
+    by_day = rows.groupby("service_date").ngroup().to_numpy()
+    has_enough_days = by_day.max(initial=0) + 1 >= folds
+    group = by_day if has_enough_days else rows.groupby("trip_id").ngroup().to_numpy()
+    columns = rows[list(LOOKUP_COLUMNS)]
+    predicted = np.empty(len(group))
+    for fold in range(folds):
+        held_out = group % folds == fold
+        predicted[held_out] = MedianRunTime.fit(columns[~held_out]).predict_delay(columns[held_out])
+    return predicted
+
+
+def prepare_training_data(encoder: Encoder, rows: pd.DataFrame, seed: int) -> tuple[Preprocessor, TrainingData]:
+    """Fit a preprocessor on the labelled training rows of a training set and transform its rows.
+
+    Training rows without a label come last; validation rows without one are left out.
+    """
+    labelled = rows["delay_seconds"].notna().to_numpy()
+    in_train = (rows["part"] == "train").to_numpy()
+    in_validation = (rows["part"] == "validation").to_numpy()
+    cross_fitted = CrossFittedPreprocessor.fit(encoder, rows, in_train & labelled)
+    preprocessor = cross_fitted.preprocessor
+    train = np.concatenate([np.flatnonzero(in_train & labelled), np.flatnonzero(in_train & ~labelled)])
+    validation = np.flatnonzero(in_validation & labelled)
+
+    def transform(indices: np.ndarray) -> TrainingRows:
+        selected, lookup_delay = rows.iloc[indices], cross_fitted.lookup_delay[indices]
+        arrays = preprocessor.transform(selected, "lookup", lookup_delay)
+        return TrainingRows.from_arrays(arrays, compute_residual_bases(selected, lookup_delay))
+
+    return preprocessor, TrainingData(transform(train), transform(validation), preprocessor.feature_names, seed)
+
+
+def compute_residual_bases(rows: pd.DataFrame, lookup_delay: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the delay (n,) of rows in seconds for each of `RESIDUAL_BASES`, given their lookup delay (n,)."""
+    return {base: compute_residual_base(rows, base, lookup_delay) for base in RESIDUAL_BASES}

@@ -1,0 +1,120 @@
+"""The rows that networks are trained on, the predictions of teachers on them, and the bundle that networks end in."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.encoder import Encoder
+from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Preprocessor
+from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.training import xgboost_trainer
+from mbta_assets.ml.training.cross_fitting import prepare_training_data
+from mbta_assets.ml.training.dataset import make_provenance, read_rows
+from mbta_assets.ml.training.network import count_parameters
+from mbta_assets.ml.training.network_trainer import Fitted, predict
+from mbta_assets.ml.training.network_weights import to_files
+from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
+from mbta_assets.ml.training.tuning import Configuration
+from mbta_assets.storage.bundle import Bundle, Draft, library_versions
+
+RESIDUAL_TO = "lookup"
+"""Residual base of all networks."""
+
+
+@dataclass(frozen=True)
+class NetworkData:
+    """Rows of a training set as model inputs, with what the bundle of a network needs."""
+
+    training_set: Bundle
+    runtime_lookup: Bundle
+    preprocessor: Preprocessor
+    data: TrainingData
+
+    @classmethod
+    def from_bundles(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int) -> Self:
+        """Read all rows and columns of a stored training set."""
+        encoder = Encoder.from_json(training_set.file(ENCODER_FILE))
+        return cls(training_set, runtime_lookup, *prepare_training_data(encoder, read_rows(training_set), seed))
+
+    def drop_columns(self, names: Collection[str]) -> Self:
+        """Drop the columns with these names."""
+        return replace(self, preprocessor=self.preprocessor.drop_columns(names), data=self.data.drop_columns(names))
+
+    def select_columns_of(self, model: Bundle) -> Self:
+        """Drop the columns that a stored model does not read."""
+        return self.drop_columns(set(self.preprocessor.feature_names) - set(model.manifest["features"]))
+
+    @property
+    def train(self) -> Arrays:
+        """Return the training rows; those without a label come last."""
+        return self.data.train.relative_to(RESIDUAL_TO)
+
+    @property
+    def validation(self) -> Arrays:
+        """Return the validation rows, all of which have a label."""
+        return self.data.validation.relative_to(RESIDUAL_TO)
+
+    @property
+    def stored_preprocessor(self) -> Preprocessor:
+        """Return the preprocessor with the stored lookup, which was fitted on the validation part too."""
+        return replace(self.preprocessor, lookup=MedianRunTime.from_bytes(self.runtime_lookup.file(LOOKUP_FILE)))
+
+    def mae_seconds(self, fitted: Fitted) -> float:
+        """Return the mean absolute error of a network on the validation rows, in seconds."""
+        validation = self.validation
+        error = (predict(fitted.network, validation) - validation.target) * validation.scale
+        return float(np.abs(error).mean(dtype=np.float64))
+
+    def describe(self, fitted: Fitted) -> dict[str, Any]:
+        """Return the errors and sizes of a trained network; errors without a unit are in units of the scale."""
+        return {
+            "validation_error": fitted.validation_error,
+            "validation_mae_seconds": self.mae_seconds(fitted),
+            "epochs": fitted.best_epoch,
+            **count_parameters(fitted.network),
+            "layers": str(fitted.network.architecture()["layers"]),
+        }
+
+    def draft(self, fitted: Fitted, configuration: Configuration, workers: int, **fields: Any) -> Draft:
+        """Return the bundle of a trained network, with further manifest fields."""
+        validation = {
+            "error": fitted.validation_error,
+            "mae": self.mae_seconds(fitted),
+            "n": len(self.validation),
+        }
+        return Draft(
+            "network",
+            {**to_files(fitted.network), **self.stored_preprocessor.to_files()},
+            {
+                **make_provenance(self.training_set),
+                "residual_to": RESIDUAL_TO,
+                "configuration": configuration,
+                "features": self.preprocessor.feature_names,
+                "layers": fitted.network.architecture()["layers"],
+                **count_parameters(fitted.network),
+                "seed": self.data.seed,
+                "workers": workers,
+                "epochs": fitted.best_epoch,
+                "validation": validation,
+                "libraries": library_versions("numpy", "torch"),
+                **fields,
+            },
+        )
+
+
+def predict_with_trees(trees: Bundle, data: NetworkData) -> tuple[np.ndarray, np.ndarray]:
+    """Return the residuals that stored trees predict for training and validation rows, relative to `RESIDUAL_TO`.
+
+    `data` has all columns, as the trees read them.
+    """
+    predict_residual = xgboost_trainer.load_trees(trees.file(xgboost_trainer.WEIGHTS_FILE))
+    residual_to = trees.manifest["residual_to"]
+
+    def predict_rows(rows: TrainingRows) -> np.ndarray:
+        arrays, base = rows.relative_to(residual_to), rows.bases[RESIDUAL_TO]
+        return predict_residual(arrays) + (arrays.base - base) / rows.scale
+
+    return predict_rows(data.data.train), predict_rows(data.data.validation)

@@ -1,0 +1,143 @@
+"""The teacher: a large network, its architecture and optimization selected by a hyperparameter search."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from mbta_assets.ml.training import tuning
+from mbta_assets.ml.training.compute import ONE_CORE, Resources
+from mbta_assets.ml.training.executor import TrainingExecutor
+from mbta_assets.ml.training.hyperparameters import (
+    REDUCED_INPUTS,
+    NetworkConfig,
+    SearchBudget,
+    TrainConfig,
+    apply_configuration,
+)
+from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
+from mbta_assets.ml.training.network_trainer import Fitted, fit
+from mbta_assets.ml.training.search_spaces import SearchSpace
+from mbta_assets.ml.training.training_data import TrainingData
+from mbta_assets.ml.training.tuning import Configuration, Report
+from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.transit import schema
+
+CALENDAR_FEATURES = schema.feature_group("calendar")
+"""Model inputs that are constant within a service day; networks overfit them on few service days."""
+
+
+@dataclass(frozen=True)
+class TeacherTraining:
+    """Hyperparameters of the search and of the final training."""
+
+    space: SearchSpace
+    budget: SearchBudget
+    trial_epochs: int
+    epochs: int
+    min_calendar_days: int
+    """Minimum number of service days for a teacher that reads the calendar: a short trial does not show the harm."""
+    network: NetworkConfig
+    """Architecture where a configuration does not set it."""
+    optimization: TrainConfig
+    """Optimization where a configuration does not set it."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class TeacherData:
+    """Rows, architecture and optimization of a teacher where its configuration does not set them."""
+
+    data: TrainingData
+    network: NetworkConfig
+    optimization: TrainConfig
+
+    def shard(self, rank: int, world_size: int) -> Self:
+        """Return the training rows of worker `rank` of `world_size`, with all validation rows."""
+        return replace(self, data=self.data.shard(rank, world_size))
+
+
+@dataclass(frozen=True)
+class TrainedTeacher:
+    """The selected teacher, with the results of the search."""
+
+    trials: list[tuning.Result]
+    fitted: Fitted
+    data: NetworkData
+    """Rows with the columns that the teacher reads."""
+    workers: int
+
+    @property
+    def configuration(self) -> Configuration:
+        """Return the selected configuration."""
+        return tuning.best_result(self.trials).configuration
+
+    def describe(self) -> dict[str, Any]:
+        """Return errors and sizes; see `NetworkData.describe`."""
+        return self.data.describe(self.fitted)
+
+    def draft(self) -> Draft:
+        """Return the bundle."""
+        return self.data.draft(self.fitted, self.configuration, self.workers)
+
+
+def train_teacher(
+    training_set: Bundle, runtime_lookup: Bundle, training: TeacherTraining, executor: TrainingExecutor
+) -> TrainedTeacher:
+    """Search for a configuration on a subsample of the labelled rows and train it on all rows."""
+    data = NetworkData.from_bundles(training_set, runtime_lookup, training.seed)
+    service_days = len(training_set.manifest["data_versions"])
+    budget = training.budget
+    optimization = replace(training.optimization, epochs=training.epochs, seed=training.seed)
+    trials = executor.search(
+        run_trial,
+        select_configurations(training.space, budget.trials, training.seed, service_days, training.min_calendar_days),
+        TeacherData(
+            data.data.drop_unlabelled().subsample(budget.rows),
+            training.network,
+            replace(optimization, epochs=training.trial_epochs),
+        ),
+        budget.build_halving(training.trial_epochs),
+    )
+    configuration = tuning.best_result(trials).configuration
+    fitted = executor.train_network(
+        train_configuration, configuration, TeacherData(data.data, training.network, optimization)
+    )
+    if configuration["inputs"] == REDUCED_INPUTS:
+        data = data.drop_columns(CALENDAR_FEATURES)
+    return TrainedTeacher(trials, fitted, data, executor.torch_workers)
+
+
+def select_configurations(
+    space: SearchSpace, trials: int, seed: int, service_days: int, min_calendar_days: int
+) -> list[Configuration]:
+    """Return the configurations of a search; on few service days none of them reads the calendar.
+
+    Configurations that become equal by that are tried once.
+    """
+    configurations = space.draw_configurations(trials, seed)
+    if service_days < min_calendar_days:
+        without_calendar = [{**configuration, "inputs": REDUCED_INPUTS} for configuration in configurations]
+        configurations = [
+            configuration
+            for index, configuration in enumerate(without_calendar)
+            if configuration not in without_calendar[:index]
+        ]
+    return configurations[:trials]
+
+
+def train_configuration(
+    configuration: Configuration, data: TeacherData, resources: Resources = ONE_CORE, report: Report | None = None
+) -> Fitted:
+    """Train a teacher of one configuration; `report` gets the validation error after each epoch."""
+    rows = data.data
+    if configuration["inputs"] == REDUCED_INPUTS:
+        rows = rows.drop_columns(CALENDAR_FEATURES)
+    network, optimization = apply_configuration(configuration, data.network, data.optimization)
+    optimization = replace(optimization, threads=resources.threads, device=resources.device)
+    train, validation = rows.train.relative_to(RESIDUAL_TO), rows.validation.relative_to(RESIDUAL_TO)
+    on_epoch = (lambda _, error: report(error)) if report else None
+    return fit(network, optimization, train, validation, on_epoch=on_epoch)
+
+
+def run_trial(configuration: Configuration, data: TeacherData, report: Report, resources: Resources) -> None:
+    """Train one configuration of the search and report its learning curve."""
+    train_configuration(configuration, data, resources, report)

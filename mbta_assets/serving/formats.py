@@ -1,0 +1,118 @@
+"""Formats that the Dagster code location and the serving functions share.
+
+The asset `network_snapshot` writes a `NetworkSnapshot`, which the page reads; the event function marks the observations
+it reports with `EVENT_ID_KEY`, which the sensor `upstream_changes` looks for. This module needs NumPy only, so that
+either side can import it.
+"""
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any, Self
+
+import numpy as np
+
+EVENT_ID_KEY = "cloud_event"
+"""Metadata key of a reported observation; its value is the id of the CloudEvent."""
+SNAPSHOT_INTERVAL_SECONDS = 600
+CATEGORY_PREFIX, CODES_PREFIX, NUMBER_PREFIX = "category_", "codes_", "number_"
+
+
+@dataclass(frozen=True)
+class Station:
+    """A stop of a line, with the name shown to riders."""
+
+    stop_id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A route in one direction, with its stops in the order of travel; the stops of a branch are adjacent."""
+
+    route_id: str
+    direction_id: int | None
+    towards: str
+    """Names of the terminals where its trips end."""
+    stations: tuple[Station, ...]
+
+
+@dataclass(frozen=True)
+class NetworkSnapshot:
+    """Rows of `transit_features` of one service day at regular times, ordered by `time_index`."""
+
+    service_date: date
+    times: np.ndarray
+    """(m,) int64 epoch seconds, one every `SNAPSHOT_INTERVAL_SECONDS`."""
+    time_index: np.ndarray
+    """(n,) int32 index into `times` of each row, ascending."""
+    vehicle_id: np.ndarray
+    """(n,) text."""
+    scheduled_arrival: np.ndarray
+    """(n,) int64 epoch seconds."""
+    columns: dict[str, np.ndarray]
+    """Features (n,) by name: float32 numbers, or objects with None for missing categories."""
+    lines: tuple[Line, ...]
+
+    def rows_at(self, time_index: int) -> np.ndarray:
+        """Return the positions (k,) of the rows of one of the times."""
+        begin, end = np.searchsorted(self.time_index, [time_index, time_index + 1])
+        return np.arange(begin, end)
+
+    def to_bytes(self) -> bytes:
+        """Return the snapshot as a compressed NumPy archive; equal snapshots give equal bytes."""
+        arrays: dict[str, Any] = {}
+        for name, values in self.columns.items():
+            if values.dtype == object:
+                texts = ["" if value is None else json.dumps(value) for value in values.tolist()]
+                categories, codes = np.unique(np.array(texts, dtype=np.str_), return_inverse=True)
+                arrays[CATEGORY_PREFIX + name], arrays[CODES_PREFIX + name] = categories, codes.astype(np.int16)
+            else:
+                arrays[NUMBER_PREFIX + name] = values
+        about = {"service_date": str(self.service_date), "lines": [asdict(line) for line in self.lines]}
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            about=np.array(json.dumps(about, ensure_ascii=False)),
+            times=self.times,
+            step=self.time_index,
+            vehicle_id=self.vehicle_id.astype(np.str_),
+            scheduled_arrival=self.scheduled_arrival,
+            **arrays,
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """Read a snapshot from the archive that `to_bytes` made."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        about = json.loads(str(arrays["about"]))
+        return cls(
+            service_date=date.fromisoformat(about["service_date"]),
+            times=arrays["times"],
+            time_index=arrays["step"],
+            vehicle_id=arrays["vehicle_id"],
+            scheduled_arrival=arrays["scheduled_arrival"],
+            columns=_read_columns(arrays),
+            lines=tuple(_read_line(line) for line in about["lines"]),
+        )
+
+
+def _read_columns(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the feature columns of a snapshot's arrays, with categories decoded."""
+    columns: dict[str, np.ndarray] = {}
+    for key, values in arrays.items():
+        if key.startswith(NUMBER_PREFIX):
+            columns[key.removeprefix(NUMBER_PREFIX)] = values
+        elif key.startswith(CATEGORY_PREFIX):
+            name = key.removeprefix(CATEGORY_PREFIX)
+            categories = np.array([json.loads(text) if text else None for text in values.tolist()], dtype=object)
+            columns[name] = categories[arrays[CODES_PREFIX + name]]
+    return columns
+
+
+def _read_line(stored: dict[str, Any]) -> Line:
+    """Return a line from its JSON object."""
+    return Line(**{**stored, "stations": tuple(Station(**station) for station in stored["stations"])})

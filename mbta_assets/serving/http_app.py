@@ -1,0 +1,260 @@
+"""The HTTP function `predict`: routing, reading of request bodies, responses, errors, metrics and request logs.
+
+functions-framework sends every path to this one function, which dispatches by `ROUTES`. The model, the page's data and
+the metrics are created with the first request of a process and kept by it. The JSON of requests and responses is
+defined in `openapi`.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from flask import Request, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
+
+from mbta_assets.gcp.errors import CloudError
+from mbta_assets.serving import logs, openapi, page
+from mbta_assets.serving.model_source import Unavailable, configured_model_source
+from mbta_assets.serving.page import InvalidTime, NetworkOverview
+from mbta_assets.serving.predictor import make_predictor_cache
+from mbta_assets.settings import Settings
+
+READ_CHUNK_BYTES = 64 * 1024
+MAX_DRAIN_FACTOR = 10
+"""An oversized body is read up to this multiple of its limit, so that its sender gets the response."""
+RETRY_AFTER_SECONDS = 5
+LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+OTHER = "other"
+"""Label of unknown methods and paths in metrics, which limits the number of time series."""
+
+
+class BodyTooLarge(Exception):
+    """A request body exceeds its limit; the message states the limit."""
+
+
+class UnreadableBody(Exception):
+    """A request body is not valid HTTP or was cut off."""
+
+
+def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body of a request and leave nothing of it to read. Raises BodyTooLarge or UnreadableBody.
+
+    functions-framework reads the rest of a body into memory after the response, whatever its size, so the request's
+    stream is replaced by an empty one.
+    """
+    stream, content = request.stream, bytearray()
+    request.stream = io.BytesIO()
+    bytes_read = 0
+    try:
+        while bytes_read <= max_bytes * MAX_DRAIN_FACTOR and (chunk := stream.read(READ_CHUNK_BYTES)):
+            bytes_read += len(chunk)
+            if bytes_read <= max_bytes:
+                content += chunk
+    except Exception as error:  # every WSGI server raises its own exceptions
+        raise UnreadableBody("The request body could not be read.") from error
+    if bytes_read > max_bytes:
+        raise BodyTooLarge(f"The request body has more than {max_bytes:,} bytes.")
+    return bytes(content)
+
+
+def predict(request: Request) -> Response:
+    """Handle a request of the HTTP function; `/openapi.json` describes its paths."""
+    return _app().handle(request)
+
+
+class HttpApp:
+    """The request handlers, and the model, page data and metrics they share."""
+
+    def __init__(self, settings: Settings) -> None:
+        source = configured_model_source(settings)
+        self._predictors = make_predictor_cache(source, settings.refresh_seconds)
+        self._overview = NetworkOverview(source, settings.refresh_seconds)
+        self._metrics = RequestMetrics()
+
+    def handle(self, request: Request) -> Response:
+        """Return the response to any request, and count and log it. Unexpected errors are logged and give 500."""
+        started_at = time.perf_counter()
+        try:
+            response = self._dispatch(request)
+        except Unavailable as error:
+            response = _json_response(openapi.format_error(str(error)), 503)
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        except CloudError as error:
+            response = _json_response(openapi.format_error(str(error)), 503)
+        except BodyTooLarge as error:
+            response = _json_response(openapi.format_error(str(error)), 413)
+        except UnreadableBody as error:
+            response = _json_response(openapi.format_error(str(error)), 400)
+        except Exception as error:
+            logs.write_exception("request failed", error, path=request.path)
+            response = _json_response(openapi.format_error("Internal error; it has been logged."), 500)
+        self._record(request, response, time.perf_counter() - started_at)
+        return response
+
+    def post_predict(self, request: Request, body: bytes) -> Response:
+        """Return the predictions for the queries in the body."""
+        if request.mimetype != "application/json":
+            return _json_response(openapi.format_error("Send the body as Content-Type: application/json."), 415)
+        try:
+            queries = openapi.parse_queries(body)
+        except ValidationError as error:
+            status = 400 if openapi.is_invalid_json(error) else 422
+            return _json_response(openapi.format_validation_error(error), status)
+        predictor = self._predictors.get()
+        predictions = predictor.predict(queries)
+        self._metrics.predictions.inc(len(predictions))
+        return _with_version(_json_response(openapi.format_predictions(queries, predictions)), predictor.version)
+
+    def get_page(self, request: Request, _: bytes) -> Response:
+        """Return the page for a time of the service day."""
+        try:
+            view = self._overview.build_view(self._predictors.get(), request.args.get("time"))
+        except InvalidTime as error:
+            return _html_response(page.render_error_page(str(error)), 422)
+        except Unavailable as error:
+            return _html_response(page.render_error_page(str(error)), 503)
+        return _with_version(_html_response(page.render_page(view)), view.model_version)
+
+    def get_network(self, request: Request, _: bytes) -> Response:
+        """Return the content of the page as JSON."""
+        try:
+            view = self._overview.build_view(self._predictors.get(), request.args.get("time"))
+        except InvalidTime as error:
+            return _json_response(openapi.format_error(str(error), [("time", str(error))]), 422)
+        return _with_version(_json_response(view.to_json()), view.model_version)
+
+    def get_readiness(self, request: Request, _: bytes) -> Response:
+        """Return 200 with the model version if there is a model to predict with. Raises Unavailable."""
+        version = self._predictors.get().version
+        return _with_version(_json_response({"status": "ready", "model_version": version}), version)
+
+    def get_health(self, request: Request, _: bytes) -> Response:
+        """Return 200, as the process is alive."""
+        return _json_response({"status": "alive"})
+
+    def get_metrics(self, request: Request, _: bytes) -> Response:
+        """Return the metrics of this process in Prometheus's text format."""
+        predictor = self._predictors.value
+        content = self._metrics.render(None if predictor is None else predictor.version)
+        return Response(content, content_type=CONTENT_TYPE_LATEST)
+
+    def get_openapi(self, request: Request, _: bytes) -> Response:
+        """Return the OpenAPI description."""
+        return _json_response(openapi.build_openapi())
+
+    def _dispatch(self, request: Request) -> Response:
+        """Read the body and call the handler of the path and method, or return 404 or 405."""
+        body = read_body(request, openapi.MAX_BODY_BYTES)
+        route = ROUTES.get(request.path)
+        if route is None:
+            message = f"There is no {request.path}; the paths are {', '.join(ROUTES)}."
+            return _json_response(openapi.format_error(message), 404)
+        if request.method == "OPTIONS":
+            return Response(status=204, headers={"Allow": route.allow})
+        if request.method not in route.methods:
+            message = f"{request.path} does not accept {request.method}; it accepts {route.allow}."
+            response = _json_response(openapi.format_error(message), 405)
+            response.headers["Allow"] = route.allow
+            return response
+        return route.handler(self, request, body)
+
+    def _record(self, request: Request, response: Response, seconds: float) -> None:
+        """Count a response and write its log entry."""
+        path = request.path if request.path in ROUTES else OTHER
+        self._metrics.observe(request.method, path, response.status_code, seconds)
+        logs.write(
+            "INFO" if response.status_code < 500 else "WARNING",
+            "request handled",
+            httpRequest={
+                "requestMethod": request.method,
+                "requestUrl": request.path,
+                "status": response.status_code,
+                "latency": f"{seconds:.6f}s",
+            },
+        )
+
+
+class RequestMetrics:
+    """The Prometheus metrics of one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        labels = ["method", "path", "status"]
+        self._requests = Counter("mbta_requests", "Handled requests.", labels, registry=self._registry)
+        self._latency = Histogram(
+            "mbta_request_seconds",
+            "Time to the response.",
+            ["path"],
+            buckets=LATENCY_BUCKETS_SECONDS,
+            registry=self._registry,
+        )
+        self.predictions = Counter("mbta_predictions", "Predicted arrivals.", registry=self._registry)
+        self._model = Gauge("mbta_model", "1 for the loaded model version.", ["version"], registry=self._registry)
+
+    def observe(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Count a response and its latency."""
+        self._requests.labels(method if method in METHODS else OTHER, path, str(status)).inc()
+        self._latency.labels(path).observe(seconds)
+
+    def render(self, version: str | None) -> bytes:
+        """Return all metrics as text, with the version of the loaded model."""
+        self._model.clear()
+        if version:
+            self._model.labels(version).set(1)
+        return generate_latest(self._registry)
+
+
+@dataclass(frozen=True)
+class Route:
+    """The handler of a path and the methods it accepts besides OPTIONS."""
+
+    methods: tuple[str, ...]
+    handler: Callable[[HttpApp, Request, bytes], Response]
+
+    @property
+    def allow(self) -> str:
+        """Return the value of the Allow header."""
+        return ", ".join((*self.methods, "OPTIONS"))
+
+
+READ = ("GET", "HEAD")
+ROUTES = {
+    "/": Route(READ, HttpApp.get_page),
+    "/predict": Route(("POST",), HttpApp.post_predict),
+    "/network": Route(READ, HttpApp.get_network),
+    "/healthz": Route(READ, HttpApp.get_health),
+    "/readyz": Route(READ, HttpApp.get_readiness),
+    "/metrics": Route(READ, HttpApp.get_metrics),
+    "/openapi.json": Route(READ, HttpApp.get_openapi),
+}
+
+
+@cache
+def _app() -> HttpApp:
+    """Return the process's app, created from the environment on the first call."""
+    return HttpApp(Settings.from_environment())
+
+
+def _json_response(content: Any, status: int = 200) -> Response:
+    """Return a JSON response."""
+    return Response(json.dumps(content, allow_nan=False), status, content_type="application/json")
+
+
+def _html_response(content: str, status: int = 200) -> Response:
+    """Return an HTML response that lets the browser load nothing else."""
+    response = Response(content, status, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = page.CONTENT_SECURITY_POLICY
+    return response
+
+
+def _with_version(response: Response, version: str) -> Response:
+    """Add the header with the model version to a response."""
+    response.headers["X-Model-Version"] = version
+    return response

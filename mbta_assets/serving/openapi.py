@@ -1,0 +1,317 @@
+"""Requests and responses of the HTTP function: their JSON, their validation, and the OpenAPI description.
+
+The models and `PATHS` are the only definition of what the function accepts and returns. Request handling belongs to
+`http_app`; the meaning of a query's fields comes from `ArrivalQuery`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import Field as DataclassField
+from dataclasses import fields
+from datetime import datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    create_model,
+)
+
+from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS, ArrivalInterval, ArrivalQuery, Prediction
+
+MAX_QUERIES = 1_000
+MAX_BODY_BYTES = 2_000_000
+CLOCK_TIME_PATTERN = "^(0[0-9]|1[0-9]|2[0-3]):[0-5][0-9]$"
+
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+JSONObject = dict[str, Any]
+
+
+class RequestModel(BaseModel):
+    """Base of request models: no type coercion, no additional fields, no infinite numbers."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def _convert_whole_number(value: Any) -> Any:
+    """Convert a float without a fraction to an int, as JSON has one type for both."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _declare_field(spec: DataclassField) -> tuple[Any, Any]:
+    """Return the pydantic type and field of a field of `ArrivalQuery`, with its description and constraints."""
+    types = get_args(spec.type) or (spec.type,)
+    [plain_type] = [kind for kind in types if kind is not type(None)]
+    constraints = dict(spec.metadata["constraints"])
+    choices = constraints.pop("choices", None)
+    field_type: Any = {datetime: AwareDatetime, str: Identifier}.get(plain_type, plain_type)
+    if choices:
+        field_type = Literal[choices]
+    if constraints:
+        field_type = Annotated[field_type, Field(**constraints)]
+    if plain_type is int:
+        field_type = Annotated[field_type, BeforeValidator(_convert_whole_number)]
+    if spec.name in REQUIRED_FIELDS:
+        return field_type, Field(description=spec.metadata["description"])
+    return field_type | None, Field(default=None, description=spec.metadata["description"])
+
+
+_QUERY_FIELDS: dict[str, Any] = {spec.name: _declare_field(spec) for spec in fields(ArrivalQuery)}
+QueryModel: Any = create_model("ArrivalQuery", __base__=RequestModel, __doc__=ArrivalQuery.__doc__, **_QUERY_FIELDS)
+
+
+class PredictRequest(RequestModel):
+    """Queries to answer."""
+
+    queries: list[QueryModel] = Field(min_length=1, max_length=MAX_QUERIES, description="One for each arrival.")
+
+
+class IntervalModel(BaseModel):
+    """The range in which the arrival lies with the given confidence level."""
+
+    confidence_level: float = Field(description="Share of arrivals that lie in their interval.")
+    lower_delay_seconds: float
+    upper_delay_seconds: float
+    earliest_arrival: datetime
+    latest_arrival: datetime
+
+
+class PredictionModel(BaseModel):
+    """The predicted delay and arrival for one query."""
+
+    vehicle_id: str | None
+    trip_id: str | None
+    stop_id: str
+    delay_seconds: float = Field(description="Actual minus scheduled arrival; positive is late.")
+    predicted_arrival: datetime
+    interval: IntervalModel | None = Field(description="Null if the model has no calibrated interval.")
+
+
+class PredictResponse(BaseModel):
+    """Predictions in the order of the queries."""
+
+    model_version: str = Field(description="Digest of the model bundle.")
+    predictions: list[PredictionModel]
+
+
+class FieldError(BaseModel):
+    """An error in one field of a request."""
+
+    field: str = Field(description="Path of the field, such as queries.0.stop_id.")
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    """Why a request failed, and what to do."""
+
+    error: str
+    fields: list[FieldError] = []
+
+
+def parse_queries(body: bytes) -> list[ArrivalQuery]:
+    """Return the queries of a request's body. Raises pydantic's ValidationError."""
+    request = PredictRequest.model_validate_json(body)
+    return [ArrivalQuery(**query.__dict__) for query in request.queries]
+
+
+def format_predictions(queries: Sequence[ArrivalQuery], predictions: Sequence[Prediction]) -> JSONObject:
+    """Return the JSON of a response to queries, which must not be empty."""
+    return {
+        "model_version": predictions[0].model_version,
+        "predictions": [
+            {
+                "vehicle_id": query.vehicle_id,
+                "trip_id": query.trip_id,
+                "stop_id": query.stop_id,
+                "delay_seconds": round(prediction.delay_seconds, 3),
+                "predicted_arrival": prediction.predicted_arrival.isoformat(),
+                "interval": prediction.interval and _format_interval(prediction.interval),
+            }
+            for query, prediction in zip(queries, predictions, strict=True)
+        ],
+    }
+
+
+def _format_interval(interval: ArrivalInterval) -> JSONObject:
+    """Return the JSON of an interval."""
+    return {
+        "confidence_level": interval.confidence_level,
+        "lower_delay_seconds": round(interval.lower_delay_seconds, 3),
+        "upper_delay_seconds": round(interval.upper_delay_seconds, 3),
+        "earliest_arrival": interval.earliest_arrival.isoformat(),
+        "latest_arrival": interval.latest_arrival.isoformat(),
+    }
+
+
+def format_error(message: str, field_messages: Sequence[tuple[str, str]] = ()) -> JSONObject:
+    """Return the JSON of an error, with a message for each field that is wrong."""
+    return {"error": message, "fields": [{"field": field, "message": text} for field, text in field_messages]}
+
+
+def format_validation_error(error: ValidationError) -> JSONObject:
+    """Return the JSON of a request's validation error, which names every field that is wrong."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    field_messages = [(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]
+    return format_error("The request does not match its description in /openapi.json.", field_messages)
+
+
+def is_invalid_json(error: ValidationError) -> bool:
+    """Return whether a validation error means that the body is not JSON at all."""
+    return error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid"
+
+
+def _response(description: str, media_type: str, schema: JSONObject) -> JSONObject:
+    """Return the description of a response."""
+    return {"description": description, "content": {media_type: {"schema": schema}}}
+
+
+def _json_response(description: str, schema_name: str | None = None) -> JSONObject:
+    """Return the description of a JSON response, of one of the models or any object."""
+    schema = {"$ref": f"#/components/schemas/{schema_name}"} if schema_name else {"type": "object"}
+    return _response(description, "application/json", schema)
+
+
+def _text_response(description: str, media_type: str) -> JSONObject:
+    """Return the description of a response that is text."""
+    return _response(description, media_type, {"type": "string"})
+
+
+def _error(description: str) -> JSONObject:
+    """Return the description of an error response."""
+    return _json_response(description, "ErrorResponse")
+
+
+NO_MODEL = "There is no model yet."
+INVALID_TIME = "The time is not written as HH:MM."
+TIME_PARAMETER: JSONObject = {
+    "name": "time",
+    "in": "query",
+    "description": "Local time of the service day; by default the time of the snapshot with the most predictions.",
+    "schema": {"type": "string", "pattern": CLOCK_TIME_PATTERN},
+    "example": "08:30",
+}
+EXAMPLE_JSON: JSONObject = json.loads(
+    QueryModel(**{spec.name: getattr(EXAMPLE_QUERY, spec.name) for spec in fields(EXAMPLE_QUERY)}).model_dump_json()
+)
+PREDICT_BODY: JSONObject = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/PredictRequest"},
+            "example": {"queries": [EXAMPLE_JSON]},
+        }
+    },
+}
+PATHS: dict[str, dict[str, JSONObject]] = {
+    "/": {
+        "get": {
+            "operationId": "page",
+            "summary": "Page with the predicted delays of every line and station",
+            "parameters": [TIME_PARAMETER],
+            "responses": {
+                "200": _text_response("The page.", "text/html"),
+                "422": _text_response(INVALID_TIME, "text/html"),
+                "503": _text_response(NO_MODEL, "text/html"),
+            },
+        }
+    },
+    "/predict": {
+        "post": {
+            "operationId": "predict",
+            "summary": "Predict delays",
+            "requestBody": PREDICT_BODY,
+            "responses": {
+                "200": _json_response("The predictions.", "PredictResponse"),
+                "400": _error("The body is not JSON."),
+                "413": _error(f"The body has more than {MAX_BODY_BYTES:,} bytes."),
+                "415": _error("The content type is not application/json."),
+                "422": _error("Fields are missing or invalid; each is named."),
+                "503": _error(NO_MODEL),
+            },
+        }
+    },
+    "/network": {
+        "get": {
+            "operationId": "network",
+            "summary": "Content of the page as JSON",
+            "parameters": [TIME_PARAMETER],
+            "responses": {
+                "200": _json_response("Lines, stations and predictions."),
+                "422": _error(INVALID_TIME),
+                "503": _error(NO_MODEL),
+            },
+        }
+    },
+    "/healthz": {
+        "get": {
+            "operationId": "health",
+            "summary": "Liveness of the process",
+            "responses": {"200": _json_response("The process is alive.")},
+        }
+    },
+    "/readyz": {
+        "get": {
+            "operationId": "readiness",
+            "summary": "Readiness to predict",
+            "responses": {"200": _json_response("A model is loaded."), "503": _error(NO_MODEL)},
+        }
+    },
+    "/metrics": {
+        "get": {
+            "operationId": "metrics",
+            "summary": "Metrics for Prometheus",
+            "responses": {"200": _text_response("Metrics in Prometheus's text format.", "text/plain")},
+        }
+    },
+    "/openapi.json": {
+        "get": {
+            "operationId": "description",
+            "summary": "This description",
+            "responses": {"200": _json_response("OpenAPI 3.1.")},
+        }
+    },
+}
+
+
+@cache
+def build_openapi() -> JSONObject:
+    """Return the OpenAPI 3.1 description of the HTTP function."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mbta_assets",
+            "version": _package_version(),
+            "description": "Predicted delays of transit vehicles at the stops ahead of them.",
+        },
+        "paths": PATHS,
+        "components": {"schemas": _build_schemas()},
+    }
+
+
+def _build_schemas() -> JSONObject:
+    """Return the JSON schemas of requests and responses by name."""
+    modes: dict[type[BaseModel], Literal["validation", "serialization"]] = {
+        PredictRequest: "validation",
+        PredictResponse: "serialization",
+        ErrorResponse: "serialization",
+    }
+    schemas: JSONObject = {}
+    for model, mode in modes.items():
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+        schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
+    return schemas
+
+
+def _package_version() -> str:
+    """Return the version of this package, or "0" where it is deployed as plain files without metadata."""
+    try:
+        return version("mbta_assets")
+    except PackageNotFoundError:
+        return "0"

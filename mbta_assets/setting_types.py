@@ -1,0 +1,110 @@
+"""Types of settings: how the text of a variable is parsed, which values are valid, and what it accepts in words.
+
+Each is an annotated type for a field of `mbta_assets.settings.Settings`; which settings there are is defined there.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BeforeValidator, DirectoryPath, StringConstraints
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """Annotation that describes in words which values a type accepts."""
+
+    description: str
+
+
+def resolve_path(path: Path) -> Path:
+    """Return an absolute path with `~` and symbolic links resolved."""
+    return path.expanduser().resolve()
+
+
+def parse_directory(value: str | Path) -> Path:
+    """Convert text or a path to an absolute path."""
+    return resolve_path(Path(value))
+
+
+def parse_date(value: object) -> object:
+    """Convert text written YYYY-MM-DD to a date and return anything else unchanged. Raise ValueError."""
+    return date.fromisoformat(value) if isinstance(value, str) else value
+
+
+def parse_json_object(value: object) -> object:
+    """Convert JSON text, or the path of a JSON file, to its content. Raise ValueError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value if value.startswith("{") else Path(value).expanduser().read_bytes())
+    except OSError as error:
+        raise ValueError(str(error)) from error
+
+
+def complete_url(address: str) -> str:
+    """Return a URL without a trailing slash; `host:port` becomes `http://host:port`, as Google's clients take it."""
+    return (address if "://" in address else f"http://{address}").rstrip("/")
+
+
+StoragePath = Annotated[Path, AfterValidator(resolve_path), Accepts("a path")]
+ExistingDirectory = Annotated[DirectoryPath, BeforeValidator(parse_directory), Accepts("a directory that exists")]
+Day = Annotated[date, BeforeValidator(parse_date), Accepts("a date written YYYY-MM-DD")]
+JSONObject = Annotated[
+    dict[str, Any], BeforeValidator(parse_json_object), Accepts("a JSON object, or the path of a file with one")
+]
+URL = Annotated[
+    str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$"), Accepts("a URL that begins with http:// or https://")
+]
+Endpoint = Annotated[
+    str, AfterValidator(complete_url), Accepts("host:port, or a URL that begins with http:// or https://")
+]
+Cron = Annotated[
+    str,
+    StringConstraints(pattern=r"^\S+( +\S+){4}$"),
+    Accepts("a cron expression of five fields, such as 0 6 * * *"),
+]
+BearerToken = Annotated[str, StringConstraints(pattern=r"^\S{16,}$"), Accepts("16 characters or more, without spaces")]
+ServiceAccount = Annotated[
+    str, StringConstraints(pattern=r"^[^@ ]+@[^@ ]+$"), Accepts("the e-mail address of a service account")
+]
+Project = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9-]*[a-z0-9](:[a-z][a-z0-9-]*)?$"),
+    Accepts("the id of a project, such as my-project-1"),
+]
+Dataset = Annotated[
+    str,
+    StringConstraints(pattern=r"^\w+$", max_length=1024),
+    Accepts("the name of a dataset: letters, digits and underscores"),
+]
+QualifiedDataset = Annotated[
+    str,
+    StringConstraints(pattern=r"^([a-z][a-z0-9:-]*\.)?\w+$"),
+    Accepts("the name of a dataset, or project.dataset"),
+]
+BucketName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$"),
+    Accepts("the name of a bucket, without gs://"),
+]
+BucketPath = Annotated[str, StringConstraints(pattern=r"^gs://\S+$"), Accepts("an address that begins with gs://")]
+
+
+def accepted_values(annotation: Any) -> str:
+    """Describe in words the values that a field's type accepts."""
+    arguments = [argument for argument in get_args(annotation) if argument is not NoneType]
+    if get_origin(annotation) is Annotated:
+        bounds: dict[type, Any] = {type(constraint): constraint for constraint in annotation.__metadata__}
+        if Accepts in bounds:
+            return bounds[Accepts].description
+        if Le in bounds:
+            return f"a whole number, {bounds[Ge].ge} to {bounds[Le].le}"
+        return f"a whole number, {bounds[Ge].ge} or more"
+    if get_origin(annotation) is Literal:
+        return " or ".join(arguments)
+    return accepted_values(arguments[0]) if arguments else "any text"
