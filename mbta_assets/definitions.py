@@ -8,11 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from mbta_assets.defs import automation, training, transit, upstream
+from mbta_assets.defs import automation, models, training, transit, upstream
 from mbta_assets.defs.executor import step_executor
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager, UpstreamIOManager
 from mbta_assets.defs.labels import label_assets
-from mbta_assets.defs.models import distilled_student, dnn_teacher, pruned_teacher, quantized_student, xgboost_model
 from mbta_assets.defs.monitoring import network_snapshot, predictions
 from mbta_assets.defs.production import leaderboard, promotion
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
@@ -27,19 +26,7 @@ from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
 from mbta_assets.settings import Settings, SettingsError
 
-MODULES = [
-    transit,
-    training,
-    xgboost_model,
-    dnn_teacher,
-    pruned_teacher,
-    distilled_student,
-    quantized_student,
-    leaderboard,
-    promotion,
-    predictions,
-    network_snapshot,
-]
+MODULES = [transit, training, leaderboard, promotion, predictions, network_snapshot]
 
 
 def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> dg.Definitions:
@@ -48,12 +35,19 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
     Each keyword replaces the resource of that name, by another resource or by a plain object. Raises SettingsError.
     """
     settings = settings or Settings.from_environment()
-    assets: list[Any] = [*dg.load_assets_from_modules(MODULES), *upstream.upstream_assets(settings)]
+    assets: list[Any] = [
+        *dg.load_assets_from_modules(MODULES),
+        *dg.load_assets_from_package_module(models),
+        *upstream.upstream_assets(settings),
+    ]
     assets = with_backfill_policy(settings.backfill_days, assets)
     assets = automation.with_conditions(settings, label_assets(settings, assets))
     return dg.Definitions(
         assets=dg.with_source_code_references(assets),
-        asset_checks=dg.load_asset_checks_from_modules(MODULES),
+        asset_checks=[
+            *dg.load_asset_checks_from_modules(MODULES),
+            *dg.load_asset_checks_from_package_module(models),
+        ],
         jobs=automation.JOBS,
         schedules=automation.schedules(settings),
         sensors=automation.sensors(settings),

@@ -1,4 +1,4 @@
-"""What tests of several packages share."""
+"""Fixtures that tests of several packages share, the kinds of tests, and the order in which they run."""
 
 import os
 import pwd
@@ -7,13 +7,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mbta_assets_tests.support.dagster_dev import free_port
 from mbta_assets_tests.support.days import Simulation
 from mbta_assets_tests.support.real_day import SEED_UPSTREAM
-from mbta_assets_tests.support.workers import made_once
+from mbta_assets_tests.support.workers import make_once
 
 pytest_plugins = ["mbta_assets_tests.support.google_fixtures"]
 
@@ -26,9 +27,9 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a machine that i
 
 E2E_FIXTURES = {"trained", "dev", "chromium", "postgres", "one_server", "image"}
 INTEGRATION_FIXTURES = {"bigquery_emulator", "storage_emulator", "server", "production", "whole_store", "ray", "proxy"}
-"""A test that uses one of these is of that kind; a module that starts processes otherwise says so by `pytestmark`."""
+"""A test that uses one of these fixtures is of that kind; other tests that start processes are marked as such."""
 FIRST_GROUPS = ("trained", "ray", "backfills", "google")
-"""What takes longest begins first, so that no process is left with it at the end."""
+"""The groups of tests that take longest start first, so that no process is left with one at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -42,10 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(kind)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    items.sort(key=_first)
+    items.sort(key=_rank)
 
 
-def _first(item: pytest.Item) -> int:
+def _rank(item: pytest.Item) -> int:
+    """Return the place of a test's group in `FIRST_GROUPS`."""
     group = item.get_closest_marker("xdist_group")
     name = group.args[0] if group and group.args else ""
     return FIRST_GROUPS.index(name) if name in FIRST_GROUPS else len(FIRST_GROUPS)
@@ -53,46 +55,47 @@ def _first(item: pytest.Item) -> int:
 
 @pytest.fixture(scope="session")
 def seed_upstream() -> Path:
-    """The four upstream tables of a real day, 2023-10-03 on the Red Line."""
+    """Return the directory of the four upstream tables of a real day, 2023-10-03 on the Red Line."""
     return SEED_UPSTREAM
 
 
 @pytest.fixture(scope="session")
 def simulation(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    """Ten simulated days; tests must not change them."""
-    return Simulation.read(made_once(tmp_path_factory, "simulation", Simulation.write))
+    """Return ten simulated days; tests must not change them."""
+    return Simulation.read(make_once(tmp_path_factory, "simulation", Simulation.write))
 
 
-def required(found: str | Path | None, what: str, package: str) -> str:
-    """Where a program is. Where it is not, the test is skipped, and fails where everything has to run."""
-    if found:
-        return str(found)
-    said = f"{what} is not installed: sudo apt-get install {package}"
+def require_program(path: str | Path | None, name: str, package: str) -> str:
+    """Return the path of a program. Without it skip the test, or fail it in continuous integration."""
+    if path:
+        return str(path)
+    message = f"{name} is not installed: sudo apt-get install {package}"
     if os.environ.get("CI") == "true":
-        pytest.fail(said)
-    pytest.skip(said)
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Where the browser is."""
-    return required(next(filter(None, map(shutil.which, BROWSERS)), None), "Chromium", "chromium")
+    """Return the path of the browser."""
+    return require_program(next(filter(None, map(shutil.which, BROWSERS)), None), "Chromium", "chromium")
 
 
 @pytest.fixture(scope="session")
 def postgres_programs() -> Path:
-    """The directory of `initdb` and `pg_ctl`, which Debian keeps off the path."""
-    found = next((path for path in POSTGRES if (path / "initdb").exists()), None)
-    return Path(required(found, "PostgreSQL", "postgresql"))
+    """Return the directory of `initdb` and `pg_ctl`, which Debian keeps off the path."""
+    directory = next((path for path in POSTGRES if (path / "initdb").exists()), None)
+    return Path(require_program(directory, "PostgreSQL", "postgresql"))
 
 
 @pytest.fixture
 def postgres(postgres_programs: Path) -> Iterator[dict[str, str]]:
-    """A PostgreSQL server of its own, and the variable of deploy/postgres.yaml that says where it is."""
+    """Start a PostgreSQL server and yield the variable of deploy/postgres.yaml that names it."""
     # Its server refuses to run as root, and a directory of pytest's is closed to everyone else.
     directory = Path(tempfile.mkdtemp(prefix="postgres-"))
-    as_user = {"user": NOBODY, "group": pwd.getpwnam(NOBODY).pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-    if as_user:
+    as_user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        as_user = {"user": NOBODY, "group": pwd.getpwnam(NOBODY).pw_gid, "extra_groups": []}
         shutil.chown(directory, NOBODY)
     port, data, password = free_port(), directory / "data", directory / "password"
     password.write_text(PASSWORD)

@@ -10,7 +10,7 @@ from mbta_assets.defs.metadata import daily_table_metadata
 from mbta_assets.defs.partitions import requested_days, service_days
 from mbta_assets.defs.retries import READ_RETRY_POLICY, no_retry_on_bad_input
 from mbta_assets.settings import Settings
-from mbta_assets.sources import SOURCES, Source
+from mbta_assets.sources import Source, find_source
 from mbta_assets.transit import schema
 
 
@@ -22,7 +22,7 @@ def upstream_assets(settings: Settings) -> Sequence[dg.AssetsDefinition | dg.Sou
 
 def reads_in_place(settings: Settings) -> bool:
     """Return whether upstream tables stay where others load them, and are read there without a copy."""
-    return SOURCES[settings.source].reads_in_place
+    return find_source(settings.source).reads_in_place
 
 
 def _stored_table(table: str) -> dg.AssetsDefinition:

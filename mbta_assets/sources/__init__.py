@@ -1,25 +1,24 @@
 """Sources of the four upstream tables: one module for each source and the protocol that all of them implement.
 
-A source reads a table of one service day with the types of `transit.schema`, or raises a SourceError. Storing,
-joining and Dagster do not belong here.
+A source reads a table of one service day with the types of `transit.schema`, or raises a SourceError. Its module has
+the name that MBTA_SOURCE selects it by and defines `SOURCE`, the class. Storing, joining and Dagster do not belong
+here.
 """
 
+from importlib import import_module
+
 from mbta_assets.settings import Settings
-from mbta_assets.sources.bigquery import BigQuerySource
 from mbta_assets.sources.contract import Source, SourceError, conform
-from mbta_assets.sources.files import FilesSource
-from mbta_assets.sources.synthetic import SyntheticSource
 
-__all__ = ["SOURCES", "Source", "SourceError", "conform", "open_source"]
+__all__ = ["Source", "SourceError", "conform", "find_source", "open_source"]
 
-SOURCES: dict[str, type[Source]] = {
-    SyntheticSource.name: SyntheticSource,
-    FilesSource.name: FilesSource,
-    BigQuerySource.name: BigQuerySource,
-}
-"""By value of MBTA_SOURCE."""
+
+def find_source(name: str) -> type[Source]:
+    """Return the class of the source that a value of MBTA_SOURCE selects."""
+    source: type[Source] = import_module(f"{__name__}.{name}").SOURCE
+    return source
 
 
 def open_source(settings: Settings) -> Source:
     """Return the source that the settings select. Raises SettingsError."""
-    return SOURCES[settings.source].from_settings(settings)
+    return find_source(settings.source).from_settings(settings)

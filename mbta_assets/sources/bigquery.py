@@ -250,3 +250,6 @@ def _service_date_sql(columns: Sequence[Column]) -> str:
 def _contract_types(table: str) -> dict[str, str]:
     """Return BigQuery's name of the type of each column of an upstream table."""
     return {field.name: bigquery_type(field.type) for field in schema.arrow_schema(schema.UPSTREAM[table])}
+
+
+SOURCE = BigQuerySource

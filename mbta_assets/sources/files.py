@@ -273,3 +273,6 @@ _CSV = dataset.CsvFileFormat(
         strings_can_be_null=True,
     )
 )
+
+
+SOURCE = FilesSource

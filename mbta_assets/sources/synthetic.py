@@ -100,3 +100,6 @@ def _schedule_columns(timetable: Timetable, service_date: date) -> dict[str, obj
         "departure_time": times.where(~np.isin(stop_times, timetable.terminals)),
         "stop_sequence": feed.compute_stop_sequences(timetable)[stop_times],
     }
+
+
+SOURCE = SyntheticSource

@@ -4,7 +4,7 @@ Times are epoch seconds in float64. A value that is not known is NaN, and so is 
 up what was known at a point in time is up to the callers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -39,21 +39,22 @@ Observations = Mapping[str, np.ndarray]
 def compute_features(observations: Observations) -> dict[str, np.ndarray]:
     """Compute every numeric feature and the season (n,) from what was known at each point in time.
 
-    `observations` has `service_date`, datetime64[D], the four coordinates in degrees (`current_latitude`,
-    `current_longitude`, `destination_latitude`, `destination_longitude`), the inputs of `compute_timings`, and the
-    `OBSERVED_FEATURES`.
+    `observations` has what the `FORMULAS` read and the `OBSERVED_FEATURES`.
     """
-    return {
-        **compute_calendar(observations["service_date"], observations["now"]),
-        "distance_travel_miles": haversine_miles(
-            observations["current_latitude"],
-            observations["current_longitude"],
-            observations["destination_latitude"],
-            observations["destination_longitude"],
-        ),
-        **compute_timings(observations),
-        **{name: observations[name] for name in OBSERVED_FEATURES},
-    }
+    features = {name: observations[name] for name in OBSERVED_FEATURES}
+    for formula in FORMULAS:
+        features |= formula(observations)
+    return features
+
+
+def compute_distance(observations: Observations) -> dict[str, np.ndarray]:
+    """Compute the distance (n,) in miles from the vehicle to the destination.
+
+    `observations` has the coordinates in degrees: `current_latitude`, `current_longitude`, `destination_latitude`,
+    `destination_longitude`.
+    """
+    coordinates = ("current_latitude", "current_longitude", "destination_latitude", "destination_longitude")
+    return {"distance_travel_miles": haversine_miles(*(observations[name] for name in coordinates))}
 
 
 def haversine_miles(
@@ -68,16 +69,16 @@ def haversine_miles(
     return 2 * EARTH_RADIUS_MILES * np.arcsin(np.sqrt(np.clip(half_chord, 0, 1)))
 
 
-def compute_calendar(service_dates: np.ndarray, now: np.ndarray) -> dict[str, np.ndarray]:
+def compute_calendar(observations: Observations) -> dict[str, np.ndarray]:
     """Compute the features (n,) of the date and of the time of the service day.
 
-    `service_dates` is (n,) datetime64[D]; `now` is (n,) epoch seconds. Monday is day 0. The time of day is encoded as
-    sine and cosine, so that the end of a service day is next to its start.
+    `observations` has `service_date`, datetime64[D], and `now` in epoch seconds. Monday is day 0. The time of day is
+    encoded as sine and cosine, so that the end of a service day is next to its start.
     """
-    days = service_dates.astype("datetime64[D]")
+    days = observations["service_date"].astype("datetime64[D]")
     months = days.astype("datetime64[M]")
     month = months.astype(np.int64) % 12 + 1
-    angle = 2 * np.pi * (now - service_day.start_epoch_seconds(days)) / SECONDS_PER_DAY
+    angle = 2 * np.pi * (observations["now"] - service_day.start_epoch_seconds(days)) / SECONDS_PER_DAY
     return {
         "month": month,
         "day_of_week": (days.astype(np.int64) + 3) % 7,
@@ -120,3 +121,10 @@ def _seasons_by_month() -> np.ndarray:
 
 
 _SEASON_OF_MONTH = _seasons_by_month()
+
+FORMULAS: tuple[Callable[[Observations], dict[str, np.ndarray]], ...] = (
+    compute_calendar,
+    compute_distance,
+    compute_timings,
+)
+"""Functions that compute features; batch and serving call the same ones. The columns are in `schema`."""

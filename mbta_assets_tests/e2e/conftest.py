@@ -10,7 +10,7 @@ import pytest
 
 from mbta_assets_tests.support import real_day
 from mbta_assets_tests.support.dagster_dev import ROOT, DagsterDev, environment
-from mbta_assets_tests.support.workflow import commands_of
+from mbta_assets_tests.support.workflow import read_commands
 
 MONITORED = ("--select", "group:monitoring", "--partition", str(real_day.DAY))
 
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("trained")
     real_day.write_days(root / "upstream", real_day.DAYS)
     variables = environment(root / "store", root / "upstream", MBTA_START_DATE=str(real_day.DAY))
-    for command in commands_of("materialize.yml"):
+    for command in read_commands("materialize.yml"):
         command.run(variables | {"SERVICE_DAY": str(real_day.DAY)})
     succeed(variables, *MONITORED)
     return variables

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.dagster_dev import ROOT, DagsterDev, environment, eventually
 
@@ -30,7 +30,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def directly(tmp_path_factory: pytest.TempPathFactory, upstream: Path) -> Iterator[Callable[[], Lake]]:
+def directly(tmp_path_factory: pytest.TempPathFactory, upstream: Path) -> Iterator[Callable[[], ParquetTables]]:
     """The same days made by one command, in a single run over their range; beside the tests until it is asked for."""
     store = tmp_path_factory.mktemp("directly")
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions"]
@@ -41,9 +41,9 @@ def directly(tmp_path_factory: pytest.TempPathFactory, upstream: Path) -> Iterat
             [*command, *asked], cwd=ROOT, env=environment(store, upstream), stdout=log, stderr=subprocess.STDOUT
         )
 
-    def made() -> Lake:
+    def made() -> ParquetTables:
         assert run.wait(timeout=300) == 0, said.read_text()[-4000:]
-        return Lake(store)
+        return ParquetTables(store)
 
     try:
         yield made
@@ -71,7 +71,7 @@ def complete(dev: DagsterDev, backfill: str, seconds: float) -> None:
     assert ended_as == "COMPLETED_SUCCESS", [(run["status"], run["tags"]) for run in dev.runs()]
 
 
-def must_be_the_same(made: Lake, directly: Lake, tables: list[str]) -> None:
+def must_be_the_same(made: ParquetTables, directly: ParquetTables, tables: list[str]) -> None:
     for table in tables:
         assert made.versions(table, DAYS) == directly.versions(table, DAYS), table
 
@@ -89,13 +89,13 @@ def test_many_days_are_backfilled_in_four_runs_at_once_and_every_partition_is_ri
         runs = dev.runs()
         assert [run["status"] for run in runs] == ["SUCCESS"] * (len(DAYS) // DAYS_A_RUN)
         assert 2 <= at_once(dev) <= 4  # never more; how many overlap depends on how busy the machine is
-    must_be_the_same(Lake(tmp_path), directly(), UPSTREAM)
+    must_be_the_same(ParquetTables(tmp_path), directly(), UPSTREAM)
 
 
 def test_a_backfill_killed_in_the_middle_completes_once_dagster_is_started_again(tmp_path, upstream, directly):
     with started(tmp_path, upstream) as dev:
         backfill = dev.backfill(TABLES, DAYS)
-        lake = Lake(tmp_path)
+        lake = ParquetTables(tmp_path)
         eventually("the first features are stored", 120, lambda: lake.days("transit_features"))
         dev.kill()
         stored = len(lake.days("transit_features"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from mbta_assets.storage.parquet_tables import Lake
-from mbta_assets_tests.support.browser import QUIET, SCREENSHOTS
+from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
 from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
 from mbta_assets_tests.support.real_day import DAYS
 
@@ -25,7 +25,7 @@ def page(chromium: str, dev: DagsterDev) -> Iterator[Page]:
     """A page of the browser, with the UI as its start."""
     SCREENSHOTS.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
         page = browser.new_page(viewport={"width": 1600, "height": 1000}, base_url=dev.address)
         page.set_default_timeout(PATIENCE_MILLISECONDS)
         expect.set_options(timeout=PATIENCE_MILLISECONDS)
@@ -52,7 +52,7 @@ def test_the_asset_graph_shows_the_lineage(page: Page) -> None:
 
 
 def test_a_partition_is_materialized_by_hand_and_seen_to_succeed(page: Page, dev: DagsterDev) -> None:
-    day, lake = DAYS[1], Lake(Path(dev.environment["MBTA_STORE"]))
+    day, lake = DAYS[1], ParquetTables(Path(dev.environment["MBTA_STORE"]))
     assert day not in lake.days("trip")
     before = {run["runId"] for run in dev.runs()}
     page.goto("/assets/trip")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.support import real_day
 from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
 from mbta_assets_tests.support.real_day import DAYS
@@ -19,7 +19,7 @@ TABLES = ["vehicle", "trip", "stop", "schedule", "raw_transit_data", "transit_fe
 
 def test_a_changed_file_leads_to_new_features_of_its_day_only_and_to_new_models(dev: DagsterDev) -> None:
     store, upstream = Path(dev.environment["MBTA_STORE"]), Path(dev.environment["MBTA_FILES_DIR"])
-    lake, bundles = Lake(store), BundleStore(store)
+    lake, bundles = ParquetTables(store), ModelRegistry(store)
     changed, other = DAYS[0], DAYS[2]
     dev.succeed(dev.materialize(TABLES, other), 90)
 

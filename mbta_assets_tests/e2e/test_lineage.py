@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.e2e.conftest import copy_store, materialize, succeed
 from mbta_assets_tests.support.dagster_dev import environment
 
@@ -28,7 +28,7 @@ def leaderboard(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def digests(store: Path) -> dict[str, str | None]:
-    bundles = BundleStore(store)
+    bundles = ModelRegistry(store)
     return {asset: bundles.current_digest(asset) for asset in ("training_set", "runtime_lookup", *MODELS)}
 
 
@@ -46,7 +46,7 @@ def test_what_does_not_beat_the_lookup_is_shown_as_such_and_only_what_does_is_in
     rows = leaderboard(store)
     lookup = rows["runtime_lookup"]["mae"]
     assert all(row["beats_runtime_lookup"] == (row["mae"] < lookup) for row in rows.values())
-    assert BundleStore(store).current_digest("production_model") == digests(store)["quantized_student"]
+    assert ModelRegistry(store).current_digest("production_model") == digests(store)["quantized_student"]
     assert rows["quantized_student"]["mae"] <= 0.99 * lookup
 
 
@@ -59,7 +59,7 @@ def test_the_leaderboard_says_what_each_model_costs(store: Path) -> None:
 
 @on_trained
 def test_the_manifests_tell_a_dense_network_that_each_model_comes_from(store: Path) -> None:
-    bundles = BundleStore(store)
+    bundles = ModelRegistry(store)
     teacher, pruned, student, quantized = (bundles.current(name).manifest for name in MODELS[1:])
     assert teacher["layers"][0][0] == teacher["configuration"]["hidden"][0]
     assert pruned["teacher"] == bundles.current_digest("dnn_teacher")
@@ -92,7 +92,7 @@ def test_a_range_fills_many_days_in_one_run_and_one_day_again_changes_only_that_
     variables = environment(tmp_path, tmp_path, MBTA_SOURCE="synthetic", MBTA_START_DATE="2024-03-01")
     days = [date(2024, 3, 9), date(2024, 3, 10)]
     succeed(variables, "--select", DAILY, "--partition-range", "2024-03-09...2024-03-10")
-    lake = Lake(tmp_path)
+    lake = ParquetTables(tmp_path)
     tables = ("vehicle", "raw_transit_data", "transit_features")
     first = {(table, day): lake.versions(table, [day])[day] for table in tables for day in days}
     assert len(set(first.values())) == len(first)
@@ -121,11 +121,11 @@ def test_a_broken_file_fails_the_run_and_leaves_what_was_stored(tmp_path: Path) 
     store = tmp_path / "store"
     variables, asked = environment(store, source), ("--select", "vehicle", "--partition", "2024-04-06")
     succeed(variables, *asked)
-    before = Lake(store).versions("vehicle", [date(2024, 4, 6)])
+    before = ParquetTables(store).versions("vehicle", [date(2024, 4, 6)])
     vehicle.drop(columns="latitude").to_parquet(path)
     run = materialize(variables, *asked)
     assert run.returncode != 0
     assert "table vehicle, column latitude, service day 2024-04-06" in run.stderr
     path.write_bytes(path.read_bytes()[:200])
     assert materialize(variables, *asked).returncode != 0
-    assert Lake(store).versions("vehicle", [date(2024, 4, 6)]) == before
+    assert ParquetTables(store).versions("vehicle", [date(2024, 4, 6)]) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mbta_assets_tests.support.dagster_dev import ROOT
-from mbta_assets_tests.support.workflow import WORKFLOWS, commands_of, job_of
+from mbta_assets_tests.support.workflow import WORKFLOWS, read_commands, read_job
 
 PINNED = re.compile(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 
@@ -15,7 +15,7 @@ PINNED = re.compile(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 @pytest.mark.timeout(600)
 @pytest.mark.xdist_group("trained")
 def test_the_users_workflow_makes_the_leaderboard_that_it_uploads(trained: dict[str, str]) -> None:
-    workflow = job_of("materialize.yml")
+    workflow = read_job("materialize.yml")
     assert set(workflow["env"]) <= {*trained, "SERVICE_DAY"}
     uploaded = Path(workflow["steps"][-1]["with"]["path"])
     store = Path(workflow["env"]["MBTA_STORE"]).name
@@ -24,7 +24,7 @@ def test_the_users_workflow_makes_the_leaderboard_that_it_uploads(trained: dict[
 
 
 def test_the_projects_workflow_runs_make_test_where_nothing_may_be_skipped() -> None:
-    assert [command.script for command in commands_of("test.yml")] == [".ci/run"]
+    assert [command.script for command in read_commands("test.yml")] == [".ci/run"]
     script = (ROOT / ".ci/run").read_text().splitlines()
     assert script[-1] == "make test" and "export CI=true" in script
 

@@ -1,4 +1,4 @@
-"""`dagster dev` as processes of its own, asked over GraphQL, ended or killed as the group of processes it is."""
+"""Run `dg dev` as a group of processes, query it over GraphQL, end it in order or kill it."""
 
 import contextlib
 import json
@@ -21,18 +21,18 @@ LOCATION = {"repositoryLocationName": "mbta_assets", "repositoryName": "__reposi
 ASSET_JOB = LOCATION | {"pipelineName": "__ASSET_JOB"}
 
 
-def eventually(what: str, seconds: float, look: Callable[[], T], every: float = 0.3) -> T:
-    """What `look` finds, as soon as it finds something. Raises AssertionError after so many seconds."""
+def eventually(condition: str, seconds: float, look: Callable[[], T], every: float = 0.3) -> T:
+    """Poll until `look` returns something true, and return it. Raise AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := look():
-            return found
+        if result := look():
+            return result
         time.sleep(every)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+    raise AssertionError(f"not within {seconds:.0f} s: {condition}")
 
 
 def environment(store: Path, upstream: Path, **variables: str) -> dict[str, str]:
-    """The environment of a command that makes assets of files, in a store and a DAGSTER_HOME of its own."""
+    """Return the environment of a command that materializes assets from files, with its own store and DAGSTER_HOME."""
     home = store / "dagster_home"
     home.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -49,25 +49,25 @@ def environment(store: Path, upstream: Path, **variables: str) -> dict[str, str]
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def impatient(configuration: str) -> str:
-    """dagster.yaml, but what is looked at every half minute in earnest is looked at every two seconds."""
-    for written, here in (
+def poll_quickly(configuration: str) -> str:
+    """Return the text of dagster.yaml with intervals of seconds in place of half minutes."""
+    for written, quick in (
         ("poll_interval_seconds: 30", "poll_interval_seconds: 2"),
         ("start_timeout_seconds: 180", "start_timeout_seconds: 30"),
     ):
         assert written in configuration
-        configuration = configuration.replace(written, here)
+        configuration = configuration.replace(written, quick)
     return configuration
 
 
 class DagsterDev:
-    """Webserver, daemon and code server on a DAGSTER_HOME; started anew they go on with what is stored there."""
+    """Webserver, daemon and code server on a DAGSTER_HOME; restarted, they continue with what is stored there."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
@@ -75,7 +75,7 @@ class DagsterDev:
 
     def start(self) -> None:
         """Start the processes and wait until the code location is loaded."""
-        (self.home / "dagster.yaml").write_text(impatient((ROOT / "dagster.yaml").read_text()))
+        (self.home / "dagster.yaml").write_text(poll_quickly((ROOT / "dagster.yaml").read_text()))
         self.port = free_port()
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(ROOT / "workspace.yaml")]
         with (self.home / "dev.log").open("a") as log:
@@ -95,7 +95,7 @@ class DagsterDev:
         self._process.wait()
 
     def stop(self) -> None:
-        """End the processes, in good order if they can."""
+        """End the processes in order, or kill them after some seconds."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -105,11 +105,11 @@ class DagsterDev:
 
     @property
     def address(self) -> str:
-        """Where a browser finds it."""
+        """Return the address of the UI."""
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, query: str, **variables: Any) -> Any:
-        """The one thing that a GraphQL query asks for. Raises AssertionError where the answer is an error."""
+        """Run a GraphQL query and return its only field. Raise AssertionError if the answer is an error."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
         try:
@@ -118,11 +118,11 @@ class DagsterDev:
         except urllib.error.HTTPError as error:
             raise AssertionError(error.read().decode()) from error
         assert "errors" not in answer, answer
-        [found] = answer["data"].values()
-        return found
+        [field] = answer["data"].values()
+        return field
 
     def runs(self) -> list[dict[str, Any]]:
-        """Every run: its id, status, tags, times, and the run that it tries again."""
+        """Return every run: its id, status, tags, times, and the run that it retries."""
         query = """{ runsOrError { ... on Runs { results {
             runId status parentRunId endTime tags { key value }
             stats { ... on RunStatsSnapshot { launchTime } } } } } }"""
@@ -141,7 +141,7 @@ class DagsterDev:
         return launched["backfillId"]
 
     def backfill_status(self, backfill: str) -> str:
-        """How far a backfill is, in Dagster's word."""
+        """Return the status of a backfill, as Dagster names it."""
         query = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) {
             ... on PartitionBackfill { status } } }"""
         return self.ask(query, id=backfill)["status"]
@@ -158,16 +158,16 @@ class DagsterDev:
         return launched["run"]["runId"]
 
     def succeed(self, run: str, seconds: float) -> None:
-        """Wait until a run has succeeded. Raises AssertionError where it fails."""
+        """Wait until a run has succeeded. Raise AssertionError if it fails."""
 
         def ended() -> str | None:
-            [status] = [one["status"] for one in self.runs() if one["runId"] == run]
+            [status] = [other["status"] for other in self.runs() if other["runId"] == run]
             return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
 
         assert eventually(f"run {run} has ended", seconds, ended) == "SUCCESS"
 
     def start_sensor(self, name: str) -> None:
-        """Switch on a sensor that is off by default."""
+        """Switch on a sensor."""
         query = """mutation ($sensor: SensorSelector!) { startSensor(sensorSelector: $sensor) {
             __typename ... on PythonError { message } } }"""
         started = self.ask(query, sensor=LOCATION | {"sensorName": name})
@@ -187,15 +187,18 @@ class DagsterDev:
         for name in names:
             self.start_sensor(name)
         try:
-            for name in names:
-                eventually(f"{name} has looked around", 90, lambda name=name: len(self.ticks(name)) > before[name])
+            eventually(
+                f"{names} have looked around",
+                90,
+                lambda: all(len(self.ticks(name)) > before[name] for name in names),
+            )
             yield
         finally:
             for name in names:
                 self.reset_sensor(name)
 
     def ticks(self, sensor: str) -> list[str]:
-        """How the ticks of a sensor that are over have ended. Raises AssertionError where one has failed."""
+        """Return the status of each finished tick of a sensor. Raise AssertionError if one has failed."""
         query = """query ($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) { ... on Sensor {
             sensorState { ticks { status error { message } } } } } }"""
         ticks = self.ask(query, sensor=LOCATION | {"sensorName": sensor})["sensorState"]["ticks"]
@@ -210,6 +213,6 @@ class DagsterDev:
             entries = self.ask(query)["locationEntries"]
         except OSError:
             return False
-        found = [entry["locationOrLoadError"] for entry in entries if entry["loadStatus"] == "LOADED"]
-        assert all(one["__typename"] != "PythonError" for one in found), found
-        return bool(found)
+        locations = [entry["locationOrLoadError"] for entry in entries if entry["loadStatus"] == "LOADED"]
+        assert all(location["__typename"] != "PythonError" for location in locations), locations
+        return bool(locations)

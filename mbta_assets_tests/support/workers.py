@@ -1,4 +1,4 @@
-"""Share what is costly to make between the processes of pytest-xdist."""
+"""Share costly data between the processes of pytest-xdist."""
 
 import os
 from collections.abc import Callable
@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets.storage.atomic import locked
+from mbta_assets.storage.atomic import lock_directory
 
 COMPLETE = "complete"
 
 
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return the directory `name` of this test run, filled by `make` in whichever process asks first.
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a directory of this test run that `make` has filled, in the process that asks first; the others wait.
 
-    The others wait for it. They must not change what is in it.
+    Tests must not change the files in it.
     """
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
     directory = root / f"shared-{name}"
-    with locked(root / f"lock-{name}"):
+    with lock_directory(root / f"lock-{name}"):
         if not (directory / COMPLETE).exists():
             directory.mkdir()
             make(directory)

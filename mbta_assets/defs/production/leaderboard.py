@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.defs.metadata import draw_error_against_size, plot_metadata, table_metadata
+from mbta_assets.defs.models import MODELS
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.checks import models_losing_to_lookup
 from mbta_assets.ml.inference.latency import measure_median_latency_us
@@ -31,6 +32,7 @@ BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
 @dg.asset(
     group_name="production",
     description="Every model and baseline on the same untouched test rows, errors in seconds of delay.",
+    ins={model: dg.AssetIn() for model in MODELS},
     kinds={"json"},
     pool="cores",
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -41,24 +43,13 @@ def model_leaderboard(
     model_registry: dg.ResourceParam[ModelRegistry],
     training_set: Bundle,
     runtime_lookup: Bundle,
-    xgboost_model: Bundle,
-    dnn_teacher: Bundle,
-    pruned_teacher: Bundle,
-    distilled_student: Bundle,
-    quantized_student: Bundle,
+    **models: Bundle,
 ) -> dg.MaterializeResult:
     test = select_labelled(read_rows(training_set), "test")
-    models = {
-        "xgboost_model": xgboost_model,
-        "dnn_teacher": dnn_teacher,
-        "pruned_teacher": pruned_teacher,
-        "distilled_student": distilled_student,
-        "quantized_student": quantized_student,
-    }
-    for model in (pruned_teacher, distilled_student):
-        control = model.manifest["control"]
-        models[control["asset"]] = model_registry.get(control["asset"], control["digest"])
-    leaderboard = rank_models(_predict_baselines(test, runtime_lookup, source), models, test)
+    controls = {}
+    for control in (model.manifest["control"] for model in models.values() if "control" in model.manifest):
+        controls[control["asset"]] = model_registry.get(control["asset"], control["digest"])
+    leaderboard = rank_models(_predict_baselines(test, runtime_lookup, source), models | controls, test)
     location = reports.write(LEADERBOARD, json.dumps(leaderboard, indent=1).encode())
     return dg.MaterializeResult(metadata={**describe_leaderboard(leaderboard), **location, "test_rows": len(test)})
 
