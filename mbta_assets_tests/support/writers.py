@@ -1,65 +1,56 @@
-"""What processes of their own do to tables and bundles, so that tests can kill them or let them meet."""
+"""Functions for processes that write tables and publish models, so that tests can kill them or run them at once."""
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pyarrow as arrow
 
-from mbta_assets.gcp import Account
 from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.settings import Settings
 from mbta_assets.storage.bigquery_tables import BigQueryTables
 from mbta_assets.storage.bundle import Draft
-from mbta_assets.storage.gcs import GCSBundleStore
+from mbta_assets.storage.gcs import GCSModelRegistry
 from mbta_assets.storage.model_registry import PointerMoved
 
 DAY = date(2023, 10, 3)
 PROCESSES = multiprocessing.get_context("forkserver")
-"""They start at once: what takes long to import is imported by the one that they are forked from."""
+"""Its processes start fast: the process that they are forked from has imported what takes long to import."""
 PROCESSES.set_forkserver_preload(["mbta_assets.storage.gcs", "google.cloud.bigquery_storage", "google.cloud.storage"])
 
 
-def rows(value: int, day: date = DAY, n: int = 1000) -> arrow.Table:
-    """A table in which every row holds the same number."""
+def make_rows(value: int, day: date = DAY, n: int = 1000) -> arrow.Table:
+    """Return n rows of a service day that all have the same value."""
     return arrow.table({"service_date": [day] * n, "value": [value] * n})
 
 
-def draft(n: int) -> Draft:
-    """One of many small bundles."""
+def make_draft(n: int) -> Draft:
+    """Return a small bundle whose files contain the byte n."""
     return Draft("toy", {"a.bin": bytes([n]), "b.bin": bytes([n, n])}, {"mae": n})
 
 
-def started(target: object, *arguments: object) -> BaseProcess:
-    """A process that does this."""
-    process = PROCESSES.Process(target=target, args=arguments)  # type: ignore[arg-type]
+def start_process(target: Callable[..., object], *arguments: object) -> BaseProcess:
+    """Start a process that calls a function, and return it."""
+    process = PROCESSES.Process(target=target, args=arguments)
     process.start()
     return process
 
 
-def write(environment: dict[str, str], day: date, values: Sequence[int]) -> None:
-    """Replace a day of `toy` again and again."""
-    settings = Settings.from_environment(environment)
-    assert settings.bigquery_dataset
-    tables = BigQueryTables(Account.of(settings), settings.bigquery_dataset, settings.bigquery_maximum_bytes_billed)
+def write_day(environment: dict[str, str], day: date, values: Sequence[int]) -> None:
+    """Replace a service day of the table `toy` once per value."""
+    tables = BigQueryTables.from_settings(Settings.from_environment(environment))
     for value in values:
-        tables.write("toy", day, rows(value, day))
+        tables.write("toy", day, make_rows(value, day))
 
 
-def store(environment: dict[str, str], root: Path) -> GCSBundleStore:
-    """The bundles of an environment, kept in some directory too."""
+def publish_model(environment: dict[str, str], root: Path, n: int, expected: str | None) -> str | None:
+    """Store a version of `model` and make it current; return the message of PointerMoved, or None on success."""
     settings = Settings.from_environment(environment)
-    assert settings.gcs_bucket
-    return GCSBundleStore(Bucket(Account.of(settings), settings.gcs_bucket), root)
-
-
-def publish(environment: dict[str, str], root: Path, n: int, expected: str | None) -> str | None:
-    """Store a bundle and point to it. Returns why it could not, None if it could."""
-    bundles = store(environment, root)
+    model_registry = GCSModelRegistry(Bucket.from_settings(settings), root)
     try:
-        bundles.point("model", bundles.put("model", draft(n)).digest, expected)
+        model_registry.set_current("model", model_registry.put("model", make_draft(n)).digest, expected)
     except PointerMoved as error:
         return str(error)
     return None
