@@ -34,7 +34,7 @@ pytestmark = pytest.mark.xdist_group("google")
 @pytest.fixture(scope="module")
 def mattapan() -> Tables:
     """The simulator's Mattapan line in the morning, as the contract has it."""
-    of_days = {day: small_network.of_day(day) for day in DAYS}
+    of_days = {day: small_network.make_day(day) for day in DAYS}
     return {(table, day): to_arrow(table, rows) for day, tables in of_days.items() for table, rows in tables.items()}
 
 

@@ -1,4 +1,4 @@
-"""A real service day: the MBTA's Red Line on 2023-10-03 (see data/README.md), on its own date or moved to others."""
+"""A real service day, the MBTA's Red Line on 2023-10-03 (see data/README.md), on its own date or on others."""
 
 from collections.abc import Iterable
 from datetime import date, timedelta
@@ -14,9 +14,9 @@ DAYS = [DAY + timedelta(days=n) for n in range(3)]
 
 
 def write_days(directory: Path, days: Iterable[date], keep_share: float = 1.0) -> None:
-    """Write the day as if it had been each of `days`, a file per table and service day.
+    """Write the day with its times shifted to each of `days`, a file for each table and service day.
 
-    Of the vehicle updates only the first `keep_share` are kept.
+    `keep_share` is the share of the vehicle updates that are written, the earliest ones.
     """
     for table in schema.UPSTREAM:
         rows = pd.read_parquet(SEED_UPSTREAM / f"{table}.parquet").drop(columns="service_date")

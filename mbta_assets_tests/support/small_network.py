@@ -1,4 +1,4 @@
-"""Upstream tables as files, so small that a service day takes no time: the simulator's Mattapan line in the morning."""
+"""Upstream tables of a network small enough for quick tests: the Mattapan line of the simulation, in the morning."""
 
 from collections.abc import Iterable
 from datetime import date, timedelta
@@ -12,51 +12,54 @@ from mbta_assets.transit import schema
 from mbta_assets.transit.service_day import TIME_ZONE
 
 LINE = "Mattapan"
-LAST_HOUR = 10
-"""Trips that begin later, in Boston, are left out."""
+END_HOUR = 10
+"""Local hour from which no trip begins."""
 MONDAY = date(2024, 4, 1)
 
 
 def days_from(first: date, number: int) -> list[date]:
-    """So many service days in a row."""
+    """Return consecutive service days."""
     return [first + timedelta(days=n) for n in range(number)]
 
 
 DAYS = days_from(MONDAY, 3)
-"""What most tests take."""
+"""Service days that most tests use."""
 
 
 def write(directory: Path, days: Iterable[date], seed: int = 0, tables: Iterable[str] = schema.UPSTREAM) -> None:
-    """Write or replace service days of tables, in the layout of a file a day."""
+    """Write or replace service days of tables, a file for each day."""
     for day in days:
-        of_tables = of_day(day, seed)
+        upstream = make_day(day, seed)
         for table in tables:
-            rows = of_tables[table]
+            rows = upstream[table]
             path = directory / table / f"service_date={day}" / "part.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             rows.drop(columns="service_date").to_parquet(path, index=False)
 
 
-def of_day(day: date, seed: int = 0) -> dict[str, pd.DataFrame]:
-    """The tables of a service day: a week is simulated, other weeks of the same half-year are moved from it."""
+def make_day(day: date, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Return the tables of a service day.
+
+    One week is simulated, and other weeks of the same half-year are copies of it with shifted times.
+    """
     simulated = MONDAY + timedelta(days=day.weekday())
-    return {table: _moved(rows, day - simulated) for table, rows in _simulated(simulated, seed).items()}
+    return {table: _shift(rows, day - simulated) for table, rows in _simulate(simulated, seed).items()}
 
 
 @cache
-def _simulated(day: date, seed: int) -> dict[str, pd.DataFrame]:
+def _simulate(day: date, seed: int) -> dict[str, pd.DataFrame]:
     source = SyntheticSource(seed)
     tables = {table: source.read(table, day) for table in schema.UPSTREAM}
     begins = tables["schedule"].groupby("trip_id")["departure_time"].min().dt.tz_convert(TIME_ZONE).dt.hour
     trips = tables["trip"][tables["trip"]["route_id"] == LINE]
-    kept = set(trips["id"]) & set(begins.index[begins < LAST_HOUR])
+    selected = set(trips["id"]) & set(begins.index[begins < END_HOUR])
     for table, name in (("trip", "id"), ("vehicle", "trip_id"), ("schedule", "trip_id")):
-        tables[table] = tables[table][tables[table][name].isin(kept)]
+        tables[table] = tables[table][tables[table][name].isin(selected)].reset_index(drop=True)
     visited = pd.concat([tables["schedule"]["stop_id"], tables["vehicle"]["stop_id"]]).unique()
     tables["stop"] = tables["stop"][tables["stop"]["id"].isin(visited)]
     return tables
 
 
-def _moved(rows: pd.DataFrame, by: timedelta) -> pd.DataFrame:
+def _shift(rows: pd.DataFrame, by: timedelta) -> pd.DataFrame:
     times = rows.select_dtypes("datetimetz").columns
     return rows.assign(**{name: rows[name] + by for name in times})

@@ -1,4 +1,8 @@
-"""The features: known at their moment, and what they say."""
+"""The features: known at their point in time, and equal to what their descriptions say."""
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -6,94 +10,128 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbta_assets.sources.contract import Source
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.transit import formulas, schema
-from mbta_assets_tests.support.days import REAL, SIMULATED, build, changed_after
+from mbta_assets_tests.support import small_network
+from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, changed_after
 
 KEY = ["trip_id", "vehicle_id", "time_stamp", "stop_id"]
-KNOWN = [*schema.columns(schema.TransitFeatures, "numeric"), *schema.columns(schema.TransitFeatures, "category")]
+MODEL_INPUTS = [
+    *schema.columns_with_role(schema.TransitFeatures, "numeric"),
+    *schema.columns_with_role(schema.TransitFeatures, "category"),
+]
+
+
+@dataclass(frozen=True)
+class Day:
+    """Service day with its upstream tables and its features."""
+
+    stored: ParquetTables
+    service_date: date
+    tables: Tables
+    features: pd.DataFrame
+
+    @classmethod
+    def from_tables(cls, directory: Path, service_date: date, tables: Tables) -> "Day":
+        """Compute the features of upstream tables, stored below a directory."""
+        stored = ParquetTables(directory)
+        return cls(stored, service_date, tables, build(stored, service_date, tables))
+
+
+def read_tables(source: Source, service_date: date) -> Tables:
+    """Return the upstream tables of a service day."""
+    return {name: source.read(name, service_date) for name in schema.UPSTREAM}
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory):
-    """One line of a simulated day, so that a property can be tried many times."""
-    source = SyntheticSource(0)
-    tables = {name: source.read(name, SIMULATED) for name in schema.UPSTREAM}
-    tables["vehicle"] = tables["vehicle"][tables["vehicle"]["route_id"].isin(["Blue", "Mattapan"])]
-    tables["vehicle"] = tables["vehicle"].reset_index(drop=True)
-    lake = Lake(tmp_path_factory.mktemp("simulated"))
-    return lake, SIMULATED, tables, build(lake, SIMULATED, tables)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Day:
+    """Return one simulated line for a few hours, so that a property can be tried many times."""
+    service_date = small_network.MONDAY
+    return Day.from_tables(tmp_path_factory.mktemp("small"), service_date, small_network.make_day(service_date))
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory, seed_upstream):
-    source = FilesSource(seed_upstream)
-    tables = {name: source.read(name, REAL) for name in schema.UPSTREAM}
-    lake = Lake(tmp_path_factory.mktemp("real"))
-    return lake, REAL, tables, build(lake, REAL, tables)
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Day:
+    """Return two lines of a simulated day."""
+    tables = read_tables(SyntheticSource(0), SIMULATED)
+    of_lines = tables["vehicle"]["route_id"].isin(["Blue", "Mattapan"])
+    tables["vehicle"] = tables["vehicle"][of_lines].reset_index(drop=True)
+    return Day.from_tables(tmp_path_factory.mktemp("simulated"), SIMULATED, tables)
 
 
-def assert_the_past_stands(day_of, share: float, seed: int) -> None:
-    lake, day, tables, expected = day_of
-    moment = tables["vehicle"]["updated_at"].quantile(share)
-    other = build(lake, day, tables | {"vehicle": changed_after(tables["vehicle"], moment, seed)})
-    columns = list(dict.fromkeys([*KEY, *KNOWN]))
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, seed_upstream: Path) -> Day:
+    """Return the real day."""
+    tables = read_tables(FilesSource(seed_upstream), REAL)
+    return Day.from_tables(tmp_path_factory.mktemp("real"), REAL, tables)
+
+
+def assert_point_in_time_correct(day: Day, share: float, seed: int) -> None:
+    """Raise AssertionError if updates after a share of the day's updates change a feature up to that time."""
+    times = day.tables["vehicle"]["updated_at"].sort_values(ignore_index=True)
+    time = times[int(share * len(times))]
+    changed = day.tables | {"vehicle": changed_after(day.tables["vehicle"], time, seed)}
+    columns = list(dict.fromkeys([*KEY, *MODEL_INPUTS]))
     before, after = (
-        rows.loc[rows["time_stamp"] <= moment, columns].sort_values(KEY).reset_index(drop=True)
-        for rows in (expected, other)
+        rows.loc[rows["time_stamp"] <= time, columns].sort_values(KEY).reset_index(drop=True)
+        for rows in (day.features, build(day.stored, day.service_date, changed))
     )
     assert len(before) > 0
     pd.testing.assert_frame_equal(before, after, check_exact=True)
 
 
-cuts = given(share=st.floats(0.05, 0.95), seed=st.integers(0, 2**31))
+later_changes = given(share=st.floats(0.05, 0.95), seed=st.integers(0, 2**31))
 
 
-@cuts
+@later_changes
+@settings(max_examples=20, deadline=None)
+def test_no_later_update_changes_a_feature_of_a_simulated_day(small: Day, share: float, seed: int) -> None:
+    assert_point_in_time_correct(small, share, seed)
+
+
+@later_changes
 @settings(max_examples=12, deadline=None)
-def test_nothing_after_a_moment_changes_a_feature_of_a_simulated_day(simulated, share, seed):
-    assert_the_past_stands(simulated, share, seed)
+def test_no_later_update_changes_a_feature_of_the_real_day(real: Day, share: float, seed: int) -> None:
+    assert_point_in_time_correct(real, share, seed)
 
 
-@cuts
-@settings(max_examples=12, deadline=None)
-def test_nothing_after_a_moment_changes_a_feature_of_the_real_day(real, share, seed):
-    assert_the_past_stands(real, share, seed)
-
-
-def test_the_features_meet_their_schema(simulated):
-    rows = simulated[3]
+def test_the_features_meet_their_schema(simulated: Day) -> None:
+    rows = simulated.features
     schema.TransitFeatures.validate(rows)
     assert rows["delay_seconds"].notna().mean() > 0.9
     assert not rows.duplicated(KEY).any()
 
 
-def test_the_label_is_actual_minus_scheduled_and_missing_where_no_arrival_was_seen(simulated):
-    rows = simulated[3]
+def test_the_label_is_actual_minus_scheduled_and_missing_where_no_arrival_was_seen(simulated: Day) -> None:
+    rows = simulated.features
     delay = (rows["actual_arrival_time"] - rows["scheduled_arrival"]).dt.total_seconds()
     pd.testing.assert_series_equal(rows["delay_seconds"], delay, check_names=False)
     assert rows["delay_seconds"].isna().any()
 
 
-def test_the_last_delay_is_the_label_of_the_stop_reached_last(simulated):
-    rows = simulated[3]
+def test_the_last_delay_is_the_label_of_the_stop_reached_last(simulated: Day) -> None:
+    rows = simulated.features
     reached = rows[rows["delay_seconds"].notna()].drop_duplicates(["trip_id", "stop_id"])
-    known = reached.set_index(["trip_id", "stop_id"])["delay_seconds"]
+    labels = reached.set_index(["trip_id", "stop_id"])["delay_seconds"]
     standing = rows[(rows["current_status"] == "STOPPED_AT") & (rows["stops_behind"] > 1)]
-    here = known.reindex(pd.MultiIndex.from_frame(standing[["trip_id", "current_stop_id"]])).to_numpy()
-    both = ~np.isnan(here) & standing["last_delay_seconds"].notna().to_numpy()
+    label_here = labels.reindex(pd.MultiIndex.from_frame(standing[["trip_id", "current_stop_id"]])).to_numpy()
+    both = ~np.isnan(label_here) & standing["last_delay_seconds"].notna().to_numpy()
     assert both.sum() > 1000
-    np.testing.assert_allclose(standing["last_delay_seconds"].to_numpy()[both], here[both])
+    np.testing.assert_allclose(standing["last_delay_seconds"].to_numpy()[both], label_here[both])
 
 
-def test_a_degree_of_latitude_is_69_miles():
-    assert formulas.haversine_miles(*np.array([[42.0], [-71.0], [43.0], [-71.0]]))[0] == pytest.approx(69.09, abs=0.02)
+def test_a_degree_of_latitude_is_69_miles() -> None:
+    miles = formulas.haversine_miles(np.array([42.0]), np.array([-71.0]), np.array([43.0]), np.array([-71.0]))
+    assert miles[0] == pytest.approx(69.09, abs=0.02)
 
 
-def test_a_service_day_is_counted_from_noon_minus_twelve_hours_when_the_clocks_change():
+def test_a_service_day_is_counted_from_noon_minus_twelve_hours_when_the_clocks_change() -> None:
     noon = pd.Timestamp("2024-03-10 12:00", tz="America/New_York").timestamp()
-    found = formulas.calendar(np.array(["2024-03-10"], dtype="datetime64[D]"), np.array([noon]))
-    assert found["cos_time"][0] == pytest.approx(-1)
-    assert (found["day_of_week"][0], found["season"][0], found["day_of_year"][0]) == (6, "spring", 70)
+    columns = formulas.compute_calendar(
+        {"service_date": np.array(["2024-03-10"], dtype="datetime64[D]"), "now": np.array([noon])}
+    )
+    assert columns["cos_time"][0] == pytest.approx(-1)
+    assert (columns["day_of_week"][0], columns["season"][0], columns["day_of_year"][0]) == (6, "spring", 70)

@@ -1,6 +1,7 @@
-"""The join, on tables small enough to read."""
+"""The point-in-time join, on tables small enough to read."""
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -9,23 +10,26 @@ import pytest
 import sqlglot
 
 from mbta_assets.transit import schema
-from mbta_assets.transit.join import raw_transit_data_query
+from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
 
 DAY = date(2024, 3, 6)
 NOON = datetime(2024, 3, 6, 17, tzinfo=UTC)
+Row = dict[str, Any]
 STOPS = ["70061", "70063", "70065", "70067", "70069", "70071"]
 
 
 def at(seconds: float) -> datetime:
+    """Return the time some seconds after noon."""
     return NOON + timedelta(seconds=seconds)
 
 
-def update(seconds, status, stop, trip="1", vehicle="R-1"):
+def update(seconds: float, status: str, stop: str | None, trip: str | None = "1", vehicle: str = "R-1") -> Row:
+    """Return a vehicle update, some seconds after noon."""
     return {"id": vehicle, "updated_at": at(seconds), "current_status": status, "stop_id": stop, "trip_id": trip}
 
 
-def timetable(trip="1", late=0):
-    """A stop every 300 s from noon; the origin has no arrival, the terminal no departure."""
+def timetable(trip: str = "1", late: float = 0) -> list[Row]:
+    """Return a schedule with a stop every 300 s from noon: no arrival at the origin, no departure at the terminal."""
     return [
         {
             "trip_id": trip,
@@ -38,7 +42,8 @@ def timetable(trip="1", late=0):
     ]
 
 
-def join(updates, schedule=None) -> pd.DataFrame:
+def join(updates: list[Row], schedule: list[Row] | None = None) -> pd.DataFrame:
+    """Return the join of vehicle updates with a schedule, by default `timetable()`."""
     tables = {
         "vehicle": updates,
         "trip": [{"id": "1", "name": "one", "route_id": "Red", "direction_id": 0}],
@@ -48,26 +53,25 @@ def join(updates, schedule=None) -> pd.DataFrame:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name, rows in tables.items():
-            wanted = schema.arrow_schema(schema.UPSTREAM[name])
-            rows = [{"service_date": DAY} | row for row in rows]
-            columns = {f.name: arrow.array([row.get(f.name) for row in rows], f.type) for f in wanted}
-            connection.register(name, arrow.table(columns, schema=wanted))
-        joined = connection.execute(raw_transit_data_query("duckdb"), {"service_date": DAY}).arrow().read_all()
-    rows = schema.typed(schema.to_frame(joined), schema.RawTransitData)
-    return schema.RawTransitData.validate(rows)
+            fields = schema.arrow_schema(schema.UPSTREAM[name])
+            dated = [{"service_date": DAY} | row for row in rows]
+            columns = {field.name: arrow.array([row.get(field.name) for row in dated], field.type) for field in fields}
+            connection.register(name, arrow.table(columns, schema=fields))
+        joined = connection.execute(build_raw_transit_data_query("duckdb"), {"service_date": DAY}).arrow().read_all()
+    return schema.RawTransitData.validate(schema.cast_frame(schema.to_frame(joined), schema.RawTransitData))
 
 
-def test_an_update_has_a_row_for_the_stops_1_3_and_5_ahead_in_the_order_of_the_timetable():
+def test_an_update_has_a_row_for_the_stops_1_3_and_5_ahead_in_the_order_of_the_timetable() -> None:
     rows = join([update(10, "STOPPED_AT", "70061")])
     assert rows[["stops_ahead", "stop_id"]].values.tolist() == [[1, "70063"], [3, "70067"], [5, "70071"]]
 
 
-def test_a_moving_vehicle_is_one_stop_from_where_it_goes():
+def test_a_moving_vehicle_is_one_stop_from_where_it_goes() -> None:
     rows = join([update(10, "IN_TRANSIT_TO", "70063")])
     assert rows.loc[rows["stops_ahead"] == 1, "stop_id"].tolist() == ["70063"]
 
 
-def test_the_label_is_the_first_stop_at_the_platform_whatever_its_alias_and_never_made_up():
+def test_the_label_is_the_first_stop_at_the_platform_whatever_its_alias_and_never_made_up() -> None:
     updates = [update(10, "IN_TRANSIT_TO", "70063"), update(330, "STOPPED_AT", "70063")]
     rows = join([*updates, update(390, "STOPPED_AT", "70063"), update(980, "STOPPED_AT", "70067")])
     first = rows[rows["time_stamp"] == at(10)].set_index("stops_ahead")["actual_arrival_time"]
@@ -76,33 +80,33 @@ def test_the_label_is_the_first_stop_at_the_platform_whatever_its_alias_and_neve
     assert pd.isna(first[5])
 
 
-def test_a_berth_is_its_platform():
+def test_a_berth_is_its_platform() -> None:
     rows = join([update(10, "STOPPED_AT", "Alewife-02")])
     assert rows["current_stop_id"].unique().tolist() == ["70061"]
 
 
-def test_what_has_arrived_is_no_target_any_more():
+def test_a_stop_that_the_trip_has_arrived_at_is_no_target() -> None:
     rows = join([update(330, "STOPPED_AT", "70063"), update(340, "IN_TRANSIT_TO", "70063")])
     assert not ((rows["stop_id"] == "70063") & (rows["time_stamp"] >= at(330))).any()
 
 
-def test_repeated_updates_count_once_and_one_moment_has_one_state():
+def test_repeated_updates_count_once_and_a_vehicle_has_one_status_at_a_time() -> None:
     once = join([update(10, "INCOMING_AT", "70063")])
     again = join([*[update(10, "IN_TRANSIT_TO", "70063")] * 3, *[update(10, "INCOMING_AT", "70063")] * 2])
     pd.testing.assert_frame_equal(once, again)
 
 
-def test_the_origin_is_no_target():
+def test_the_origin_is_no_target() -> None:
     rows = join([update(-100, "IN_TRANSIT_TO", "70061")])
     assert "70061" not in rows["stop_id"].tolist()
 
 
 @pytest.mark.parametrize("trip", ["ADDED-1", "NONREV-1"])
-def test_added_trips_are_no_targets_even_with_a_schedule(trip):
+def test_added_trips_are_no_targets_even_with_a_schedule(trip: str) -> None:
     assert join([update(10, "STOPPED_AT", "70061", trip)], timetable(trip)).empty
 
 
-def test_a_trip_in_the_wrong_slot_is_dropped_and_a_late_one_kept():
+def test_a_trip_in_the_wrong_slot_is_dropped_and_a_late_one_kept() -> None:
     running = [update(300 * n + 20, "STOPPED_AT", stop) for n, stop in enumerate(STOPS)]
     early = join(running, timetable(late=2400))
     assert early["actual_arrival_time"].isna().all()
@@ -111,13 +115,13 @@ def test_a_trip_in_the_wrong_slot_is_dropped_and_a_late_one_kept():
     assert late["actual_arrival_time"].notna().any()
 
 
-def test_a_missing_trip_or_stop_is_no_sample_and_no_error():
+def test_a_missing_trip_or_stop_is_no_sample_and_no_error() -> None:
     rows = join([update(10, "STOPPED_AT", None), update(20, "STOPPED_AT", "70061", trip=None)])
     assert rows.empty
 
 
-def test_bigquery_gets_the_statement_as_written_with_its_own_table_names():
-    text = raw_transit_data_query("bigquery", {"vehicle": "p.d.vehicle", "stop": "p.d.stop"})
+def test_bigquery_gets_the_statement_as_written_with_its_own_table_names() -> None:
+    text = build_raw_transit_data_query("bigquery", {"vehicle": "p.d.vehicle", "stop": "p.d.stop"})
     assert "FROM p.d.vehicle AS v" in text
     assert sqlglot.parse_one(text, read="bigquery") is not None
     assert text.count("@service_date") == 5
