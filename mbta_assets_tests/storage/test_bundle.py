@@ -1,4 +1,4 @@
-"""A bundle is what its manifest says, or it is refused."""
+"""A bundle whose files differ from its manifest is refused."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ def test_a_bundle_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read.size_bytes == sum(path.stat().st_size for path in (tmp_path / "a").iterdir())
 
 
-def test_the_digest_follows_the_content_alone(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_content_alone(tmp_path: Path) -> None:
     first = bundle.write(tmp_path / "a", "toy", FILES, b=1, a=2)
     same = bundle.write(tmp_path / "b", "toy", dict(reversed(FILES.items())), a=2, b=1)
     other = bundle.write(tmp_path / "c", "toy", {**FILES, "encoder.json": b"[]"}, a=2, b=1)
     assert first.digest == same.digest != other.digest
 
 
-def test_a_directory_in_use_is_not_written_to(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_empty_is_not_written_to(tmp_path: Path) -> None:
     bundle.write(tmp_path, "toy", FILES)
     with pytest.raises(BundleError, match="is not empty"):
         bundle.write(tmp_path, "toy", FILES)

@@ -1,4 +1,4 @@
-"""Versions never change, and the pointer to the current one moves only from where its mover saw it."""
+"""Versions never change, and a writer moves the pointer only if it is still where the writer read it."""
 
 import json
 import subprocess
@@ -9,51 +9,51 @@ from pathlib import Path
 import pytest
 
 from mbta_assets.storage.bundle import BundleError, Draft
-from mbta_assets.storage.model_registry import BundleStore, Move, PointerMoved
+from mbta_assets.storage.model_registry import ModelRegistry, Move, PointerMoved
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 
-def draft(n: int) -> Draft:
-    """One of many small bundles."""
+def make_draft(n: int) -> Draft:
+    """Return a small bundle whose file contains the byte n."""
     return Draft("toy", {"weights.bin": bytes([n])}, {"mae": n})
 
 
 def test_the_pointer_keeps_its_history_and_can_go_back(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path)
-    a, b = (store.put("model", draft(n)).digest for n in (1, 2))
-    store.point("model", a, expected=None)
-    store.point("model", b, expected=a)
-    assert store.history("model") == [b, a]
-    store.point("model", a, expected=b)
-    assert store.current("model").file("weights.bin") == b"\x01"
-    assert store.history("model") == [a, b, a]
+    registry = ModelRegistry(tmp_path)
+    a, b = (registry.put("model", make_draft(n)).digest for n in (1, 2))
+    registry.set_current("model", a, expected=None)
+    registry.set_current("model", b, expected=a)
+    assert registry.history("model") == [b, a]
+    registry.set_current("model", a, expected=b)
+    assert registry.current("model").file("weights.bin") == b"\x01"
+    assert registry.history("model") == [a, b, a]
 
 
 def test_the_history_says_when_each_version_became_current_and_why(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path)
-    a, b = (store.put("model", draft(n)).digest for n in (1, 2))
-    store.point("model", a, expected=None, why="the first")
-    store.point("model", b, expected=a, why="a better one")
-    latest, first = store.moves("model")
+    registry = ModelRegistry(tmp_path)
+    a, b = (registry.put("model", make_draft(n)).digest for n in (1, 2))
+    registry.set_current("model", a, expected=None, why="the first")
+    registry.set_current("model", b, expected=a, why="a better one")
+    latest, first = registry.moves("model")
     assert [(latest.digest, latest.why), (first.digest, first.why)] == [(b, "a better one"), (a, "the first")]
     assert latest.at is not None
     assert abs(datetime.now(UTC) - datetime.fromisoformat(latest.at)) < timedelta(minutes=1)
 
 
-def test_a_pointer_from_before_moves_had_a_time_and_a_reason_is_read_and_carried_on(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path)
-    a, b, c = (store.put("model", draft(n)).digest for n in range(3))
+def test_a_pointer_without_times_and_reasons_is_read_and_extended(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    a, b, c = (registry.put("model", make_draft(n)).digest for n in range(3))
     pointer = tmp_path / "bundles/model/current.json"
     pointer.write_text(json.dumps({"version": b[:16], "digest": b, "previous": [a]}))
-    assert store.moves("model") == [Move(b), Move(a)]
-    store.point("model", c, expected=b)
-    assert store.moves("model")[1:] == [Move(b), Move(a)]
+    assert registry.moves("model") == [Move(b), Move(a)]
+    registry.set_current("model", c, expected=b)
+    assert registry.moves("model")[1:] == [Move(b), Move(a)]
 
 
 def test_a_version_stored_again_is_the_same_version(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path)
-    first = store.put("model", draft(1))
-    assert store.put("other_model", first).digest == store.put("model", draft(1)).digest == first.digest
+    registry = ModelRegistry(tmp_path)
+    first = registry.put("model", make_draft(1))
+    assert registry.put("other_model", first).digest == registry.put("model", make_draft(1)).digest == first.digest
 
 
 @pytest.mark.parametrize(
@@ -63,43 +63,43 @@ def test_a_version_stored_again_is_the_same_version(tmp_path: Path) -> None:
 def test_a_damaged_version_is_refused_and_repaired_by_storing_it_again(
     tmp_path: Path, name: str, old: bytes, new: bytes
 ) -> None:
-    store = BundleStore(tmp_path)
-    stored = store.put("model", draft(1))
-    store.point("model", stored.digest, expected=None)
+    registry = ModelRegistry(tmp_path)
+    stored = registry.put("model", make_draft(1))
+    registry.set_current("model", stored.digest, expected=None)
     damaged = stored.path / name
-    whole = damaged.read_bytes()
-    damaged.write_bytes(whole.replace(old, new))
+    intact = damaged.read_bytes()
+    damaged.write_bytes(intact.replace(old, new))
     with pytest.raises(BundleError, match=name):
-        store.current("model")
-    store.put("model", draft(1))
-    assert store.current("model").digest == stored.digest
-    assert damaged.read_bytes() == whole
+        registry.current("model")
+    registry.put("model", make_draft(1))
+    assert registry.current("model").digest == stored.digest
+    assert damaged.read_bytes() == intact
 
 
-def test_without_a_version_there_is_a_command_to_make_one(tmp_path: Path) -> None:
+def test_without_a_version_the_error_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="dagster asset materialize --select model"):
-        BundleStore(tmp_path).current("model")
+        ModelRegistry(tmp_path).current("model")
 
 
-def test_the_pointer_does_not_move_from_elsewhere_or_to_nothing(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path)
-    digest = store.put("model", draft(1)).digest
+def test_the_pointer_moves_neither_from_another_version_nor_to_one_that_is_not_stored(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    digest = registry.put("model", make_draft(1)).digest
     with pytest.raises(PointerMoved):
-        store.point("model", digest, expected="another")
+        registry.set_current("model", digest, expected="another")
     with pytest.raises(BundleError):
-        store.point("model", "0" * 64, expected=None)
-    assert store.history("model") == []
+        registry.set_current("model", "0" * 64, expected=None)
+    assert registry.history("model") == []
 
 
-MOVES = """
+MOVE_POINTER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from mbta_assets.storage.model_registry import BundleStore, PointerMoved
+from mbta_assets.storage.model_registry import ModelRegistry, PointerMoved
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    BundleStore(Path.cwd()).point("model", sys.argv[1], expected=sys.argv[2])
+    ModelRegistry(Path.cwd()).set_current("model", sys.argv[1], expected=sys.argv[2])
 except PointerMoved:
     print("lost")
 else:
@@ -107,21 +107,22 @@ else:
 """
 
 
-def test_of_two_movers_at_once_exactly_one_wins(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path)
-    start, *others = (store.put("model", draft(n)).digest for n in range(3))
-    store.point("model", start, expected=None)
+@pytest.mark.integration
+def test_of_two_concurrent_writers_exactly_one_moves_the_pointer(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    start, *others = (registry.put("model", make_draft(n)).digest for n in range(3))
+    registry.set_current("model", start, expected=None)
     root = str(ROOT)
-    movers = [
+    writers = [
         subprocess.Popen(
-            [sys.executable, "-c", MOVES, other, start, root],
+            [sys.executable, "-c", MOVE_POINTER, other, start, root],
             cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for other in others
     ]  # fmt: skip
-    for mover in movers:
-        assert mover.stdout is not None
-        assert mover.stdout.readline() == "ready\n"
-    outcomes = [mover.communicate("go\n")[0].strip() for mover in movers]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    outcomes = [writer.communicate("go\n")[0].strip() for writer in writers]
     assert sorted(outcomes) == ["lost", "won"]
-    assert store.history("model") == [others[outcomes.index("won")], start]
+    assert registry.history("model") == [others[outcomes.index("won")], start]
