@@ -1,11 +1,64 @@
-"""The environment is read once, whole, and a wrong value is told apart from a missing one."""
+"""The environment is read once and as a whole, and a wrong value is told apart from a missing one."""
 
+import re
 from datetime import date
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from mbta_assets.settings import VARIABLES, Settings, SettingsError
+from mbta_assets.settings import REQUIREMENTS, VARIABLES, Settings, SettingsError, Variable
+
+EXAMPLES: dict[str, tuple[str, object]] = {
+    "any text": ("other", "other"),
+    "a path": ("/srv/mbta", Path("/srv/mbta")),
+    "a directory that exists": ("/", Path("/")),
+    "a date written YYYY-MM-DD": ("2023-10-03", date(2023, 10, 3)),
+    "a JSON object, or the path of a file with one": (
+        '{"vehicle": {"table": "vehicle.df"}}',
+        {"vehicle": {"table": "vehicle.df"}},
+    ),
+    "a URL that begins with http:// or https://": ("https://chat.example/hooks/1", "https://chat.example/hooks/1"),
+    "host:port, or a URL that begins with http:// or https://": ("127.0.0.1:9050", "http://127.0.0.1:9050"),
+    "a cron expression of five fields, such as 0 6 * * *": ("0 7 * * 1", "0 7 * * 1"),
+    "16 characters or more, without spaces": ("sixteen-letters-x", "sixteen-letters-x"),
+    "the e-mail address of a service account": ("runner@transit-1.example", "runner@transit-1.example"),
+    "the id of a project, such as my-project-1": ("transit-1", "transit-1"),
+    "the name of a dataset: letters, digits and underscores": ("delays", "delays"),
+    "the name of a dataset, or project.dataset": ("other-team.feed", "other-team.feed"),
+    "the name of a bucket, without gs://": ("delay-models", "delay-models"),
+    "an address that begins with gs://": ("gs://pipelines/root", "gs://pipelines/root"),
+}
+"""For each kind of value a text that is no variable's default, and the value that is read from it."""
+NAMES = [entry.name for entry in VARIABLES]
+BY_NAME = {entry.name: entry for entry in VARIABLES}
+
+
+def example(entry: Variable) -> tuple[str, object]:
+    """Return a text that a variable accepts and that is not its default, and the value that is read from it."""
+    if entry.accepts in EXAMPLES:
+        return EXAMPLES[entry.accepts]
+    bounds = re.fullmatch(r"a whole number, (\d+) (?:or more|to (\d+))", entry.accepts)
+    if bounds:
+        number = int(entry.default) + 1 if entry.default else int(bounds[1])
+        return str(number), number
+    *_, choice = [choice for choice in entry.accepts.split(" or ") if choice != entry.default]
+    return choice, choice
+
+
+def example_environment(entry: Variable) -> dict[str, str]:
+    """Return an environment in which a variable has its example, and what that requires is set too."""
+    text, _ = example(entry)
+    names = [entry.name]
+    for name, value, required in REQUIREMENTS:
+        if (name, value) == (entry.name, text):
+            names += required
+    return {name: example(BY_NAME[name])[0] for name in names}
+
+
+def read(settings: Settings) -> dict[str, object]:
+    """Return the value of every variable by its name."""
+    return {entry.name: getattr(settings, entry.field) for entry in VARIABLES}
 
 
 def test_an_empty_environment_gives_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,117 +79,59 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path, monkeypatch: py
     assert settings.files_dir is settings.ray_address is settings.wandb_api_key is None
 
 
-def test_every_variable_is_read(tmp_path: Path) -> None:
-    environ = {
-        "MBTA_DEPLOYMENT": "local",
-        "MBTA_SOURCE": "files",
-        "MBTA_FILES_DIR": str(tmp_path),
-        "MBTA_STORE": str(tmp_path / "store"),
-        "MBTA_START_DATE": "2023-10-03",
-        "MBTA_SEED": "7",
-        "MBTA_TRAINING_DAYS": "1",
-        "MBTA_TUNE_TRIALS": "2",
-        "MBTA_BACKFILL_DAYS": "5",
-        "MBTA_AUTOMATION": "on",
-        "MBTA_NIGHTLY_HOUR": "5",
-        "MBTA_RETRAIN_AT": "0 7 * * 1",
-        "MBTA_RETRAIN_HOURS": "0",
-        "MBTA_POLL_SECONDS": "300",
-        "MBTA_ALERT_WEBHOOK": "https://chat.example/hooks/1",
-        "MBTA_PROMOTION_WEBHOOK": "http://serving:8080/reload",
-        "MBTA_MODEL": "gs://delay-models",
-        "MBTA_REFRESH_SECONDS": "0",
-        "MBTA_DAGSTER_URL": "http://dagster:3000",
-        "MBTA_DAGSTER_AUDIENCE": "https://dagster.example",
-        "MBTA_EVENT_TOKEN": "sixteen-letters-x",
-        "MBTA_EVENT_AUDIENCE": "https://events.example",
-        "MBTA_EVENT_SENDER": "eventarc@transit-1.iam.gserviceaccount.com",
-        "MBTA_EVENT_CHECK": "cloud-run",
-        "GCP_PROJECT": "transit-1",
-        "BIGQUERY_DATASET": "delays",
-        "BIGQUERY_UPSTREAM_DATASET": "other-team.feed",
-        "BIGQUERY_UPSTREAM_LAYOUT": '{"vehicle": {"table": "vehicle.df"}}',
-        "BIGQUERY_LOCATION": "EU",
-        "BIGQUERY_MAXIMUM_BYTES_BILLED": "20000000",
-        "GCS_BUCKET": "delay-models",
-        "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json"),
-        "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT": "runner@transit-1.iam.gserviceaccount.com",
-        "GCP_RETRY_SECONDS": "30",
-        "BIGQUERY_EMULATOR_HOST": "127.0.0.1:9050",
-        "BIGQUERY_STORAGE_EMULATOR_HOST": "127.0.0.1:9060",
-        "STORAGE_EMULATOR_HOST": "http://127.0.0.1:4443/",
-        "VERTEX_LOCATION": "us-east4",
-        "VERTEX_IMAGE": "us-docker.pkg.dev/transit-1/images/training:1",
-        "VERTEX_PIPELINE_ROOT": "gs://pipelines/root",
-        "VERTEX_SERVICE_ACCOUNT": "trainer@transit-1.iam.gserviceaccount.com",
-        "VERTEX_ENDPOINT": "127.0.0.1:9070",
-        "RAY_ADDRESS": "auto",
-        "MBTA_TRIAL_CPUS": "4",
-        "MBTA_TRIAL_GPUS": "1",
-        "MBTA_XGBOOST_WORKERS": "8",
-        "MBTA_TORCH_WORKERS": "2",
-        "WANDB_MODE": "online",
-        "WANDB_API_KEY": "k",
-        "WANDB_PROJECT": "delays",
-    }
-    assert set(environ) == {variable.name for variable in VARIABLES}
+def test_all_variables_are_read_together() -> None:
+    environ = {entry.name: example(entry)[0] for entry in VARIABLES}
+    values = {entry.name: example(entry)[1] for entry in VARIABLES}
 
-    assert Settings.from_environment(environ) == Settings(
-        deployment="local",
-        source="files",
-        files_dir=tmp_path,
-        store=tmp_path / "store",
-        start_date=date(2023, 10, 3),
-        seed=7,
-        training_days=1,
-        tune_trials=2,
-        backfill_days=5,
-        automation="on",
-        nightly_hour=5,
-        retrain_at="0 7 * * 1",
-        retrain_hours=0,
-        poll_seconds=300,
-        alert_webhook="https://chat.example/hooks/1",
-        promotion_webhook="http://serving:8080/reload",
-        model="gs://delay-models",
-        refresh_seconds=0,
-        dagster_url="http://dagster:3000",
-        dagster_audience="https://dagster.example",
-        event_token="sixteen-letters-x",
-        event_audience="https://events.example",
-        event_sender="eventarc@transit-1.iam.gserviceaccount.com",
-        event_check="cloud-run",
-        gcp_project="transit-1",
-        bigquery_dataset="delays",
-        bigquery_upstream_dataset="other-team.feed",
-        bigquery_upstream_layout={"vehicle": {"table": "vehicle.df"}},
-        bigquery_location="EU",
-        bigquery_maximum_bytes_billed=20_000_000,
-        gcs_bucket="delay-models",
-        google_application_credentials=tmp_path / "key.json",
-        google_impersonate_service_account="runner@transit-1.iam.gserviceaccount.com",
-        gcp_retry_seconds=30,
-        bigquery_emulator_host="http://127.0.0.1:9050",
-        bigquery_storage_emulator_host="127.0.0.1:9060",
-        storage_emulator_host="http://127.0.0.1:4443",
-        vertex_location="us-east4",
-        vertex_image="us-docker.pkg.dev/transit-1/images/training:1",
-        vertex_pipeline_root="gs://pipelines/root",
-        vertex_service_account="trainer@transit-1.iam.gserviceaccount.com",
-        vertex_endpoint="http://127.0.0.1:9070",
-        ray_address="auto",
-        trial_cpus=4,
-        trial_gpus=1,
-        xgboost_workers=8,
-        torch_workers=2,
-        wandb_mode="online",
-        wandb_api_key="k",
-        wandb_project="delays",
-    )
+    assert read(Settings.from_environment(environ)) == values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variable_sets_its_own_field_and_no_other(name: str) -> None:
+    environ, defaults = example_environment(BY_NAME[name]), read(Settings())
+
+    values = read(Settings.from_environment(environ))
+
+    assert {other for other in NAMES if values[other] != defaults[other]} == set(environ)
+    assert values[name] == example(BY_NAME[name])[1]
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in VARIABLES if entry.default])
+def test_the_documented_default_is_the_default(name: str) -> None:
+    assert Settings.from_environment({name: BY_NAME[name].default}) == Settings()
+
+
+def test_every_variable_is_described() -> None:
+    assert len(set(NAMES)) == len(NAMES) == len(Settings.model_fields)
+    assert [entry.name for entry in VARIABLES if not entry.description.endswith(".")] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_value_is_no_value(name: str) -> None:
+    assert Settings.from_environment({name: ""}) == Settings()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "may_be"),
+    ("address", "url"),
+    [
+        ("127.0.0.1:4443", "http://127.0.0.1:4443"),
+        ("http://127.0.0.1:4443/", "http://127.0.0.1:4443"),
+        ("https://storage.example", "https://storage.example"),
+    ],
+)
+def test_an_endpoint_is_a_url_without_a_trailing_slash(address: str, url: str) -> None:
+    assert Settings.from_environment({"STORAGE_EMULATOR_HOST": address}).storage_emulator_host == url
+
+
+def test_a_layout_may_be_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "layout.json"
+    path.write_text('{"vehicle": {"table": "vehicle.df"}}')
+    settings = Settings.from_environment({"BIGQUERY_UPSTREAM_LAYOUT": str(path)})
+    assert settings.bigquery_upstream_layout == {"vehicle": {"table": "vehicle.df"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepts"),
     [
         ("MBTA_DEPLOYMENT", "aws", "local or gcp"),
         ("MBTA_SOURCE", "lamp", "synthetic or files or bigquery"),
@@ -170,14 +165,14 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         ("WANDB_MODE", "sometimes", "online or offline or disabled"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(name: str, value: str, may_be: str) -> None:
+def test_a_wrong_value_is_refused_by_name(name: str, value: str, accepts: str) -> None:
     with pytest.raises(SettingsError) as error:
         Settings.from_environment({name: value})
     assert f"{name} is {value!r}" in str(error.value)
-    assert may_be in str(error.value)
+    assert accepts in str(error.value)
 
 
-def test_all_wrong_values_are_told_at_once() -> None:
+def test_all_wrong_values_are_named_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         Settings.from_environment({"MBTA_SEED": "x", "MBTA_SOURCE": "telepathy", "WANDB_MODE": "online"})
     lines = str(error.value).splitlines()
@@ -195,14 +190,16 @@ def test_all_wrong_values_are_told_at_once() -> None:
         ({"WANDB_MODE": "online"}, "WANDB_API_KEY"),
     ],
 )
-def test_a_choice_that_needs_another_variable_says_so(environ: dict[str, str], missing: str) -> None:
-    with pytest.raises(SettingsError, match=f"{missing} is not set"):
+def test_a_choice_that_requires_another_variable_says_so(environ: dict[str, str], missing: str) -> None:
+    [(name, value)] = environ.items()
+    with pytest.raises(SettingsError, match=f"{missing} is not set; {name}={value} requires it"):
         Settings.from_environment(environ)
 
 
-@pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
-def test_an_empty_value_is_no_value(name: str) -> None:
-    assert Settings.from_environment({name: ""}) == Settings()
+def test_the_constructor_refuses_what_the_environment_may_not_say() -> None:
+    for wrong in ({"seed": -1}, {"no_such_setting": 1}, {"source": "files"}):
+        with pytest.raises(ValidationError):
+            Settings(**wrong)
 
 
 def test_a_secret_is_not_printed() -> None:
@@ -213,9 +210,18 @@ def test_a_secret_is_not_printed() -> None:
     assert set(settings.secrets) == {"hunter2", *webhooks.values()}
 
 
+def test_keys_tokens_and_webhooks_are_secrets() -> None:
+    secrets = {entry.name for entry in VARIABLES if entry.secret}
+    assert secrets == {name for name in NAMES if re.search("KEY|TOKEN|WEBHOOK|PASSWORD|SECRET", name)}
+    assert len(secrets) == 4
+
+
 def test_a_wrong_secret_is_named_and_not_shown() -> None:
     with pytest.raises(SettingsError) as error:
         Settings.from_environment({"MBTA_ALERT_WEBHOOK": "chat/hunter2"})
     assert "MBTA_ALERT_WEBHOOK is wrong" in str(error.value)
     assert "begins with http:// or https://" in str(error.value)
     assert "hunter2" not in str(error.value)
+    with pytest.raises(ValidationError) as invalid:
+        Settings(alert_webhook="chat/hunter2")
+    assert "hunter2" not in str(invalid.value)

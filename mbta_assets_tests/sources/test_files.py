@@ -1,4 +1,4 @@
-"""Files are read as the contract says, and what is wrong with them is said plainly."""
+"""The files source reads files as the contract requires, and refuses invalid ones with a clear message."""
 
 import os
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -20,7 +20,7 @@ NOON = datetime(2023, 10, 3, 16, tzinfo=UTC)
 
 
 def vehicles(day: date = DAY, n: int = 3) -> arrow.Table:
-    """A small vehicle table with the required columns, and a column that nobody asked for."""
+    """Return a small vehicle table with the required columns, and a column that is not in the contract."""
     return arrow.table(
         {
             "service_date": arrow.array([day] * n),
@@ -39,14 +39,14 @@ def vehicles(day: date = DAY, n: int = 3) -> arrow.Table:
 
 
 def with_column(rows: arrow.Table, name: str, values: arrow.Array | list[object]) -> arrow.Table:
-    """The table with a column added or replaced."""
+    """Return a table with a column added or replaced."""
     if name in rows.column_names:
         return rows.set_column(rows.column_names.index(name), name, arrow.array(values))
     return rows.append_column(name, arrow.array(values))
 
 
 def write(directory: Path, rows: arrow.Table, name: str = "vehicle.parquet") -> FilesSource:
-    """A source over a directory with one more file in it."""
+    """Write rows to a file in a directory, and return the source of that directory."""
     path = directory / name
     path.parent.mkdir(parents=True, exist_ok=True)
     (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(rows, path)
@@ -54,7 +54,7 @@ def write(directory: Path, rows: arrow.Table, name: str = "vehicle.parquet") -> 
 
 
 def refusal(source: FilesSource, table: str = "vehicle", day: date = DAY) -> str:
-    """The message with which the source refuses; it always says which source, table and service day."""
+    """Return the message with which the source refuses a table, which names the source, table and service day."""
     with pytest.raises(SourceError) as error:
         source.read(table, day)
     message = str(error.value)
@@ -67,7 +67,7 @@ def refusal(source: FilesSource, table: str = "vehicle", day: date = DAY) -> str
 def test_a_real_day_is_read_with_the_types_of_the_contract(seed_upstream: Path, table: str) -> None:
     rows = FilesSource(seed_upstream).read(table, DAY)
     assert len(rows) == {"vehicle": 10195, "trip": 56, "stop": 36, "schedule": 766}[table]
-    assert rows.dtypes.equals(schema.empty(schema.UPSTREAM[table]).dtypes)
+    assert rows.dtypes.equals(schema.empty_frame(schema.UPSTREAM[table]).dtypes)
 
 
 def test_every_layout_gives_the_same_rows(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_missing_optional_column_is_a_missing_value(tmp_path: Path) -> None:
         ("service_date", arrow.array([datetime(2023, 10, 3)] * 3), [DAY] * 3),
     ],
 )
-def test_types_of_the_same_family_are_taken(tmp_path: Path, column: str, values: object, expected: object) -> None:
+def test_types_of_the_same_family_are_accepted(tmp_path: Path, column: str, values: object, expected: object) -> None:
     rows = write(tmp_path, with_column(vehicles(), column, values)).read("vehicle", DAY)
     pd.testing.assert_series_equal(rows[column], pd.Series(expected, dtype=rows[column].dtype, name=column))
 
@@ -166,13 +166,13 @@ def test_a_missing_required_column_is_refused(tmp_path: Path, column: str) -> No
     assert "the required column is missing" in message
 
 
-def test_a_missing_value_is_refused_where_there_must_be_one(tmp_path: Path) -> None:
+def test_a_missing_value_is_refused_in_a_required_column(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, with_column(vehicles(), "id", ["R-1", None, None])))
     assert "column id" in message
     assert "2 of 3 values are missing, first at row 1" in message
 
 
-def test_an_unknown_status_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+def test_an_unknown_status_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     statuses = ["STOPPED_AT", "FLYING", "FLYING"]
     message = refusal(write(tmp_path, with_column(vehicles(), "current_status", statuses)))
     assert "column current_status" in message
@@ -192,28 +192,28 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
     assert f"{name} is empty (0 bytes)" in refusal(source)
 
 
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
-def test_a_truncated_parquet_file_is_refused(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_parquet_file_is_refused(tmp_path: Path, share: float) -> None:
     source = write(tmp_path, vehicles())
     path = tmp_path / "vehicle.parquet"
-    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     assert "vehicle.parquet is cut short or damaged" in refusal(source)
 
 
-def test_a_day_that_is_not_there_is_refused_with_the_days_that_are(tmp_path: Path) -> None:
+def test_a_missing_day_is_refused_with_the_days_that_exist(tmp_path: Path) -> None:
     two_days = arrow.concat_tables([vehicles(DAY), vehicles(NEXT_DAY)])
-    held = "the day is not there; it holds 2023-10-03 to 2023-10-04, 2 in all"
-    assert held in refusal(write(tmp_path / "a", two_days), day=date(2023, 10, 9))
+    message = "the day is not there; it holds 2023-10-03 to 2023-10-04, 2 in all"
+    assert message in refusal(write(tmp_path / "a", two_days), day=date(2023, 10, 9))
 
     write(tmp_path / "b", vehicles(DAY), "vehicle/service_date=2023-10-03/0.parquet")
     source = write(tmp_path / "b", vehicles(NEXT_DAY), "vehicle/service_date=2023-10-04/0.parquet")
-    assert held in refusal(source, day=date(2023, 10, 9))
+    assert message in refusal(source, day=date(2023, 10, 9))
 
 
 def test_a_file_without_rows_holds_no_day_but_a_partition_without_rows_is_an_empty_day(tmp_path: Path) -> None:
     assert "it holds no rows at all" in refusal(write(tmp_path / "a", vehicles(n=0)))
     source = write(tmp_path / "b", vehicles(n=0), "vehicle/service_date=2023-10-03/0.parquet")
-    pd.testing.assert_frame_equal(source.read("vehicle", DAY), schema.empty(schema.Vehicle))
+    pd.testing.assert_frame_equal(source.read("vehicle", DAY), schema.empty_frame(schema.Vehicle))
 
 
 def test_rows_of_another_day_in_a_partition_are_refused(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_rows_of_another_day_in_a_partition_are_refused(tmp_path: Path) -> None:
     assert "it holds rows of 2023-10-04" in refusal(source)
 
 
-def test_a_table_that_is_not_there_or_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_missing_table_and_one_in_two_layouts_are_refused(tmp_path: Path) -> None:
     assert "Add one of trip.parquet, trip.csv, trip" in refusal(FilesSource(tmp_path), "trip")
     write(tmp_path, vehicles())
     source = write(tmp_path, vehicles(), "vehicle/service_date=2023-10-03/0.parquet")
@@ -229,6 +229,7 @@ def test_a_table_that_is_not_there_or_there_twice_is_refused(tmp_path: Path) -> 
 
 
 def many_days(*days: tuple[date, int]) -> arrow.Table:
+    """Return vehicle tables of several days as one, given each day's number of rows."""
     return arrow.concat_tables(vehicles(day, n) for day, n in days)
 
 
@@ -243,7 +244,7 @@ def test_in_a_file_of_many_days_only_the_day_that_changed_has_another_version(tm
     assert after[NEXT_DAY] != before[NEXT_DAY]
 
 
-def test_a_day_that_joins_a_file_of_many_is_listed_and_changes_no_other(tmp_path: Path) -> None:
+def test_a_day_that_is_added_to_a_file_is_listed_and_changes_no_other(tmp_path: Path) -> None:
     source = write(tmp_path, vehicles(DAY))
     before = source.poll("vehicle", {})
     write(tmp_path, many_days((DAY, 3), (NEXT_DAY, 3)))
@@ -265,19 +266,19 @@ def test_other_content_of_the_same_size_and_time_is_another_version(tmp_path: Pa
     partition = "vehicle/service_date=2023-10-03/0.parquet"
     source = write(tmp_path, vehicles(), partition)
     path = tmp_path / partition
-    before, content, found = source.poll("vehicle", {}), path.read_bytes(), path.stat()
+    before, content, status = source.poll("vehicle", {}), path.read_bytes(), path.stat()
     path.write_bytes(content.replace(b"R-1", b"R-9"))
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
-    assert path.stat().st_size == found.st_size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
     assert source.poll("vehicle", before) != before
 
 
 def test_files_whose_status_is_known_are_not_read(tmp_path: Path) -> None:
     partition = "vehicle/service_date=2023-10-03/0.parquet"
-    known = write(tmp_path, vehicles(), partition).poll("vehicle", {})
-    files._digest_of.cache_clear()
-    assert FilesSource(tmp_path).poll("vehicle", known) == known
-    assert files._digest_of.cache_info().misses == 0
+    known_versions = write(tmp_path, vehicles(), partition).poll("vehicle", {})
+    files._digest_file.cache_clear()
+    assert FilesSource(tmp_path).poll("vehicle", known_versions) == known_versions
+    assert files._digest_file.cache_info().misses == 0
 
 
 def test_a_missing_value_elsewhere_in_a_file_of_many_days_changes_no_day(tmp_path: Path) -> None:

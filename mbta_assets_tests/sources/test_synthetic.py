@@ -1,4 +1,4 @@
-"""The simulated service days keep the upstream contract, look like what is observed, and have its traps."""
+"""The simulated service days keep the upstream contract and have the delays and irregularities of real ones."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mbta_assets.sources.simulation.process import simulate
-from mbta_assets.sources.simulation.timetable import timetable
+from mbta_assets.sources.simulation.timetable import build_timetable
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.transit import schema
 from mbta_assets.transit.platforms import PLATFORM_ALIASES
@@ -37,30 +37,31 @@ def test_every_table_keeps_the_upstream_contract(table: str, service_date: date)
     schema.UPSTREAM[table].validate(rows)
 
 
+@pytest.mark.integration
 def test_a_day_depends_on_its_date_and_seed_alone(vehicle: pd.DataFrame) -> None:
-    digest = "import sys, datetime, pandas as pd; from mbta_assets.sources.synthetic import SyntheticSource as S;"
-    digest += f"rows = S().read('vehicle', datetime.date.fromisoformat('{WEDNESDAY}'));"
-    digest += "print(pd.util.hash_pandas_object(rows, index=False).sum())"
-    elsewhere = subprocess.run([sys.executable, "-c", digest], capture_output=True, text=True, check=True)
-    assert int(elsewhere.stdout) == pd.util.hash_pandas_object(vehicle, index=False).sum()
+    script = "import sys, datetime, pandas as pd; from mbta_assets.sources.synthetic import SyntheticSource as S;"
+    script += f"rows = S().read('vehicle', datetime.date.fromisoformat('{WEDNESDAY}'));"
+    script += "print(pd.util.hash_pandas_object(rows, index=False).sum())"
+    other_process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(other_process.stdout) == pd.util.hash_pandas_object(vehicle, index=False).sum()
     assert not SyntheticSource(seed=1).read("vehicle", WEDNESDAY).equals(vehicle)
 
 
-def test_the_timetable_does_not_run_the_process() -> None:
+def test_reading_the_timetable_does_not_run_the_process() -> None:
     simulate.cache_clear()
     for table in ("trip", "stop", "schedule"):
         SyntheticSource().read(table, WEDNESDAY)
     assert simulate.cache_info().misses == 0
 
 
-def test_arrivals_are_as_late_and_as_stickily_so_as_is_observed() -> None:
+def test_delays_are_as_large_and_as_persistent_as_observed_ones() -> None:
     delays, befores, afters = [], [], []
     for day in range(4, 14):
-        happened = simulate(date(2024, 3, day), 0)
-        plan = happened.timetable
-        delay = happened.reported - plan.published_seconds
-        arrivals = np.flatnonzero((plan.position > 0) & plan.scheduled[plan.trip])
-        later = arrivals[plan.position[arrivals] > 1]
+        simulated = simulate(date(2024, 3, day), 0)
+        timetable = simulated.timetable
+        delay = simulated.reported - timetable.published_seconds
+        arrivals = np.flatnonzero((timetable.position > 0) & timetable.scheduled[timetable.trip])
+        later = arrivals[timetable.position[arrivals] > 1]
         delays.append(delay[arrivals])
         befores.append(delay[later - 1])
         afters.append(delay[later])
@@ -86,7 +87,7 @@ def test_weekends_have_less_service_and_sundays_start_later() -> None:
 
 
 def test_the_service_day_counts_from_noon_minus_twelve_hours(schedule: pd.DataFrame) -> None:
-    """The trains of a Sunday run by the wall clock, also on the Sundays on which the clocks change."""
+    """Sunday's trains run by the wall clock, also on the Sundays on which the clocks change."""
     clock = [
         SyntheticSource().read("schedule", day)["departure_time"].dt.tz_convert("America/New_York").dt.tz_localize(None)
         - pd.Timestamp(day)
@@ -111,19 +112,20 @@ def test_trip_ids_repeat_from_day_to_day() -> None:
     assert regular[0] == regular[1]
 
 
-def test_trips_are_added_that_no_timetable_knows(schedule: pd.DataFrame) -> None:
+def test_some_trips_are_added_without_a_schedule(schedule: pd.DataFrame) -> None:
     trips = SyntheticSource().read("trip", WEDNESDAY)["id"]
     unscheduled = trips[~trips.isin(schedule["trip_id"])]
     assert 0.04 < len(unscheduled) / len(trips) < 0.09
     assert unscheduled.str.match(r"(ADDED|NONREV)-\d+").all()
 
 
-def test_a_rare_trip_claims_the_slot_of_a_later_one() -> None:
-    early = np.concatenate([[s.published_early_seconds for s in timetable(WEDNESDAY, seed).slots] for seed in range(4)])
+def test_a_few_trips_are_assigned_to_the_slot_of_a_later_one() -> None:
+    trips = [trip for seed in range(4) for trip in build_timetable(WEDNESDAY, seed).trips]
+    early = np.array([trip.published_early_seconds for trip in trips])
     assert 0 < (early > 1800).mean() < 0.01
 
 
-def test_updates_have_the_traps_of_the_real_feed(vehicle: pd.DataFrame, schedule: pd.DataFrame) -> None:
+def test_updates_have_the_irregularities_of_the_real_feed(vehicle: pd.DataFrame, schedule: pd.DataFrame) -> None:
     distinct = vehicle.drop_duplicates()
     assert 100_000 < len(vehicle) < 320_000
     assert 1.1 < len(vehicle) / len(distinct) < 1.4
@@ -132,8 +134,8 @@ def test_updates_have_the_traps_of_the_real_feed(vehicle: pd.DataFrame, schedule
     assert set(PLATFORM_ALIASES) <= set(vehicle["stop_id"])
     assert not set(PLATFORM_ALIASES) & set(schedule["stop_id"])
     assert (distinct["updated_at"].diff() < pd.Timedelta(0)).mean() > 0.01, "some come out of order"
-    said = distinct.groupby(["id", "updated_at"])["current_status"].nunique()
-    assert (said > 1).any(), "some say two things at once"
+    statuses = distinct.groupby(["id", "updated_at"])["current_status"].nunique()
+    assert (statuses > 1).any(), "some have two statuses at the same time"
     stopped = distinct.loc[distinct["current_status"] == "STOPPED_AT", ["trip_id", "stop_id"]].replace(PLATFORM_ALIASES)
     assert stopped.duplicated().any()
     arrivals = pd.MultiIndex.from_frame(schedule.dropna(subset="arrival_time")[["trip_id", "stop_id"]])
@@ -147,18 +149,18 @@ def test_updates_of_a_moving_train_come_every_ten_to_thirty_seconds(vehicle: pd.
     assert 10 < apart.median() < 30
 
 
-def test_a_position_tells_nothing_about_how_long_the_run_will_take(vehicle: pd.DataFrame) -> None:
-    """Of trains that left one stop equally long ago, those further on do not arrive sooner."""
-    happened = simulate(WEDNESDAY, 0)
-    plan = happened.timetable
-    reached = pd.DataFrame({
-        "trip_id": np.array([slot.trip_id for slot in plan.slots])[plan.trip],
-        "stop_id": plan.stop_ids,
-        "start": np.roll(happened.departed, 1),
-        "end": happened.approached,
-    })[plan.position > 0]  # fmt: skip
+def test_a_position_does_not_reveal_how_long_the_run_will_take(vehicle: pd.DataFrame) -> None:
+    """Of trains that left a stop equally long ago, those further on do not arrive sooner."""
+    simulated = simulate(WEDNESDAY, 0)
+    timetable = simulated.timetable
+    runs = pd.DataFrame({
+        "trip_id": np.array([trip.trip_id for trip in timetable.trips])[timetable.trip],
+        "stop_id": timetable.stop_ids,
+        "start": np.roll(simulated.departed, 1),
+        "end": simulated.approached,
+    })[timetable.position > 0]  # fmt: skip
     moving = vehicle[vehicle["current_status"] == "IN_TRANSIT_TO"].drop_duplicates()
-    moving = moving.merge(reached, on=["trip_id", "stop_id"])
+    moving = moving.merge(runs, on=["trip_id", "stop_id"])
     seconds = (moving["updated_at"] - datetime(2024, 3, 6, 5, tzinfo=UTC)).dt.total_seconds()
     moving = moving.assign(elapsed=(seconds - moving["start"]).round(-1), left=moving["end"] - seconds)
     moving = moving[moving["elapsed"].between(10, 50)]
