@@ -57,8 +57,9 @@ quality: $(INSTALLED) ## train on a real day and hold the errors against the pro
 seeds: $(INSTALLED) ## compare models over three seeds of the demo, in a quarter of an hour
 	@$(BIN)/python benchmarks/seeds.py
 
-docs: $(INSTALLED) ## update the generated parts of the documentation
+docs: $(INSTALLED) ## update the generated parts of the documentation: tables of settings and the README's picture
 	$(BIN)/mbta-assets settings $(foreach file,README.md $(wildcard docs/*.md),--write $(file))
+	$(BIN)/python docs/make_picture.py
 
 clean: ## remove the stores of demo and dev, and keep the virtual environment
 	rm -rf .local .dagster

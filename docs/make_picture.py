@@ -1,0 +1,86 @@
+"""Draw the README's picture: the error of models and baselines by stops ahead, from a leaderboard.
+
+Run by `make docs` on the leaderboard of the demo, which is kept beside the picture. For another leaderboard:
+
+    .venv/bin/python docs/make_picture.py .local/reports/model_leaderboard.json picture.png
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
+
+IMAGES = Path(__file__).parent / "images"
+LABELS = {
+    "schedule": ("schedule: on time", "#9a9a9a"),
+    "persistence": ("persistence: the delay at the last stop", "#6b6b6b"),
+    "runtime_lookup": ("run-time lookup: median run time", "#b26a00"),
+    "xgboost_model": ("XGBoost, {size}", "#2f7d4f"),
+    "quantized_student": ("quantized student, {size}: served", "#b3141f"),
+    "oracle": ("oracle: best possible", "#1f4e9e"),
+}
+"""Label and color of each model that is drawn."""
+SERVED = "quantized_student"
+MIN_LABEL_DISTANCE = 1.17
+"""Minimum ratio of the heights of two labels on the logarithmic axis, so that they do not overlap."""
+
+
+def main(leaderboard: Path, picture: Path) -> None:
+    """Draw the picture of a stored leaderboard."""
+    rows = {row["model"]: row for row in json.loads(leaderboard.read_text())}
+    rcParams["font.size"] = 10
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    draw_errors(figure.subplots(), [rows[name] for name in LABELS if name in rows])
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
+
+
+def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the MAE of each model by stops ahead, with its label at the right end of its line."""
+    rows = sorted(rows, key=get_last_error, reverse=True)
+    stops_ahead = [int(number) for number in rows[0]["by_stops_ahead"]]
+    label_heights = spread([get_last_error(row) for row in rows])
+    for row, label_height in zip(rows, label_heights, strict=True):
+        label, color = LABELS[row["model"]]
+        errors = [part["mae"] for part in row["by_stops_ahead"].values()]
+        width = 2.6 if row["model"] == SERVED else 1.5
+        axes.plot(stops_ahead, errors, color=color, marker="o", markersize=4, linewidth=width)
+        text = label.format(size=format_size(row["size_bytes"] or 0))
+        axes.text(stops_ahead[-1] * 1.03, label_height, text, color=color, va="center")
+    axes.set(yscale="log", xlabel="stops ahead", ylabel="mean absolute error (seconds)", xticks=stops_ahead)
+    axes.set_xlim(right=stops_ahead[-1] * 1.02)
+    axes.yaxis.set_major_locator(FixedLocator([10, 20, 50, 100, 200, 500]))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y", color="#e6e6e6")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"Error of the predicted arrival on {rows[0]['n']:,} test rows", loc="left", fontsize=11)
+
+
+def get_last_error(row: Mapping[str, Any]) -> float:
+    """Return the MAE of a model in seconds at the most stops ahead."""
+    mae: float = list(row["by_stops_ahead"].values())[-1]["mae"]
+    return mae
+
+
+def spread(heights: Sequence[float]) -> list[float]:
+    """Return heights in descending order, each moved down until it keeps `MIN_LABEL_DISTANCE` from the one above."""
+    moved: list[float] = []
+    for height in heights:
+        moved.append(min(height, moved[-1] / MIN_LABEL_DISTANCE) if moved else height)
+    return moved
+
+
+def format_size(size: int) -> str:
+    """Return a size in bytes for a label, such as 34 kB."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+if __name__ == "__main__":
+    arguments = [Path(argument) for argument in sys.argv[1:]]
+    main(*(arguments or [IMAGES / "model_leaderboard.json", IMAGES / "error_by_stops_ahead.png"]))
