@@ -1,4 +1,4 @@
-"""A selection of the lineage as a Kubeflow pipeline has the graph of the lineage, its machines and its cache keys."""
+"""The Kubeflow pipeline of a selection has the dependencies, the machines and the cache keys of its assets."""
 
 import subprocess
 import sys
@@ -38,37 +38,38 @@ def test_the_compiled_pipeline_has_the_edges_of_the_lineage(
     definitions: dg.Definitions, selection: str, tmp_path: Path
 ) -> None:
     graph = definitions.resolve_asset_graph()
-    chosen = dg.AssetSelection.from_string(selection).resolve(graph)
+    selected = dg.AssetSelection.from_string(selection).resolve(graph)
     expected = {
-        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys & chosen}
-        for key in chosen
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys & selected}
+        for key in selected
     }
     path = tmp_path / "pipeline.yaml"
-    pipeline.compile_to(lineage.steps(definitions, selection), "an/image:1", path)
+    pipeline.compile_pipeline(lineage.select_steps(definitions, selection), "an/image:1", path)
     compiled = yaml.safe_load(path.read_text())
-    assert pipeline.edges(compiled) == expected
-    images = {one["container"]["image"] for one in compiled["deploymentSpec"]["executors"].values()}
+    assert pipeline.upstream_assets(compiled) == expected
+    images = {executor["container"]["image"] for executor in compiled["deploymentSpec"]["executors"].values()}
     assert images == {"an/image:1"}
 
 
-def test_each_task_takes_the_receipts_of_those_before_it_so_that_a_cache_knows_what_has_changed(
+def test_each_task_takes_the_version_tokens_of_its_inputs_so_that_the_cache_misses_what_has_changed(
     definitions: dg.Definitions,
 ) -> None:
-    compiled = pipeline.specification(lineage.steps(definitions, "group:models or group:training"), "an/image:1")
+    steps = lineage.select_steps(definitions, "group:models or group:training")
+    compiled = pipeline.pipeline_spec(steps, "an/image:1")
     tasks = {task["taskInfo"]["name"]: task for task in compiled["root"]["dag"]["tasks"].values()}
     for task in tasks.values():
         assert task["cachingOptions"] == {"enableCache": True}
-        given = task["inputs"]["parameters"]
-        handed_on = [one for one in given.values() if "taskOutputParameter" in one]
-        assert {one["taskOutputParameter"]["producerTask"] for one in handed_on} == set(task.get("dependentTasks", []))
-        assert given["environment"] == {"componentInputParameter": "environment"}
-    assert tasks["training_set"]["inputs"]["parameters"]["outside"] == {"componentInputParameter": "outside"}
+        parameters = task["inputs"]["parameters"]
+        outputs = [value["taskOutputParameter"] for value in parameters.values() if "taskOutputParameter" in value]
+        assert {output["producerTask"] for output in outputs} == set(task.get("dependentTasks", []))
+        assert parameters["environment"] == {"componentInputParameter": "environment"}
+    external_inputs = tasks["training_set"]["inputs"]["parameters"]["external_inputs"]
+    assert external_inputs == {"componentInputParameter": "external_inputs"}
 
 
 def test_the_partition_is_a_parameter_of_the_assets_that_have_one(definitions: dg.Definitions) -> None:
-    compiled = pipeline.specification(
-        lineage.steps(definitions, "key:transit_features or key:training_set"), "an/image:1"
-    )
+    steps = lineage.select_steps(definitions, "key:transit_features or key:training_set")
+    compiled = pipeline.pipeline_spec(steps, "an/image:1")
     tasks = {
         task["taskInfo"]["name"]: task["inputs"]["parameters"] for task in compiled["root"]["dag"]["tasks"].values()
     }
@@ -76,7 +77,7 @@ def test_the_partition_is_a_parameter_of_the_assets_that_have_one(definitions: d
     assert tasks["training_set"]["partition"] == {"runtimeValue": {"constant": ""}}
 
 
-def test_tags_of_an_asset_say_what_it_runs_on() -> None:
+def test_the_tags_of_an_asset_select_its_machine() -> None:
     tags = {machines.MACHINE_TYPE: "n1-highmem-8", machines.ACCELERATOR: "NVIDIA_TESLA_T4", machines.ACCELERATORS: "2"}
 
     @dg.asset(tags=tags)
@@ -85,14 +86,14 @@ def test_tags_of_an_asset_say_what_it_runs_on() -> None:
     @dg.asset
     def light() -> None: ...
 
-    steps = lineage.steps(dg.Definitions([heavy, light]), "*")
+    steps = lineage.select_steps(dg.Definitions([heavy, light]), "*")
     assert {step.asset: step.machine for step in steps} == {
-        "heavy": Machine("n1-highmem-8", "NVIDIA_TESLA_T4", 2),
-        "light": Machine(),
+        "heavy": Machine.from_type("n1-highmem-8", "NVIDIA_TESLA_T4", 2),
+        "light": Machine.from_type(lineage.DEFAULT_MACHINE_TYPE),
     }
-    compiled = pipeline.specification(steps, "an/image:1")
-    containers = [one["container"] for one in compiled["deploymentSpec"]["executors"].values()]
-    resources = next(one["resources"] for one in containers if "accelerator" in one["resources"])
+    compiled = pipeline.pipeline_spec(steps, "an/image:1")
+    containers = [executor["container"] for executor in compiled["deploymentSpec"]["executors"].values()]
+    [resources] = [other["resources"] for other in containers if "accelerator" in other["resources"]]
     assert resources["resourceCpuLimit"] == "8"
     assert resources["resourceMemoryLimit"] == "52G"
     assert resources["accelerator"]["resourceType"] == "NVIDIA_TESLA_T4"
@@ -107,25 +108,25 @@ def test_tags_of_an_asset_say_what_it_runs_on() -> None:
         {machines.ACCELERATOR: "NVIDIA_TESLA_T4", machines.ACCELERATORS: "0"},
     ],
 )
-def test_a_tag_that_is_none_is_refused(tags: dict[str, str]) -> None:
+def test_an_invalid_tag_is_refused(tags: dict[str, str]) -> None:
     @dg.asset(tags=tags)
     def heavy() -> None: ...
 
     with pytest.raises(LaunchError, match="heavy is tagged .* may be such as n1-standard-8"):
-        lineage.steps(dg.Definitions([heavy]), "*")
+        lineage.select_steps(dg.Definitions([heavy]), "*")
 
 
 @pytest.mark.parametrize("selection", ["key:nothing", "group:(", "kind:spark"])
 def test_a_selection_without_assets_is_refused(definitions: dg.Definitions, selection: str) -> None:
-    with pytest.raises(LaunchError, match=r"There are .*xgboost_model|is not understood"):
-        lineage.steps(definitions, selection)
+    with pytest.raises(LaunchError, match=r"There are .*xgboost_model|is invalid"):
+        lineage.select_steps(definitions, selection)
 
 
 @pytest.mark.e2e
-def test_a_step_that_fails_says_which_and_why(tmp_path: Path) -> None:
+def test_a_failed_step_is_named_with_its_cause(tmp_path: Path) -> None:
     variables = environment(tmp_path / "store", tmp_path)
-    command = [sys.executable, "-m", "mbta_assets.launch", "here", "--select", "key:trip", "--partition", str(DAY)]
-    ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
-    assert ran.returncode == 1
-    assert "trip 2024-04-01 could not be made" in ran.stdout + ran.stderr
-    assert "The pipeline has failed on this machine" in ran.stderr
+    command = [sys.executable, "-m", "mbta_assets", "launch", "local", "--select", "key:trip", "--partition", str(DAY)]
+    process = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "trip 2024-04-01 could not be materialized" in process.stdout + process.stderr
+    assert "Error: The pipeline has failed on this machine" in process.stderr
