@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests of this folder: starting one takes longer than most of what they do on it."""
+"""A Ray cluster for all tests of this folder: starting one takes longer than most of what they run on it."""
 
 import threading
 import time
@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mbta_assets.ml.inference.arrays import Parts
-from mbta_assets.ml.training import tuning
-from mbta_assets_tests.ml.conftest import Problem
+from mbta_assets.ml.training.compute import ray_session
+from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
+from mbta_assets_tests.ml.conftest import FEATURE_NAMES, Problem
 
 CORES = (1, 2, 1)
-"""Of the head and of the cluster's other nodes."""
-NAMES = [*"abcdefgh", *"ijk"]
-"""Of the columns of a `Problem`."""
+"""Number of cores of the head and of the other nodes."""
 
 
-class RayCluster:
+class LocalRayCluster:
     """A head and two more nodes on this machine; a node that a test has killed is replaced before the next test."""
 
     def __init__(self) -> None:
@@ -32,21 +30,21 @@ class RayCluster:
 
     @property
     def address(self) -> str:
-        """Where drivers connect to."""
+        """Return the address that drivers connect to."""
         return str(self._cluster.address)
 
-    def restore(self) -> None:
-        """Replace the nodes that were killed."""
+    def replace_killed_nodes(self) -> None:
+        """Add a node for each that was killed."""
         alive = self._cluster.list_all_nodes()
         for index, node in enumerate(self._nodes):
             if node not in alive:
                 self._nodes[index] = self._cluster.add_node(num_cpus=CORES[index + 1])
         self._cluster.wait_for_nodes()
 
-    def kill_first_at_work(self, at_work: Path) -> Callable[[], str]:
-        """Kill the first node, other than the head, that says in a directory that it is at work; see `say_at_work`.
+    def kill_first_busy_node(self, busy_nodes: Path) -> Callable[[], str]:
+        """Kill the first node, other than the head, that `mark_node_busy` names in a directory.
 
-        Return what waits for that and gives the id of the node.
+        Return a function that waits until it is killed and returns its id.
         """
         nodes = {node.node_id: node for node in self._nodes}
         killed: list[str] = []
@@ -54,9 +52,9 @@ class RayCluster:
         def kill() -> None:
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and not killed:
-                for name in nodes.keys() & {path.name for path in at_work.iterdir()}:
-                    self._cluster.remove_node(nodes[name], allow_graceful=False)  # as if its machine went down
-                    killed.append(name)
+                for node_id in nodes.keys() & {path.name for path in busy_nodes.iterdir()}:
+                    self._cluster.remove_node(nodes[node_id], allow_graceful=False)  # as if its machine went down
+                    killed.append(node_id)
                     break
                 time.sleep(0.05)
 
@@ -70,37 +68,41 @@ class RayCluster:
 
         return wait
 
-    def shutdown(self) -> None:
+    def shut_down(self) -> None:
         """End all nodes."""
         self._cluster.shutdown()
 
 
-def say_at_work(directory: Path) -> None:
-    """Leave a file named by the Ray node of this process."""
-    import ray
+def mark_node_busy(directory: Path) -> None:
+    """Create a file that is named by the id of the Ray node of this process."""
+    from ray import get_runtime_context
 
-    (directory / ray.get_runtime_context().get_node_id()).touch()
+    (directory / get_runtime_context().get_node_id()).touch()
 
 
 @pytest.fixture(scope="session")
-def started_ray() -> Iterator[RayCluster]:
-    cluster = RayCluster()
+def shared_ray() -> Iterator[LocalRayCluster]:
+    """Start the cluster, and end it after the last test."""
+    cluster = LocalRayCluster()
     try:
         yield cluster
     finally:
-        cluster.shutdown()
+        cluster.shut_down()
 
 
 @pytest.fixture
-def ray(started_ray: RayCluster) -> Iterator[RayCluster]:
-    """The cluster, whole, with this process as its driver."""
-    started_ray.restore()
-    with tuning.ray_session(started_ray.address):
-        yield started_ray
+def ray(shared_ray: LocalRayCluster) -> Iterator[LocalRayCluster]:
+    """Yield the cluster with all of its nodes, and with this process as a driver."""
+    shared_ray.replace_killed_nodes()
+    with ray_session(shared_ray.address):
+        yield shared_ray
 
 
 @pytest.fixture(scope="session")
-def parts(train: Problem, validation: Problem) -> Parts:
-    """The small problem as what a search learns from and is judged by: every row has a label."""
-    known = [problem.rows.take(~np.isnan(problem.rows.label)) for problem in (train, validation)]
-    return Parts(*(dict.fromkeys(("lookup", "now"), rows) for rows in known), NAMES, seed=3)
+def training_data(train: Problem, validation: Problem) -> TrainingData:
+    """Return the small problem as the data of a search, in which every row has a label."""
+    labelled = [problem.rows.take(~np.isnan(problem.rows.label)) for problem in (train, validation)]
+    train_rows, validation_rows = (
+        TrainingRows.from_arrays(rows, {"lookup": rows.base, "now": rows.base}) for rows in labelled
+    )
+    return TrainingData(train_rows, validation_rows, FEATURE_NAMES, seed=3)

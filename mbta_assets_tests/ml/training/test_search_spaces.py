@@ -1,88 +1,128 @@
-"""The searches for networks: what they draw from, and what a configuration means."""
+"""The configurations that searches for networks try, and the networks that they describe."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mbta_assets.ml.inference.arrays import Parts
-from mbta_assets.ml.training import search_spaces
+from mbta_assets.defs.models import distilled_student, dnn_teacher
+from mbta_assets.defs.models.distilled_student import StudentConfig
+from mbta_assets.defs.models.dnn_teacher import TeacherConfig
+from mbta_assets.ml.training import distillation, teacher
+from mbta_assets.ml.training.compute import ONE_CORE
+from mbta_assets.ml.training.distillation import DistillationData
+from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkConfig, TrainConfig, apply_configuration
+from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_weights import to_files
 from mbta_assets.ml.training.onnx_export import to_onnx
+from mbta_assets.ml.training.teacher import TeacherData
+from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
+from mbta_assets.ml.training.tuning import Configuration
+from mbta_assets_tests.ml.conftest import FEATURE_NAMES, Problem
 
-SMALL = {**search_spaces.TEACHER, "hidden": [16, 8], "numeric": "linear_relu", "inputs": "all"}
+SMALL_TEACHER = {**dnn_teacher.PIECEWISE_LINEAR, "hidden": [16, 8], "numeric": "linear_relu", "inputs": "all"}
+SERVICE_DAYS = 28
+ARCHITECTURE = NetworkConfig()
 
 
 @pytest.fixture(scope="module")
-def parts(train, validation):
-    names = ["month", *"bcdefgh", *"ijk"]
-    return Parts({"lookup": train.rows}, {"lookup": validation.rows}, names, seed=3).labelled()
+def data_with_month(train: Problem, validation: Problem) -> TrainingData:
+    """Return the small problem with a calendar feature as its first column."""
+    train_rows, validation_rows = (
+        TrainingRows.from_arrays(problem.rows, {"lookup": problem.rows.base}) for problem in (train, validation)
+    )
+    names = ["month", *FEATURE_NAMES[1:]]
+    return TrainingData(train_rows, validation_rows, names, seed=3).drop_unlabelled()
 
 
-MANY_DAYS = 28
+def select_teachers(trials: int, seed: int, service_days: int) -> list[Configuration]:
+    """Return the configurations of a search for teachers."""
+    config = TeacherConfig()
+    space = config.space.build_search_space()
+    return teacher.select_configurations(space, trials, seed, service_days, config.min_calendar_days)
 
 
-def test_a_longer_search_begins_like_a_shorter_one_and_another_seed_draws_others():
-    assert search_spaces.teachers(12, 0, MANY_DAYS)[:7] == search_spaces.teachers(7, 0, MANY_DAYS)
-    assert search_spaces.teachers(12, 1, MANY_DAYS) != search_spaces.teachers(12, 0, MANY_DAYS)
-    assert len(search_spaces.teachers(12, 0, MANY_DAYS)) == 12
+def select_students(train: Problem, max_bytes: int) -> list[Configuration]:
+    """Return the configurations of a search for students of at most so many bytes."""
+    training = StudentConfig().build_training(trials=6, seed=0)
+    return distillation.select_configurations(training, train.rows, max_bytes)
 
 
-def test_on_few_days_no_teacher_reads_the_calendar_and_none_is_tried_twice():
-    few, many = search_spaces.teachers(12, 0, 10), search_spaces.teachers(12, 0, MANY_DAYS)
-    assert {configuration["inputs"] for configuration in few} == {"steady"}
-    assert {configuration["inputs"] for configuration in many} == {"steady", "all"}
-    assert len({str(configuration) for configuration in few}) == len(few) == 12
+def make_teacher_data(data: TrainingData, epochs: int) -> TeacherData:
+    return TeacherData(data, ARCHITECTURE, TrainConfig(epochs=epochs, seed=data.seed))
 
 
-def test_the_original_network_is_among_the_first(train):
-    assert search_spaces.ORIGINAL in search_spaces.teachers(8, 0, MANY_DAYS)
-    network, training = search_spaces.configs(search_spaces.ORIGINAL, epochs=3)
+def test_a_longer_search_begins_like_a_shorter_one_and_another_seed_draws_other_configurations() -> None:
+    assert select_teachers(12, 0, SERVICE_DAYS)[:7] == select_teachers(7, 0, SERVICE_DAYS)
+    assert select_teachers(12, 1, SERVICE_DAYS) != select_teachers(12, 0, SERVICE_DAYS)
+    assert len(select_teachers(12, 0, SERVICE_DAYS)) == 12
+
+
+def test_on_few_days_no_teacher_reads_the_calendar_and_no_configuration_is_tried_twice() -> None:
+    on_few_days, on_many_days = select_teachers(12, 0, 10), select_teachers(12, 0, SERVICE_DAYS)
+    assert {configuration["inputs"] for configuration in on_few_days} == {"steady"}
+    assert {configuration["inputs"] for configuration in on_many_days} == {"steady", "all"}
+    assert len({str(configuration) for configuration in on_few_days}) == len(on_few_days) == 12
+
+
+def test_the_plain_network_is_among_the_first_configurations() -> None:
+    assert dnn_teacher.PLAIN in select_teachers(8, 0, SERVICE_DAYS)
+    network, optimization = apply_configuration(dnn_teacher.PLAIN, ARCHITECTURE, TrainConfig(epochs=3))
     assert network.hidden == (128, 64, 32, 16) and network.dropout == 0.1 and network.numeric == "none"
-    assert training.epochs == 3 and training.learning_rate == search_spaces.ORIGINAL["learning_rate"]
+    assert optimization.epochs == 3 and optimization.learning_rate == dnn_teacher.PLAIN["learning_rate"]
 
 
-@pytest.mark.parametrize("most_bytes", [20_000, 40_000])
-def test_students_are_no_larger_than_they_may_be(train, most_bytes):
-    configurations = search_spaces.students(6, 0, train.rows, most_bytes)
+@pytest.mark.parametrize("max_bytes", [20_000, 40_000])
+def test_students_are_no_larger_than_the_size_budget(train: Problem, max_bytes: int) -> None:
+    configurations = select_students(train, max_bytes)
     assert configurations
     for configuration in configurations:
-        fitted = search_spaces.Network.fitted_to(search_spaces.configs(configuration)[0], train.rows)
-        assert sum(map(len, to_files(fitted).values())) <= most_bytes
+        architecture, _ = apply_configuration(configuration, ARCHITECTURE, TrainConfig())
+        network = Network.from_training_rows(architecture, train.rows)
+        assert sum(map(len, to_files(network).values())) <= max_bytes
 
 
-def test_where_no_student_is_small_enough_the_smallest_is_tried(train):
-    (only,) = search_spaces.students(6, 0, train.rows, 10)
-    assert search_spaces.size_bytes(only, train.rows) <= min(
-        search_spaces.size_bytes(configuration, train.rows)
-        for configuration in search_spaces.students(24, 0, train.rows, 10**6)
-    )
+def test_where_no_student_is_small_enough_the_smallest_is_tried(train: Problem) -> None:
+    (selected,) = select_students(train, 10)
+    configurations = StudentConfig().space.build_search_space().draw_configurations(24, 0)
+    sizes = [distillation.count_bytes(configuration, ARCHITECTURE, train.rows) for configuration in configurations]
+    assert len(set(sizes)) > 1
+    assert distillation.count_bytes(selected, ARCHITECTURE, train.rows) == min(sizes)
 
 
-def test_a_teacher_reads_the_calendar_only_where_its_configuration_says_so(parts):
-    every = search_spaces.teacher(SMALL, (parts, 1)).network
-    steady = search_spaces.teacher({**SMALL, "inputs": "steady"}, (parts, 1)).network
-    assert every.features == 8 and steady.features == 7
+def test_a_teacher_reads_the_calendar_only_where_its_configuration_says_so(data_with_month: TrainingData) -> None:
+    data = make_teacher_data(data_with_month, epochs=1)
+    with_calendar = teacher.train_configuration(SMALL_TEACHER, data).network
+    without_calendar = teacher.train_configuration({**SMALL_TEACHER, "inputs": "steady"}, data).network
+    assert with_calendar.features == 8 and without_calendar.features == 7
 
 
-def test_a_trial_reports_each_epoch_and_ends_where_the_training_does(parts):
-    told: list[float] = []
-    search_spaces.teacher_trial(SMALL, (parts, 2), told.append)
-    fitted = search_spaces.teacher(SMALL, (parts, 2))
-    assert told == list(fitted.history)
+def test_a_trial_reports_the_error_after_each_epoch_of_the_training(data_with_month: TrainingData) -> None:
+    data, reported = make_teacher_data(data_with_month, epochs=2), list[float]()
+    teacher.run_trial(SMALL_TEACHER, data, reported.append, ONE_CORE)
+    assert reported == list(teacher.train_configuration(SMALL_TEACHER, data).history)
 
 
-def test_a_student_of_weight_0_has_no_teacher(train, validation):
-    configuration = {**search_spaces.STUDENT, "hidden": [8], "numeric": "none", "weight": 0.0}
-    classroom = search_spaces.Classroom(train.rows, validation.rows, train.oracle, epochs=2, seed=0)
-    misled = replace(classroom, teacher=train.oracle + 100)
-    alone = [to_onnx(search_spaces.student(configuration, room).network) for room in (classroom, misled)]
-    assert alone[0] == alone[1]
-    taught = search_spaces.student({**configuration, "weight": 0.5}, classroom)
-    assert to_onnx(taught.network) != alone[0]
+def make_distillation_data(train: Problem, validation: Problem, predicted: np.ndarray, epochs: int) -> DistillationData:
+    """Return the data of students of a teacher that predicts `predicted` (n,)."""
+    optimization = TrainConfig(epochs=epochs)
+    return DistillationData(train.rows, validation.rows, predicted, ARCHITECTURE, optimization, DistillationConfig())
 
 
-def test_a_smaller_classroom_keeps_each_row_with_what_the_teacher_says_of_it(train, validation):
-    classroom = search_spaces.Classroom(train.rows, validation.rows, train.rows.base, epochs=9, seed=0).smaller(100, 4)
-    assert len(classroom.train) == 100 and classroom.epochs == 4
-    assert np.array_equal(classroom.teacher, classroom.train.base)
+def test_a_student_of_weight_0_does_not_depend_on_its_teacher(train: Problem, validation: Problem) -> None:
+    configuration = {**distilled_student.PIECEWISE_LINEAR, "hidden": [8], "numeric": "none", "weight": 0.0}
+    data = make_distillation_data(train, validation, train.oracle, epochs=2)
+    with_wrong_teacher = replace(data, teacher=train.oracle + 100)
+    controls = [
+        to_onnx(distillation.train_configuration(configuration, either).network)
+        for either in (data, with_wrong_teacher)
+    ]
+    assert controls[0] == controls[1]
+    distilled = distillation.train_configuration({**configuration, "weight": 0.5}, data)
+    assert to_onnx(distilled.network) != controls[0]
+
+
+def test_a_subsample_keeps_the_teachers_prediction_of_each_row(train: Problem, validation: Problem) -> None:
+    data = make_distillation_data(train, validation, train.rows.base, epochs=9).subsample(100, epochs=4)
+    assert len(data.train) == 100 and data.optimization.epochs == 4
+    assert np.array_equal(data.teacher, data.train.base)

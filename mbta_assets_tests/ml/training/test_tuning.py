@@ -1,76 +1,85 @@
-"""The search: the same winner whatever order results arrive in."""
+"""A search selects the same configuration whatever order results arrive in."""
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 
-from mbta_assets.ml.training import tuning
+from mbta_assets.ml.training import compute, tuning
+from mbta_assets.ml.training.compute import Resources
 from mbta_assets.ml.training.tuning import Halving
-from mbta_assets_tests.ml.training.conftest import RayCluster
+from mbta_assets_tests.ml.training.conftest import LocalRayCluster
 
-CURVES = [[9, 8, 7, 6], [5, 5, 5, 5], [7, 7, 2, 1], [6, 6, 6, 6], [4, 4, 4, 4], [8, 8, 8, 0]]
+CURVES: list[tuning.Curve] = [
+    [9, 8, 7, 6], [5, 5, 5, 5], [7, 7, 2, 1], [6, 6, 6, 6], [4, 4, 4, 4], [8, 8, 8, 0]
+]  # fmt: skip
 HALVING = Halving(grace=1, factor=2, steps=4)
 
 
-def play(seed: int) -> list[int]:
-    """How many steps each trial is good for, when two workers report in a random order."""
+def simulate_search(seed: int) -> list[int]:
+    """Return the number of steps of each trial, when two workers report in a random order."""
     order = random.Random(seed)
-    seen: list[list[float]] = [[] for _ in CURVES]
+    reported: list[tuning.Curve] = [[] for _ in CURVES]
     ended = [False] * len(CURVES)
-    waiting, running = list(range(len(CURVES))), []
+    waiting, running = list(range(len(CURVES))), list[int]()
     while waiting or running:
         while waiting and len(running) < 2:
             running.append(waiting.pop(0))
         index = order.choice(running)
-        seen[index].append(CURVES[index][len(seen[index])])
-        stopped = HALVING.judged(seen, ended)[index] is not None
-        if stopped or len(seen[index]) == HALVING.steps:
+        reported[index].append(CURVES[index][len(reported[index])])
+        stopped = HALVING.stopping_steps(reported, ended)[index] is not None
+        if stopped or len(reported[index]) == HALVING.steps:
             ended[index] = True
             running.remove(index)
-    stops = HALVING.judged(seen, [True] * len(CURVES))
-    return [len(curve[:stop]) for curve, stop in zip(seen, stops, strict=True)]
+    stops = HALVING.stopping_steps(reported, [True] * len(CURVES))
+    return [len(curve[:stop]) for curve, stop in zip(reported, stops, strict=True)]
 
 
-def test_trials_are_cut_at_the_same_steps_in_any_order():
-    outcomes = {tuple(play(seed)) for seed in range(50)}
+def test_trials_are_stopped_at_the_same_steps_in_any_order() -> None:
+    outcomes = {tuple(simulate_search(seed)) for seed in range(50)}
     assert len(outcomes) == 1
     lengths = outcomes.pop()
     assert min(lengths) < HALVING.steps == max(lengths)
 
 
-def test_the_best_at_every_rung_is_never_cut():
-    for curves in itertools.permutations(CURVES[:4]):
-        stops = HALVING.judged(list(curves), [True] * 4)
-        assert stops[curves.index(CURVES[1])] is None or min(CURVES[1]) > min(min(c) for c in curves)
+def test_the_best_trial_at_every_rung_is_never_stopped() -> None:
+    for permutation in itertools.permutations(CURVES[:4]):
+        curves = list(permutation)
+        stops = HALVING.stopping_steps(curves, [True] * 4)
+        assert stops[curves.index(CURVES[1])] is None or min(CURVES[1]) > min(min(curve) for curve in curves)
 
 
 @pytest.mark.integration
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(180)
-def test_ray_runs_the_trials_and_reports_what_failed():
-    def countdown(configuration, data, report):
+def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed() -> None:
+    def count_down(configuration: tuning.Configuration, data: Any, report: tuning.Report, resources: Resources) -> None:
         for step in range(8):
             report(data[configuration["name"]] - step * configuration["slope"])
 
-    def fails(configuration, data, report):
+    def fail(configuration: tuning.Configuration, data: Any, report: tuning.Report, resources: Resources) -> None:
         raise ValueError("no such column")
 
     configurations = [{"name": "a", "slope": 1}, {"name": "b", "slope": 2}, {"name": "a", "slope": 3}]
     halving = Halving(grace=2, factor=2, steps=8)
-    with tuning.ray_session(None):
-        results = tuning.search(countdown, configurations, {"a": 100.0, "b": 90.0}, halving)
-        assert tuning.winner(results).index == 1
+    with compute.ray_session(None):
+        results = tuning.search(count_down, configurations, {"a": 100.0, "b": 90.0}, halving)
+        assert tuning.best_result(results).index == 1
         assert results[1].curve == [90.0 - 2 * step for step in range(8)]
         only = configurations[1:2]
-        assert tuning.search(countdown, only, {"b": 90.0}, halving) == tuning.alone(countdown, only[0], {"b": 90.0})
+        in_this_process = tuning.run_trial(count_down, only[0], {"b": 90.0})
+        assert tuning.search(count_down, only, {"b": 90.0}, halving) == in_this_process
         with pytest.raises(RuntimeError, match="no such column"):
-            tuning.search(fails, configurations[:1], None, halving)
+            tuning.search(fail, configurations[:1], None, halving)
     with pytest.raises(RuntimeError, match="no such column"):
-        tuning.alone(fails, configurations[0], None)
+        tuning.run_trial(fail, configurations[0], None)
 
 
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(180)
-def test_ray_calls_side_by_side_and_keeps_the_order(ray: RayCluster) -> None:
-    assert tuning.each(lambda item, data: data[item], ["b", "a", "b"], {"a": 1, "b": 2}) == [2, 1, 2]
+def test_parallel_tasks_return_their_values_in_order(ray: LocalRayCluster) -> None:
+    def look_up(item: str, data: dict[str, int], resources: Resources) -> int:
+        return data[item]
+
+    assert compute.map_tasks(look_up, ["b", "a", "b"], {"a": 1, "b": 2}) == [2, 1, 2]
