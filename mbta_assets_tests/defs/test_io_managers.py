@@ -1,4 +1,4 @@
-"""Assets store and receive service days and bundles through Dagster."""
+"""IO managers: assets store and receive service days and bundles through Dagster."""
 
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
@@ -9,10 +9,10 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from mbta_assets.defs.io_managers import BundleIOManager, DayByDay, StoredTable, TableIOManager
+from mbta_assets.defs.io_managers import BundleIOManager, DailyOutput, StoredTable, TablesIOManager
 from mbta_assets.storage.bundle import Bundle, Draft
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import MissingPartition, to_arrow
 from mbta_assets.transit import schema
 
@@ -22,12 +22,12 @@ SINGLE_RUN = dg.BackfillPolicy.single_run()
 
 
 def frame(day: date, n: int = 3) -> pd.DataFrame:
-    """Rows that say of which day they are."""
+    """Return rows with the number of their day."""
     return pd.DataFrame({"day": [day.day] * n, "row": range(n)})
 
 
 def numbers(make: Callable[[list[date]], Any]) -> dg.AssetsDefinition:
-    """An asset `numbers` whose output is made from the service days of the run."""
+    """Return an asset `numbers`, whose output is made from the service days of the run."""
 
     @dg.asset(name="numbers", partitions_def=PARTITIONS, backfill_policy=SINGLE_RUN)
     def asset(context: dg.AssetExecutionContext) -> Any:
@@ -36,7 +36,7 @@ def numbers(make: Callable[[list[date]], Any]) -> dg.AssetsDefinition:
     return asset
 
 
-EVERY_DAY = numbers(lambda days: DayByDay((day, frame(day)) for day in days))
+EVERY_DAY = numbers(lambda days: DailyOutput((day, frame(day)) for day in days))
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
     select: str,
     days: list[date] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Materialize one asset, of a range of days or unpartitioned."""
+    """Materialize one asset, for a range of days or unpartitioned."""
     tags = {}
     if days:
         tags = {
@@ -59,26 +59,26 @@ def run(
         partition_key=partition,
         tags={} if partition else tags,
         resources={
-            "io_manager": TableIOManager(Lake(root)),
-            "bundles": BundleIOManager(BundleStore(root)),
+            "io_manager": TablesIOManager(tables=ParquetTables(root)),
+            "bundles": BundleIOManager(model_registry=ModelRegistry(root)),
         },
     )
 
 
 def row_counts(root: Path) -> list[int]:
-    """How many rows each stored day of `numbers` has."""
-    return list(Lake(root).row_counts("numbers", date.max, len(DAYS)).values())
+    """Return the number of rows of each stored day of `numbers`."""
+    return list(ParquetTables(root).row_counts("numbers", date.max, len(DAYS)).values())
 
 
 def test_one_run_stores_many_days_and_describes_each(tmp_path: Path) -> None:
     result = run(tmp_path, EVERY_DAY, select="numbers", days=DAYS)
-    lake = Lake(tmp_path)
-    assert lake.days("numbers") == DAYS
+    tables = ParquetTables(tmp_path)
+    assert tables.days("numbers") == DAYS
     events = result.asset_materializations_for_node("numbers")
     assert [event.partition for event in events] == [str(day) for day in DAYS]
     for day, event in zip(DAYS, events, strict=True):
         assert event.metadata["dagster/row_count"].value == 3
-        assert event.metadata["content_version"].value == lake.versions("numbers", [day])[day]
+        assert event.metadata["content_version"].value == tables.versions("numbers", [day])[day]
     assert len({event.metadata["content_version"].value for event in events}) == len(DAYS)
 
 
@@ -87,7 +87,7 @@ def test_the_data_version_of_one_partition_is_its_content(tmp_path: Path) -> Non
         result = run(tmp_path, EVERY_DAY, select="numbers", days=DAYS[:1])
         (event,) = result.asset_materializations_for_node("numbers")
         assert event.tags is not None
-        assert event.tags["dagster/data_version"] == Lake(tmp_path).versions("numbers", DAYS[:1])[DAYS[0]]
+        assert event.tags["dagster/data_version"] == ParquetTables(tmp_path).versions("numbers", DAYS[:1])[DAYS[0]]
 
 
 def test_running_one_day_again_changes_that_day_only(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_failure_in_the_middle_leaves_the_days_after_it_as_they_were(
     with pytest.raises(RuntimeError, match="the feed broke"):
         run(
             tmp_path,
-            numbers(lambda days: DayByDay(failing(days))),
+            numbers(lambda days: DailyOutput(failing(days))),
             select="numbers",
             days=DAYS,
         )
@@ -123,36 +123,36 @@ def test_a_failure_in_the_middle_leaves_the_days_after_it_as_they_were(
     ("make", "problem"),
     [
         (
-            lambda days: DayByDay((day, frame(day)) for day in days[1:]),
+            lambda days: DailyOutput((day, frame(day)) for day in days[1:]),
             "1 of 3 service days were not made",
         ),
         (
-            lambda days: DayByDay((day, frame(day)) for day in [*days, days[0]]),
+            lambda days: DailyOutput((day, frame(day)) for day in [*days, days[0]]),
             "made twice",
         ),
-        (lambda days: DayByDay((day, frame(day)) for day in DAYS), "not asked for"),
+        (lambda days: DailyOutput((day, frame(day)) for day in DAYS), "not requested"),
         (lambda days: frame(days[0]), "one frame for 3 service days"),
     ],
 )
-def test_each_day_asked_for_is_made_once(tmp_path: Path, make: Callable[[list[date]], Any], problem: str) -> None:
+def test_each_requested_day_is_made_once(tmp_path: Path, make: Callable[[list[date]], Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         run(tmp_path, numbers(make), select="numbers", days=DAYS[:3])
 
 
-def received(
+def receive(
     root: Path,
     metadata: dict[str, Any],
     days: list[date] | None = None,
-    type_: Any = StoredTable,
+    annotation: Any = StoredTable,
 ) -> Any:
-    """What a consumer of `numbers` receives, partitioned where days are given."""
+    """Return the input that a consumer of `numbers` receives, partitioned where days are given."""
     inputs: list[Any] = []
     partitions: dict[str, Any] = {"partitions_def": PARTITIONS, "backfill_policy": SINGLE_RUN} if days else {}
 
     def consume(numbers: Any) -> None:
         inputs.append(numbers)
 
-    consume.__annotations__ = {"numbers": type_, "return": None}
+    consume.__annotations__ = {"numbers": annotation, "return": None}
     consumer = dg.asset(name="consumer", ins={"numbers": dg.AssetIn(metadata=metadata)}, **partitions)(consume)
     run(root, EVERY_DAY, consumer, select="consumer", days=days)
     return inputs[0]
@@ -160,44 +160,44 @@ def received(
 
 def test_a_consumer_receives_its_own_days(tmp_path: Path) -> None:
     run(tmp_path, EVERY_DAY, select="numbers", days=DAYS)
-    stored = received(tmp_path, {}, DAYS[1:3])
+    stored = receive(tmp_path, {}, DAYS[1:3])
     assert list(stored.days) == DAYS[1:3]
     assert stored.read(DAYS[2])["day"].tolist() == [3, 3, 3]
-    assert received(tmp_path, {}, DAYS[:1], pd.DataFrame)["day"].tolist() == [1, 1, 1]
+    assert receive(tmp_path, {}, DAYS[:1], pd.DataFrame)["day"].tolist() == [1, 1, 1]
 
 
 def test_an_unpartitioned_consumer_receives_all_stored_days_or_the_latest(
     tmp_path: Path,
 ) -> None:
     run(tmp_path, EVERY_DAY, select="numbers", days=DAYS[:3])
-    assert list(received(tmp_path, {}).days) == DAYS[:3]
-    latest = received(tmp_path, {"last_days": 2, "columns": ["row"]})
+    assert list(receive(tmp_path, {}).days) == DAYS[:3]
+    latest = receive(tmp_path, {"last_days": 2, "columns": ["row"]})
     assert list(latest.days) == DAYS[1:3]
-    assert latest.frame().columns.tolist() == ["row"]
+    assert latest.read_all().columns.tolist() == ["row"]
 
 
-def test_a_day_that_is_not_stored_is_said_to_the_consumer(tmp_path: Path) -> None:
+def test_a_consumer_is_told_which_day_is_not_stored_and_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(MissingPartition, match="Make one with"):
-        received(tmp_path, {})
+        receive(tmp_path, {})
     run(tmp_path, EVERY_DAY, select="numbers", days=DAYS[:1])
     with pytest.raises(MissingPartition, match="numbers of service day 2023-10-02"):
-        received(tmp_path, {}, DAYS[:2], pd.DataFrame)
+        receive(tmp_path, {}, DAYS[:2], pd.DataFrame)
 
 
-def test_a_frame_that_is_not_the_tables_is_refused_by_column() -> None:
-    rows = schema.empty(schema.Trip)
+def test_a_frame_that_does_not_fit_the_table_is_refused_by_column() -> None:
+    rows = schema.empty_frame(schema.Trip)
     assert to_arrow("trip", rows).schema == schema.arrow_schema(schema.Trip)
     with pytest.raises(
         ValueError,
-        match=r"columns lacking: \['name'\]; columns not in its model: \['nom'\]",
+        match=r"missing columns: \['name'\]; columns not in its model: \['nom'\]",
     ):
         to_arrow("trip", rows.rename(columns={"name": "nom"}))
     with pytest.raises(ValueError, match="direction_id"):
         to_arrow("trip", rows.reindex([0]).assign(direction_id="north"))
 
 
-def test_a_model_is_handed_on_as_a_verified_bundle(tmp_path: Path) -> None:
-    received = []
+def test_a_consumer_of_a_model_receives_a_verified_bundle(tmp_path: Path) -> None:
+    received: list[Bundle] = []
 
     @dg.asset(io_manager_key="bundles")
     def model() -> Draft:

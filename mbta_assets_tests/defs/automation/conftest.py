@@ -1,6 +1,7 @@
-"""A deployment with tiny service days as files, and what a daemon does with what its sensors say."""
+"""A deployment whose source is tiny service days as files, and a stand-in for the daemon that runs its sensors."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -10,25 +11,28 @@ import dagster as dg
 import pandas as pd
 import pytest
 from dagster._core.storage.tags import PARTITION_NAME_TAG, RUN_KEY_TAG
+from dagster._core.test_utils import freeze_time
 
 from mbta_assets.definitions import build_defs
 from mbta_assets.settings import Settings
 from mbta_assets.storage.bundle import Draft
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
 
 MONDAY = date(2024, 3, 4)
 STOPS = ("70061", "70063", "70065", "70067")
 TABLES = ("vehicle", "trip", "stop", "schedule")
+DOWNSTREAM = ["raw_transit_data", "transit_features"]
+"""What is made of the upstream tables before there is a production model."""
 
 
 def day(number: int) -> date:
-    """A service day, counted from a Monday."""
+    """Return a service date, counted from a Monday."""
     return MONDAY + timedelta(days=number)
 
 
-def tables_of(service_date: date, late_seconds: int = 60) -> dict[str, pd.DataFrame]:
-    """Two trips of four stops, all so late."""
+def build_tables(service_date: date, late_seconds: int = 60) -> dict[str, pd.DataFrame]:
+    """Return the upstream tables of two trips of four stops, which arrive so many seconds late everywhere."""
     noon = pd.Timestamp(service_date, tz="America/New_York").tz_convert("UTC") + pd.Timedelta(hours=12)
     trips = ["a", "b"]
     visits = [(trip, n, noon + pd.Timedelta(minutes=10 * t + 3 * n)) for t, trip in enumerate(trips) for n in range(4)]
@@ -72,24 +76,24 @@ def tables_of(service_date: date, late_seconds: int = 60) -> dict[str, pd.DataFr
     }
 
 
-def store_path(directory: Path, table: str, service_date: date) -> Path:
-    """Where the files of a table and service day are."""
+def upstream_path(directory: Path, table: str, service_date: date) -> Path:
+    """Return the file of an upstream table and service date."""
     return directory / table / f"service_date={service_date}" / "part.parquet"
 
 
-def deliver(directory: Path, *days: date, tables: tuple[str, ...] = TABLES, late_seconds: int = 60) -> None:
-    """Write or replace tables of service days."""
+def write_upstream(directory: Path, *days: date, tables: tuple[str, ...] = TABLES, late_seconds: int = 60) -> None:
+    """Write or replace upstream tables of service dates."""
     for service_date in days:
-        for table, rows in tables_of(service_date, late_seconds).items():
+        for table, rows in build_tables(service_date, late_seconds).items():
             if table in tables:
-                path = store_path(directory, table, service_date)
+                path = upstream_path(directory, table, service_date)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rows.to_parquet(path, index=False)
 
 
 @dataclass
 class Deployment:
-    """Definitions, an instance, and the cursor of each sensor."""
+    """Definitions of some settings, an instance, and the cursor of each sensor."""
 
     settings: Settings
     instance: dg.DagsterInstance
@@ -97,53 +101,63 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self.defs = build_defs(self.settings)
-        self.lake = Lake(self.settings.store)
+        self.tables = ParquetTables(self.settings.store)
 
     @property
     def directory(self) -> Path:
-        """Where the source's files are."""
+        """Return the directory of the source's files."""
         assert self.settings.files_dir
         return self.settings.files_dir
 
-    def evaluate(self, name: str, **context: Any) -> Any:
-        """What a sensor says, without any consequence."""
+    def evaluate(self, name: str) -> Any:
+        """Evaluate a sensor and return its result, without any effect on its cursor."""
         sensor = self.defs.resolve_sensor_def(name)
-        needed = {key: self.defs.resources[key] for key in sensor.required_resource_keys}  # type: ignore[index]
         with dg.build_sensor_context(
-            self.instance, self.cursors.get(name), definitions=self.defs, sensor_name=name, resources=needed, **context
-        ) as built:
-            return sensor.evaluate_tick(built)
+            self.instance,
+            self.cursors.get(name),
+            definitions=self.defs,
+            sensor_name=name,
+            resources=select_resources(self.defs, sensor.required_resource_keys),
+        ) as context:
+            return sensor.evaluate_tick(context)
 
     def tick(self, name: str = "upstream_changes") -> list[dg.RunRequest]:
-        """What a sensor asks for; its cursor is kept. As in Dagster, keys that a run has had are passed over."""
-        said = self.evaluate(name)
-        self.cursors[name] = said.cursor if said.cursor is not None else self.cursors.get(name)
+        """Evaluate a sensor, store its cursor, and return its requests.
+
+        As in Dagster, requests whose key a run already has are skipped.
+        """
+        result = self.evaluate(name)
+        self.cursors[name] = result.cursor if result.cursor is not None else self.cursors.get(name)
         return [
             request
-            for request in said.run_requests or []
+            for request in result.run_requests or []
             if not self.instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: request.run_key}))
         ]
 
-    def run(self, request: dg.RunRequest, job: str = "service_day", selection: Any = None) -> dg.DagsterRun:
-        """Execute what was asked for."""
-        chosen = selection or request.asset_selection
+    def run(self, request: dg.RunRequest, job: str = "service_day") -> dg.DagsterRun:
+        """Execute a request in this process."""
         assert request.run_key
-        executed = self.defs.resolve_job_def(job).execute_in_process(
+        result = self.defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             partition_key=request.partition_key,
-            asset_selection=chosen,
+            asset_selection=request.asset_selection,
             tags={**request.tags, RUN_KEY_TAG: request.run_key},
             raise_on_error=False,
         )
-        run = self.instance.get_run_by_id(executed.run_id)
+        run = self.instance.get_run_by_id(result.run_id)
         assert run
         return run
 
-    def begin(self, request: dg.RunRequest, job: str = "service_day") -> dg.DagsterRun:
-        """Create a run that has started and does nothing."""
-        return self.create(job, request, dg.DagsterRunStatus.STARTED)
+    def materialize(self, service_date: date) -> dg.DagsterRun:
+        """Make the tables of a service date, as people do from the UI."""
+        request = dg.RunRequest(run_key=f"{service_date} by hand", partition_key=str(service_date))
+        return self.run(request, job="daily_tables")
 
-    def create(self, job: str, request: dg.RunRequest, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    def start_run(self, request: dg.RunRequest, job: str = "service_day") -> dg.DagsterRun:
+        """Create a run that has started and does nothing."""
+        return self.create_run(request, job, dg.DagsterRunStatus.STARTED)
+
+    def create_run(self, request: dg.RunRequest, job: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
         """Create a run as the daemon would, in some status."""
         partition = {PARTITION_NAME_TAG: request.partition_key} if request.partition_key else {}
         return self.instance.create_run_for_job(
@@ -153,7 +167,7 @@ class Deployment:
             asset_selection=frozenset(request.asset_selection) if request.asset_selection else None,
         )
 
-    def end(self, run: dg.DagsterRun, succeeded: bool) -> None:
+    def finish_run(self, run: dg.DagsterRun, succeeded: bool) -> None:
         """Let a run that has started end."""
         if succeeded:
             self.instance.report_dagster_event(
@@ -162,23 +176,33 @@ class Deployment:
         else:
             self.instance.report_run_failed(run)
 
-    def settle(self, name: str = "upstream_changes", most: int = 10) -> list[str]:
-        """Tick and run until there is nothing left to do; the service days that were run, in order."""
+    def run_until_idle(self, name: str = "upstream_changes", max_ticks: int = 10) -> list[str]:
+        """Tick and run until a tick requests nothing; return the partitions that were run, in order."""
         days: list[str] = []
-        for _ in range(most):
+        for _ in range(max_ticks):
             requests = self.tick(name)
             if not requests:
                 return days
             for request in requests:
                 assert self.run(request).is_success
                 days.append(request.partition_key or "")
-        raise AssertionError(f"still busy after {most} ticks: {days}")
+        raise AssertionError(f"still busy after {max_ticks} ticks: {days}")
 
-    def at(self, moment: datetime) -> Any:
-        """The same with the clock of Dagster at a moment."""
-        from dagster._core.test_utils import freeze_time
 
-        return freeze_time(moment)
+def select_resources(defs: dg.Definitions, keys: set[str]) -> dict[str, Any]:
+    """Return the resources that a sensor or a schedule requires."""
+    assert defs.resources
+    return {key: defs.resources[key] for key in keys}
+
+
+def asset_names(request: dg.RunRequest) -> list[str]:
+    """Return the names of the assets that a run request selects, in its order."""
+    return [key.to_user_string() for key in request.asset_selection or ()]
+
+
+def clock_at(time: datetime) -> AbstractContextManager[None]:
+    """Freeze Dagster's clock at a time."""
+    return freeze_time(time)
 
 
 @pytest.fixture
@@ -196,10 +220,10 @@ def deployment(tmp_path: Path, instance: dg.DagsterInstance) -> Deployment:
 
 
 def promote(deployment: Deployment, content: bytes = b"a model", why: str = "promoted") -> str:
-    """Make a bundle the production model; its digest."""
-    store = BundleStore(deployment.settings.store)
-    stored = store.put("production_model", Draft("onnx", {"model.onnx": content}))
-    store.point("production_model", stored.digest, store.current_digest("production_model"), why)
+    """Make a bundle with some content the production model, and return its digest."""
+    registry = ModelRegistry(deployment.settings.store)
+    stored = registry.put("production_model", Draft("onnx", {"model.onnx": content}))
+    registry.set_current("production_model", stored.digest, registry.current_digest("production_model"), why)
     return stored.digest
 
 

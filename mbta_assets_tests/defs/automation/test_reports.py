@@ -4,137 +4,136 @@ import base64
 import json
 import zlib
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
 from mbta_assets.defs.automation import reports
-from mbta_assets.defs.automation.upstream import Cursor
-from mbta_assets.serving.reporting import EVENT_ID
+from mbta_assets.defs.automation.cursor import Cursor
+from mbta_assets.serving.formats import EVENT_ID_KEY
 from mbta_assets.settings import Settings
-from mbta_assets_tests.defs.automation.conftest import Deployment, day, deliver
+from mbta_assets_tests.defs.automation.conftest import (
+    DOWNSTREAM,
+    Deployment,
+    asset_names,
+    clock_at,
+    day,
+    write_upstream,
+)
 
-MADE = ["raw_transit_data", "transit_features"]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def stored(deployment: Deployment) -> Deployment:
-    """A day is stored; the sensor has not begun."""
-    deliver(deployment.directory, day(0))
-    assert deployment.run(dg.RunRequest(run_key="by hand", partition_key=str(day(0))), job="daily_tables").is_success
+    """Return a deployment that stores a day, before the sensor's first tick."""
+    write_upstream(deployment.directory, day(0))
+    assert deployment.materialize(day(0)).is_success
     return deployment
 
 
 @pytest.fixture
 def followed(stored: Deployment) -> Deployment:
+    """Return that deployment after the sensor's first tick."""
     assert stored.tick() == []
     return stored
 
 
-def tell(deployment: Deployment, version: str, table: str = "vehicle", number: int = 0, **metadata: str) -> None:
-    """An observation as Dagster's HTTP interface makes it of a report."""
+def report(deployment: Deployment, version: str, table: str = "vehicle", number: int = 0, **metadata: str) -> None:
+    """Add a report to the event log as Dagster's HTTP interface does."""
     deployment.instance.report_runless_asset_event(
         dg.AssetObservation(
             table,
             partition=str(day(number)),
-            metadata=metadata or {EVENT_ID: f"id of {version}"},
+            metadata=metadata or {EVENT_ID_KEY: f"id of {version}"},
             tags={"dagster/data_version": version},
         )
     )
 
 
-def assets(request: dg.RunRequest) -> list[str]:
-    return [key.to_user_string() for key in request.asset_selection or []]
-
-
 def test_a_report_leads_to_one_run_of_its_table_and_what_is_downstream(followed: Deployment) -> None:
-    tell(followed, "gs://bucket/vehicle#1")
+    report(followed, "gs://bucket/vehicle#1")
     [request] = followed.tick()
-    assert (request.partition_key, assets(request)) == (str(day(0)), ["vehicle", *MADE])
-    under_way = followed.begin(request)
+    assert (request.partition_key, asset_names(request)) == (str(day(0)), ["vehicle", *DOWNSTREAM])
+    run = followed.start_run(request)
     assert followed.tick() == []
-    followed.end(under_way, succeeded=True)
-    assert followed.settle() == []
+    followed.finish_run(run, succeeded=True)
+    assert followed.run_until_idle() == []
 
 
 def test_the_same_report_again_leads_to_nothing_and_another_version_to_another_run(followed: Deployment) -> None:
     for version, days in (("gs://b/v#1", [str(day(0))]), ("gs://b/v#1", []), ("gs://b/v#2", [str(day(0))])):
-        tell(followed, version)
-        assert followed.settle() == days
+        report(followed, version)
+        assert followed.run_until_idle() == days
 
 
 def test_reports_of_several_tables_between_two_ticks_are_one_run(followed: Deployment) -> None:
     for table in ("vehicle", "schedule", "vehicle"):
-        tell(followed, f"gs://b/{table}#1", table)
+        report(followed, f"gs://b/{table}#1", table)
     [request] = followed.tick()
-    assert assets(request) == ["vehicle", "schedule", *MADE]
+    assert asset_names(request) == ["vehicle", "schedule", *DOWNSTREAM]
 
 
-def test_a_change_that_is_both_seen_and_reported_is_one_run(followed: Deployment) -> None:
-    deliver(followed.directory, day(0), tables=("vehicle",), late_seconds=90)
-    tell(followed, "gs://b/vehicle#1")
-    assert followed.settle() == [str(day(0))]
+def test_a_change_that_is_both_polled_and_reported_is_one_run(followed: Deployment) -> None:
+    write_upstream(followed.directory, day(0), tables=("vehicle",), late_seconds=90)
+    report(followed, "gs://b/vehicle#1")
+    assert followed.run_until_idle() == [str(day(0))]
 
 
-def test_a_report_from_before_the_sensor_began_counts_unless_the_day_was_made_since(stored: Deployment) -> None:
-    tell(stored, "gs://b/vehicle#1")
-    assert stored.settle() == [str(day(0))]
+def test_a_report_from_before_the_first_tick_counts_unless_the_day_was_made_since(stored: Deployment) -> None:
+    report(stored, "gs://b/vehicle#1")
+    assert stored.run_until_idle() == [str(day(0))]
     stored.cursors.clear()
-    assert stored.settle() == []
+    assert stored.run_until_idle() == []
 
 
 def test_the_run_of_a_report_is_tried_again_when_it_fails(followed: Deployment) -> None:
-    tell(followed, "gs://b/vehicle#1")
+    report(followed, "gs://b/vehicle#1")
     [request] = followed.tick()
-    followed.end(followed.begin(request), succeeded=False)
+    followed.finish_run(followed.start_run(request), succeeded=False)
     assert followed.tick() == []
-    [again] = _after(followed, minutes=6)
-    assert (again.partition_key, assets(again)) == (request.partition_key, assets(request))
+    with clock_at(datetime.now(UTC) + timedelta(minutes=6)):
+        [again] = followed.tick()
+    assert (again.partition_key, asset_names(again)) == (request.partition_key, asset_names(request))
     assert again.run_key != request.run_key
 
 
-def _after(deployment: Deployment, minutes: int) -> list[dg.RunRequest]:
-    from datetime import UTC, datetime, timedelta
-
-    with deployment.at(datetime.now(UTC) + timedelta(minutes=minutes)):
-        return deployment.tick()
-
-
-def test_what_nobody_made_here_is_not_made_for_a_report(followed: Deployment) -> None:
-    tell(followed, "gs://b/vehicle#1", number=-3)
+def test_a_report_of_a_day_that_is_not_stored_or_of_no_day_leads_to_nothing(followed: Deployment) -> None:
+    report(followed, "gs://b/vehicle#1", number=-3)
     followed.instance.report_runless_asset_event(
-        dg.AssetObservation("vehicle", partition="no service day", metadata={EVENT_ID: "1"})
+        dg.AssetObservation("vehicle", partition="no service day", metadata={EVENT_ID_KEY: "1"})
     )
-    assert followed.settle() == []
+    assert followed.run_until_idle() == []
 
 
-def test_observations_that_no_event_stands_behind_are_no_reports(followed: Deployment) -> None:
-    tell(followed, "gs://b/vehicle#1", somebody="else")
-    assert followed.settle() == []
+def test_observations_without_the_id_of_an_event_are_no_reports(followed: Deployment) -> None:
+    report(followed, "gs://b/vehicle#1", somebody="else")
+    assert followed.run_until_idle() == []
 
 
-def test_more_reports_than_are_read_at_once_are_all_read(followed: Deployment, monkeypatch) -> None:
-    monkeypatch.setattr(reports, "AT_ONCE", 3)
+def test_more_reports_than_a_page_holds_are_all_read(followed: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "PAGE_SIZE", 3)
     for n in range(8):
-        tell(followed, f"gs://b/vehicle#{n}")
-    assert [one.version for one in reports.reported_after(followed.instance, -1)] == [
-        f"gs://b/vehicle#{n}" for n in range(8)
-    ]
-    assert followed.settle() == [str(day(0))]
+        report(followed, f"gs://b/vehicle#{n}")
+    fetched = [fetched.version for fetched in reports.fetch_reports(followed.instance, after_storage_id=-1)]
+    assert fetched == [f"gs://b/vehicle#{n}" for n in range(8)]
+    assert followed.run_until_idle() == [str(day(0))]
 
 
 def test_a_source_that_shows_no_change_is_followed_by_reports_alone(stored: Deployment) -> None:
-    """The simulator has a version of nothing; its stored days are made again when they are reported."""
+    # The simulator has no versions to poll.
     deployment = Deployment(Settings(store=stored.settings.store, source="synthetic", training_days=5), stored.instance)
     assert deployment.tick() == []
-    tell(deployment, "gs://b/vehicle#1")
+    report(deployment, "gs://b/vehicle#1")
     [request] = deployment.tick()
-    assert assets(request) == ["vehicle", *MADE]
+    assert asset_names(request) == ["vehicle", *DOWNSTREAM]
 
 
-def test_a_cursor_from_before_there_were_reports_is_read(followed: Deployment) -> None:
+def test_a_cursor_of_a_release_without_reports_is_read(followed: Deployment) -> None:
     cursor = Cursor.from_text(followed.cursors["upstream_changes"] or "")
     earlier = {name: value for name, value in asdict(cursor).items() if name not in ("reported", "read_until")}
+    earlier["asked"] = earlier.pop("pending")
     followed.cursors["upstream_changes"] = base64.b85encode(zlib.compress(json.dumps(earlier).encode())).decode()
-    tell(followed, "gs://b/vehicle#1")
-    assert followed.settle() == [str(day(0))]
+    report(followed, "gs://b/vehicle#1")
+    assert followed.run_until_idle() == [str(day(0))]

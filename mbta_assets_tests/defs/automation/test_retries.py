@@ -1,4 +1,4 @@
-"""What reads and stores is tried again; what learns is not; what can not get better fails at once."""
+"""Assets that read and store are retried, training is not, and errors that a retry cannot mend fail at once."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -9,51 +9,51 @@ import pandas as pd
 import pytest
 
 from mbta_assets.definitions import build_defs
-from mbta_assets.defs.io_managers import DayByDay, TableIOManager
-from mbta_assets.defs.retries import RETRIED, what_can_be_read
+from mbta_assets.defs.io_managers import DailyOutput, TablesIOManager
+from mbta_assets.defs.retries import READ_RETRY_POLICY, no_retry_on_bad_input
 from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError
-from mbta_assets.storage.parquet_tables import Lake
-from mbta_assets_tests.defs.automation.conftest import TABLES, day, tables_of
+from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets_tests.defs.automation.conftest import TABLES, build_tables, day
 
 
-def test_only_what_reads_and_stores_tables_is_tried_again(tmp_path: Path) -> None:
+def test_only_assets_that_read_sources_or_join_tables_are_retried(tmp_path: Path) -> None:
     defs = build_defs(Settings(store=tmp_path))
-    definitions = {spec.key.to_user_string(): defs.get_assets_def(spec.key) for spec in defs.resolve_all_asset_specs()}
-    retried = {name for name, found in definitions.items() if found.op.retry_policy}
+    keys = [spec.key for spec in defs.resolve_all_asset_specs()]
+    retried = {key.to_user_string() for key in keys if defs.get_assets_def(key).op.retry_policy}
     assert retried == {*TABLES, "raw_transit_data"}
-    assert RETRIED.backoff == dg.Backoff.EXPONENTIAL
+    assert READ_RETRY_POLICY.backoff == dg.Backoff.EXPONENTIAL
 
 
 @pytest.mark.parametrize(("error", "attempts"), [(OSError("busy"), 3), (SourceError("no such column"), 1)])
-def test_an_error_that_passes_is_tried_again_and_one_that_does_not_fails_at_once(
+def test_a_transient_error_is_retried_and_a_lasting_one_fails_at_once(
     tmp_path: Path, instance: dg.DagsterInstance, error: Exception, attempts: int
 ) -> None:
-    tried: list[int] = []
+    started: list[int] = []
 
     @dg.asset(
         name="trip",
         partitions_def=dg.StaticPartitionsDefinition([str(day(0))]),
-        retry_policy=dg.RetryPolicy(max_retries=RETRIED.max_retries),
+        retry_policy=dg.RetryPolicy(max_retries=READ_RETRY_POLICY.max_retries),
         io_manager_key="tables",
     )
-    def trip() -> DayByDay:
+    def trip() -> DailyOutput:
         def read() -> Iterator[tuple[date, pd.DataFrame]]:
-            tried.append(len(tried))
-            if len(tried) < 3:
+            started.append(len(started))
+            if len(started) < 3:
                 raise error
-            yield day(0), tables_of(day(0))["trip"].assign(service_date=day(0), headsign=None)
+            yield day(0), build_tables(day(0))["trip"].assign(service_date=day(0), headsign=None)
 
-        return DayByDay(what_can_be_read(read()))
+        return DailyOutput(no_retry_on_bad_input(read()))
 
     result = dg.materialize(
         [trip],
         instance=instance,
         partition_key=str(day(0)),
-        resources={"tables": TableIOManager(Lake(tmp_path))},
+        resources={"tables": TablesIOManager(tables=ParquetTables(tmp_path))},
         raise_on_error=False,
     )
-    assert len(tried) == attempts
+    assert len(started) == attempts
     assert result.success == isinstance(error, OSError)
     if not result.success:
         failure = result.failure_data_for_node("trip")

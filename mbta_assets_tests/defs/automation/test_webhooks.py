@@ -1,10 +1,10 @@
-"""People and serving are told through webhooks that really listen, refuse or are gone."""
+"""Sensors notify people and serving through webhooks that really listen, refuse or are gone."""
 
 import json
 import logging
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -13,8 +13,10 @@ import dagster as dg
 import pytest
 
 from mbta_assets.defs.automation.webhooks import run_failure
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets_tests.defs.automation.conftest import Deployment, promote
+
+pytestmark = pytest.mark.integration
 
 TOKEN = "T0K3N"
 SENSOR = "production_model_changed"
@@ -22,11 +24,11 @@ SENSOR = "production_model_changed"
 
 @dataclass
 class Webhook:
-    """A server that answers with some codes in turn, the last one from then on, and keeps what it was sent."""
+    """A server that answers with some codes in turn, repeating the last one, and records the messages it receives."""
 
     address: str
     codes: list[int] = field(default_factory=lambda: [200])
-    received: list[dict] = field(default_factory=list)
+    received: list[dict[str, Any]] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -50,72 +52,74 @@ def webhook() -> Iterator[Webhook]:
 
 @pytest.fixture
 def refused() -> str:
-    """An address where nobody listens."""
+    """Return an address at which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}/hooks/{TOKEN}"
 
 
 def with_settings(deployment: Deployment, **settings: Any) -> Deployment:
-    return Deployment(replace(deployment.settings, **settings), deployment.instance)
+    return Deployment(deployment.settings.model_copy(update=settings), deployment.instance)
 
 
-def told(deployment: Deployment) -> str:
-    """Evaluate the sensor of the production model; what it says."""
-    said = deployment.evaluate(SENSOR)
-    if said.cursor is not None:
-        deployment.cursors[SENSOR] = said.cursor
-    return said.skip_message or ""
+def notify(deployment: Deployment) -> str:
+    """Evaluate the sensor of the production model, store its cursor, and return its skip message."""
+    result = deployment.evaluate(SENSOR)
+    if result.cursor is not None:
+        deployment.cursors[SENSOR] = result.cursor
+    return result.skip_message or ""
 
 
-def test_serving_is_told_once_of_each_change_and_a_rollback_is_one(deployment: Deployment, webhook: Webhook) -> None:
+def test_serving_is_notified_once_of_each_change_and_a_rollback_is_one(
+    deployment: Deployment, webhook: Webhook
+) -> None:
     deployment = with_settings(deployment, promotion_webhook=webhook.address)
-    assert "has not changed" in told(deployment)
+    assert "has not changed" in notify(deployment)
     first = promote(deployment, b"1")
-    told(deployment)
-    assert "has not changed" in told(deployment)
+    notify(deployment)
+    assert "has not changed" in notify(deployment)
     second = promote(deployment, b"2")
-    told(deployment)
-    BundleStore(deployment.settings.store).point("production_model", first, second, "rolled back")
-    told(deployment)
-    told(deployment)
+    notify(deployment)
+    ModelRegistry(deployment.settings.store).set_current("production_model", first, second, "rolled back")
+    notify(deployment)
+    notify(deployment)
     assert [message["version"] for message in webhook.received] == [first, second, first]
     assert [message["previous_version"] for message in webhook.received] == [None, first, second]
     assert webhook.received[-1]["why"] == "rolled back"
 
 
-def test_serving_is_told_again_until_it_accepts(deployment: Deployment, webhook: Webhook) -> None:
+def test_serving_is_notified_again_until_it_accepts(deployment: Deployment, webhook: Webhook) -> None:
     webhook.codes = [500, 503, 200]
     deployment = with_settings(deployment, promotion_webhook=webhook.address)
     version = promote(deployment)
-    said = [told(deployment) for _ in range(4)]
-    assert "answered 500" in said[0]
+    messages = [notify(deployment) for _ in range(4)]
+    assert "answered 500" in messages[0]
     assert [message["version"] for message in webhook.received] == [version] * 3
-    assert "has not changed" in said[3]
+    assert "has not changed" in messages[3]
 
 
-def test_a_change_while_serving_could_not_be_told_is_told_once_as_it_then_is(
+def test_after_an_outage_serving_is_notified_once_of_the_current_version(
     deployment: Deployment, webhook: Webhook, refused: str
 ) -> None:
     gone = with_settings(deployment, promotion_webhook=refused)
     promote(gone, b"1")
-    assert "did not answer (ConnectionRefusedError)" in told(gone)
+    assert "did not answer (ConnectionRefusedError)" in notify(gone)
     second = promote(gone, b"2")
-    told(gone)
+    notify(gone)
     back = with_settings(deployment, promotion_webhook=webhook.address)
     back.cursors = gone.cursors
-    told(back)
-    told(back)
+    notify(back)
+    notify(back)
     assert [message["version"] for message in webhook.received] == [second]
 
 
-def test_without_a_webhook_nobody_is_told(deployment: Deployment) -> None:
+def test_without_a_webhook_nobody_is_notified(deployment: Deployment) -> None:
     promote(deployment)
-    assert "is not set" in told(deployment)
+    assert "is not set" in notify(deployment)
 
 
 def failed_run(deployment: Deployment, error: str = "disk full") -> dg.DagsterRun:
-    """A run that fails with an error, as a user's step would."""
+    """Execute a run whose step raises an error."""
 
     @dg.op
     def fails() -> None:
@@ -125,16 +129,16 @@ def failed_run(deployment: Deployment, error: str = "disk full") -> dg.DagsterRu
     def breaks() -> None:
         fails()
 
-    executed = breaks.execute_in_process(
+    result = breaks.execute_in_process(
         instance=deployment.instance, raise_on_error=False, tags={"dagster/partition": "2024-03-04"}
     )
-    run = deployment.instance.get_run_by_id(executed.run_id)
+    run = deployment.instance.get_run_by_id(result.run_id)
     assert run
     return run
 
 
 def alert(deployment: Deployment, run: dg.DagsterRun, caplog: pytest.LogCaptureFixture) -> str:
-    """Evaluate the sensor for a failed run; what it logs."""
+    """Evaluate the sensor for a failed run, and return its log."""
     [failure] = deployment.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
     assert failure.dagster_event
     context = dg.build_run_status_sensor_context(
@@ -157,19 +161,19 @@ def test_a_failed_run_is_posted(deployment: Deployment, webhook: Webhook, caplog
 
 
 @pytest.mark.parametrize("code", [None, 500])
-def test_a_webhook_that_is_dead_fails_nothing_and_no_secret_is_logged(
+def test_a_webhook_that_does_not_answer_is_logged_without_its_secret_and_fails_nothing(
     deployment: Deployment,
     webhook: Webhook,
     refused: str,
     code: int | None,
     caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     webhook.codes = [code or 200]
     deployment = with_settings(deployment, alert_webhook=webhook.address if code else refused)
     alert(deployment, failed_run(deployment), caplog)
     logged = caplog.text + "".join(capfd.readouterr())
-    assert "MBTA_ALERT_WEBHOOK was not told" in logged
+    assert "MBTA_ALERT_WEBHOOK was not notified" in logged
     assert TOKEN not in logged
 
 
@@ -182,7 +186,7 @@ def test_secrets_in_an_error_are_not_posted(
 
 
 def test_without_a_webhook_a_failed_run_is_only_logged(
-    deployment: Deployment, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+    deployment: Deployment, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     alert(deployment, failed_run(deployment), caplog)
     assert "of breaks of service day 2024-03-04 failed" in caplog.text + "".join(capfd.readouterr())

@@ -1,4 +1,4 @@
-"""Whether a run's process is still there, as run monitoring asks it."""
+"""The health check of runs: run monitoring notices that the process of a run is gone."""
 
 import os
 import subprocess
@@ -13,56 +13,60 @@ from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from mbta_assets.defs.run_launchers.local import LocalRunLauncher, is_there
+from mbta_assets.defs.run_launchers.local import LocalRunLauncher, is_running
 from mbta_assets_tests.support.dagster_dev import ROOT
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """An instance with the project's dagster.yaml."""
+    """Create an instance with the project's dagster.yaml."""
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         yield instance
 
 
-def ended_process() -> int:
+def start_and_end_process() -> int:
+    """Return the id of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     return process.pid
 
 
-def health(instance: dg.DagsterInstance, process: int | None, *, launched: bool = True) -> WorkerStatus:
+def check_health(instance: dg.DagsterInstance, pid: int | None, *, launched: bool = True) -> WorkerStatus:
+    """Create a run, executed by a process if one is given, and return the result of its health check."""
     tags = {GRPC_INFO_TAG: "{}"} if launched else {}
     run = instance.create_run_for_job(dg.GraphDefinition("nothing").to_job(), tags=tags)
-    if process:
-        instance.report_engine_event("Started.", run, EngineEventData.in_process(process))
-    kept = instance.get_run_by_id(run.run_id)
-    assert kept
-    return instance.run_launcher.check_run_worker_health(kept).status
+    if pid:
+        instance.report_engine_event("Started.", run, EngineEventData.in_process(pid))
+    stored = instance.get_run_by_id(run.run_id)
+    assert stored
+    return instance.run_launcher.check_run_worker_health(stored).status
 
 
-def test_the_projects_dagster_yaml_starts_runs_with_it(instance: dg.DagsterInstance) -> None:
+def test_the_projects_dagster_yaml_uses_the_launcher(instance: dg.DagsterInstance) -> None:
     assert isinstance(instance.run_launcher, LocalRunLauncher)
 
 
 def test_a_run_is_lost_when_its_process_is_gone(instance: dg.DagsterInstance) -> None:
-    assert health(instance, os.getpid()) == WorkerStatus.RUNNING
-    assert health(instance, ended_process()) == WorkerStatus.NOT_FOUND
+    assert check_health(instance, os.getpid()) == WorkerStatus.RUNNING
+    assert check_health(instance, start_and_end_process()) == WorkerStatus.NOT_FOUND
 
 
-def test_a_run_whose_process_has_not_said_anything_yet_is_left_to_the_start_timeout(
+def test_a_run_whose_process_has_not_logged_anything_yet_is_left_to_the_start_timeout(
     instance: dg.DagsterInstance,
 ) -> None:
-    assert health(instance, None) == WorkerStatus.RUNNING
+    assert check_health(instance, None) == WorkerStatus.RUNNING
 
 
 def test_a_run_that_a_command_executes_is_not_judged(instance: dg.DagsterInstance) -> None:
-    assert health(instance, ended_process(), launched=False) == WorkerStatus.RUNNING
+    assert check_health(instance, start_and_end_process(), launched=False) == WorkerStatus.RUNNING
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not tell when a process began")
-def test_a_younger_process_with_the_same_id_is_another() -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc has the start of a process")
+def test_a_younger_process_with_the_same_id_is_not_the_one_of_the_run() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert is_there(process.pid, time.time())
-        assert not is_there(process.pid, time.time() - 60)
+        assert is_running(process.pid, time.time())
+        assert not is_running(process.pid, time.time() - 60)
         process.communicate(b"\n")
