@@ -1,6 +1,6 @@
-"""MBTA_SOURCE=bigquery: tables that others load are read where they are, whatever they are called there."""
+"""MBTA_SOURCE=bigquery: tables that others load are read in place, whatever their names and columns are."""
 
-import json
+import copy
 import os
 import subprocess
 import sys
@@ -14,117 +14,134 @@ import pytest
 from dagster._core.definitions.observe import observe
 
 from mbta_assets.definitions import build_defs
-from mbta_assets.gcp import Account
+from mbta_assets.gcp.account import Account
+from mbta_assets.gcp.bigquery import BigQuery
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.sources import SourceError
-from mbta_assets.sources.bigquery import BigQuerySource
+from mbta_assets.sources.bigquery import BigQuerySource, BigQueryUpstreamTables
 from mbta_assets.storage.bigquery_tables import BigQueryTables
-from mbta_assets.storage.parquet_tables import Lake
-from mbta_assets.storage.tables import to_arrow
+from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets.storage.tables import TableStore, to_arrow
 from mbta_assets.transit import schema
-from mbta_assets_tests.defs.automation.conftest import Deployment
+from mbta_assets_tests.defs.automation.conftest import Deployment, select_resources
 from mbta_assets_tests.support import small_network
-from mbta_assets_tests.support.google_fixtures import MAXIMUM_BYTES_BILLED
+from mbta_assets_tests.support.google_fixtures import MAX_BYTES_BILLED
 
 DAYS = small_network.DAYS[:2]
-Tables = dict[tuple[str, date], arrow.Table]
+TablesByDay = dict[tuple[str, date], arrow.Table]
 pytestmark = pytest.mark.xdist_group("google")
 
 
 @pytest.fixture(scope="module")
-def mattapan() -> Tables:
-    """The simulator's Mattapan line in the morning, as the contract has it."""
-    of_days = {day: small_network.make_day(day) for day in DAYS}
-    return {(table, day): to_arrow(table, rows) for day, tables in of_days.items() for table, rows in tables.items()}
+def contract_tables() -> TablesByDay:
+    """Return the tables of a small network with the columns of the contract."""
+    upstream = {day: small_network.make_day(day) for day in DAYS}
+    return {(table, day): to_arrow(table, rows) for day, tables in upstream.items() for table, rows in tables.items()}
 
 
 @pytest.fixture
-def loaded(account: Account, dataset: str, mattapan: Tables) -> BigQueryTables:
-    """The tables as another team loads them: partitioned by day, named as in the contract."""
-    upstream = BigQueryTables(account, f"feed_{dataset}", MAXIMUM_BYTES_BILLED)
-    upstream.begin()
-    for (table, day), rows in mattapan.items():
+def upstream(account: Account, dataset: str, contract_tables: TablesByDay) -> BigQueryTables:
+    """Load the tables as another team does: partitioned by day, with the names of the contract."""
+    upstream = BigQueryTables(BigQuery(account, MAX_BYTES_BILLED), f"feed_{dataset}")
+    upstream.prepare()
+    for (table, day), rows in contract_tables.items():
         upstream.write(table, day, rows)
     return upstream
 
 
-def source_of(upstream: BigQueryTables, layout: dict[str, Any] | None = None) -> BigQuerySource:
+def open_source(upstream: BigQueryTables, layout: dict[str, Any] | None = None) -> BigQuerySource:
+    """Return a source that reads the upstream tables."""
     return BigQuerySource(upstream.bigquery, upstream.dataset, layout or {})
 
 
-def sql(upstream: BigQueryTables, statement: str) -> None:
-    upstream.bigquery.query("Prepare", statement.replace("$", upstream.where))
+def open_tables(upstream: BigQueryTables, layout: dict[str, Any] | None = None) -> BigQueryUpstreamTables:
+    """Return the tables in place of a source that reads the upstream tables."""
+    return open_source(upstream, layout).tables_in_place
+
+
+def execute(upstream: BigQueryTables, statement: str) -> None:
+    """Execute a statement in which `$` stands for the upstream dataset."""
+    upstream.bigquery.query("Prepare", statement.replace("$", upstream.dataset_path))
+
+
+def upstream_environment(upstream: BigQueryTables, environment: dict[str, str]) -> dict[str, str]:
+    """Return an environment with the upstream tables as the source."""
+    return environment | {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": upstream.dataset}
 
 
 @pytest.mark.parametrize("deployment", ["local", "gcp"])
 def test_the_lineage_is_the_same_and_nothing_is_copied(
-    loaded: BigQueryTables, mattapan: Tables, google_environment: dict[str, str], tmp_path: Path, deployment: str
+    upstream: BigQueryTables,
+    contract_tables: TablesByDay,
+    google_environment: dict[str, str],
+    tmp_path: Path,
+    deployment: str,
 ) -> None:
-    environment = google_environment | {
-        "MBTA_SOURCE": "bigquery",
-        "MBTA_DEPLOYMENT": deployment,
-        "BIGQUERY_UPSTREAM_DATASET": loaded.dataset,
-    }
+    environment = upstream_environment(upstream, google_environment) | {"MBTA_DEPLOYMENT": deployment}
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions"]
     options = ["--select", "group:transit", "--partition-range", f"{DAYS[0]}...{DAYS[1]}"]
     run = subprocess.run([*command, *options], capture_output=True, text=True, env={**os.environ, **environment})
     assert run.returncode == 0, run.stderr[-4000:]
 
-    lake = Lake(tmp_path / "expected")
-    for (table, day), rows in mattapan.items():
-        lake.write(table, day, rows)
+    expected = ParquetTables(tmp_path / "expected")
+    for (table, day), rows in contract_tables.items():
+        expected.write(table, day, rows)
     tags = {"dagster/asset_partition_range_start": str(DAYS[0]), "dagster/asset_partition_range_end": str(DAYS[1])}
     files = Settings(source="files", files_dir=tmp_path / "expected/tables", store=tmp_path / "expected")
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_defs(files).resolve_job_def("daily_tables")
         assert job.execute_in_process(tags=tags, instance=instance).success
 
-    account, dataset = loaded.account, google_environment["BIGQUERY_DATASET"]
-    stored = BigQueryTables(account, dataset, MAXIMUM_BYTES_BILLED)
-    made = stored if deployment == "gcp" else Lake(Path(google_environment["MBTA_STORE"]))
+    if deployment == "gcp":
+        stored: TableStore = BigQueryTables(upstream.bigquery, google_environment["BIGQUERY_DATASET"])
+    else:
+        stored = ParquetTables(Path(google_environment["MBTA_STORE"]))
     for table in ("raw_transit_data", "transit_features"):
-        assert made.versions(table, DAYS) == lake.versions(table, DAYS)
-    assert made.days("vehicle") == []
+        assert stored.versions(table, DAYS) == expected.versions(table, DAYS)
+    assert stored.days("vehicle") == []
 
 
-def test_a_day_is_read_with_the_types_of_the_contract(loaded: BigQueryTables, mattapan: Tables) -> None:
-    source = source_of(loaded)
-    assert source.days("vehicle") == DAYS
+def test_a_day_is_read_with_the_types_of_the_contract(upstream: BigQueryTables, contract_tables: TablesByDay) -> None:
+    source, tables = open_source(upstream), open_tables(upstream)
+    assert tables.days("vehicle") == DAYS
     for table in schema.UPSTREAM:
-        assert to_arrow(table, source.read(table, [DAYS[0]])).equals(mattapan[table, DAYS[0]])
-    assert source.read("trip", DAYS, ["id", "route_id"]).column_names == ["id", "route_id"]
+        expected = contract_tables[table, DAYS[0]]
+        assert to_arrow(table, tables.read(table, [DAYS[0]])).equals(expected)
+        assert to_arrow(table, source.read(table, DAYS[0])).equals(expected)
+    assert tables.read("trip", DAYS, ["id", "route_id"]).column_names == ["id", "route_id"]
 
 
-def test_each_partition_has_a_version_that_changes_with_its_rows_alone(loaded: BigQueryTables) -> None:
-    source = source_of(loaded)
-    before = source.versions("vehicle", DAYS)
-    assert source.versions("vehicle", DAYS) == before
-    sql(loaded, f"INSERT INTO `$.vehicle` SELECT * FROM `$.vehicle` WHERE service_date = '{DAYS[1]}' LIMIT 7")
-    after = source.versions("vehicle", DAYS)
+def test_each_partition_has_a_version_that_changes_with_its_rows_alone(upstream: BigQueryTables) -> None:
+    tables = open_tables(upstream)
+    before = tables.versions("vehicle", DAYS)
+    assert tables.versions("vehicle", DAYS) == before
+    execute(upstream, f"INSERT INTO `$.vehicle` SELECT * FROM `$.vehicle` WHERE service_date = '{DAYS[1]}' LIMIT 7")
+    after = tables.versions("vehicle", DAYS)
     assert (after[DAYS[0]] == before[DAYS[0]], after[DAYS[1]] == before[DAYS[1]]) == (True, False)
+    assert open_source(upstream).poll("vehicle", {}) == after
 
 
-def test_observing_tells_dagster_the_version_of_each_partition(
-    loaded: BigQueryTables, google_environment: dict[str, str]
+def test_an_observation_has_the_version_of_each_partition(
+    upstream: BigQueryTables, google_environment: dict[str, str]
 ) -> None:
-    upstream = {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": loaded.dataset}
-    defs = build_defs(Settings.from_environment(google_environment | upstream))
+    defs = build_defs(Settings.from_environment(upstream_environment(upstream, google_environment)))
     vehicle = next(asset for asset in defs.assets or () if getattr(asset, "key", None) == dg.AssetKey("vehicle"))
-    resources = {name: defs.resources[name] for name in ("source", "upstream_tables")}
+    assert isinstance(vehicle, dg.SourceAsset | dg.AssetsDefinition)
+    resources = select_resources(defs, {"source", "upstream_tables"})
     with dg.DagsterInstance.ephemeral() as instance:
-        events = observe([vehicle], instance=instance, resources=resources).asset_observations_for_node("vehicle")
-    versions = source_of(loaded).versions("vehicle", DAYS)
-    told = {str(day): version for day, version in versions.items()}
-    assert {event.partition: event.data_version for event in events} == told
+        result = observe([vehicle], instance=instance, resources=resources)
+    versions = {str(day): version for day, version in open_tables(upstream).versions("vehicle", DAYS).items()}
+    observations = result.asset_observations_for_node("vehicle")
+    assert {observation.partition: observation.data_version for observation in observations} == versions
 
 
-def test_a_day_that_is_not_there_is_named_with_those_that_are(loaded: BigQueryTables) -> None:
-    held = "bigquery, table vehicle, service day 2024-04-11: .* 2024-04-01 to 2024-04-02, 2 in all"
-    with pytest.raises(SourceError, match=held):
-        source_of(loaded).read("vehicle", [date(2024, 4, 11)])
+def test_the_error_of_an_absent_day_names_the_days_that_are_stored(upstream: BigQueryTables) -> None:
+    message = "bigquery, table vehicle, service day 2024-04-11: .* 2024-04-01 to 2024-04-02, 2 in all"
+    with pytest.raises(SourceError, match=message):
+        open_source(upstream).read("vehicle", date(2024, 4, 11))
 
 
-RENAMED = {
+RENAMED: dict[str, Any] = {
     "vehicle": {
         "table": "vehicle_df",
         "columns": {"id": "vehicle", "updated_at": "reported", "service_date": "reported", "speed": None},
@@ -135,29 +152,30 @@ RENAMED = {
 }
 
 
-def test_tables_that_are_laid_out_otherwise_are_the_same_tables(loaded: BigQueryTables, mattapan: Tables) -> None:
-    gone = "id, updated_at, service_date, bearing, speed, occupancy_status"
-    renamed = f"id AS vehicle, updated_at AS reported, * EXCEPT ({gone})"
-    sql(loaded, f"CREATE TABLE `$.vehicle_df` AS SELECT {renamed} FROM `$.vehicle`")
+def test_tables_with_another_layout_are_read_as_the_same_tables(
+    upstream: BigQueryTables, contract_tables: TablesByDay
+) -> None:
+    dropped = "id, updated_at, service_date, bearing, speed, occupancy_status"
+    renamed = f"id AS vehicle, updated_at AS reported, * EXCEPT ({dropped})"
+    execute(upstream, f"CREATE TABLE `$.vehicle_df` AS SELECT {renamed} FROM `$.vehicle`")
+    layout = copy.deepcopy(RENAMED)
     for table in ("trip", "stop"):
-        of_a_day = f"FROM `$.{table}` WHERE service_date = '{DAYS[0]}'"
-        sql(loaded, f"CREATE TABLE `$.{table}s` AS SELECT * EXCEPT (service_date) {of_a_day}")
-    layout = json.loads(json.dumps(RENAMED))
-    for table in ("trip", "stop"):
-        layout[table]["table"] = f"{loaded.dataset}.{table}s"
-    source = source_of(loaded, layout)
-    found, expected = to_arrow("vehicle", source.read("vehicle", [DAYS[0]])), mattapan["vehicle", DAYS[0]]
-    there = [name for name in expected.column_names if name not in ("bearing", "speed", "occupancy_status")]
-    assert found.select(there).equals(expected.select(there))
-    assert found["speed"].null_count == len(found)
+        rows_of_a_day = f"FROM `$.{table}` WHERE service_date = '{DAYS[0]}'"
+        execute(upstream, f"CREATE TABLE `$.{table}s` AS SELECT * EXCEPT (service_date) {rows_of_a_day}")
+        layout[table]["table"] = f"{upstream.dataset}.{table}s"
+    tables = open_tables(upstream, layout)
+    vehicle, expected = to_arrow("vehicle", tables.read("vehicle", [DAYS[0]])), contract_tables["vehicle", DAYS[0]]
+    kept = [name for name in expected.column_names if name not in ("bearing", "speed", "occupancy_status")]
+    assert vehicle.select(kept).equals(expected.select(kept))
+    assert vehicle["speed"].null_count == len(vehicle)
     for table in ("trip", "stop", "schedule"):
-        assert to_arrow(table, source.read(table, [DAYS[0]])).equals(mattapan[table, DAYS[0]])
-    assert source.days("vehicle") == DAYS
-    assert source.days("stop") == DAYS
+        assert to_arrow(table, tables.read(table, [DAYS[0]])).equals(contract_tables[table, DAYS[0]])
+    assert tables.days("vehicle") == DAYS
+    assert tables.days("stop") == DAYS
 
 
 @pytest.mark.parametrize(
-    ("statement", "said"),
+    ("statement", "message"),
     [
         ("ALTER TABLE `$.vehicle` DROP COLUMN trip_id", "table vehicle, column trip_id, .*has no trip_id"),
         ("DROP TABLE `$.vehicle`", "there is no table"),
@@ -169,27 +187,28 @@ def test_tables_that_are_laid_out_otherwise_are_the_same_tables(loaded: BigQuery
     ],
     ids=["no column", "no table", "no rows", "no such status"],
 )
-def test_what_is_wrong_upstream_is_named(loaded: BigQueryTables, statement: str, said: str) -> None:
-    sql(loaded, statement)
-    if "DROP COLUMN" in statement:  # the emulator does not show what SQL has changed
-        made = loaded.account.bigquery.get_table(loaded.path("vehicle"))
-        made.schema = [field for field in made.schema if field.name != "trip_id"]
-        loaded.account.bigquery.update_table(made, ["schema"])
-    with pytest.raises(SourceError, match=said):
-        source_of(loaded).read("vehicle", [DAYS[0]])
+def test_an_upstream_problem_is_named(upstream: BigQueryTables, statement: str, message: str) -> None:
+    execute(upstream, statement)
+    if "DROP COLUMN" in statement:  # the emulator's metadata still has a column that SQL has dropped
+        client = upstream.bigquery.client
+        vehicle = client.get_table(upstream.path("vehicle"))
+        vehicle.schema = [field for field in vehicle.schema if field.name != "trip_id"]
+        client.update_table(vehicle, ["schema"])
+    with pytest.raises(SourceError, match=message):
+        open_source(upstream).read("vehicle", DAYS[0])
 
 
-def test_a_column_of_another_type_is_named(loaded: BigQueryTables) -> None:
-    sql(
-        loaded,
+def test_a_column_of_another_type_is_named(upstream: BigQueryTables) -> None:
+    execute(
+        upstream,
         "CREATE TABLE `$.vehicles` AS SELECT * REPLACE (CAST(updated_at AS STRING) AS updated_at) FROM `$.vehicle`",
     )
     with pytest.raises(SourceError, match="column updated_at, .*is STRING, and must be TIMESTAMP"):
-        source_of(loaded, {"vehicle": {"table": "vehicles"}}).read("vehicle", [DAYS[0]])
+        open_source(upstream, {"vehicle": {"table": "vehicles"}}).read("vehicle", DAYS[0])
 
 
 @pytest.mark.parametrize(
-    ("layout", "said"),
+    ("layout", "message"),
     [
         ({"bus": {}}, "bus: no such table"),
         ({"vehicle": {"columns": {"velocity": "v"}}}, "vehicle: no such column velocity"),
@@ -198,26 +217,26 @@ def test_a_column_of_another_type_is_named(loaded: BigQueryTables) -> None:
         ({"vehicle": "vehicle.df"}, "it may have 'table' and 'columns'"),
     ],
 )
-def test_a_layout_that_is_not_understood_stops_the_code_location(layout: dict[str, Any], said: str) -> None:
+def test_an_invalid_layout_stops_the_code_location(layout: dict[str, Any], message: str) -> None:
     settings = Settings(
         source="bigquery", gcp_project="test", bigquery_upstream_dataset="feed", bigquery_upstream_layout=layout
     )
-    with pytest.raises(SettingsError, match=f"BIGQUERY_UPSTREAM_LAYOUT: .*{said}"):
+    with pytest.raises(SettingsError, match=f"BIGQUERY_UPSTREAM_LAYOUT: .*{message}"):
         build_defs(settings)
 
 
-def test_a_changed_partition_is_followed_and_only_that_one(
-    loaded: BigQueryTables, google_environment: dict[str, str]
+def test_a_changed_partition_is_recomputed_and_only_that_one(
+    upstream: BigQueryTables, google_environment: dict[str, str]
 ) -> None:
-    upstream = {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": loaded.dataset}
+    settings = Settings.from_environment(upstream_environment(upstream, google_environment))
     with dg.DagsterInstance.ephemeral() as instance:
-        deployment = Deployment(Settings.from_environment(google_environment | upstream), instance)
+        deployment = Deployment(settings, instance)
         transit = [dg.AssetKey("raw_transit_data"), dg.AssetKey("transit_features")]
         for day in DAYS:
-            request = dg.RunRequest(run_key=f"at first {day}", partition_key=str(day), asset_selection=transit)
+            request = dg.RunRequest(run_key=f"first run of {day}", partition_key=str(day), asset_selection=transit)
             assert deployment.run(request).is_success
         assert deployment.tick() == []
-        sql(loaded, f"INSERT INTO `$.vehicle` SELECT * FROM `$.vehicle` WHERE service_date = '{DAYS[1]}' LIMIT 7")
+        execute(upstream, f"INSERT INTO `$.vehicle` SELECT * FROM `$.vehicle` WHERE service_date = '{DAYS[1]}' LIMIT 7")
         (request,) = deployment.tick()
         assert (request.partition_key, request.asset_selection) == (str(DAYS[1]), transit)
         assert deployment.run(request).is_success

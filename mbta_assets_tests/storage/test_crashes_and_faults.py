@@ -1,4 +1,4 @@
-"""A day of a table and a model are replaced whole or not at all, whoever dies, and whatever goes wrong on the way."""
+"""A day of a table and a model are replaced whole or not at all, in spite of killed processes and of faults."""
 
 import hashlib
 import json
@@ -6,45 +6,57 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from google.api_core.exceptions import PermissionDenied, ServiceUnavailable
 
-from mbta_assets.gcp import Account, CloudError
+from mbta_assets.gcp import CloudError
+from mbta_assets.gcp.account import Account
+from mbta_assets.gcp.bigquery import BigQuery
 from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.bigquery_tables import STAGING_LIFE, BigQueryTables
+from mbta_assets.storage.bigquery_tables import STAGING_LIFETIME, BigQueryTables
 from mbta_assets.storage.bundle import MANIFEST, BundleError
-from mbta_assets.storage.gcs import GCSBundleStore
+from mbta_assets.storage.gcs import GCSModelRegistry
 from mbta_assets.storage.model_registry import PointerMoved
 from mbta_assets.storage.tables import content_version, to_arrow
-from mbta_assets_tests.support.fault_proxy import FaultProxy, Rule, google_error
-from mbta_assets_tests.support.writers import DAY, PROCESSES, draft, publish, rows, started, write
+from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.fault_proxy import FaultProxy, RecordedRequest, Rule, google_error
+from mbta_assets_tests.support.writers import (
+    DAY,
+    PROCESSES,
+    make_draft,
+    make_rows,
+    publish_model,
+    start_process,
+    write_day,
+)
+
+pytestmark = pytest.mark.xdist_group("google")
 
 DAYS = [DAY + timedelta(days=n) for n in range(8)]
 
-LOOK_AT_TABLE: dict[str, Any] = {"method": "GET", "path": "/tables/toy"}
-MAKE_STAGING: dict[str, Any] = {"method": "POST", "path": r"/tables\?", "body": b"staging_"}
+GET_TABLE: dict[str, Any] = {"method": "GET", "path": "/tables/toy"}
+CREATE_STAGING: dict[str, Any] = {"method": "POST", "path": r"/tables\?", "body": b"staging_"}
 START_UPLOAD: dict[str, Any] = {"method": "POST", "path": "^/upload/bigquery"}
 UPLOAD: dict[str, Any] = {"method": "PUT", "path": "^/upload/bigquery"}
-ASK_FOR_LOAD: dict[str, Any] = {"method": "GET", "path": r"/projects/test/jobs/"}
+POLL_LOAD: dict[str, Any] = {"method": "GET", "path": r"/projects/test/jobs/"}
 TRANSACTION: dict[str, Any] = {"method": "POST", "path": r"^/bigquery.*/jobs\?", "body": b"BEGIN TRANSACTION"}
-ASK_FOR_RESULT: dict[str, Any] = {"method": "GET", "path": "/queries/"}
-REMOVE_STAGING: dict[str, Any] = {"method": "DELETE", "path": "/tables/staging_"}
-OF_A_WRITE = {
-    "look at table": LOOK_AT_TABLE,
-    "make staging": MAKE_STAGING,
+POLL_QUERY: dict[str, Any] = {"method": "GET", "path": "/queries/"}
+DELETE_STAGING: dict[str, Any] = {"method": "DELETE", "path": "/tables/staging_"}
+WRITE_REQUESTS = {
+    "get table": GET_TABLE,
+    "create staging": CREATE_STAGING,
     "start upload": START_UPLOAD,
     "upload": UPLOAD,
-    "ask for load": ASK_FOR_LOAD,
+    "poll load": POLL_LOAD,
     "transaction": TRANSACTION,
-    "ask for result": ASK_FOR_RESULT,
+    "poll query": POLL_QUERY,
 }
 SELECT: dict[str, Any] = {"method": "POST", "path": r"^/bigquery.*/jobs\?", "body": b"SELECT"}
 FETCH_ROWS: dict[str, Any] = {"method": "GET", "path": "(/queries/(?!.*maxResults=0)|/data)"}
@@ -56,111 +68,128 @@ FAULTS: dict[str, dict[str, Any]] = {
     "cut before": {"cut": True},
     "cut after": {"cut": True, "when": "after"},
 }
-STORE: dict[str, Any] = {"method": "POST", "path": "^/upload/storage"}
+PUT_OBJECT: dict[str, Any] = {"method": "POST", "path": "^/upload/storage"}
 POINTER_BODY = b'"previous"'
 
-each_request = pytest.mark.parametrize("request_", OF_A_WRITE.values(), ids=list(OF_A_WRITE))
+each_request = pytest.mark.parametrize("request_", WRITE_REQUESTS.values(), ids=list(WRITE_REQUESTS))
 each_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 
 
 @pytest.fixture(autouse=True)
-def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls are tried again at once."""
-    as_it_is: Any = Account.retry
-    monkeypatch.setattr(Account, "retry", property(lambda account: as_it_is.fget(account).with_delay(0.02, 0.2)))
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry calls almost without delay."""
+    original: Any = Account.retry
+    monkeypatch.setattr(Account, "retry", property(lambda account: original.fget(account).with_delay(0.02, 0.2)))
 
 
-def running(_: str, answer: bytes) -> tuple[int, Any]:
-    """A finished job as one that still runs, so that the client has to ask for it."""
-    job = json.loads(answer)
+def respond_running(_: str, response: bytes) -> tuple[int, Any]:
+    """Return a finished job as one that still runs, so that the client polls it."""
+    job = json.loads(response)
     job["status"] = {"state": "RUNNING"}
     return 200, job
 
 
 STILL_RUNNING = (
-    Rule(**UPLOAD, when="after", answer=running, times=None),
-    Rule(method="POST", path=r"^/bigquery.*/jobs\?", when="after", answer=running, times=None),
+    Rule(**UPLOAD, when="after", respond=respond_running, times=None),
+    Rule(method="POST", path=r"^/bigquery.*/jobs\?", when="after", respond=respond_running, times=None),
 )
 
 
-def with_seconds(tables: BigQueryTables, seconds: float, **account: Any) -> BigQueryTables:
-    """The same tables for somebody who is less patient."""
-    impatient = replace(tables.account, retry_seconds=seconds, **account)
-    return BigQueryTables(impatient, tables.dataset, tables.bigquery.maximum_bytes_billed)
+def with_retry_seconds(tables: BigQueryTables, seconds: float, **account_fields: Any) -> BigQueryTables:
+    """Return the same tables, whose calls are retried for so many seconds."""
+    account = replace(tables.bigquery.account, retry_seconds=seconds, **account_fields)
+    return BigQueryTables(BigQuery(account, tables.bigquery.max_bytes_billed), tables.dataset)
 
 
-def holds(tables: BigQueryTables, value: int) -> None:
-    """Assert that the day has every row of this value once, and that the ledger says so."""
+def assert_stored(tables: BigQueryTables, value: int) -> None:
+    """Assert that the day has every row of a value once, and that the ledger has their content version."""
     read = tables.read("toy", [DAY])
-    assert read == rows(value)
+    assert read == make_rows(value)
     assert tables.versions("toy", [DAY]) == {DAY: content_version(read)}
 
 
 def staging_tables(tables: BigQueryTables) -> list[str]:
-    """What was left behind."""
-    found = tables.account.bigquery.list_tables(tables.where)
-    return [table.table_id for table in found if table.table_id.startswith("staging_")]
+    """Return the names of staging tables that were left."""
+    names = [table.table_id for table in tables.bigquery.client.list_tables(tables.dataset_path)]
+    return [name for name in names if name.startswith("staging_")]
 
 
-def await_answers(proxy: FaultProxy) -> None:
-    """Return once the server has done all that it was asked, also by clients that are gone."""
-    deadline = time.monotonic() + 30
-    while any(seen.status is None for seen in list(proxy.seen)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def wait_for_responses(proxy: FaultProxy) -> None:
+    """Wait until the server has served every request, also those of clients that are gone."""
+    eventually(
+        "the server has served every request",
+        30,
+        lambda: all(request.status is not None for request in list(proxy.requests)),
+        every=0.01,
+    )
 
 
-# Killed
+def submitted_jobs(proxy: FaultProxy) -> list[RecordedRequest]:
+    """Return the requests that submitted a query job."""
+    return [
+        request
+        for request in proxy.requests
+        if request.method == "POST"
+        and "/v2/projects/test/jobs?" in request.path
+        and not request.path.startswith("/upload")
+    ]
+
+
+# Killed processes
 
 
 @pytest.mark.parametrize(
-    ("moment", "value"),
+    ("kill_at", "value"),
     [
-        ({**MAKE_STAGING, "cut": True}, 1),
-        ({**MAKE_STAGING, "when": "after"}, 1),
+        ({**CREATE_STAGING, "cut": True}, 1),
+        ({**CREATE_STAGING, "when": "after"}, 1),
         ({**UPLOAD, "cut": True}, 1),
         ({**UPLOAD, "when": "after"}, 1),
         ({**TRANSACTION, "cut": True}, 1),
-        ({**TRANSACTION}, 2),  # the request had left
+        ({**TRANSACTION}, 2),  # the request was already sent
         ({**TRANSACTION, "when": "after"}, 2),
-        ({**REMOVE_STAGING, "cut": True}, 2),
+        ({**DELETE_STAGING, "cut": True}, 2),
     ],
-    ids=lambda moment: "-".join(map(str, moment.values())) if isinstance(moment, dict) else str(moment),
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
 def test_a_killed_writer_leaves_the_old_day_or_the_new(
     tables: BigQueryTables,
     bigquery_proxy: FaultProxy,
     google_environment: dict[str, str],
-    moment: dict[str, Any],
+    kill_at: dict[str, Any],
     value: int,
 ) -> None:
-    tables.write("toy", DAY, rows(1))
-    bigquery_proxy.inject(Rule(**moment, call=lambda: writer.kill()))
-    writer = started(write, google_environment, DAY, [2])
+    tables.write("toy", DAY, make_rows(1))
+    bigquery_proxy.inject(Rule(**kill_at, call=lambda: writer.kill()))
+    writer = start_process(write_day, google_environment, DAY, [2])
     writer.join(60)
     assert writer.exitcode == -9
-    if not moment.get("cut"):
-        await_answers(bigquery_proxy)
-    holds(tables, value)
-    tables.write("toy", DAY, rows(3))
-    holds(tables, 3)
+    if not kill_at.get("cut"):
+        wait_for_responses(bigquery_proxy)
+    assert_stored(tables, value)
+    tables.write("toy", DAY, make_rows(3))
+    assert_stored(tables, 3)
 
 
-def test_what_a_killed_writer_leaves_expires_within_hours(
+def test_the_staging_table_of_a_killed_writer_expires_within_hours(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, google_environment: dict[str, str]
 ) -> None:
-    made: list[dict[str, Any]] = []
-    bigquery_proxy.inject(Rule(**MAKE_STAGING, answer=lambda _, body: made.append(json.loads(body))))
+    created: list[dict[str, Any]] = []
+
+    def record_table(_: str, body: bytes) -> None:
+        created.append(json.loads(body))
+
+    bigquery_proxy.inject(Rule(**CREATE_STAGING, respond=record_table))
     bigquery_proxy.inject(Rule(**TRANSACTION, cut=True, call=lambda: writer.kill()))
-    writer = started(write, google_environment, DAY, [1])
+    writer = start_process(write_day, google_environment, DAY, [1])
     writer.join(60)
-    (left,) = staging_tables(tables)
-    assert left == made[0]["tableReference"]["tableId"]
-    life = datetime.fromtimestamp(int(made[0]["expirationTime"]) / 1000, UTC) - datetime.now(UTC)
-    assert timedelta(0) < life <= STAGING_LIFE
-    tables.write("toy", DAY, rows(2))
+    (remaining,) = staging_tables(tables)
+    assert remaining == created[0]["tableReference"]["tableId"]
+    lifetime = datetime.fromtimestamp(int(created[0]["expirationTime"]) / 1000, UTC) - datetime.now(UTC)
+    assert timedelta(0) < lifetime <= STAGING_LIFETIME
+    tables.write("toy", DAY, make_rows(2))
     assert tables.days("toy") == [DAY]
-    assert staging_tables(tables) == [left]
+    assert staging_tables(tables) == [remaining]
 
 
 def test_a_killed_run_of_dagster_leaves_the_old_partition_and_the_next_run_completes(
@@ -183,40 +212,40 @@ def test_a_killed_run_of_dagster_leaves_the_old_partition_and_the_next_run_compl
 
 
 @pytest.mark.parametrize(
-    ("moment", "published"),
+    ("kill_at", "published"),
     [
-        ({**STORE, "body": b"b.bin", "cut": True}, False),
-        ({**STORE, "body": b"manifest.json", "cut": True}, False),
-        ({**STORE, "body": b"manifest.json", "when": "after"}, False),
-        ({**STORE, "body": POINTER_BODY, "cut": True}, False),
-        ({**STORE, "body": POINTER_BODY, "when": "after"}, True),
+        ({**PUT_OBJECT, "body": b"b.bin", "cut": True}, False),
+        ({**PUT_OBJECT, "body": b"manifest.json", "cut": True}, False),
+        ({**PUT_OBJECT, "body": b"manifest.json", "when": "after"}, False),
+        ({**PUT_OBJECT, "body": POINTER_BODY, "cut": True}, False),
+        ({**PUT_OBJECT, "body": POINTER_BODY, "when": "after"}, True),
     ],
     ids=["between files", "before the manifest", "after the manifest", "before the pointer", "after the pointer"],
 )
 def test_a_killed_publisher_leaves_the_old_model_or_the_new(
-    bundle_store: GCSBundleStore,
+    model_registry: GCSModelRegistry,
     storage_proxy: FaultProxy,
     google_environment: dict[str, str],
     tmp_path: Path,
-    moment: dict[str, Any],
+    kill_at: dict[str, Any],
     published: bool,
 ) -> None:
-    old = bundle_store.put("model", draft(1))
-    bundle_store.point("model", old.digest, None)
-    storage_proxy.inject(Rule(**moment, call=lambda: publisher.kill()))
-    publisher = started(publish, google_environment, tmp_path / "killed", 2, old.digest)
+    old = model_registry.put("model", make_draft(1))
+    model_registry.set_current("model", old.digest, None)
+    storage_proxy.inject(Rule(**kill_at, call=lambda: publisher.kill()))
+    publisher = start_process(publish_model, google_environment, tmp_path / "killed", 2, old.digest)
     publisher.join(60)
     assert publisher.exitcode == -9
     storage_proxy.clear()
 
-    current = GCSBundleStore(bundle_store.bucket, tmp_path / "elsewhere").current("model")
+    current = GCSModelRegistry(model_registry.bucket, tmp_path / "elsewhere").current("model")
     assert current.file("a.bin") == bytes([2 if published else 1])
-    again = GCSBundleStore(bundle_store.bucket, tmp_path / "killed")
-    again.point("model", again.put("model", draft(2)).digest, current.digest)
-    assert bundle_store.current("model").file("b.bin") == b"\x02\x02"
+    again = GCSModelRegistry(model_registry.bucket, tmp_path / "killed")
+    again.set_current("model", again.put("model", make_draft(2)).digest, current.digest)
+    assert model_registry.current("model").file("b.bin") == b"\x02\x02"
 
 
-# Faults on the way
+# Faults of the network and the service
 
 
 @each_request
@@ -224,52 +253,52 @@ def test_a_killed_publisher_leaves_the_old_model_or_the_new(
 def test_a_write_overcomes_a_fault_and_stores_each_row_once(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, request_: dict[str, Any], fault: dict[str, Any]
 ) -> None:
-    tables.write("toy", DAY, rows(1))
-    bigquery_proxy.seen.clear()
+    tables.write("toy", DAY, make_rows(1))
+    bigquery_proxy.requests.clear()
     bigquery_proxy.inject(Rule(**request_, **fault), *STILL_RUNNING)
-    tables.write("toy", DAY, rows(2))
-    assert {seen.status for seen in bigquery_proxy.seen} & {fault.get("status")}, "it did not come to the fault"
+    tables.write("toy", DAY, make_rows(2))
+    assert {request.status for request in bigquery_proxy.requests} & {fault.get("status")}, "no request met the fault"
     bigquery_proxy.clear()
-    holds(tables, 2)
+    assert_stored(tables, 2)
     assert staging_tables(tables) == []
 
 
 @each_fault
-def test_staging_that_cannot_be_removed_fails_nothing(
+def test_a_write_succeeds_although_its_staging_table_cannot_be_deleted(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, fault: dict[str, Any]
 ) -> None:
-    bigquery_proxy.inject(Rule(**REMOVE_STAGING, **{**fault, "times": None}))
-    tables.write("toy", DAY, rows(2))
-    holds(tables, 2)
+    bigquery_proxy.inject(Rule(**DELETE_STAGING, **{**fault, "times": None}))
+    tables.write("toy", DAY, make_rows(2))
+    assert_stored(tables, 2)
 
 
 @pytest.mark.parametrize(
     ("request_", "when"),
     [
-        (LOOK_AT_TABLE, "before"),
+        (GET_TABLE, "before"),
         (START_UPLOAD, "before"),
         (UPLOAD, "before"),
         (UPLOAD, "after"),
         (TRANSACTION, "before"),
         (TRANSACTION, "after"),
-        (ASK_FOR_RESULT, "before"),
+        (POLL_QUERY, "before"),
     ],
 )
-def test_a_server_that_hangs_is_asked_again_and_what_comes_late_does_no_harm(
-    tables: BigQueryTables, bigquery_proxy: FaultProxy, request_: dict[str, Any], when: Any
+def test_a_request_that_hangs_is_retried_and_does_no_harm_when_it_arrives_late(
+    tables: BigQueryTables, bigquery_proxy: FaultProxy, request_: dict[str, Any], when: Literal["before", "after"]
 ) -> None:
-    tables.write("toy", DAY, rows(1))
+    tables.write("toy", DAY, make_rows(1))
     bigquery_proxy.inject(Rule(**request_, when=when, hang=1.1))
-    with_seconds(tables, 3).write("toy", DAY, rows(2))
-    await_answers(bigquery_proxy)
-    holds(tables, 2)
+    with_retry_seconds(tables, 3).write("toy", DAY, make_rows(2))
+    wait_for_responses(bigquery_proxy)
+    assert_stored(tables, 2)
 
 
 @pytest.mark.parametrize(
-    ("request_", "fault", "wanted"),
+    ("request_", "fault", "action"),
     [
-        (LOOK_AT_TABLE, {"status": 503}, "Look at"),
-        (MAKE_STAGING, {"status": 503}, f"Load service day {DAY} of"),
+        (GET_TABLE, {"status": 503}, "Get the metadata of"),
+        (CREATE_STAGING, {"status": 503}, f"Load service day {DAY} of"),
         (START_UPLOAD, {"status": 503}, f"Load service day {DAY} of"),
         (UPLOAD, {"status": 503}, f"Load service day {DAY} of"),
         (UPLOAD, {"cut": True}, f"Load service day {DAY} of"),
@@ -279,84 +308,86 @@ def test_a_server_that_hangs_is_asked_again_and_what_comes_late_does_no_harm(
     ],
     ids=str,
 )
-def test_a_server_that_stays_broken_fails_the_write_and_the_old_day_is_there(
-    tables: BigQueryTables, bigquery_proxy: FaultProxy, request_: dict[str, Any], fault: dict[str, Any], wanted: str
+def test_a_server_that_stays_broken_fails_the_write_and_the_old_day_stays(
+    tables: BigQueryTables, bigquery_proxy: FaultProxy, request_: dict[str, Any], fault: dict[str, Any], action: str
 ) -> None:
-    tables.write("toy", DAY, rows(1))
+    tables.write("toy", DAY, make_rows(1))
     bigquery_proxy.inject(Rule(**request_, **fault, times=None))
-    begun = datetime.now(UTC)
+    started_at = datetime.now(UTC)
     with pytest.raises(CloudError) as failure:
-        with_seconds(tables, 2).write("toy", DAY, rows(2))
-    assert datetime.now(UTC) - begun < timedelta(seconds=8)
+        with_retry_seconds(tables, 2).write("toy", DAY, make_rows(2))
+    assert datetime.now(UTC) - started_at < timedelta(seconds=8)
     text = str(failure.value)
-    assert text.startswith(f"{wanted} {tables.path('toy')}: ")
+    assert text.startswith(f"{action} {tables.path('toy')}: ")
     assert "did not work within 2 s (GCP_RETRY_SECONDS); the last failure: " in text
     assert ("injected fault" in text) == ("status" in fault)
     assert "Run it again later." in text
     bigquery_proxy.clear()
-    holds(tables, 1)
+    assert_stored(tables, 1)
 
 
-def test_a_write_whose_outcome_is_not_known_does_not_say_that_the_old_day_is_there(
+def test_the_error_of_a_write_with_unknown_outcome_does_not_claim_that_the_old_day_stays(
     tables: BigQueryTables, bigquery_proxy: FaultProxy
 ) -> None:
-    tables.write("toy", DAY, rows(1))
+    tables.write("toy", DAY, make_rows(1))
     bigquery_proxy.inject(Rule(**TRANSACTION, when="after", cut=True, times=None))
     with pytest.raises(CloudError) as failure:
-        with_seconds(tables, 2).write("toy", DAY, rows(2))
+        with_retry_seconds(tables, 2).write("toy", DAY, make_rows(2))
     assert "is as it was" not in str(failure.value)
     assert "Nothing is half stored." in str(failure.value)
     bigquery_proxy.clear()
-    holds(tables, 2)
+    assert_stored(tables, 2)
 
 
-@pytest.mark.parametrize("request_", [LOOK_AT_TABLE, SELECT, ASK_FOR_RESULT, FETCH_ROWS])
+@pytest.mark.parametrize("request_", [GET_TABLE, SELECT, POLL_QUERY, FETCH_ROWS])
 @each_fault
 def test_a_read_by_query_overcomes_a_fault(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, request_: dict[str, Any], fault: dict[str, Any]
 ) -> None:
-    tables.write("toy", DAY, rows(1))
-    bigquery_proxy.seen.clear()
+    tables.write("toy", DAY, make_rows(1))
+    bigquery_proxy.requests.clear()
     bigquery_proxy.inject(Rule(**request_, **fault))
-    assert with_seconds(tables, 30, reader_emulator=None).read("toy", [DAY]) == rows(1)
-    assert {seen.status for seen in bigquery_proxy.seen} & {fault.get("status")}, "it did not come to the fault"
+    assert with_retry_seconds(tables, 30, read_api_emulator=None).read("toy", [DAY]) == make_rows(1)
+    assert {request.status for request in bigquery_proxy.requests} & {fault.get("status")}, "no request met the fault"
 
 
-def test_a_read_cut_within_its_rows_is_whole(tables: BigQueryTables, bigquery_proxy: FaultProxy) -> None:
-    tables.write("toy", DAY, rows(1))
+def test_a_read_that_is_cut_within_its_rows_is_complete_after_a_retry(
+    tables: BigQueryTables, bigquery_proxy: FaultProxy
+) -> None:
+    tables.write("toy", DAY, make_rows(1))
     bigquery_proxy.inject(Rule(**FETCH_ROWS, truncate=2000))
-    assert with_seconds(tables, 30, reader_emulator=None).read("toy", [DAY]) == rows(1)
+    assert with_retry_seconds(tables, 30, read_api_emulator=None).read("toy", [DAY]) == make_rows(1)
 
 
-class Reader:
-    """The Storage Read API, which fails first."""
+class FailingReadClient:
+    """A client of the Storage Read API that fails before it works."""
 
-    def __init__(self, real: Any, *failures: Exception) -> None:
-        self.real = real
+    def __init__(self, client: Any, *failures: Exception) -> None:
+        self.client = client
         self.failures = list(failures)
 
-    def create_read_session(self, **asked: Any) -> Any:
-        """Fail, or ask the real one."""
+    def create_read_session(self, **arguments: Any) -> Any:
+        """Raise the next failure, or call the real client when there is none left."""
         if self.failures:
             raise self.failures.pop()
-        return self.real.create_read_session(**asked)
+        return self.client.create_read_session(**arguments)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
+        return getattr(self.client, name)
 
 
 @pytest.mark.parametrize(
     ("failure", "queries"),
-    [(ServiceUnavailable("away"), 0), (PermissionDenied("bigquery.readsessions.create"), 1)],
+    [(ServiceUnavailable("overloaded"), 0), (PermissionDenied("bigquery.readsessions.create"), 1)],
 )
-def test_the_storage_read_api_is_asked_again_and_where_it_is_not_allowed_a_query_reads(
+def test_the_storage_read_api_is_retried_and_replaced_by_a_query_where_it_is_not_permitted(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, failure: Exception, queries: int
 ) -> None:
-    tables.write("toy", DAY, rows(1))
-    bigquery_proxy.seen.clear()
-    tables.account.__dict__["reader"] = Reader(tables.account.reader, failure)
-    assert tables.read("toy", [DAY]) == rows(1)
-    assert sum(seen.method == "POST" for seen in bigquery_proxy.seen) == queries
+    tables.write("toy", DAY, make_rows(1))
+    bigquery_proxy.requests.clear()
+    tables.bigquery.__dict__["read_client"] = FailingReadClient(tables.bigquery.read_client, failure)
+    assert tables.read("toy", [DAY]) == make_rows(1)
+    assert sum(request.method == "POST" for request in bigquery_proxy.requests) == queries
 
 
 @pytest.mark.parametrize(
@@ -374,71 +405,80 @@ def test_the_storage_read_api_is_asked_again_and_where_it_is_not_allowed_a_query
 )
 @pytest.mark.parametrize(
     "request_",
-    [{**STORE, "body": b"b.bin"}, {**STORE, "body": POINTER_BODY}, {"method": "GET", "path": "alt=media"}],
+    [{**PUT_OBJECT, "body": b"b.bin"}, {**PUT_OBJECT, "body": POINTER_BODY}, {"method": "GET", "path": "alt=media"}],
     ids=["file", "pointer", "download"],
 )
 def test_a_model_is_published_and_read_in_spite_of_a_fault(
-    account: Account, bucket: Bucket, storage_proxy: FaultProxy, tmp_path: Path, fault: Any, request_: Any
+    account: Account,
+    bucket: Bucket,
+    storage_proxy: FaultProxy,
+    tmp_path: Path,
+    fault: dict[str, Any],
+    request_: dict[str, Any],
 ) -> None:
     bucket = Bucket(replace(account, retry_seconds=3), bucket.name)
-    store, elsewhere = GCSBundleStore(bucket, tmp_path / "a"), GCSBundleStore(bucket, tmp_path / "b")
+    publisher, reader = GCSModelRegistry(bucket, tmp_path / "a"), GCSModelRegistry(bucket, tmp_path / "b")
     storage_proxy.inject(Rule(**request_, **fault))
-    digest = store.put("model", draft(1)).digest
-    store.point("model", digest, None)
-    assert elsewhere.current("model").file("b.bin") == b"\x01\x01"
-    assert elsewhere.history("model") == [digest]
+    digest = publisher.put("model", make_draft(1)).digest
+    publisher.set_current("model", digest, None)
+    assert reader.current("model").file("b.bin") == b"\x01\x01"
+    assert reader.history("model") == [digest]
 
 
 @pytest.mark.parametrize("body", [b"b.bin", b"manifest.json", POINTER_BODY])
-def test_a_bucket_that_stays_broken_fails_publishing_and_the_old_model_is_there(
-    account: Account, bundle_store: GCSBundleStore, storage_proxy: FaultProxy, tmp_path: Path, body: bytes
+def test_a_bucket_that_stays_broken_fails_publishing_and_the_old_model_stays(
+    account: Account, model_registry: GCSModelRegistry, storage_proxy: FaultProxy, tmp_path: Path, body: bytes
 ) -> None:
-    old = bundle_store.put("model", draft(1))
-    bundle_store.point("model", old.digest, None)
-    storage_proxy.inject(Rule(**STORE, body=body, status=503, times=None))
-    impatient = GCSBundleStore(Bucket(replace(account, retry_seconds=1), bundle_store.bucket.name), tmp_path / "b")
-    with pytest.raises(CloudError, match=rf"Write {bundle_store.bucket.uri('models')}/.*injected fault.*later"):
-        impatient.point("model", impatient.put("model", draft(2)).digest, old.digest)
-    assert GCSBundleStore(bundle_store.bucket, tmp_path / "c").current("model").digest == old.digest
+    old = model_registry.put("model", make_draft(1))
+    model_registry.set_current("model", old.digest, None)
+    storage_proxy.inject(Rule(**PUT_OBJECT, body=body, status=503, times=None))
+    bucket = Bucket(replace(account, retry_seconds=1), model_registry.bucket.name)
+    publisher = GCSModelRegistry(bucket, tmp_path / "b")
+    with pytest.raises(CloudError, match=rf"Write {model_registry.bucket.uri('models')}/.*injected fault.*later"):
+        publisher.set_current("model", publisher.put("model", make_draft(2)).digest, old.digest)
+    assert GCSModelRegistry(model_registry.bucket, tmp_path / "c").current("model").digest == old.digest
 
 
-# What BigQuery refuses
+# Jobs that BigQuery refuses
 
 
-def refused(reason: str, message: str, how: str, times: int | None, body: bytes = b"BEGIN TRANSACTION") -> list[Rule]:
-    """Rules by which BigQuery refuses a job: when it is asked for it, as a job that has failed, or as one that fails.
+def refuse_jobs(
+    reason: str, message: str, how: str, times: int | None, body: bytes = b"BEGIN TRANSACTION"
+) -> list[Rule]:
+    """Return rules by which BigQuery refuses a job: when it is submitted, as a failed job, or as one that fails later.
 
-    A job that fails still runs when it is looked at first. The call that waits for its result then fails with the same
-    reason, as often as it is made.
+    A job that fails later still runs when it is first polled. The call that waits for its result then fails with the
+    same reason, as often as it is made.
     """
-    codes = {"accessDenied": 403, "rateLimitExceeded": 403}
-    status = codes.get(reason, 400)
-    doomed: set[str] = set()
+    status = 403 if reason in ("accessDenied", "rateLimitExceeded") else 400
+    refused: set[str] = set()
     ended: set[str] = set()
-    over = {"state": "DONE", "errorResult": {"reason": reason, "message": message}}
+    failed = {"state": "DONE", "errorResult": {"reason": reason, "message": message}}
 
-    def begin(_: str, asked: bytes) -> tuple[int, Any]:
-        job = json.loads(asked)
-        doomed.add(job["jobReference"]["jobId"])
-        return 200, {**job, "status": over if how == "failed" else {"state": "RUNNING"}}
+    def submit(_: str, request: bytes) -> tuple[int, Any]:
+        job = json.loads(request)
+        refused.add(job["jobReference"]["jobId"])
+        return 200, {**job, "status": failed if how == "failed" else {"state": "RUNNING"}}
 
-    def ask(path: str, _: bytes) -> tuple[int, Any] | None:
-        asked = {job for job in doomed if job in path}
-        ended.update(asked)
-        return (status, google_error(status, message, reason)) if asked else None
+    def wait(path: str, _: bytes) -> tuple[int, Any] | None:
+        jobs = {job for job in refused if job in path}
+        ended.update(jobs)
+        return (status, google_error(status, message, reason)) if jobs else None
 
-    def look(path: str, _: bytes) -> tuple[int, Any] | None:
-        job = next((job for job in doomed if job in path), None)
+    def get(path: str, _: bytes) -> tuple[int, Any] | None:
+        job = next((job for job in refused if job in path), None)
+        if job is None:
+            return None
         reference = {"projectId": "test", "jobId": job, "location": "US"}
-        state = over if job in ended else {"state": "RUNNING"}
-        return (200, {"jobReference": reference, "configuration": {"query": {}}, "status": state}) if job else None
+        state = failed if job in ended else {"state": "RUNNING"}
+        return 200, {"jobReference": reference, "configuration": {"query": {}}, "status": state}
 
     if how == "at once":
         return [Rule(**{**TRANSACTION, "body": body}, status=status, reason=reason, message=message, times=times)]
     return [
-        Rule(**{**TRANSACTION, "body": body}, answer=begin, times=times),
-        Rule(**ASK_FOR_RESULT, answer=ask, times=None),
-        Rule(method="GET", path="/jobs/", answer=look, times=None),
+        Rule(**{**TRANSACTION, "body": body}, respond=submit, times=times),
+        Rule(**POLL_QUERY, respond=wait, times=None),
+        Rule(method="GET", path="/jobs/", respond=get, times=None),
     ]
 
 
@@ -456,17 +496,16 @@ ABORTED = "Transaction is aborted due to concurrent update against table test:ds
         ("backendError", "Error encountered during execution. Retrying may solve the problem."),
     ],
 )
-def test_a_transaction_that_lost_or_came_too_often_is_begun_again(
+def test_a_transaction_that_conflicts_or_exceeds_a_rate_limit_is_run_again(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, how: str, reason: str, message: str
 ) -> None:
-    tables.write("toy", DAY, rows(1))
-    bigquery_proxy.seen.clear()
-    bigquery_proxy.inject(*refused(reason, message, how, times=2))
-    tables.write("toy", DAY, rows(2))
+    tables.write("toy", DAY, make_rows(1))
+    bigquery_proxy.requests.clear()
+    bigquery_proxy.inject(*refuse_jobs(reason, message, how, times=2))
+    tables.write("toy", DAY, make_rows(2))
     bigquery_proxy.clear()
-    jobs = [seen for seen in bigquery_proxy.seen if seen.method == "POST" and "/v2/projects/test/jobs?" in seen.path]
-    assert len([seen for seen in jobs if not seen.path.startswith("/upload")]) == 3
-    holds(tables, 2)
+    assert len(submitted_jobs(bigquery_proxy)) == 3
+    assert_stored(tables, 2)
 
 
 @each_way
@@ -477,7 +516,7 @@ def test_a_transaction_that_lost_or_came_too_often_is_begun_again(
         (
             "accessDenied",
             "Access Denied: Permission bigquery.jobs.create denied",
-            "python -m mbta_assets.storage.permissions",
+            "mbta-assets check",
         ),
         (
             "bytesBilledLimitExceeded",
@@ -486,60 +525,59 @@ def test_a_transaction_that_lost_or_came_too_often_is_begun_again(
         ),
     ],
 )
-def test_what_is_refused_for_good_is_asked_once_and_says_what_to_do(
+def test_a_job_that_is_refused_for_good_is_submitted_once_and_the_error_has_a_remedy(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, how: str, reason: str, message: str, remedy: str
 ) -> None:
-    tables.write("toy", DAY, rows(1))
-    bigquery_proxy.seen.clear()
-    bigquery_proxy.inject(*refused(reason, message, how, times=None))
+    tables.write("toy", DAY, make_rows(1))
+    bigquery_proxy.requests.clear()
+    bigquery_proxy.inject(*refuse_jobs(reason, message, how, times=None))
     with pytest.raises(CloudError) as failure:
-        tables.write("toy", DAY, rows(2))
+        tables.write("toy", DAY, make_rows(2))
     bigquery_proxy.clear()
-    jobs = [seen for seen in bigquery_proxy.seen if seen.method == "POST" and "/v2/projects/test/jobs?" in seen.path]
-    assert len([seen for seen in jobs if not seen.path.startswith("/upload")]) == 1
+    assert len(submitted_jobs(bigquery_proxy)) == 1
     assert message.rstrip(".") in str(failure.value) and remedy in str(failure.value)
-    holds(tables, 1)
+    assert_stored(tables, 1)
     assert staging_tables(tables) == []
 
 
-# Together
+# Concurrent processes
 
 
 def test_eight_processes_replace_eight_days_of_a_table_at_once(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, google_environment: dict[str, str]
 ) -> None:
-    bigquery_proxy.inject(*refused("invalidQuery", ABORTED, "fails", times=10))
-    writers = [started(write, google_environment, day, [n]) for n, day in enumerate(DAYS)]
+    bigquery_proxy.inject(*refuse_jobs("invalidQuery", ABORTED, "fails", times=10))
+    writers = [start_process(write_day, google_environment, day, [n]) for n, day in enumerate(DAYS)]
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * len(DAYS)
     bigquery_proxy.clear()
     assert tables.days("toy") == DAYS
     read = {day: tables.read("toy", [day]) for day in DAYS}
-    assert read == {day: rows(n, day) for n, day in enumerate(DAYS)}
-    assert tables.versions("toy", DAYS) == {day: content_version(rows_) for day, rows_ in read.items()}
+    assert read == {day: make_rows(n, day) for n, day in enumerate(DAYS)}
+    assert tables.versions("toy", DAYS) == {day: content_version(stored) for day, stored in read.items()}
     assert staging_tables(tables) == []
 
 
-def test_two_processes_that_replace_the_same_day_never_mix(
+def test_the_rows_of_two_processes_that_replace_the_same_day_never_mix(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, google_environment: dict[str, str]
 ) -> None:
-    tables.write("toy", DAY, rows(0))
-    bigquery_proxy.inject(*refused("invalidQuery", ABORTED, "at once", times=3))
-    writers = [started(write, google_environment, DAY, [n] * 8) for n in (1, 2)]
+    tables.write("toy", DAY, make_rows(0))
+    bigquery_proxy.inject(*refuse_jobs("invalidQuery", ABORTED, "at once", times=3))
+    writers = [start_process(write_day, google_environment, DAY, [n] * 8) for n in (1, 2)]
     while any(writer.exitcode is None for writer in writers):
         read = tables.read("toy", [DAY])
-        assert read in (rows(0), rows(1), rows(2))
+        assert read in (make_rows(0), make_rows(1), make_rows(2))
     assert [writer.exitcode for writer in writers] == [0, 0]
     last = tables.read("toy", [DAY])["value"][0].as_py()
     assert last in (1, 2)
-    holds(tables, last)
+    assert_stored(tables, last)
 
 
 @pytest.mark.parametrize("writers", [2, 4])
 @pytest.mark.parametrize("first", [True, False], ids=["the first pointer", "a later pointer"])
-def test_of_publishers_at_once_exactly_one_wins_and_the_others_are_told(
-    bundle_store: GCSBundleStore,
+def test_of_concurrent_publishers_exactly_one_wins_and_the_others_raise_pointer_moved(
+    model_registry: GCSModelRegistry,
     storage_proxy: FaultProxy,
     google_environment: dict[str, str],
     tmp_path: Path,
@@ -548,89 +586,93 @@ def test_of_publishers_at_once_exactly_one_wins_and_the_others_are_told(
 ) -> None:
     before = None
     if not first:
-        before = bundle_store.put("model", draft(0)).digest
-        bundle_store.point("model", before, None)
-    all_have_seen_it = threading.Barrier(writers, timeout=60)
-    storage_proxy.inject(Rule(**STORE, body=POINTER_BODY, call=all_have_seen_it.wait, times=writers))
+        before = model_registry.put("model", make_draft(0)).digest
+        model_registry.set_current("model", before, None)
+    all_have_read_it = threading.Barrier(writers, timeout=60)
+    storage_proxy.inject(Rule(**PUT_OBJECT, body=POINTER_BODY, call=all_have_read_it.wait, times=writers))
     with ProcessPoolExecutor(writers, PROCESSES) as pool:
-        runs = [pool.submit(publish, google_environment, tmp_path / str(n), n, before) for n in range(1, 1 + writers)]
-        said = [run.result() for run in runs]
-    (won,) = [n for n, text in enumerate(said, 1) if text is None]
-    for text in said:
-        assert text is None or "Somebody else has just made another version of model current" in text
-    assert bundle_store.current("model").file("a.bin") == bytes([won])
-    assert len(bundle_store.history("model")) == (1 if first else 2)
+        runs = [
+            pool.submit(publish_model, google_environment, tmp_path / str(n), n, before) for n in range(1, 1 + writers)
+        ]
+        errors = [run.result() for run in runs]
+    (winner,) = [n for n, error in enumerate(errors, 1) if error is None]
+    for error in errors:
+        assert error is None or "Somebody else has just made another version of model current" in error
+    assert model_registry.current("model").file("a.bin") == bytes([winner])
+    assert len(model_registry.history("model")) == (1 if first else 2)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["the first pointer", "a later pointer"])
-def test_a_pointer_whose_answer_was_lost_counts_as_won(
-    bundle_store: GCSBundleStore, storage_proxy: FaultProxy, first: bool
+def test_a_pointer_whose_response_was_lost_counts_as_moved(
+    model_registry: GCSModelRegistry, storage_proxy: FaultProxy, first: bool
 ) -> None:
-    old, new = (bundle_store.put("model", draft(n)).digest for n in (1, 2))
+    old, new = (model_registry.put("model", make_draft(n)).digest for n in (1, 2))
     if not first:
-        bundle_store.point("model", old, None)
-    storage_proxy.inject(Rule(**STORE, body=POINTER_BODY, when="after", cut=True))
-    bundle_store.point("model", new, None if first else old)
-    assert bundle_store.history("model") == ([new] if first else [new, old])
+        model_registry.set_current("model", old, None)
+    storage_proxy.inject(Rule(**PUT_OBJECT, body=POINTER_BODY, when="after", cut=True))
+    model_registry.set_current("model", new, None if first else old)
+    assert model_registry.history("model") == ([new] if first else [new, old])
     with pytest.raises(PointerMoved):
-        bundle_store.point("model", old, None if first else old)
+        model_registry.set_current("model", old, None if first else old)
 
 
-# What is in the bucket
+# Content of the bucket
 
 
-def test_a_model_stored_again_is_not_uploaded_again(bundle_store: GCSBundleStore, storage_proxy: FaultProxy) -> None:
-    bundle_store.put("model", draft(1))
-    storage_proxy.seen.clear()
-    bundle_store.put("model", draft(1))
-    assert {seen.method for seen in storage_proxy.seen} == {"GET"}
+def test_a_model_stored_again_is_not_uploaded_again(
+    model_registry: GCSModelRegistry, storage_proxy: FaultProxy
+) -> None:
+    model_registry.put("model", make_draft(1))
+    storage_proxy.requests.clear()
+    model_registry.put("model", make_draft(1))
+    assert {request.method for request in storage_proxy.requests} == {"GET"}
 
 
 @pytest.mark.parametrize("name", ["b.bin", MANIFEST])
 @pytest.mark.parametrize("damage", [None, b"damaged"], ids=["missing", "damaged"])
 def test_a_damaged_object_is_refused_by_readers_and_repaired_by_storing_it_again(
-    bundle_store: GCSBundleStore, tmp_path: Path, name: str, damage: bytes | None
+    model_registry: GCSModelRegistry, tmp_path: Path, name: str, damage: bytes | None
 ) -> None:
-    stored = bundle_store.put("model", draft(1))
-    bundle_store.point("model", stored.digest, None)
+    stored = model_registry.put("model", make_draft(1))
+    model_registry.set_current("model", stored.digest, None)
     path = f"models/model/{stored.digest[:16]}/{name}"
-    blob = bundle_store.bucket.account.storage.bucket(bundle_store.bucket.name).blob(path)
+    blob = model_registry.bucket.client.bucket(model_registry.bucket.name).blob(path)
     if damage is None:
         blob.delete()
     else:
         blob.upload_from_string(damage)
     with pytest.raises(BundleError, match=name):
-        GCSBundleStore(bundle_store.bucket, tmp_path / "b").current("model")
+        GCSModelRegistry(model_registry.bucket, tmp_path / "b").current("model")
     with pytest.raises(BundleError, match=f"{name} is missing or damaged"):
-        bundle_store.point("model", stored.digest, stored.digest)
-    bundle_store.put("model", draft(1))
-    assert GCSBundleStore(bundle_store.bucket, tmp_path / "c").current("model").digest == stored.digest
+        model_registry.set_current("model", stored.digest, stored.digest)
+    model_registry.put("model", make_draft(1))
+    assert GCSModelRegistry(model_registry.bucket, tmp_path / "c").current("model").digest == stored.digest
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", ".."])
 def test_a_manifest_that_names_a_file_elsewhere_is_refused_before_anything_is_fetched(
-    bundle_store: GCSBundleStore, storage_proxy: FaultProxy, tmp_path: Path, name: str
+    model_registry: GCSModelRegistry, storage_proxy: FaultProxy, tmp_path: Path, name: str
 ) -> None:
     entry = {"sha256": hashlib.sha256(b"").hexdigest(), "size_bytes": 0}
     manifest = json.dumps({"format_version": 1, "kind": "toy", "files": {name: entry}}).encode()
     digest = hashlib.sha256(manifest).hexdigest()
     for file, content in ((MANIFEST, manifest), (name, b"")):
-        bundle_store.bucket.put(f"models/model/{digest[:16]}/{file}", content, 0)
-    storage_proxy.seen.clear()
+        model_registry.bucket.put(f"models/model/{digest[:16]}/{file}", content, 0)
+    storage_proxy.requests.clear()
     with pytest.raises(BundleError, match="outside"):
-        bundle_store.get("model", digest)
-    assert len(storage_proxy.seen) == 1
+        model_registry.get("model", digest)
+    assert len(storage_proxy.requests) == 1
     assert not list(tmp_path.rglob("x"))
 
 
 def test_nothing_is_listed_to_write_or_read(
-    tables: BigQueryTables, bundle_store: GCSBundleStore, bigquery_proxy: FaultProxy, storage_proxy: FaultProxy
+    tables: BigQueryTables, model_registry: GCSModelRegistry, bigquery_proxy: FaultProxy, storage_proxy: FaultProxy
 ) -> None:
-    tables.write("toy", DAY, rows(1))
+    tables.write("toy", DAY, make_rows(1))
     tables.read("toy", [DAY])
-    bundle_store.point("model", bundle_store.put("model", draft(1)).digest, None)
-    bundle_store.current("model")
-    for seen in bigquery_proxy.seen:
-        assert not (seen.method == "GET" and seen.path.partition("?")[0].endswith("/tables")), seen
-    for seen in storage_proxy.seen:
-        assert not (seen.method == "GET" and seen.path.partition("?")[0].endswith("/o")), seen
+    model_registry.set_current("model", model_registry.put("model", make_draft(1)).digest, None)
+    model_registry.current("model")
+    for request in bigquery_proxy.requests:
+        assert not (request.method == "GET" and request.path.partition("?")[0].endswith("/tables")), request
+    for request in storage_proxy.requests:
+        assert not (request.method == "GET" and request.path.partition("?")[0].endswith("/o")), request
