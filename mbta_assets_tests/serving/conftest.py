@@ -1,225 +1,150 @@
-"""A store with a small but real production model, and servers that serve it, as processes of their own."""
+"""Stores with a small but real production model, and servers of them."""
 
-import contextlib
-import http.client
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from mbta_assets.defs.monitoring.network_snapshot import snapshot
+from mbta_assets.defs.monitoring.network_snapshot import build_snapshot
 from mbta_assets.ml.evaluation import metrics
-from mbta_assets.ml.inference import intervals
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.intervals import Interval
-from mbta_assets.ml.inference.model import INTERVAL, ONNX, Inputs, Model, predict, run_onnx
-from mbta_assets.ml.inference.run_time import RuntimeLookup, cross_fitted_delay
+from mbta_assets.ml.inference.intervals import IntervalCalibration
+from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model, load_onnx, predict_delay
+from mbta_assets.ml.inference.preprocessing import Preprocessor
+from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import dataset
-from mbta_assets.storage.bundle import Bundle, Draft, write
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, Reports
-from mbta_assets.transit import schema
-from mbta_assets_tests.support.dagster_dev import ROOT, eventually, free_port
+from mbta_assets.ml.training.cross_fitting import predict_out_of_fold
+from mbta_assets.serving.predictor import EXAMPLE_QUERY, ArrivalQuery
+from mbta_assets.storage import bundle
+from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, ReportStore
 from mbta_assets_tests.support.days import SIMULATED_DAYS, Simulation
+from mbta_assets_tests.support.function_server import FunctionServer, serve_predictions
+from mbta_assets_tests.support.workers import make_once
+
+SEEDS = (0, 1)
 
 
 @dataclass(frozen=True)
-class World:
-    """Simulated days, and models that have learned from the first of them."""
+class TrainedModels:
+    """Two models trained on the first of the simulated days, and data to test them on."""
 
-    test: pd.DataFrame
-    """Labelled rows that no model has seen."""
+    test_rows: pd.DataFrame
+    """Labelled rows of the test part."""
     last_day: pd.DataFrame
-    names: pd.DataFrame
-    models: list[Bundle]
-    """Two versions; the second is another network with the same inputs."""
+    """Features of the last day."""
+    stop_names: pd.DataFrame
+    bundles: list[Bundle]
+    """Two networks with the same preprocessing and different weights."""
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, simulation: Simulation) -> World:
-    """The simulated days, and two small networks."""
-    root = tmp_path_factory.mktemp("world")
+def trained_models(tmp_path_factory: pytest.TempPathFactory, simulation: Simulation) -> TrainedModels:
+    """Return two small networks, trained once for all processes; tests must not change them."""
     rows = simulation.rows[simulation.rows["delay_seconds"].notna()].reset_index(drop=True)
     train, validation, test = (rows[rows["part"] == part].reset_index(drop=True) for part in dataset.PARTS)
-    models = [_model(root / f"model{seed}", train, validation, seed) for seed in (0, 1)]
+
+    def train_models(directory: Path) -> None:
+        for seed in SEEDS:
+            _train_model(directory / f"model{seed}", train, validation, seed)
+
+    directory = make_once(tmp_path_factory, "served_models", train_models)
+    bundles = [bundle.read(directory / f"model{seed}") for seed in SEEDS]
     stops = simulation.stops.rename(columns={"id": "stop_id", "name": "destination"})
-    return World(test, simulation.last_day, stops[["stop_id", "destination", "platform_name"]], models)
+    return TrainedModels(test, simulation.last_day, stops[["stop_id", "destination", "platform_name"]], bundles)
 
 
-def _model(directory: Path, train: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Bundle:
-    from mbta_assets.ml.training import onnx_export, search_spaces
-    from mbta_assets.ml.training.network import NetworkConfig
-    from mbta_assets.ml.training.network_trainer import TrainConfig, fit
+def _train_model(directory: Path, train: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Bundle:
+    """Train a small network, export it to ONNX and write it as a bundle with calibrated intervals."""
+    from mbta_assets.ml.training import onnx_export
+    from mbta_assets.ml.training.hyperparameters import NetworkConfig, TrainConfig
+    from mbta_assets.ml.training.network_trainer import fit
+    from mbta_assets.ml.training.teacher import CALENDAR_FEATURES
 
-    numeric, categories = (schema.columns(schema.TransitFeatures, role) for role in ("numeric", "category"))
-    cross_fitted = cross_fitted_delay(train)
-    encoder = Encoder.fit(train, numeric, categories).without(search_spaces.CALENDAR)
-    inputs = Inputs.fit(encoder, RuntimeLookup.fit(train), train, cross_fitted)
+    out_of_fold = predict_out_of_fold(train)
+    encoder = Encoder.fit(train, dataset.NUMERIC_FEATURES, dataset.CATEGORICAL_FEATURES)
+    lookup = MedianRunTime.fit(train)
+    preprocessor = Preprocessor.fit(encoder.drop_columns(CALENDAR_FEATURES), lookup, train, out_of_fold)
     network = fit(
         NetworkConfig(hidden=(32, 16)),
         TrainConfig(epochs=2, seed=seed),
-        inputs.arrays(train, "lookup", cross_fitted),
-        inputs.arrays(validation, "lookup"),
+        preprocessor.transform(train, "lookup", out_of_fold),
+        preprocessor.transform(validation, "lookup"),
     ).network
     onnx = onnx_export.to_onnx(network)
-    delay = predict(inputs, "lookup", run_onnx(onnx), validation)
-    calibrated = Interval.calibrate(validation, validation["delay_seconds"].to_numpy() - delay)
-    files = {ONNX: onnx, INTERVAL: calibrated.to_json(), **inputs.files()}
-    return write(directory, "onnx", files, residual_to="lookup", features=inputs.names, seed=seed)
+    delay = predict_delay(preprocessor, "lookup", load_onnx(onnx), validation)
+    interval = IntervalCalibration.fit(validation, validation["delay_seconds"].to_numpy() - delay)
+    files = {ONNX_FILE: onnx, INTERVAL_FILE: interval.to_json(), **preprocessor.to_files()}
+    features = preprocessor.feature_names
+    return bundle.write(directory, ONNX_KIND, files, residual_to="lookup", features=features, seed=seed)
 
 
 @dataclass
-class Production:
-    """A store that somebody serves."""
+class ModelStore:
+    """A store with a registry, and the trained models that can be promoted in it."""
 
     root: Path
     models: list[Bundle]
 
     def promote(self, model: Bundle | Draft) -> str:
-        """Make a model the current one; its digest."""
-        bundles = BundleStore(self.root)
-        stored = bundles.put("production_model", model)
-        bundles.point("production_model", stored.digest, bundles.current_digest("production_model"), "promoted")
+        """Store a model, make it the production model and return its digest."""
+        registry = ModelRegistry(self.root)
+        stored = registry.put("production_model", model)
+        registry.set_current("production_model", stored.digest, registry.current_digest("production_model"), "promoted")
         return stored.digest
 
 
 @pytest.fixture
-def empty(tmp_path: Path, world: World) -> Production:
-    """A store without anything in it."""
-    return Production(tmp_path / "store", world.models)
+def empty_store(tmp_path: Path, trained_models: TrainedModels) -> ModelStore:
+    """Return a store without a production model."""
+    return ModelStore(tmp_path / "store", trained_models.bundles)
 
 
 @pytest.fixture
-def production(empty: Production) -> Production:
-    """A store with the first model."""
-    empty.promote(empty.models[0])
-    return empty
+def model_store(empty_store: ModelStore) -> ModelStore:
+    """Return a store whose production model is the first model."""
+    empty_store.promote(empty_store.models[0])
+    return empty_store
 
 
 @pytest.fixture(scope="session")
-def whole_store(tmp_path_factory: pytest.TempPathFactory, world: World) -> Production:
-    """A store with the first model, the leaderboard and the snapshot of the last day."""
-    stored = Production(tmp_path_factory.mktemp("whole") / "store", world.models)
-    version, model = stored.promote(world.models[0]), Model(world.models[0])
-    delay, reports = model.predict(world.test), Reports(stored.root)
+def full_store(tmp_path_factory: pytest.TempPathFactory, trained_models: TrainedModels) -> ModelStore:
+    """Return a store with the first model, the leaderboard and the snapshot of the last day, which must not change."""
+    store = ModelStore(tmp_path_factory.mktemp("full") / "store", trained_models.bundles)
+    version, model, reports = store.promote(store.models[0]), Model(store.models[0]), ReportStore(store.root)
+    test_rows = trained_models.test_rows
+    delay = model.predict(test_rows)
     assert model.interval
-    row = metrics.leaderboard_row("quantized_student", world.test, delay)
-    row |= {"version": version, "interval": intervals.scored(model.interval, world.test, delay)}
-    board = [row, *(metrics.leaderboard_row(n, world.test, d) for n, d in metrics.baselines(world.test).items())]
+    row = metrics.make_leaderboard_row("quantized_student", test_rows, delay)
+    row |= {"version": version, "interval": metrics.score_interval(model.interval, test_rows, delay)}
+    baselines = metrics.predict_baselines(test_rows)
+    board = [row, *(metrics.make_leaderboard_row(name, test_rows, delay) for name, delay in baselines.items())]
+    snapshot = build_snapshot(SIMULATED_DAYS[-1], trained_models.last_day, trained_models.stop_names)
     reports.write(LEADERBOARD, json.dumps(board).encode())
-    reports.write(NETWORK_SNAPSHOT, snapshot(SIMULATED_DAYS[-1], world.last_day, world.names).to_bytes())
-    return stored
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a server said."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """The body as JSON, which it must be."""
-        assert self.headers["Content-Type"] == "application/json", self
-        return json.loads(self.body)
-
-
-class Server:
-    """functions-framework with one of the functions, as a process of its own."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-        self._process, self.port, self.log = process, port, log
-
-    @classmethod
-    def start(cls, target: str, log: Path, **variables: str) -> "Server":
-        """Start one, with settings in its environment."""
-        port = free_port()
-        program = Path(sys.executable).with_name("functions-framework")
-        command = [str(program), "--source", str(ROOT / "deploy/functions/main.py"), "--target", target]
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--port", str(port)],
-                env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        server = cls(process, port, log)
-        try:
-            eventually(f"{target} answers", 60, server.answers)
-        except BaseException:
-            server.stop()
-            raise
-        return server
-
-    @property
-    def address(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Answer:
-        """Send a request, on a connection of its own; a body that is not bytes is sent as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        if body is not None and not isinstance(body, bytes | Iterator):
-            body, headers = json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
-        with contextlib.closing(connection):
-            connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
-            response = connection.getresponse()
-            return Answer(response.status, dict(response.getheaders()), response.read())
-
-    def logged(self) -> list[dict[str, Any]]:
-        """Every line it has logged, each of which is a JSON object."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def stop(self) -> None:
-        """End it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    def answers(self) -> bool:
-        """Whether it listens yet. Raises AssertionError where it has ended."""
-        assert self._process.poll() is None, self.log.read_text()[-3000:]
-        try:
-            return self.ask("/healthz").status in (200, 405)
-        except OSError:
-            return False
-
-
-@contextlib.contextmanager
-def serving(root: Path, log: Path, **variables: str) -> Iterator[Server]:
-    """The HTTP function on a store."""
-    server = Server.start("predict", log, **{"MBTA_STORE": str(root), "MBTA_REFRESH_SECONDS": "1", **variables})
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def server(whole_store: Production, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The HTTP function on the whole store."""
-    with serving(whole_store.root, tmp_path_factory.mktemp("server") / "log") as running:
-        yield running
+    reports.write(NETWORK_SNAPSHOT, snapshot.to_bytes())
+    return store
 
 
 @pytest.fixture
-def copied(whole_store: Production, tmp_path: Path) -> Production:
-    """A copy of the whole store, to be changed."""
-    shutil.copytree(whole_store.root, tmp_path / "copy")
-    return Production(tmp_path / "copy", whole_store.models)
+def store_copy(full_store: ModelStore, tmp_path: Path) -> ModelStore:
+    """Return a copy of the full store, which may be changed."""
+    shutil.copytree(full_store.root, tmp_path / "copy")
+    return ModelStore(tmp_path / "copy", full_store.models)
+
+
+@pytest.fixture(scope="module")
+def server(full_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FunctionServer]:
+    """Serve the full store to the tests of a module."""
+    with serve_predictions(full_store.root, tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
+
+
+def query_json(query: ArrivalQuery = EXAMPLE_QUERY, **changes: Any) -> dict[str, Any]:
+    """Return a query as its JSON object, with some fields changed."""
+    return {**json.loads(json.dumps(asdict(query), default=lambda value: value.isoformat())), **changes}

@@ -1,11 +1,11 @@
-"""A bounded load from a process of its own: asks for predictions on lasting connections, counts what was answered.
+"""Send a bounded load of prediction requests on persistent connections, and count the responses.
 
-    python load.py <port> <requests> <connections> <file with the body> <version>
+    python load.py <port> <responses> <connections> <file with the body> <version>
 
-Each connection asks until it has been answered so often by that version of the model, for two minutes at most.
+Each connection sends requests until that version of the model has given it so many responses, for two minutes at most.
 
-Prints JSON: how many requests were answered with which status and by which version of the model, in which order the
-versions came on each connection, what failed, and how long an answer took.
+Prints JSON: the number of responses by status, the order of the model versions on each connection, the connection
+errors, and the median time to a response.
 """
 
 import http.client
@@ -19,19 +19,20 @@ from pathlib import Path
 MAX_SECONDS = 120
 
 
-def main(port: int, requests: int, connections: int, body: bytes, version: str) -> None:
-    """Load the server, then print what came of it."""
-    until = time.monotonic() + MAX_SECONDS
+def main(port: int, responses: int, connections: int, body: bytes, version: str) -> None:
+    """Load the server and print the results."""
+    deadline = time.monotonic() + MAX_SECONDS
     statuses: Counter[str] = Counter()
     versions: list[list[str]] = [[] for _ in range(connections)]
     failures: list[str] = []
-    taken: list[float] = []
+    latencies: list[float] = []
 
-    def ask(index: int) -> None:
+    def send_requests(index: int) -> None:
+        """Send requests on one connection, which is reopened after a failure."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        answered = 0
-        while answered < requests and time.monotonic() < until:
-            begun = time.perf_counter()
+        of_version = 0
+        while of_version < responses and time.monotonic() < deadline:
+            started_at = time.perf_counter()
             try:
                 connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
                 response = connection.getresponse()
@@ -40,22 +41,22 @@ def main(port: int, requests: int, connections: int, body: bytes, version: str) 
                 failures.append(repr(error))
                 connection.close()
                 continue
-            taken.append(time.perf_counter() - begun)
+            latencies.append(time.perf_counter() - started_at)
             statuses[str(response.status)] += 1
             if response.status == 200:
-                said = json.loads(content)["model_version"]
-                answered += said == version
-                if not versions[index] or versions[index][-1] != said:
-                    versions[index].append(said)
+                response_version = json.loads(content)["model_version"]
+                of_version += response_version == version
+                if not versions[index] or versions[index][-1] != response_version:
+                    versions[index].append(response_version)
 
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(connections)]
+    threads = [threading.Thread(target=send_requests, args=(index,)) for index in range(connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    taken.sort()
-    found = {"statuses": statuses, "versions": versions, "failures": failures, "p50_seconds": taken[len(taken) // 2]}
-    print(json.dumps(found))
+    p50_seconds = sorted(latencies)[len(latencies) // 2]
+    results = {"statuses": statuses, "versions": versions, "failures": failures, "p50_seconds": p50_seconds}
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

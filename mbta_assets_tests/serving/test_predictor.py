@@ -1,4 +1,4 @@
-"""The predictor says what the model says, from what is known at a moment, and needs nothing that trains."""
+"""The predictor gives the model's predictions for queries, and needs no training library."""
 
 import subprocess
 import sys
@@ -11,169 +11,159 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mbta_assets.ml.inference.intervals import scored
-from mbta_assets.ml.inference.model import INTERVAL, Model
-from mbta_assets.serving import Predictor, Stream, Timetable, follow
-from mbta_assets.serving.moment import EXAMPLE, feature_columns
-from mbta_assets.storage.bundle import BundleError, Draft
-from mbta_assets_tests.serving.conftest import Production, World
+from mbta_assets.ml.evaluation.metrics import score_interval
+from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model
+from mbta_assets.serving import Predictor, StopTime, Stream, Timetable, VehicleUpdate, follow_model
+from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS, feature_columns
+from mbta_assets.storage import bundle
+from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
 from mbta_assets_tests.support.dagster_dev import eventually
 
-FORBIDDEN = ("torch", "dagster", "pandas", "xgboost", "ray", "pandera", "pyarrow", "duckdb")
+TRAINING_LIBRARIES = ("torch", "dagster", "pandas", "xgboost", "ray", "pandera", "pyarrow", "duckdb")
 
 
-@pytest.mark.parametrize("module", ["", ".http", ".events"])
-def test_importing_it_brings_in_nothing_that_trains(module: str) -> None:
-    script = f"import sys, mbta_assets.serving{module}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert "numpy" in loaded
-    assert set(FORBIDDEN).isdisjoint(loaded)
+def list_modules(script: str, *arguments: str) -> list[str]:
+    """Return the modules that a new process has imported after a script."""
+    command = [sys.executable, "-c", f"import sys; {script}; print(*sys.modules)", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_predicting_brings_in_nothing_that_trains(production: Production) -> None:
+@pytest.mark.integration
+@pytest.mark.parametrize("module", ["", ".http_app", ".upstream_events"])
+def test_importing_serving_loads_no_training_library(module: str) -> None:
+    modules = list_modules(f"import mbta_assets.serving{module}")
+    assert "numpy" in modules
+    assert set(TRAINING_LIBRARIES).isdisjoint(modules)
+
+
+@pytest.mark.integration
+def test_predicting_loads_no_training_library(model_store: ModelStore) -> None:
     script = (
-        "import sys; from mbta_assets.serving import Predictor; from mbta_assets.serving.moment import EXAMPLE; "
-        "Predictor.load(sys.argv[1]).predict_one(EXAMPLE); print(*sys.modules)"
+        "from mbta_assets.serving import Predictor; from mbta_assets.serving.predictor import EXAMPLE_QUERY; "
+        "Predictor.load(sys.argv[1]).predict_one(EXAMPLE_QUERY)"
     )
-    command = [sys.executable, "-c", script, str(production.root)]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert "onnxruntime" in loaded
-    assert set(FORBIDDEN).isdisjoint(loaded)
+    modules = list_modules(script, str(model_store.root))
+    assert "onnxruntime" in modules
+    assert set(TRAINING_LIBRARIES).isdisjoint(modules)
 
 
-def test_it_says_what_the_model_says_of_the_table(world: World) -> None:
-    predictor, rows = Predictor(world.models[0]), world.test[:500]
-    delay, least, most = predictor.delays({str(name): rows[name] for name in rows})
-    assert np.array_equal(delay, Model(world.models[0]).predict(rows))
-    assert (least <= delay).all()
-    assert (delay < most).all()
+def test_the_predictor_predicts_what_the_model_predicts_for_the_table(trained_models: TrainedModels) -> None:
+    predictor, rows = Predictor(trained_models.bundles[0]), trained_models.test_rows[:500]
+    delay, lower, upper = predictor.predict_delays({str(name): rows[name] for name in rows})
+    assert np.array_equal(delay, Model(trained_models.bundles[0]).predict(rows))
+    assert (lower <= delay).all()
+    assert (delay < upper).all()
 
 
-def test_one_by_one_or_together_the_predictions_are_the_same(world: World) -> None:
-    predictor = Predictor(world.models[0])
-    moments = [replace(EXAMPLE, stops_ahead=n, last_delay_seconds=d) for n in (1, 3, 5, 10) for d in (None, -60.0, 600)]
-    together = predictor.predict(moments)
-    for moment, one in zip(moments, together, strict=True):
-        alone = predictor.predict_one(moment)
-        assert alone.delay_seconds == pytest.approx(one.delay_seconds, abs=0.01)
-        assert one.predicted_arrival == moment.scheduled_arrival + timedelta(seconds=one.delay_seconds)
-        assert one.interval
-        assert one.interval.earliest_arrival <= one.predicted_arrival <= one.interval.latest_arrival
-        assert one.interval.promise == 0.9
-    assert len({one.delay_seconds for one in together}) > 3
+def test_queries_are_predicted_alike_one_by_one_and_together(trained_models: TrainedModels) -> None:
+    predictor = Predictor(trained_models.bundles[0])
+    queries = [
+        replace(EXAMPLE_QUERY, stops_ahead=stops_ahead, last_delay_seconds=delay)
+        for stops_ahead in (1, 3, 5, 10)
+        for delay in (None, -60.0, 600)
+    ]
+    predictions = predictor.predict(queries)
+    for query, prediction in zip(queries, predictions, strict=True):
+        single = predictor.predict_one(query)
+        assert single.delay_seconds == pytest.approx(prediction.delay_seconds, abs=0.01)
+        assert prediction.predicted_arrival == query.scheduled_arrival + timedelta(seconds=prediction.delay_seconds)
+        assert prediction.interval
+        assert prediction.interval.earliest_arrival <= prediction.predicted_arrival
+        assert prediction.predicted_arrival <= prediction.interval.latest_arrival
+        assert prediction.interval.confidence_level == 0.9
+    assert len({prediction.delay_seconds for prediction in predictions}) > 3
     assert predictor.predict([]) == []
 
 
-def test_what_was_not_in_training_counts_as_unknown_and_what_is_not_known_as_missing(world: World) -> None:
-    predictor = Predictor(world.models[0])
-    optional: dict[str, Any] = {
-        name: None for name, field in type(EXAMPLE).__dataclass_fields__.items() if field.default is None
-    }
-    for moment in (replace(EXAMPLE, stop_id="Atlantis", route_id="Purple"), replace(EXAMPLE, **optional)):
-        columns = feature_columns([moment])
-        assert predictor.predict_one(moment).delay_seconds == Model(world.models[0]).predict(columns)[0]
+def test_values_unseen_in_training_count_as_unknown_and_absent_values_as_missing(
+    trained_models: TrainedModels,
+) -> None:
+    predictor = Predictor(trained_models.bundles[0])
+    absent: dict[str, Any] = dict.fromkeys(type(EXAMPLE_QUERY).__dataclass_fields__.keys() - REQUIRED_FIELDS)
+    assert len(absent) > 10
+    for query in (
+        replace(EXAMPLE_QUERY, stop_id="Atlantis", route_id="Purple"),
+        replace(EXAMPLE_QUERY, **absent),
+    ):
+        columns = feature_columns([query])
+        expected = Model(trained_models.bundles[0]).predict(columns)[0]
+        assert predictor.predict_one(query).delay_seconds == expected
 
 
-def test_nothing_arrives_before_the_moment_of_the_prediction(world: World) -> None:
-    late = replace(EXAMPLE, time_stamp=EXAMPLE.scheduled_arrival + timedelta(hours=3))
-    predicted = Predictor(world.models[0]).predict_one(late)
-    assert predicted.predicted_arrival >= late.time_stamp
-    assert predicted.interval
-    assert predicted.interval.earliest_arrival >= late.time_stamp
+def test_no_arrival_is_predicted_before_the_time_of_the_prediction(trained_models: TrainedModels) -> None:
+    late = replace(EXAMPLE_QUERY, time_stamp=EXAMPLE_QUERY.scheduled_arrival + timedelta(hours=3))
+    prediction = Predictor(trained_models.bundles[0]).predict_one(late)
+    assert prediction.predicted_arrival >= late.time_stamp
+    assert prediction.interval
+    assert prediction.interval.earliest_arrival >= late.time_stamp
 
 
-def test_a_time_beyond_the_calendar_is_its_end(world: World) -> None:
+def test_times_beyond_the_range_of_datetime_are_limited_to_it(trained_models: TrainedModels) -> None:
     end = datetime.max.replace(tzinfo=UTC)
-    far = replace(EXAMPLE, scheduled_arrival=end, time_stamp=end - timedelta(seconds=5))
-    predicted = Predictor(world.models[0]).predict_one(far)
-    assert predicted.interval
-    assert predicted.interval.latest_arrival == end
+    query = replace(EXAMPLE_QUERY, scheduled_arrival=end, time_stamp=end - timedelta(seconds=5))
+    prediction = Predictor(trained_models.bundles[0]).predict_one(query)
+    assert prediction.interval
+    assert prediction.interval.latest_arrival == end
 
 
-def test_the_interval_keeps_its_promise_on_new_days_as_far_as_two_days_of_three_lines_can_tell(world: World) -> None:
-    """Days differ: here by up to four points. What the whole lineage keeps, on all lines, `make seeds` measures."""
-    model = Model(world.models[0])
+def test_intervals_cover_as_many_arrivals_as_their_confidence_level_says(trained_models: TrainedModels) -> None:
+    # On two days of three lines the coverage differs by up to four points; `make seeds` measures it on all lines.
+    model = Model(trained_models.bundles[0])
     assert model.interval
-    found = scored(model.interval, world.test, model.predict(world.test))
-    parts = {"all": found, **found["by_stops_ahead"]}
+    score = score_interval(model.interval, trained_models.test_rows, model.predict(trained_models.test_rows))
+    parts = {"all": score, **score["by_stops_ahead"]}
     assert set(parts) == {"all", "1", "3", "5", "10"}
     for name, part in parts.items():
         assert part["n"] > 500
-        assert part["coverage"] == pytest.approx(found["promise"], abs=0.04), name
+        assert part["coverage"] == pytest.approx(score["confidence_level"], abs=0.04), name
 
 
-def test_a_bundle_from_before_there_were_intervals_predicts_without(world: World, tmp_path: Path) -> None:
-    from mbta_assets.storage.bundle import write
-
-    stored = world.models[0]
-    files = {name: stored.file(name) for name in stored.manifest["files"] if name != INTERVAL}
-    older = Predictor(write(tmp_path / "older", "onnx", files, residual_to="lookup", features=[]))
-    newer = Predictor(stored)
-    assert older.predict_one(EXAMPLE).interval is None
-    assert older.predict_one(EXAMPLE).delay_seconds == newer.predict_one(EXAMPLE).delay_seconds
-
-
-def test_it_is_loaded_from_a_store_a_model_or_a_bundle(production: Production) -> None:
-    version = production.models[0].digest
-    model = production.root / "bundles/production_model"
-    for where in (production.root, model, model / version[:16]):
-        assert Predictor.load(str(where)).version == version
+def test_a_bundle_without_calibrated_intervals_predicts_without_them(
+    trained_models: TrainedModels, tmp_path: Path
+) -> None:
+    stored = trained_models.bundles[0]
+    files = {name: stored.file(name) for name in stored.manifest["files"] if name != INTERVAL_FILE}
+    old_bundle = bundle.write(tmp_path / "old", ONNX_KIND, files, residual_to="lookup", features=[])
+    without_interval = Predictor(old_bundle).predict_one(EXAMPLE_QUERY)
+    assert without_interval.interval is None
+    assert without_interval.delay_seconds == Predictor(stored).predict_one(EXAMPLE_QUERY).delay_seconds
 
 
-def test_it_is_followed_from_version_to_version_and_back(production: Production) -> None:
-    first, second = (model.digest for model in production.models)
-    followed = follow(str(production.root), refresh_seconds=0)
-    assert followed.get().predict_one(EXAMPLE).model_version == first
+def test_a_bundle_that_cannot_predict_is_not_opened(trained_models: TrainedModels, tmp_path: Path) -> None:
+    stored = trained_models.bundles[0]
+    files = {name: stored.file(name) for name in stored.manifest["files"]} | {ONNX_FILE: b"no model"}
+    broken = bundle.write(tmp_path / "broken", ONNX_KIND, files, residual_to="lookup")
+    with pytest.raises(Exception, match="onnx|ONNX|protobuf|INVALID"):
+        Predictor(broken)
+
+
+def test_a_followed_model_changes_with_each_promotion_and_rollback(model_store: ModelStore) -> None:
+    first, second = (model.digest for model in model_store.models)
+    assert first != second
+    predictors = follow_model(str(model_store.root), refresh_seconds=0)
+    assert predictors.get().predict_one(EXAMPLE_QUERY).model_version == first
 
     def serves(version: str) -> bool:
-        return followed.get().version == version
+        return predictors.get().version == version
 
-    for model in (production.models[1], production.models[0]):
-        production.promote(model)
-        eventually("it is the other one", 10, partial(serves, model.digest))
-    assert {first, second} == {model.digest for model in production.models}
-
-
-def test_where_there_is_no_model_it_says_what_an_address_may_be(tmp_path: Path, empty: Production) -> None:
-    for where in (str(tmp_path), "gs://", "gs://bucket/elsewhere/model/1"):
-        with pytest.raises(BundleError, match="It may be a store"):
-            Predictor.load(where)
-    (empty.root / "bundles").mkdir(parents=True)
-    with pytest.raises(BundleError, match="dagster asset materialize --select production_model"):
-        Predictor.load(str(empty.root))
+    for model in (model_store.models[1], model_store.models[0]):
+        model_store.promote(model)
+        eventually("the promoted version is served", 10, partial(serves, model.digest))
 
 
-def test_a_damaged_bundle_is_not_opened(production: Production) -> None:
-    version = production.root / "bundles/production_model" / production.models[0].digest[:16]
-    (version / "model.onnx").write_bytes(b"something else")
-    with pytest.raises(BundleError, match=r"model\.onnx is not what the manifest says"):
-        Predictor.load(str(production.root))
-
-
-def test_a_stream_is_predicted_as_it_comes(world: World) -> None:
-    from mbta_assets.serving import ScheduledStop, VehicleUpdate
-
+def test_a_stream_of_updates_is_predicted(trained_models: TrainedModels) -> None:
     noon = datetime(2024, 3, 6, 17, tzinfo=UTC)
     stops = ["70061", "70063", "70065", "70067", "70069"]
-    rows = [
-        ScheduledStop(trip_id="1", stop_id=stop, arrival_time=noon + timedelta(minutes=3 * n))
+    schedule = [
+        StopTime(trip_id="1", stop_id=stop, arrival_time=noon + timedelta(minutes=3 * n))
         for n, stop in enumerate(stops)
     ]
-    stream = Stream(Timetable(noon.date(), rows))
+    stream = Stream(Timetable(noon.date(), schedule))
     stream.update(
         [VehicleUpdate(id="R-1", updated_at=noon, current_status="STOPPED_AT", stop_id=stops[0], trip_id="1")]
     )
-    moments = list(stream.moments())
-    predictions = Predictor(world.models[0]).predict(moments)
-    assert [moment.stop_id for moment in moments] == [stops[1], stops[3]]
-    assert all(noon <= one.predicted_arrival < noon + timedelta(hours=1) for one in predictions)
-
-
-def test_a_bundle_that_cannot_predict_is_not_a_predictor(world: World, tmp_path: Path) -> None:
-    from mbta_assets.storage.bundle import write
-
-    stored = world.models[0]
-    files = {name: stored.file(name) for name in stored.manifest["files"]} | {"model.onnx": b"no model"}
-    broken = Draft("onnx", files, {"residual_to": "lookup"})
-    with pytest.raises(Exception, match="onnx|ONNX|protobuf|INVALID"):
-        Predictor(write(tmp_path / "broken", broken.kind, broken.files, **broken.fields))
+    queries = list(stream.iter_queries())
+    predictions = Predictor(trained_models.bundles[0]).predict(queries)
+    assert [query.stop_id for query in queries] == [stops[1], stops[3]]
+    assert len(predictions) == 2
+    assert all(noon <= prediction.predicted_arrival < noon + timedelta(hours=1) for prediction in predictions)

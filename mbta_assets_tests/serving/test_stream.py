@@ -1,6 +1,6 @@
 """A stream of updates gives the features that the table has, row by row and bit by bit."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
@@ -11,154 +11,169 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mbta_assets.serving import Moment, ScheduledStop, Stop, Stream, Timetable, Trip, VehicleUpdate
-from mbta_assets.serving.moment import feature_columns
-from mbta_assets.sources import Source
+from mbta_assets.serving import ArrivalQuery, Stop, StopTime, Stream, Timetable, Trip, VehicleUpdate
+from mbta_assets.serving.predictor import feature_columns
+from mbta_assets.sources.contract import Source
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.transit import schema
 from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, changed_after
 
 KEY = ["time_stamp", "vehicle_id", "trip_id", "stops_ahead"]
-FEATURES = [name for role in ("numeric", "category") for name in schema.columns(schema.TransitFeatures, role)]
-ROWS = 10_000
-Record = TypeVar("Record", ScheduledStop, Stop, Trip, VehicleUpdate)
+FEATURES = [name for role in ("numeric", "category") for name in schema.columns_with_role(schema.TransitFeatures, role)]
+COMPARED_ROWS = 10_000
+Record = TypeVar("Record", StopTime, Stop, Trip, VehicleUpdate)
 
 
-def records(rows: pd.DataFrame, kind: type[Record]) -> Iterator[Record]:
-    """Rows of a table as what the stream takes."""
-    names = [field.name for field in fields(kind) if field.name in rows]
-    plain = rows[names].astype(object).where(rows[names].notna(), None)
-    columns = [[v.to_pydatetime() if isinstance(v, pd.Timestamp) else v for v in plain[name]] for name in names]
-    return (kind(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
+def make_records(rows: pd.DataFrame, record_type: type[Record]) -> Iterator[Record]:
+    """Yield the rows of a table as records for a timetable or stream, in their order."""
+    names = [field.name for field in fields(record_type) if field.name in rows]
+    objects = rows[names].astype(object).where(rows[names].notna(), None)
+    columns = [
+        [value.to_pydatetime() if isinstance(value, pd.Timestamp) else value for value in objects[name]]
+        for name in names
+    ]
+    return (record_type(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
 
 
-def followed(day: date, tables: Tables, wanted: pd.DataFrame) -> list[Moment]:
-    """The moments of the wanted rows, as the stream tells them right after the updates of their time."""
-    keys = [(time.to_pydatetime(), *rest) for time, *rest in wanted[KEY].itertuples(index=False)]
-    trips: dict[datetime, set[str]] = {}
-    for time, _, trip, _ in keys:
-        trips.setdefault(time, set()).add(trip)
-    stream = Stream(
-        Timetable(
-            day,
-            records(tables["schedule"], ScheduledStop),
-            records(tables["stop"], Stop),
-            records(tables["trip"], Trip),
-        )
+def stream_queries(day: date, tables: Tables, rows: pd.DataFrame) -> list[ArrivalQuery]:
+    """Stream the updates of a day and return the query of each row of `transit_features`, made at the row's time."""
+    keys = [(time.to_pydatetime(), *rest) for time, *rest in rows[KEY].itertuples(index=False)]
+    trips_by_time: dict[datetime, set[str]] = {}
+    for time, _, trip_id, _ in keys:
+        trips_by_time.setdefault(time, set()).add(trip_id)
+    timetable = Timetable(
+        day,
+        make_records(tables["schedule"], StopTime),
+        make_records(tables["stop"], Stop),
+        make_records(tables["trip"], Trip),
     )
-    found: dict[tuple, Moment] = {}
-    updates = sorted(records(tables["vehicle"], VehicleUpdate), key=lambda update: update.updated_at)
-    for time, together in groupby(updates, key=lambda update: update.updated_at):
-        stream.update(together)
-        for trip in trips.get(time, ()):
-            for moment in stream.of_trip(trip):
-                found[time, moment.vehicle_id, trip, moment.stops_ahead] = moment
-    assert stream.overtaken == 0
-    return [found[key] for key in map(tuple, keys)]
+    stream = Stream(timetable)
+    queries: dict[tuple[Any, ...], ArrivalQuery] = {}
+    updates = sorted(make_records(tables["vehicle"], VehicleUpdate), key=lambda update: update.updated_at)
+    for time, simultaneous in groupby(updates, key=lambda update: update.updated_at):
+        stream.update(simultaneous)
+        for trip_id in trips_by_time.get(time, ()):
+            for query in stream.iter_trip_queries(trip_id):
+                queries[time, query.vehicle_id, trip_id, query.stops_ahead] = query
+    assert stream.late_updates == 0
+    return [queries[key] for key in keys]
 
 
 def assert_equal_features(day: date, tables: Tables, features: pd.DataFrame) -> None:
-    wanted = features.sample(min(ROWS, len(features)), random_state=7)
-    columns = feature_columns(followed(day, tables, wanted))
+    """Raise AssertionError unless a sample of 10,000 rows equals the features of the streamed queries."""
+    rows = features.sample(COMPARED_ROWS, random_state=7)
+    columns = feature_columns(stream_queries(day, tables, rows))
     assert set(FEATURES) == set(columns)
     for name, values in columns.items():
         # The stubs of pandas do not know that what is missing may become None.
-        expected = wanted[name].to_numpy(dtype=object, na_value=None)  # type: ignore[call-overload]
+        expected = rows[name].to_numpy(dtype=object, na_value=None)  # type: ignore[call-overload]
         served = np.array([None if value != value else value for value in values.tolist()], dtype=object)
         differing = np.flatnonzero(expected != served)
         assert not len(differing), f"{name}: {expected[differing][:3]}, served as {served[differing][:3]}"
 
 
-def tables_of(source: Source, day: date) -> Tables:
+def read_tables(source: Source, day: date) -> Tables:
+    """Read the upstream tables of a day."""
     return {name: source.read(name, day) for name in schema.UPSTREAM}
 
 
-def test_ten_thousand_rows_of_a_simulated_day_are_the_tables(tmp_path: Path) -> None:
-    tables = tables_of(SyntheticSource(0), SIMULATED)
-    assert_equal_features(SIMULATED, tables, build(Lake(tmp_path), SIMULATED, tables))
+def select_routes(vehicle: pd.DataFrame, routes: Collection[str]) -> pd.DataFrame:
+    """Return the updates of vehicles on some routes."""
+    return vehicle[vehicle["route_id"].isin(routes)].reset_index(drop=True)
 
 
-def test_ten_thousand_rows_of_the_real_day_are_the_tables(tmp_path: Path, seed_upstream: Path) -> None:
-    tables = tables_of(FilesSource(seed_upstream), REAL)
-    features = build(Lake(tmp_path), REAL, tables)
-    assert len(features) >= ROWS
-    assert_equal_features(REAL, tables, features)
+@pytest.mark.integration
+def test_ten_thousand_rows_of_two_simulated_lines_equal_the_table(tmp_path: Path) -> None:
+    tables = read_tables(SyntheticSource(0), SIMULATED)
+    tables["vehicle"] = select_routes(tables["vehicle"], ["Blue", "Red"])
+    assert_equal_features(SIMULATED, tables, build(ParquetTables(tmp_path), SIMULATED, tables))
 
 
+@pytest.mark.integration
+def test_ten_thousand_rows_of_the_real_day_equal_the_table(tmp_path: Path, seed_upstream: Path) -> None:
+    tables = read_tables(FilesSource(seed_upstream), REAL)
+    assert_equal_features(REAL, tables, build(ParquetTables(tmp_path), REAL, tables))
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("seed", range(2))
-def test_so_they_are_where_vehicles_go_astray_change_trips_and_lose_them(tmp_path: Path, seed: int) -> None:
-    """Wrong stops, statuses and times, trips that change vehicles or have none, lines without a name."""
-    tables = tables_of(SyntheticSource(seed), SIMULATED)
-    vehicle = tables["vehicle"][tables["vehicle"]["route_id"].isin(["Blue", "Mattapan", "Red"])].reset_index(drop=True)
-    moment = vehicle["updated_at"].quantile(0.4)
-    assert isinstance(moment, pd.Timestamp)
-    vehicle = changed_after(vehicle, moment, seed)
-    random = np.random.default_rng(seed)
-    for name, share in (("trip_id", 0.02), ("route_id", 0.05), ("direction_id", 0.05), ("latitude", 0.1)):
-        vehicle[name] = vehicle[name].mask(random.random(len(vehicle)) < share)
-    others = vehicle["id"].sample(frac=1, random_state=seed).reset_index(drop=True)
-    vehicle["id"] = vehicle["id"].mask(random.random(len(vehicle)) < 0.01, others)
-    whole = vehicle["updated_at"].dt.floor("s").where(random.random(len(vehicle)) < 0.5, vehicle["updated_at"])
-    tables["vehicle"] = vehicle.assign(updated_at=whole.dt.floor("10s").where(random.random(len(vehicle)) < 0.3, whole))
-    features = build(Lake(tmp_path), SIMULATED, tables)
-    assert len(features) > 10_000
-    assert_equal_features(SIMULATED, tables, features)
+def test_features_of_irregular_updates_equal_the_table(tmp_path: Path, seed: int) -> None:
+    """Include wrong stops, statuses and times, vehicles that change or lose trips, and missing routes."""
+    tables = read_tables(SyntheticSource(seed), SIMULATED)
+    vehicle = select_routes(tables["vehicle"], ["Blue", "Mattapan", "Red"])
+    time = vehicle["updated_at"].quantile(0.4)
+    assert isinstance(time, pd.Timestamp)
+    vehicle = changed_after(vehicle, time, seed)
+    rng = np.random.default_rng(seed)
+    for name, fraction in (("trip_id", 0.02), ("route_id", 0.05), ("direction_id", 0.05), ("latitude", 0.1)):
+        vehicle[name] = vehicle[name].mask(rng.random(len(vehicle)) < fraction)
+    other_ids = vehicle["id"].sample(frac=1, random_state=seed).reset_index(drop=True)
+    vehicle["id"] = vehicle["id"].mask(rng.random(len(vehicle)) < 0.01, other_ids)
+    # Rounded times make updates simultaneous.
+    seconds = vehicle["updated_at"].dt.floor("s").where(rng.random(len(vehicle)) < 0.5, vehicle["updated_at"])
+    rounded = seconds.dt.floor("10s").where(rng.random(len(vehicle)) < 0.3, seconds)
+    tables["vehicle"] = vehicle.assign(updated_at=rounded)
+    assert_equal_features(SIMULATED, tables, build(ParquetTables(tmp_path), SIMULATED, tables))
 
 
 NOON = datetime(2024, 3, 6, 17, tzinfo=UTC)
 
 
-def at(seconds: float) -> datetime:
+def after_noon(seconds: float) -> datetime:
+    """Return a time after noon in Boston."""
     return NOON + timedelta(seconds=seconds)
 
 
 @pytest.fixture
 def stream() -> Stream:
-    """A trip of four stops, five minutes apart."""
+    """Return a stream with a trip of four stops, five minutes apart."""
     stops = ["70061", "70063", "70065", "70067"]
-    rows = [
-        ScheduledStop(
+    schedule = [
+        StopTime(
             trip_id="1",
             stop_id=stop,
-            arrival_time=at(300 * n) if n else None,
-            departure_time=at(300 * n) if n < 3 else None,
+            arrival_time=after_noon(300 * n) if n else None,
+            departure_time=after_noon(300 * n) if n < 3 else None,
         )
         for n, stop in enumerate(stops)
     ]
-    return Stream(Timetable(SIMULATED, rows))
+    return Stream(Timetable(SIMULATED, schedule))
 
 
-def update(seconds: float, status: str, stop: str | None, trip: str | None = "1", **more: Any) -> VehicleUpdate:
-    return VehicleUpdate(id="R-1", updated_at=at(seconds), current_status=status, stop_id=stop, trip_id=trip, **more)
+def make_update(seconds: float, status: str, stop_id: str | None, trip_id: str | None = "1") -> VehicleUpdate:
+    """Return an update of the vehicle R-1, some seconds after noon."""
+    return VehicleUpdate(
+        id="R-1", updated_at=after_noon(seconds), current_status=status, stop_id=stop_id, trip_id=trip_id
+    )
 
 
-def test_a_vehicle_at_a_berth_stands_at_the_platform_of_the_timetable(stream: Stream) -> None:
-    stream.update([update(5, "STOPPED_AT", "Alewife-01")])
-    first, third = stream.moments()
+def test_a_vehicle_at_a_berth_is_at_the_platform_of_the_timetable(stream: Stream) -> None:
+    stream.update([make_update(5, "STOPPED_AT", "Alewife-01")])
+    first, third = stream.iter_queries()
     assert (first.stop_id, first.stops_ahead, first.current_stop_id) == ("70063", 1, "70061")
-    assert (third.stop_id, third.stops_ahead, third.scheduled_last_departure) == ("70067", 3, at(0))
+    assert (third.stop_id, third.stops_ahead, third.scheduled_last_departure) == ("70067", 3, after_noon(0))
 
 
-def test_what_a_trip_has_reached_is_no_longer_predicted_and_its_delay_is_known(stream: Stream) -> None:
-    stream.update([update(5, "STOPPED_AT", "70061"), update(60, "IN_TRANSIT_TO", "70063")])
-    stream.update([update(330, "STOPPED_AT", "70063")])
-    [moment] = stream.moments()
-    assert (moment.stop_id, moment.last_arrival, moment.last_delay_seconds) == ("70065", at(330), 30)
-    assert list(stream.moments(since=at(331))) == []
+def test_a_reached_stop_is_no_longer_predicted_and_its_delay_is_known(stream: Stream) -> None:
+    stream.update([make_update(5, "STOPPED_AT", "70061"), make_update(60, "IN_TRANSIT_TO", "70063")])
+    stream.update([make_update(330, "STOPPED_AT", "70063")])
+    [query] = stream.iter_queries()
+    assert (query.stop_id, query.last_arrival, query.last_delay_seconds) == ("70065", after_noon(330), 30)
+    assert list(stream.iter_queries(since=after_noon(331))) == []
 
 
-def test_an_update_older_than_its_trips_last_is_left_out_and_counted(stream: Stream) -> None:
-    stream.update([update(60, "IN_TRANSIT_TO", "70063")])
-    before = list(stream.moments())
-    stream.update([update(30, "STOPPED_AT", "70063"), update(60, "IN_TRANSIT_TO", "70063")])
-    assert list(stream.moments()) == before
-    assert stream.overtaken == 1
+def test_an_update_older_than_the_latest_of_its_trip_is_ignored_and_counted(stream: Stream) -> None:
+    stream.update([make_update(60, "IN_TRANSIT_TO", "70063")])
+    before = list(stream.iter_queries())
+    stream.update([make_update(30, "STOPPED_AT", "70063"), make_update(60, "IN_TRANSIT_TO", "70063")])
+    assert list(stream.iter_queries()) == before
+    assert stream.late_updates == 1
 
 
-def test_nothing_is_told_of_trips_that_are_not_on_the_timetable(stream: Stream) -> None:
-    stream.update([update(5, "STOPPED_AT", "70061", "ADDED-1"), update(6, "IN_TRANSIT_TO", None)])
-    stream.update([update(7, "IN_TRANSIT_TO", "70063", None)])
-    assert list(stream.moments()) == []
-    assert list(stream.of_trip("never heard of")) == []
+def test_trips_that_are_not_in_the_timetable_give_no_queries(stream: Stream) -> None:
+    stream.update([make_update(5, "STOPPED_AT", "70061", "ADDED-1"), make_update(6, "IN_TRANSIT_TO", None)])
+    stream.update([make_update(7, "IN_TRANSIT_TO", "70063", None)])
+    assert list(stream.iter_queries()) == []
+    assert list(stream.iter_trip_queries("unknown")) == []

@@ -1,9 +1,9 @@
-"""Chromium for tests: what it is started with, and where what it has seen is kept."""
+"""The options with which tests start Chromium, and the directory of their screenshots."""
 
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 SCREENSHOTS = ROOT / "screenshots"
-QUIET = (
+CHROMIUM_OPTIONS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",

@@ -1,0 +1,133 @@
+"""Models are loaded from stores, bundles and buckets; a bucket is followed, and the model kept while it is away."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mbta_assets.gcp.account import Account
+from mbta_assets.gcp.bucket import Bucket
+from mbta_assets.serving import Predictor
+from mbta_assets.serving.predictor import EXAMPLE_QUERY
+from mbta_assets.storage.bundle import BundleError
+from mbta_assets.storage.gcs import GCSModelRegistry, GCSReportStore
+from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
+from mbta_assets_tests.serving.conftest import ModelStore
+from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.fault_proxy import FaultProxy, Rule, fault_proxy
+from mbta_assets_tests.support.function_server import serve_predictions
+from mbta_assets_tests.support.storage_emulator import storage_server
+
+BUCKET = "delay-models"
+
+
+def test_a_model_is_loaded_from_a_store_one_of_its_models_or_a_bundle(model_store: ModelStore) -> None:
+    version = model_store.models[0].digest
+    model = model_store.root / "bundles/production_model"
+    for location in (model_store.root, model, model / version[:16]):
+        assert Predictor.load(str(location)).version == version
+
+
+def test_an_error_lists_the_possible_locations_or_the_command_that_makes_a_model(
+    tmp_path: Path, empty_store: ModelStore
+) -> None:
+    for location in (str(tmp_path), "gs://", "gs://bucket/elsewhere/model/1"):
+        with pytest.raises(BundleError, match="A model location is a store"):
+            Predictor.load(location)
+    (empty_store.root / "bundles").mkdir(parents=True)
+    with pytest.raises(BundleError, match="dagster asset materialize --select production_model"):
+        Predictor.load(str(empty_store.root))
+
+
+def test_a_damaged_bundle_is_not_opened(model_store: ModelStore) -> None:
+    version = model_store.root / "bundles/production_model" / model_store.models[0].digest[:16]
+    (version / "model.onnx").write_bytes(b"something else")
+    with pytest.raises(BundleError, match=r"model\.onnx is not what the manifest says"):
+        Predictor.load(str(model_store.root))
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[FaultProxy]:
+    """Yield a proxy, which can inject faults, of a Cloud Storage with an empty bucket."""
+    with storage_server(BUCKET) as running, fault_proxy(running.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def bucket_registry(proxy: FaultProxy, full_store: ModelStore, tmp_path: Path) -> GCSModelRegistry:
+    """Return the registry in that bucket, with the first model in production and the page's snapshot beside it."""
+    account = Account(project="test", retry_seconds=30, storage_emulator=proxy.url)
+    bucket = Bucket(account, BUCKET)
+    registry = GCSModelRegistry(bucket, tmp_path / "writer")
+    promote(registry, full_store, 0)
+    snapshot = ReportStore(full_store.root).read(NETWORK_SNAPSHOT)
+    GCSReportStore(bucket, tmp_path / "writer").write(NETWORK_SNAPSHOT, snapshot)
+    return registry
+
+
+def promote(registry: GCSModelRegistry, store: ModelStore, number: int) -> None:
+    """Make a model of a store the production model of a registry."""
+    stored = registry.put("production_model", store.models[number])
+    registry.set_current("production_model", stored.digest, registry.current_digest("production_model"), "promoted")
+
+
+def test_a_model_is_loaded_from_a_bucket_without_a_project(
+    bucket_registry: GCSModelRegistry,
+    proxy: FaultProxy,
+    full_store: ModelStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+    monkeypatch.setenv("MBTA_STORE", str(tmp_path / "reader"))
+    expected = Predictor(full_store.models[0]).predict_one(EXAMPLE_QUERY)
+    for location in (f"gs://{BUCKET}", f"gs://{BUCKET}/", f"gs://{BUCKET}/models/production_model"):
+        assert Predictor.load(location).predict_one(EXAMPLE_QUERY) == expected
+    with pytest.raises(BundleError, match="no version in gs://there-is-none/models yet"):
+        Predictor.load("gs://there-is-none")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"MBTA_MODEL": f"gs://{BUCKET}"}, id="MBTA_MODEL"),
+        pytest.param(
+            {
+                "MBTA_DEPLOYMENT": "gcp",
+                "GCS_BUCKET": BUCKET,
+                "GCP_PROJECT": "test",
+                "BIGQUERY_DATASET": "tables",
+            },
+            id="MBTA_DEPLOYMENT",
+        ),
+    ],
+)
+def test_a_server_follows_a_bucket_and_keeps_its_model_while_the_bucket_is_unavailable(
+    bucket_registry: GCSModelRegistry,
+    proxy: FaultProxy,
+    full_store: ModelStore,
+    tmp_path: Path,
+    settings: dict[str, str],
+) -> None:
+    first, second = (model.digest for model in full_store.models)
+    emulated = {"STORAGE_EMULATOR_HOST": proxy.url, "GCP_RETRY_SECONDS": "2", "MBTA_REFRESH_SECONDS": "0"}
+    with serve_predictions(tmp_path / "reader", tmp_path / "log", **settings, **emulated) as server:
+
+        def served_version() -> str:
+            return server.request("/readyz").json()["model_version"]
+
+        def has_failed() -> bool:
+            return any(entry["severity"] == "ERROR" for entry in server.log_entries())
+
+        assert served_version() == first
+        assert server.request("/network?time=08:30").json()["lines"]
+        promote(bucket_registry, full_store, 1)
+        eventually("the second version is served", 20, lambda: served_version() == second)
+        proxy.inject(Rule(times=None, status=503))
+        try:
+            for _ in range(20):
+                assert served_version() == second
+            eventually("the failure is logged", 20, has_failed)
+            assert server.request("/").status == 200
+        finally:
+            proxy.clear()
