@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mbta_assets_tests.support.function_server import FunctionServer
 
-EXAMPLES_PER_OPERATION = 60
+EXAMPLES_PER_OPERATION = 30
 
 
 def test_schemathesis_finds_no_response_that_contradicts_the_description(
