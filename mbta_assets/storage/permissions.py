@@ -4,7 +4,6 @@ A permission is tested by an operation that takes it, on a table and an object t
 at its end.
 """
 
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pyarrow as arrow
 from mbta_assets.gcp.account import Account
 from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.gcp.errors import CloudError
-from mbta_assets.settings import Settings, SettingsError
+from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError
 from mbta_assets.sources.bigquery import BigQuerySource, BigQueryUpstreamTables
 from mbta_assets.storage.bigquery_tables import BigQueryTables
@@ -47,16 +46,12 @@ class Outcome:
 
 
 def main() -> int:
-    """Print a line for each permission that the settings in the environment require.
+    """Print a line for each permission that the settings in the environment require. Raises SettingsError.
 
-    Returns the exit status: 0 if all are granted, 1 if one is missing or a setting is wrong.
+    Returns the exit status: 0 if all are granted, 1 if one is missing.
     """
-    try:
-        settings = Settings.from_environment()
-        operations = list_operations(settings)
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 1
+    settings = Settings.from_environment()
+    operations = list_operations(settings)
     if not operations:
         print("Nothing is on Google Cloud: neither MBTA_DEPLOYMENT=gcp nor MBTA_SOURCE=bigquery is set.")
         return 0
