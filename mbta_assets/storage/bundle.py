@@ -96,9 +96,11 @@ def parse_manifest(text: bytes, location: str, digest: str | None = None) -> dic
             f"{location} has format version {format_version}; this version of mbta_assets reads {FORMAT_VERSION}. "
             "Use the version that wrote it, or materialize the model again."
         )
-    outside = [name for name in manifest["files"] if Path(name).name != name or name == ".."]
-    if outside:
-        raise BundleError(f"{location}/{MANIFEST} names files outside of the bundle: {', '.join(outside)}. {_REMEDY}")
+    foreign_names = [name for name in manifest["files"] if Path(name).name != name or name == ".."]
+    if foreign_names:
+        raise BundleError(
+            f"{location}/{MANIFEST} names files outside of the bundle: {', '.join(foreign_names)}. {_REMEDY}"
+        )
     return manifest
 
 

@@ -53,8 +53,10 @@ class UpstreamState:
         self.versions: dict[str, Versions] = {}
         """Polled and reported versions, by service day."""
         for table in schema.UPSTREAM:
-            known = {date.fromisoformat(day): versions[table] for day, versions in handled.items() if table in versions}
-            for day, version in source.poll(table, known).items():
+            known_versions = {
+                date.fromisoformat(day): versions[table] for day, versions in handled.items() if table in versions
+            }
+            for day, version in source.poll(table, known_versions).items():
                 self._add(str(day), {table: version})
 
     def add_reported(self, reported: Mapping[str, Versions]) -> None:

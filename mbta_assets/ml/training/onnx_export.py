@@ -109,16 +109,16 @@ def _add_numeric_embedding(graph: _Graph, network: Network, scaled: str) -> list
         embedded = _add_periodic(graph, embedding, scaled)
     else:
         weight, bias = embedding.parameters()
-        each = graph.add("Unsqueeze", scaled, np.array([2]))
-        embedded = graph.add("Relu", graph.add("Add", graph.add("Mul", each, _to_array(weight)), _to_array(bias)))
+        column = graph.add("Unsqueeze", scaled, np.array([2]))
+        embedded = graph.add("Relu", graph.add("Add", graph.add("Mul", column, _to_array(weight)), _to_array(bias)))
     width = network.features * network.config.numeric_dim
     return [graph.add("Reshape", embedded, np.array([-1, width]))]
 
 
 def _add_periodic(graph: _Graph, embedding: PeriodicEmbeddings, scaled: str) -> str:
     """Add a periodic embedding, (n, d) → (n, d, numeric_dim)."""
-    each = graph.add("Unsqueeze", scaled, np.array([2]))
-    angle = graph.add("Mul", each, 2 * math.pi * _to_array(embedding.periodic.weight))
+    column = graph.add("Unsqueeze", scaled, np.array([2]))
+    angle = graph.add("Mul", column, 2 * math.pi * _to_array(embedding.periodic.weight))
     waves = graph.add("Concat", graph.add("Cos", angle), graph.add("Sin", angle), axis=2)
     linear = graph.add("MatMul", waves, _to_array(embedding.linear.weight).T)
     return graph.add("Relu", graph.add("Add", linear, _to_array(embedding.linear.bias)))
@@ -132,8 +132,8 @@ def _add_piecewise_linear(graph: _Graph, embedding: PiecewiseLinearEmbeddings, s
     """
     slope, offset = _to_array(embedding.impl.weight), _to_array(embedding.impl.bias)
     features, bins = slope.shape
-    each = graph.add("Unsqueeze", scaled, np.array([2]))
-    reached = graph.add("Add", graph.add("Mul", each, slope), offset)
+    column = graph.add("Unsqueeze", scaled, np.array([2]))
+    reached = graph.add("Add", graph.add("Mul", column, slope), offset)
     # Scaled features lie within their outermost edges, so that clipping is right for the outer bins too.
     filled = graph.add("Clip", reached, np.array(0, np.float32), np.array(1, np.float32))
     filled = graph.add("Reshape", filled, np.array([-1, features * bins, 1]))

@@ -164,8 +164,8 @@ class LaneFutures:
         ready = self._draw_vehicle_ready(self.timetable.trip[visit], now)
         clear = self._time_of_train_ahead(self.departed, self.day.departed, future, visit) + p.clearance_seconds
         past = np.where(leader < 0, 0.0, self.day.deviation[self.timetable.trip[leader]])[:, None]
-        drawn = self.deviation[column, future]
-        mean = p.deviation_persistence * np.where(np.isnan(drawn), past, drawn)
+        simulated = self.deviation[column, future]
+        mean = p.deviation_persistence * np.where(np.isnan(simulated), past, simulated)
         spread = np.where(leader < 0, 1.0, np.sqrt(1 - p.deviation_persistence**2))[:, None]
         planned = self.timetable.planned_seconds[visit][:, None]
         share = self.deviation_share[self.timetable.trip[visit], None]
@@ -187,8 +187,8 @@ class LaneFutures:
             planned, departed = self.timetable.planned_seconds[stops], self.day.departed[stops]
             passed = np.flatnonzero(departed <= now[row])
             delay = departed[passed[-1]] - planned[passed[-1]] if len(passed) else max(now[row] - planned[0], 0.0)
-            needed = max(planned[-1] + delay - now[row], 1.0)
-            arrival = now[row] + needed * np.exp(INBOUND_SIGMA * self.rng.standard_normal(self.draws))
+            remaining = max(planned[-1] + delay - now[row], 1.0)
+            arrival = now[row] + remaining * np.exp(INBOUND_SIGMA * self.rng.standard_normal(self.draws))
             ready[row] = arrival + PARAMETERS.turnaround_seconds
         return ready
 
@@ -242,13 +242,13 @@ class LaneFutures:
         return arrival + hold + dwell
 
     def _time_of_train_ahead(
-        self, drawn: np.ndarray, actual: np.ndarray, future: np.ndarray, visit: np.ndarray
+        self, simulated: np.ndarray, actual: np.ndarray, future: np.ndarray, visit: np.ndarray
     ) -> np.ndarray:
-        """Return the times (k, draws) of the train ahead at a stop: `drawn` if it is simulated, else `actual` (v,)."""
+        """Return the times (k, draws) of the train ahead at a stop: `simulated` if it has one, else `actual` (v,)."""
         leader = self.timetable.leader[visit]
         past = np.where(leader < 0, LONG_AGO, actual[leader])[:, None]
-        simulated = drawn[self.timetable.column[visit], future]
-        return np.where(np.isnan(simulated), past, simulated)
+        ahead = simulated[self.timetable.column[visit], future]
+        return np.where(np.isnan(ahead), past, ahead)
 
     def _draw_factors(
         self, sigma: float, rows: int, under_way: np.ndarray, elapsed: np.ndarray, expected: np.ndarray
