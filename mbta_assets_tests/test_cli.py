@@ -1,6 +1,5 @@
-"""The console command `mbta-assets`: what it prints and with which status it exits; what its commands do is elsewhere."""
+"""The console command `mbta-assets`: help, errors and exit statuses, and the settings that it prints."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,17 +15,8 @@ from mbta_assets.launch import LaunchError, commands
 from mbta_assets.settings import VARIABLES
 
 SLOW_LIBRARIES = (
-    "dagster",
-    "kfp",
-    "matplotlib",
-    "numpy",
-    "onnxruntime",
-    "pandas",
-    "pyarrow",
-    "ray",
-    "torch",
-    "xgboost",
-)
+    "dagster", "kfp", "matplotlib", "numpy", "onnxruntime", "pandas", "pyarrow", "ray", "torch", "xgboost",
+)  # fmt: skip
 SECRET = "chat/hunter2"
 
 
@@ -91,7 +81,7 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
     [
         (["teach"], "No such command 'teach'."),
         (["launch", "here"], "No such command 'here'."),
-        (["--verbose"], "No such option: --verbose"),
+        (["--verbose"], "No such option"),
         (["launch", "local"], "Missing option '--select'."),
         (["launch", "compile", "--select", "*"], "Missing option '--output'."),
         (["launch", "follow", "--select", "*"], "Missing argument 'NAME'."),
@@ -109,7 +99,7 @@ def test_a_wrong_argument_is_one_line_and_status_2(arguments: list[str], message
 
 
 def test_a_wrong_setting_is_one_line_and_status_1(tmp_path: Path) -> None:
-    home = {"DAGSTER_HOME": str(tmp_path)}
+    variables = {"MBTA_SEED": "many", "DAGSTER_HOME": str(tmp_path), "MBTA_TUNE_TRIALS": "1"}
     for arguments in (
         ["check"],
         ["demo"],
@@ -120,7 +110,7 @@ def test_a_wrong_setting_is_one_line_and_status_1(tmp_path: Path) -> None:
         ["launch", "job", "--select", "*"],
         ["launch", "step", "trip"],
     ):
-        result = run(*arguments, MBTA_SEED="many", **home)
+        result = run(*arguments, **variables)
         assert (result.exit_code, result.stdout) == (1, ""), arguments
         assert result.stderr == "Error: MBTA_SEED is 'many'; it may be a whole number, 0 or more.\n"
 
@@ -196,4 +186,3 @@ def test_without_google_cloud_the_check_has_nothing_to_test() -> None:
     result = run("check", MBTA_DEPLOYMENT="", MBTA_SOURCE="")
     assert result.exit_code == 0
     assert result.stdout.startswith("Nothing is on Google Cloud")
-    assert "DAGSTER_HOME" not in os.environ or result.stderr == ""
