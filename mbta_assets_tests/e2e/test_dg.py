@@ -26,8 +26,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the environment of a store whose source is files of a few days, with the project's dagster.yaml."""
     root = tmp_path_factory.mktemp("dg")
     small_network.write(root / "upstream", DAYS)
-    # Without VIRTUAL_ENV, dg warns that the active virtual environment is not that of the project.
-    variables = environment(root / "store", root / "upstream", VIRTUAL_ENV=sys.prefix)
+    variables = environment(root / "store", root / "upstream")
     shutil.copy(ROOT / "dagster.yaml", variables["DAGSTER_HOME"])
     return variables
 
