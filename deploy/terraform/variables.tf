@@ -32,7 +32,7 @@ variable "image_tag" {
 }
 
 variable "settings" {
-  description = "Settings of the README for Dagster, such as MBTA_SOURCE. No secrets: they would be in the state."
+  description = "Settings (docs/settings.md) for Dagster, such as MBTA_SOURCE. No secrets: they would be in the state."
   type        = map(string)
   default     = {}
 }

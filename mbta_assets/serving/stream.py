@@ -1,6 +1,6 @@
 """The state of a service day, kept up to date from vehicle updates, and the arrival queries that follow from it.
 
-The stream observes the same stop visits as `transit.events`, one update at a time, so that its queries have the
+The stream observes the same stop visits as `transit.stop_visits`, one update at a time, so that its queries have the
 features that `transit_features` has for the same updates. The scheduled part of the day is in `timetable`.
 """
 
