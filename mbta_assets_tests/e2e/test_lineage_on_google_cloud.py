@@ -1,4 +1,4 @@
-"""The whole lineage with MBTA_DEPLOYMENT=gcp makes what it makes on one machine."""
+"""The whole lineage with MBTA_DEPLOYMENT=gcp stores the same tables, models and leaderboard as on one machine."""
 
 import json
 from collections.abc import Iterator
@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage
 
-from mbta_assets.gcp import Account
 from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.settings import Settings
 from mbta_assets.storage.bigquery_tables import BigQueryTables
-from mbta_assets.storage.gcs import GCSBundleStore
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.gcs import GCSModelRegistry
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.transit import schema
 from mbta_assets_tests.e2e.conftest import MONITORED, succeed
 from mbta_assets_tests.support.bigquery_emulator import bigquery_server
@@ -38,22 +35,29 @@ BUNDLES = (
 
 
 @dataclass(frozen=True)
-class Both:
-    """The lineage of the same input on one machine, and on Google Cloud as far as emulators are that."""
+class Stores:
+    """The stores of two deployments with the same input: one machine, and Google Cloud's emulators."""
 
     local: Path
     google: Path
-    """The store of the second, where its reports are kept too."""
+    """Local store of the deployment on Google Cloud, which also has its reports."""
     settings: Settings
-    """Those of somebody else who uses the same dataset and bucket."""
+    """Settings of another user of the same dataset and bucket."""
 
     @property
-    def account(self) -> Account:
-        return Account.of(self.settings)
+    def tables(self) -> BigQueryTables:
+        """Return the tables in BigQuery."""
+        return BigQueryTables.from_settings(self.settings)
+
+    @property
+    def bucket(self) -> Bucket:
+        """Return the bucket of models and reports."""
+        return Bucket.from_settings(self.settings)
 
 
 @pytest.fixture(scope="module")
-def both(trained: dict[str, str], store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+def stores(trained: dict[str, str], store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+    """Materialize the lineage on the emulators, from the input of the trained store."""
     root = tmp_path_factory.mktemp("google")
     with bigquery_server() as bigquery, storage_server("delay-models") as bucket:
         google = {
@@ -68,42 +72,44 @@ def both(trained: dict[str, str], store: Path, tmp_path_factory: pytest.TempPath
         succeed(variables, "--select", "group:upstream or group:transit", "--partition", str(DAY))
         succeed(variables, "--select", "group:training or group:models or group:production")
         succeed(variables, *MONITORED)
-        yield Both(store, root, Settings.from_environment({**google, "MBTA_STORE": str(root / "elsewhere")}))
+        yield Stores(store, root, Settings.from_environment({**google, "MBTA_STORE": str(root / "elsewhere")}))
 
 
 @pytest.mark.parametrize("table", schema.TABLES)
-def test_every_table_is_read_back_as_one_machine_has_it(both: Both, table: str) -> None:
-    tables, lake = BigQueryTables(both.account, "delays", 10**10), Lake(both.local)
-    assert tables.days(table) == lake.days(table) == [DAY]
-    assert tables.versions(table, [DAY]) == lake.versions(table, [DAY])
-    assert tables.read(table, [DAY]).equals(lake.read(table, [DAY]))
+def test_every_table_is_the_same_as_on_one_machine(stores: Stores, table: str) -> None:
+    tables, local_tables = stores.tables, ParquetTables(stores.local)
+    assert tables.days(table) == local_tables.days(table) == [DAY]
+    assert tables.versions(table, [DAY]) == local_tables.versions(table, [DAY])
+    assert tables.read(table, [DAY]).equals(local_tables.read(table, [DAY]))
 
 
 @pytest.mark.parametrize("asset", BUNDLES)
-def test_every_bundle_is_read_back_as_one_machine_has_it(both: Both, asset: str, tmp_path: Path) -> None:
-    local, stored = BundleStore(both.local), GCSBundleStore(Bucket(both.account, "delay-models"), tmp_path)
-    assert stored.current_digest(asset) == local.current_digest(asset)
-    here, there = local.current(asset), stored.current(asset)
-    assert there.manifest == here.manifest
-    assert all(there.file(name) == here.file(name) for name in here.manifest["files"])
+def test_every_bundle_is_the_same_as_on_one_machine(stores: Stores, asset: str, tmp_path: Path) -> None:
+    registry, local_registry = GCSModelRegistry(stores.bucket, tmp_path), ModelRegistry(stores.local)
+    assert registry.current_digest(asset) == local_registry.current_digest(asset)
+    bundle, local_bundle = registry.current(asset), local_registry.current(asset)
+    assert bundle.manifest == local_bundle.manifest
+    assert all(bundle.file(name) == local_bundle.file(name) for name in local_bundle.manifest["files"])
 
 
-def test_the_leaderboard_is_in_the_bucket_and_in_the_store(both: Both) -> None:
-    found = Bucket(both.account, "delay-models").read("reports/model_leaderboard.json")
-    assert found is not None
-    assert found[0] == (both.google / "reports/model_leaderboard.json").read_bytes()
+def test_the_leaderboard_is_in_the_bucket_and_in_the_local_store(stores: Stores) -> None:
+    stored = stores.bucket.read("reports/model_leaderboard.json")
+    assert stored is not None
+    content, _ = stored
+    assert content == (stores.google / "reports/model_leaderboard.json").read_bytes()
 
     def without_latency(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{key: value for key, value in row.items() if key != "latency_us_p50"} for row in rows]
 
-    local = json.loads((both.local / "reports/model_leaderboard.json").read_text())
-    assert without_latency(json.loads(found[0])) == without_latency(local)
+    local_rows = json.loads((stores.local / "reports/model_leaderboard.json").read_text())
+    assert without_latency(json.loads(content)) == without_latency(local_rows)
 
 
-def test_nothing_but_the_tables_and_no_pickle_is_left_behind(both: Both) -> None:
-    account = both.account
-    assert {table.table_id for table in account.bigquery.list_tables("delays")} == {*schema.TABLES, "stored_days"}
-    client = storage.Client("test", AnonymousCredentials(), client_options={"api_endpoint": account.storage_emulator})
-    names = [blob.name for blob in client.list_blobs("delay-models")]
-    assert all(name.startswith(("models/", "reports/")) for name in names)
-    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".joblib"))]
+def test_only_the_tables_models_and_reports_are_left_and_no_pickle(stores: Stores) -> None:
+    tables, bucket = stores.tables, stores.bucket
+    names = {table.table_id for table in tables.bigquery.client.list_tables(tables.dataset)}
+    assert names == {*schema.TABLES, "stored_days"}
+    paths = [blob.name for blob in bucket.client.list_blobs(bucket.name)]
+    assert paths
+    assert all(path.startswith(("models/", "reports/")) for path in paths)
+    assert not [path for path in paths if path.endswith((".pkl", ".pickle", ".pt", ".joblib"))]

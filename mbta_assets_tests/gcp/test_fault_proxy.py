@@ -33,7 +33,7 @@ def server(storage_emulator: StorageServer) -> StorageServer:
 @pytest.fixture
 def proxy(server: StorageServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """Run a proxy in front of the server, without rules."""
-    # Otherwise each new client also looks up its bucket in a thread, at any moment.
+    # Otherwise each new client also looks up its bucket in a thread, at any time.
     monkeypatch.setenv("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     with fault_proxy(server.url) as proxy:
         yield proxy

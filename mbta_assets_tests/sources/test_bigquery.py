@@ -165,8 +165,8 @@ def test_tables_with_another_layout_are_read_as_the_same_tables(
         layout[table]["table"] = f"{upstream.dataset}.{table}s"
     tables = open_tables(upstream, layout)
     vehicle, expected = to_arrow("vehicle", tables.read("vehicle", [DAYS[0]])), contract_tables["vehicle", DAYS[0]]
-    kept = [name for name in expected.column_names if name not in ("bearing", "speed", "occupancy_status")]
-    assert vehicle.select(kept).equals(expected.select(kept))
+    upstream_names = [name for name in expected.column_names if name not in ("bearing", "speed", "occupancy_status")]
+    assert vehicle.select(upstream_names).equals(expected.select(upstream_names))
     assert vehicle["speed"].null_count == len(vehicle)
     for table in ("trip", "stop", "schedule"):
         assert to_arrow(table, tables.read(table, [DAYS[0]])).equals(contract_tables[table, DAYS[0]])

@@ -70,7 +70,7 @@ def _install_extensions() -> None:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> BigQueryServer:
-    """Return the server once it answers. Raises RuntimeError with its log if it exits or never answers."""
+    """Wait until the server answers, and return it. Raises RuntimeError with its log if it exits or never answers."""
     # A proxy that the environment names cannot reach this machine's loopback.
     opener = build_opener(ProxyHandler({}))
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
