@@ -53,10 +53,10 @@ def create_problem(n: int, seed: int) -> Problem:
     numeric = np.column_stack([delay, elapsed, headway, leader, leader - delay, hour * 3600, np.full(n, 42.36), ahead])
     numeric[generator.random(n) < 0.1, 2] = np.nan
     codes = np.column_stack([route, stop, 1 + distance])
-    base, scale, label, target = (
+    base, scales, labels, target = (
         column.astype(np.float32) for column in (delay, scale, label, (oracle - delay) / scale)
     )
-    return Problem(Arrays(numeric.astype(np.float32), codes.astype(np.int32), base, scale, label), target)
+    return Problem(Arrays(numeric.astype(np.float32), codes.astype(np.int32), base, scales, labels), target)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Promotion as Dagster runs it: what is in production afterwards, what the run says, and the way back."""
+"""Promotion and rollback as Dagster runs them: the production model afterwards, and the metadata of the run."""
 
 import io
 import os
@@ -22,21 +22,22 @@ from mbta_assets.defs.production import promotion
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Gate, Rule
 from mbta_assets.ml.inference import onnx_session
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.model import ENCODER, LOOKUP, ONNX, Inputs
-from mbta_assets.ml.inference.run_time import RuntimeLookup
+from mbta_assets.ml.inference.model import ONNX_FILE, ONNX_KIND
+from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Preprocessor
+from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 NAME = "production_model"
 SECONDS_FOR_CHANGE = 30.0
 KEY = dg.AssetKey(NAME)
-QUICK = {"latency_microseconds": 1e6}
-"""No test fails because the machine is busy."""
+ANY_LATENCY = {"max_latency_us": 1e6}
+"""Configuration of the gate with which no test fails because the machine is busy."""
 
 
-def transit_rows(n: int) -> pd.DataFrame:
-    """n updates of two routes in two days: a change in delay goes on, which no table of medians knows."""
+def make_rows(n: int) -> pd.DataFrame:
+    """Return n updates of two routes in two days: a change in delay continues, which no table of medians knows."""
     random = np.random.default_rng(0)
     change, late = random.uniform(-3, 3, n), random.normal(60, 40, n)
     begin = pd.Timestamp("2024-09-10 12:00", tz="UTC")
@@ -62,28 +63,28 @@ def transit_rows(n: int) -> pd.DataFrame:
     )
 
 
-ROWS = transit_rows(8_000)
-SEEN = ROWS[ROWS["part"] != "test"]
+ROWS = make_rows(8_000)
+TRAINING_ROWS = ROWS[ROWS["part"] != "test"]
 PARTS = [
-    {"part": part, "rows": len(of), "from": str(of["time_stamp"].min()), "to": str(of["time_stamp"].max())}
-    for part, of in ROWS.groupby("part")
+    {"part": part, "rows": len(rows), "from": str(rows["time_stamp"].min()), "to": str(rows["time_stamp"].max())}
+    for part, rows in ROWS.groupby("part")
 ]
-ENCODED = Encoder.fit(SEEN, ["last_change_seconds"], ["route_id"])
-MEDIANS = RuntimeLookup.fit(SEEN)
+ENCODER = Encoder.fit(TRAINING_ROWS, ["last_change_seconds"], ["route_id"])
+MEDIANS = MedianRunTime.fit(TRAINING_ROWS)
 
 
-def linear(learned: float, red_is_off_seconds: float = 0.0) -> Draft:
-    """A candidate that has learned so much of what a change in delay does, from nothing (0) to all (1).
+def make_linear_model(learned: float, red_error_seconds: float = 0.0) -> Draft:
+    """Return a candidate that has learned a fraction of the effect of a change in delay, from 0 to 1.
 
-    On one route it may be off by so many seconds.
+    On the Red Line its predictions may be off by so many seconds.
     """
-    inputs = Inputs(ENCODED, MEDIANS, {1: 1.0, 3: 1.0})
+    preprocessor = Preprocessor(ENCODER, MEDIANS, {1: 1.0, 3: 1.0})
     weights = np.array([[SECONDS_FOR_CHANGE * learned], [0], [0]], dtype=np.float32)
-    by_route = np.array([0, 0, red_is_off_seconds], dtype=np.float32)
+    by_route = np.array([0, 0, red_error_seconds], dtype=np.float32)
     nodes = [
         helper.make_node("MatMul", ["numeric", "weights"], ["learned"]),
-        helper.make_node("Gather", ["by_route", "codes"], ["off"]),
-        helper.make_node("Add", ["learned", "off"], ["column"]),
+        helper.make_node("Gather", ["by_route", "codes"], ["error"]),
+        helper.make_node("Add", ["learned", "error"], ["column"]),
         helper.make_node("Squeeze", ["column", "axis"], [onnx_session.OUTPUT]),
     ]
     values = {"weights": weights, "by_route": by_route, "axis": np.array([1])}
@@ -99,10 +100,10 @@ def linear(learned: float, red_is_off_seconds: float = 0.0) -> Draft:
     )
     network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return Draft(
-        "onnx",
-        {ONNX: network.SerializeToString(), **inputs.files()},
+        ONNX_KIND,
+        {ONNX_FILE: network.SerializeToString(), **preprocessor.to_files()},
         {
-            "training_set": "this one",
+            "training_set": "another one",
             "training_window": PARTS,
             "parity": {"max_seconds": 0.01, "bound_seconds": 0.1, "rows": 100},
             "residual_to": "lookup",
@@ -111,200 +112,213 @@ def linear(learned: float, red_is_off_seconds: float = 0.0) -> Draft:
 
 
 @dg.asset
-def digest_in_use(production_model: Bundle) -> dg.MaterializeResult:
+def served_version(production_model: Bundle) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata={"digest": production_model.digest})
 
 
-def assets() -> list[Any]:
-    """The production model, what is upstream of it, and one asset that is made with it."""
+def make_assets() -> list[dg.AssetsDefinition]:
+    """Return the production model, the assets upstream of it, and one that is made from it."""
 
-    def upstream(name: str) -> dg.AssetsDefinition:
+    def make_upstream(name: str) -> dg.AssetsDefinition:
         @dg.asset(name=name, io_manager_key="bundles")
         def stored() -> None: ...
 
         return stored
 
     names = ("training_set", "runtime_lookup", "quantized_student", "model_leaderboard")
-    return [*map(upstream, names), promotion.production_model, digest_in_use]
+    return [*map(make_upstream, names), promotion.production_model, served_version]
 
 
-def resources(store: BundleStore) -> dict[str, Any]:
-    return {"bundle_store": store, "bundles": BundleIOManager(store)}
+def make_resources(registry: ModelRegistry) -> dict[str, Any]:
+    """Return the resources of these assets."""
+    return {"model_registry": registry, "bundles": BundleIOManager(model_registry=registry)}
 
 
-class Line:
-    """A store with a training set and its lookup, and the assets as a code location has them."""
+class Deployment:
+    """A registry with a training set and its lookup, and the assets of a code location."""
 
     def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
-        self.store, self.instance = BundleStore(root), instance
+        self.registry, self.instance = ModelRegistry(root), instance
         buffer = io.BytesIO()
         ROWS.to_parquet(buffer)
-        files = {"rows.parquet": buffer.getvalue(), ENCODER: ENCODED.to_json()}
-        self.make_current("training_set", Draft("training_set", files, {"parts": PARTS}))
-        lookup = Draft("runtime_lookup", {LOOKUP: MEDIANS.to_bytes()}, {"training_window": PARTS})
-        self.make_current("runtime_lookup", lookup)
+        files = {"rows.parquet": buffer.getvalue(), ENCODER_FILE: ENCODER.to_json()}
+        self.set_current("training_set", Draft("training_set", files, {"parts": PARTS}))
+        lookup = Draft("runtime_lookup", {LOOKUP_FILE: MEDIANS.to_bytes()}, {"training_window": PARTS})
+        self.set_current("runtime_lookup", lookup)
 
-    def make_current(self, asset: str, draft: Draft) -> None:
-        stored = self.store.put(asset, draft)
-        self.store.point(asset, stored.digest, self.store.current_digest(asset))
+    def set_current(self, asset: str, draft: Draft) -> None:
+        """Store a version of an asset and make it the current one."""
+        stored = self.registry.put(asset, draft)
+        self.registry.set_current(asset, stored.digest, self.registry.current_digest(asset))
 
-    def run(self, *selection: str, **gate: Any) -> dg.ExecuteInProcessResult:
+    def materialize(self, asset: str, run_config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        """Materialize one asset."""
         return dg.materialize(
-            assets(),
-            selection=selection,
-            resources=resources(self.store),
-            run_config={"ops": {NAME: {"config": {**QUICK, **gate}}}} if NAME in selection else None,
+            make_assets(),
+            selection=[asset],
+            resources=make_resources(self.registry),
+            run_config=run_config,
             instance=self.instance,
         )
 
     def promote(self, candidate: Draft, **gate: Any) -> dict[str, Any]:
-        """Materialize the production model with a candidate; what the run says of it."""
-        self.make_current("quantized_student", candidate)
-        (event,) = self.run(NAME, **gate).asset_materializations_for_node(NAME)
+        """Materialize the production model with a candidate and return the metadata; `gate` is its configuration."""
+        self.set_current("quantized_student", candidate)
+        run_config = {"ops": {NAME: {"config": {**ANY_LATENCY, **gate}}}}
+        (event,) = self.materialize(NAME, run_config).asset_materializations_for_node(NAME)
         return {name: value.value for name, value in event.metadata.items()}
 
     def roll_back(self, version: str = "", raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
+        """Run the job that rolls the production model back."""
         return rollback_production.execute_in_process(
             run_config={"ops": {"roll_back": {"config": {"version": version}}}},
-            resources={"bundle_store": self.store},
+            resources={"model_registry": self.registry},
             instance=self.instance,
             raise_on_error=raise_on_error,
         )
 
-    def data_version(self) -> str:
+    def get_data_version(self) -> str:
+        """Return the data version of the production model in Dagster."""
         event = self.instance.get_latest_materialization_event(KEY)
         assert event and event.asset_materialization and event.asset_materialization.tags
         return event.asset_materialization.tags["dagster/data_version"]
 
-    def stale(self) -> StaleStatus:
-        """Of the asset that is made with the production model."""
-        graph = dg.Definitions(assets(), resources=resources(self.store)).resolve_asset_graph()
-        return CachingStaleStatusResolver(self.instance, graph, LoadingContextForTest(self.instance)).get_status(
-            dg.AssetKey("digest_in_use")
-        )
+    def get_stale_status(self) -> StaleStatus:
+        """Return the status of the asset that is made from the production model."""
+        graph = dg.Definitions(make_assets(), resources=make_resources(self.registry)).resolve_asset_graph()
+        resolver = CachingStaleStatusResolver(self.instance, graph, LoadingContextForTest(self.instance))
+        return resolver.get_status(served_version.key)
 
-    def in_production(self) -> str | None:
-        return self.store.current_digest(NAME)
+    @property
+    def current_digest(self) -> str | None:
+        """Return the digest of the production model."""
+        return self.registry.current_digest(NAME)
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """Yield a deployment without a production model."""
     with dg.DagsterInstance.ephemeral() as instance:
-        yield Line(tmp_path, instance)
+        yield Deployment(tmp_path, instance)
 
 
-def test_the_first_candidate_that_beats_the_lookup_is_promoted(line: Line) -> None:
-    said = line.promote(linear(0.5))
-    stored = line.store.current("quantized_student")
-    assert said["promoted"]
-    assert line.in_production() == said["current_version"] == line.data_version() == stored.digest
-    assert said["decision"].startswith("**Promoted:**")
-    assert said["candidate_mae_seconds"] < said["runtime_lookup_mae_seconds"]
-    assert "| all | 4000 |" in said["comparison"]
-    (move,) = line.store.moves(NAME)
+def test_the_first_candidate_that_beats_the_lookup_is_promoted(deployment: Deployment) -> None:
+    metadata = deployment.promote(make_linear_model(0.5))
+    stored = deployment.registry.current("quantized_student")
+    assert metadata["promoted"]
+    assert deployment.current_digest == metadata["current_version"] == deployment.get_data_version() == stored.digest
+    assert metadata["decision"].startswith("**Promoted:**")
+    assert metadata["candidate_mae_seconds"] < metadata["runtime_lookup_mae_seconds"]
+    overall = metadata["comparison"].records[0].data
+    assert (overall["rows"], overall["n"]) == ("all", 4000)
+    (move,) = deployment.registry.moves(NAME)
     assert move.why and move.why.startswith("promoted: MAE on 4,000 rows: candidate ")
-    assert move.why in said["history"]
+    assert [record.data["why"] for record in metadata["history"].records] == [move.why]
 
 
-def test_a_better_candidate_replaces_the_production_model(line: Line) -> None:
-    line.promote(linear(0.5))
-    first = line.in_production()
-    said = line.promote(linear(0.9))
-    assert said["promoted"]
-    assert said["candidate_mae_seconds"] < said["production_model_mae_seconds"]
-    assert line.store.history(NAME) == [line.store.current_digest("quantized_student"), first]
+def test_a_better_candidate_replaces_the_production_model(deployment: Deployment) -> None:
+    deployment.promote(make_linear_model(0.5))
+    first = deployment.current_digest
+    metadata = deployment.promote(make_linear_model(0.9))
+    assert metadata["promoted"]
+    assert metadata["candidate_mae_seconds"] < metadata["production_model_mae_seconds"]
+    assert deployment.registry.history(NAME) == [deployment.registry.current_digest("quantized_student"), first]
 
 
-def test_a_worse_candidate_leaves_the_production_model_and_says_why(line: Line) -> None:
-    line.promote(linear(0.9))
-    kept = line.in_production()
-    assert kept
-    said = line.promote(linear(0.5))
-    assert not said["promoted"]
-    assert "✗ MAE" in said["decision"] and f"{kept[:16]} stays in production" in said["decision"]
-    assert line.store.history(NAME) == [kept]
-    assert line.data_version() == kept == said["current_version"]
+def test_a_worse_candidate_leaves_the_production_model_and_says_why(deployment: Deployment) -> None:
+    deployment.promote(make_linear_model(0.9))
+    first = deployment.current_digest
+    assert first
+    metadata = deployment.promote(make_linear_model(0.5))
+    assert not metadata["promoted"]
+    assert "✗ MAE" in metadata["decision"] and f"{first[:16]} stays in production" in metadata["decision"]
+    assert deployment.registry.history(NAME) == [first]
+    assert deployment.get_data_version() == first == metadata["current_version"]
 
 
-def test_a_candidate_worse_on_one_route_is_refused_and_the_route_named(line: Line) -> None:
-    line.promote(linear(0.4))
-    kept = line.in_production()
-    said = line.promote(linear(0.9, red_is_off_seconds=36.0))
-    assert said["candidate_mae_seconds"] < 0.9 * said["production_model_mae_seconds"]
-    assert not said["promoted"]
-    assert "✗ Worse than production_model on Red" in said["decision"]
-    assert line.in_production() == kept
+def test_a_candidate_worse_on_one_route_is_refused_and_the_route_named(deployment: Deployment) -> None:
+    deployment.promote(make_linear_model(0.4))
+    first = deployment.current_digest
+    metadata = deployment.promote(make_linear_model(0.9, red_error_seconds=36.0))
+    assert metadata["candidate_mae_seconds"] < 0.9 * metadata["production_model_mae_seconds"]
+    assert not metadata["promoted"]
+    assert "✗ Worse than production_model on Red" in metadata["decision"]
+    assert deployment.current_digest == first
 
 
-def test_with_nothing_in_production_a_refusal_succeeds_and_says_what_to_do(line: Line) -> None:
-    said = line.promote(linear(0.0))
-    assert not said["promoted"]
-    assert line.in_production() is None
-    assert line.data_version() == said["current_version"] == "none"
-    assert "nothing is in production yet. Train a better candidate" in said["decision"]
+def test_with_nothing_in_production_a_refusal_succeeds_and_says_what_to_do(deployment: Deployment) -> None:
+    metadata = deployment.promote(make_linear_model(0.0))
+    assert not metadata["promoted"]
+    assert deployment.current_digest is None
+    assert deployment.get_data_version() == metadata["current_version"] == "none"
+    assert "nothing is in production yet. Train a better candidate" in metadata["decision"]
 
 
-def test_the_gate_is_the_one_of_the_launchpad(line: Line) -> None:
-    said = line.promote(linear(0.9), size_bytes=1)
-    assert not said["promoted"]
-    assert "bytes; 1 is the budget" in said["decision"]
-    assert line.promote(linear(0.9))["promoted"]
+def test_the_launchpad_configures_the_gate(deployment: Deployment) -> None:
+    metadata = deployment.promote(make_linear_model(0.9), max_size_bytes=1)
+    assert not metadata["promoted"]
+    assert "bytes; 1 is the maximum" in metadata["decision"]
+    assert deployment.promote(make_linear_model(0.9))["promoted"]
 
 
 def test_the_launchpad_starts_from_the_defaults_of_the_gate() -> None:
-    # A default that pydantic's Field is given by position is not one to a type checker.
-    assert Gate(**promotion.GateConfig().model_dump()) == Gate()  # type: ignore[call-arg]
+    assert Gate(**promotion.GateConfig().model_dump()) == Gate()
 
 
-def test_the_candidate_in_production_changes_nothing_but_mends_its_damaged_copy(line: Line) -> None:
-    line.promote(linear(0.5))
-    moves = line.store.moves(NAME)
-    (line.store.current(NAME).path / LOOKUP).write_bytes(b"")
+def test_a_candidate_that_is_in_production_changes_nothing_but_repairs_a_damaged_copy(deployment: Deployment) -> None:
+    deployment.promote(make_linear_model(0.5))
+    moves = deployment.registry.moves(NAME)
+    (deployment.registry.current(NAME).path / LOOKUP_FILE).write_bytes(b"")
     with pytest.raises(BundleError):
-        line.store.current(NAME)
-    said = line.promote(linear(0.5))
-    assert not said["promoted"] and "nothing changes" in said["decision"]
-    assert line.store.current(NAME).digest == moves[0].digest
-    assert line.store.moves(NAME) == moves
+        deployment.registry.current(NAME)
+    metadata = deployment.promote(make_linear_model(0.5))
+    assert not metadata["promoted"] and "nothing changes" in metadata["decision"]
+    assert deployment.registry.current(NAME).digest == moves[0].digest
+    assert deployment.registry.moves(NAME) == moves
 
 
-def test_a_candidate_that_learned_from_another_training_set_is_judged_and_the_decision_says_so(line: Line) -> None:
-    here = line.store.current_digest("training_set")
-    assert here
-    said = line.promote(linear(0.5))
-    assert said["promoted"]
-    assert f"✓ It learned from training set this one, not from {here[:16]}" in said["decision"]
-    better = linear(0.9)
-    from_here = Draft(better.kind, better.files, {**better.fields, "training_set": here})
-    assert "It learned from" not in line.promote(from_here)["decision"]
+def test_a_candidate_of_another_training_set_is_judged_and_the_decision_says_so(
+    deployment: Deployment,
+) -> None:
+    current = deployment.registry.current_digest("training_set")
+    assert current
+    metadata = deployment.promote(make_linear_model(0.5))
+    assert metadata["promoted"]
+    assert (
+        f"✓ It was trained on training set another one, and is judged by test rows of {current[:16]}"
+        in metadata["decision"]
+    )
+    better = make_linear_model(0.9)
+    of_this_training_set = Draft(better.kind, better.files, {**better.fields, "training_set": current})
+    assert "It was trained on" not in deployment.promote(of_this_training_set)["decision"]
 
 
-def checked(*checks: dg.AssetChecksDefinition) -> dg.Definitions:
-    """A table with checks, a model made of it, and a check of the model."""
+def make_definitions(*checks: dg.AssetChecksDefinition) -> dg.Definitions:
+    """Return a table with checks, a model made from it, and a check of the model, which fails."""
 
     @dg.asset
     def table() -> None: ...
 
     @dg.asset(deps=[table])
-    def made_of_it() -> None: ...
+    def model() -> None: ...
 
-    @dg.asset_check(asset=made_of_it, blocking=True)
-    def of_the_model_itself() -> dg.AssetCheckResult:
+    @dg.asset_check(asset=model, blocking=True)
+    def model_is_sound() -> dg.AssetCheckResult:
         return dg.AssetCheckResult(passed=False)
 
-    return dg.Definitions([table, made_of_it], asset_checks=[of_the_model_itself, *checks])
+    return dg.Definitions([table, model], asset_checks=[model_is_sound, *checks])
 
 
-def outcome(name: str, result: dg.AssetCheckResult | None, blocking: bool = True) -> dg.AssetChecksDefinition:
-    """A check of the table that ends so; None: it does not end."""
+def make_check(result: dg.AssetCheckResult | None, blocking: bool = True) -> dg.AssetChecksDefinition:
+    """Return a check of the table with this result; None raises an error instead."""
 
-    @dg.asset_check(asset="table", name=name, blocking=blocking)
-    def check() -> dg.AssetCheckResult:
+    @dg.asset_check(asset="table", blocking=blocking)
+    def table_is_sound() -> dg.AssetCheckResult:
         if result is None:
-            raise RuntimeError("no end")
+            raise RuntimeError("the check has no result")
         return result
 
-    return check
+    return table_is_sound
 
 
 PASSED, FAILED = dg.AssetCheckResult(passed=True), dg.AssetCheckResult(passed=False)
@@ -314,31 +328,31 @@ WARNED = dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN)
 @pytest.mark.parametrize(
     ("check", "failed"),
     [
-        (outcome("sound", PASSED), []),
-        (outcome("sound", FAILED), ["table:sound"]),
-        (outcome("sound", None), ["table:sound"]),
-        (outcome("sound", WARNED), []),
-        (outcome("sound", FAILED, blocking=False), []),
+        (make_check(PASSED), []),
+        (make_check(FAILED), ["table:table_is_sound"]),
+        (make_check(None), ["table:table_is_sound"]),
+        (make_check(WARNED), []),
+        (make_check(FAILED, blocking=False), []),
     ],
 )
-def test_a_check_counts_when_it_blocks_and_failed_or_did_not_end(
+def test_a_check_counts_if_it_blocks_and_failed_or_raised_an_error(
     check: dg.AssetChecksDefinition, failed: list[str]
 ) -> None:
-    defs = checked(check)
+    defs = make_definitions(check)
     with dg.DagsterInstance.ephemeral() as instance:
         job = defs.resolve_implicit_global_asset_job_def()
         job.execute_in_process(instance=instance, raise_on_error=False)
-        found = promotion.failed_checks(instance, defs.resolve_asset_graph(), dg.AssetKey("made_of_it"))
-    assert found[1] == failed
+        _, names = promotion.find_failed_checks(instance, defs.resolve_asset_graph(), dg.AssetKey("model"))
+    assert names == failed
 
 
 def test_a_check_that_failed_once_and_passes_now_is_no_obstacle() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for result in (FAILED, PASSED):
-            defs = checked(outcome("sound", result))
+            defs = make_definitions(make_check(result))
             defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, raise_on_error=False)
         graph = defs.resolve_asset_graph()
-        assert promotion.failed_checks(instance, graph, dg.AssetKey("made_of_it")) == (1, [])
+        assert promotion.find_failed_checks(instance, graph, dg.AssetKey("model")) == (1, [])
 
 
 CODE_LOCATION = """
@@ -346,139 +360,147 @@ import sys
 from pathlib import Path
 import dagster as dg
 sys.path.insert(0, {tests!r})
-from mbta_assets_tests.defs.production.test_promotion import assets, resources
-from mbta_assets.storage.model_registry import BundleStore
+from mbta_assets_tests.defs.production.test_promotion import make_assets, make_resources
+from mbta_assets.storage.model_registry import ModelRegistry
 
 @dg.asset_check(asset="training_set", blocking=True)
 def sound():
     return dg.AssetCheckResult(passed=False)
 
-defs = dg.Definitions(assets(), asset_checks=[sound], resources=resources(BundleStore(Path({store!r}))))
+defs = dg.Definitions(make_assets(), asset_checks=[sound], resources=make_resources(ModelRegistry(Path({store!r}))))
 """
 
 
-def test_a_run_of_its_own_refuses_by_name_what_failed_in_an_earlier_run(tmp_path: Path) -> None:
+@pytest.mark.integration
+def test_a_check_that_failed_in_an_earlier_run_refuses_a_candidate_in_another_process_by_name(
+    tmp_path: Path,
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}")
     location = tmp_path / "location.py"
     location.write_text(CODE_LOCATION.format(tests=str(ROOT), store=str(tmp_path)))
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        line = Line(tmp_path, instance)
-        line.make_current("quantized_student", linear(0.9))
+        deployment = Deployment(tmp_path, instance)
+        deployment.set_current("quantized_student", make_linear_model(0.9))
         failing = dg.asset_check(asset="training_set", name="sound", blocking=True)(lambda: FAILED)
         dg.materialize(
-            [*assets(), failing], selection=dg.AssetSelection.checks(failing), resources=resources(line.store),
-            instance=instance, raise_on_error=False,
-        )  # fmt: skip
+            [*make_assets(), failing],
+            selection=dg.AssetSelection.checks(failing),
+            resources=make_resources(deployment.registry),
+            instance=instance,
+            raise_on_error=False,
+        )
         command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", str(location), "--select", NAME]
-        ran = subprocess.run(command, env=os.environ | {"DAGSTER_HOME": str(home)}, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr[-3000:]
+        run = subprocess.run(command, env=os.environ | {"DAGSTER_HOME": str(home)}, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr[-3000:]
         event = instance.get_latest_materialization_event(KEY)
     assert event and event.asset_materialization
     decision = event.asset_materialization.metadata["decision"].value
     assert isinstance(decision, str)
     assert "✗ Blocking checks upstream failed when they last ran: training_set:sound." in decision
-    assert line.in_production() is None
+    assert deployment.current_digest is None
 
 
-def test_rollback_restores_the_earlier_bytes_and_everything_downstream_learns_of_it(line: Line) -> None:
-    line.promote(linear(0.5))
-    first = line.store.current(NAME)
-    weights = first.file(ONNX)
-    line.promote(linear(0.9))
-    second = line.in_production()
+def test_rollback_restores_the_earlier_bytes_and_makes_downstream_assets_stale(deployment: Deployment) -> None:
+    deployment.promote(make_linear_model(0.5))
+    first = deployment.registry.current(NAME)
+    weights = first.file(ONNX_FILE)
+    deployment.promote(make_linear_model(0.9))
+    second = deployment.current_digest
     assert second
-    line.run("digest_in_use")
-    assert line.stale() == StaleStatus.FRESH
+    deployment.materialize("served_version")
+    assert deployment.get_stale_status() == StaleStatus.FRESH
 
-    (event,) = line.roll_back().asset_materializations_for_node("roll_back")
+    (event,) = deployment.roll_back().asset_materializations_for_node("roll_back")
     assert event.asset_key == KEY
-    assert line.store.current(NAME).file(ONNX) == weights
-    assert line.in_production() == line.data_version() == first.digest
-    assert line.store.moves(NAME)[0].why == f"rolled back to {first.digest[:16]} from {second[:16]}"
-    assert line.stale() == StaleStatus.STALE
+    assert deployment.registry.current(NAME).file(ONNX_FILE) == weights
+    assert deployment.current_digest == deployment.get_data_version() == first.digest
+    assert deployment.registry.moves(NAME)[0].why == f"rolled back to {first.digest[:16]} from {second[:16]}"
+    assert deployment.get_stale_status() == StaleStatus.STALE
 
-    used = line.run("digest_in_use").asset_materializations_for_node("digest_in_use")
+    used = deployment.materialize("served_version").asset_materializations_for_node("served_version")
     assert used[0].metadata["digest"].value == first.digest
 
 
-def test_rollback_goes_to_any_earlier_version_by_its_first_digits(line: Line) -> None:
-    versions = [line.promote(linear(learned))["candidate"] for learned in (0.2, 0.5, 0.9)]
-    line.roll_back(versions[0][:6])
-    assert line.store.history(NAME) == [versions[0], *reversed(versions)]
+def test_rollback_goes_to_any_earlier_version_by_its_first_digits(deployment: Deployment) -> None:
+    versions = [deployment.promote(make_linear_model(learned))["candidate"] for learned in (0.2, 0.5, 0.9)]
+    deployment.roll_back(versions[0][:6])
+    assert deployment.registry.history(NAME) == [versions[0], *reversed(versions)]
 
 
-def test_rollback_after_rollback_goes_further_back(line: Line) -> None:
-    versions = [line.promote(linear(learned))["candidate"] for learned in (0.2, 0.5, 0.9)]
-    line.roll_back()
-    assert line.in_production() == versions[1]
-    line.roll_back()
-    assert line.in_production() == versions[0]
-    assert not line.roll_back(raise_on_error=False).success
-    assert line.in_production() == versions[0]
+def test_rollback_after_rollback_goes_further_back(deployment: Deployment) -> None:
+    versions = [deployment.promote(make_linear_model(learned))["candidate"] for learned in (0.2, 0.5, 0.9)]
+    deployment.roll_back()
+    assert deployment.current_digest == versions[1]
+    deployment.roll_back()
+    assert deployment.current_digest == versions[0]
+    assert not deployment.roll_back(raise_on_error=False).success
+    assert deployment.current_digest == versions[0]
 
 
-@pytest.mark.parametrize("asked", ["abcdef", "{current}", "{earlier:.5}"])
-def test_a_version_that_cannot_be_gone_back_to_is_an_error_that_lists_those_that_can(line: Line, asked: str) -> None:
-    earlier, current = (line.promote(linear(learned))["candidate"] for learned in (0.2, 0.9))
+@pytest.mark.parametrize("version", ["abcdef", "{current}", "{earlier:.5}"])
+def test_a_version_that_cannot_be_rolled_back_to_is_an_error_that_lists_the_versions(
+    deployment: Deployment, version: str
+) -> None:
+    earlier, current = (deployment.promote(make_linear_model(learned))["candidate"] for learned in (0.2, 0.9))
     with pytest.raises(dg.Failure, match=f"{current[:16]} .*promoted: MAE.*; {earlier[:16]} "):
-        line.roll_back(asked.format(current=current, earlier=earlier))
-    assert line.in_production() == current
+        deployment.roll_back(version.format(current=current, earlier=earlier))
+    assert deployment.current_digest == current
 
 
-def test_a_damaged_version_is_not_gone_back_to(line: Line) -> None:
-    versions = [line.promote(linear(learned))["candidate"] for learned in (0.2, 0.9)]
-    (line.store.get(NAME, versions[0]).path / LOOKUP).write_bytes(b"")
-    with pytest.raises(BundleError, match=LOOKUP):
-        line.roll_back()
-    assert line.in_production() == versions[1]
+def test_a_damaged_version_is_not_rolled_back_to(deployment: Deployment) -> None:
+    versions = [deployment.promote(make_linear_model(learned))["candidate"] for learned in (0.2, 0.9)]
+    (deployment.registry.get(NAME, versions[0]).path / LOOKUP_FILE).write_bytes(b"")
+    with pytest.raises(BundleError, match=LOOKUP_FILE):
+        deployment.roll_back()
+    assert deployment.current_digest == versions[1]
 
 
-def test_what_was_rolled_back_from_does_not_come_back_by_itself(line: Line) -> None:
-    line.promote(linear(0.2))
-    kept = line.in_production()
-    line.promote(linear(0.9))
-    line.roll_back()
-    said = line.promote(linear(0.9))
-    assert not said["promoted"]
-    assert "was rolled back from" in said["decision"]
-    assert line.in_production() == kept
-    assert line.promote(linear(0.7))["promoted"]
+def test_a_version_that_was_rolled_back_from_is_not_promoted_again(deployment: Deployment) -> None:
+    deployment.promote(make_linear_model(0.2))
+    first = deployment.current_digest
+    deployment.promote(make_linear_model(0.9))
+    deployment.roll_back()
+    metadata = deployment.promote(make_linear_model(0.9))
+    assert not metadata["promoted"]
+    assert "was rolled back from" in metadata["decision"]
+    assert deployment.current_digest == first
+    assert deployment.promote(make_linear_model(0.7))["promoted"]
 
 
-def toy(n: int) -> Draft:
-    """One of many small bundles; the gate of these tests prefers the higher n."""
+def make_small_draft(n: int) -> Draft:
+    """Return a small bundle with a number, by which the tests below compare bundles."""
     return Draft("toy", {"weights.bin": bytes([n])}, {"n": n})
 
 
-def test_a_decision_is_made_again_against_what_became_current_meanwhile(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path)
-    candidate, meanwhile = store.put("candidate", toy(2)), store.put(NAME, toy(3))
+def test_a_decision_is_made_again_against_a_version_that_became_current_meanwhile(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    candidate, meanwhile = registry.put("candidate", make_small_draft(2)), registry.put(NAME, make_small_draft(3))
     judged = []
 
     def judge(production: Bundle | None) -> Decision:
         judged.append(production and production.manifest["n"])
         if production is None:
-            store.point(NAME, meanwhile.digest, expected=None)
+            registry.set_current(NAME, meanwhile.digest, expected=None)
         return Decision((Rule(production is None, "higher"),))
 
-    assert not promotion.promote_if_better(store, candidate, judge).promoted
+    assert not promotion.promote_if_better(registry, candidate, judge).promoted
     assert judged == [None, 3]
-    assert store.history(NAME) == [meanwhile.digest]
+    assert registry.history(NAME) == [meanwhile.digest]
 
 
-def test_when_the_pointer_moves_during_every_decision_promotion_gives_up_and_says_so(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path)
-    others = iter([store.put(NAME, toy(n)).digest for n in range(3)])
+def test_promotion_fails_if_the_current_version_changes_during_every_decision(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    versions = iter([registry.put(NAME, make_small_draft(n)).digest for n in range(3)])
 
     def judge(production: Bundle | None) -> Decision:
-        store.point(NAME, next(others), expected=production.digest if production else None)
+        registry.set_current(NAME, next(versions), expected=production.digest if production else None)
         return Decision((Rule(True, "always"),))
 
     with pytest.raises(dg.Failure, match="changed during each of 3 decisions"):
-        promotion.promote_if_better(store, store.put("candidate", toy(9)), judge, tries=3)
-    assert len(store.history(NAME)) == 3
+        promotion.promote_if_better(registry, registry.put("candidate", make_small_draft(9)), judge, max_attempts=3)
+    assert len(registry.history(NAME)) == 3
 
 
 PROMOTER = """
@@ -488,43 +510,56 @@ sys.path.insert(0, sys.argv[1])
 from mbta_assets.defs.production.promotion import promote_if_better
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Rule
-from mbta_assets.storage.model_registry import BundleStore
-store = BundleStore(Path.cwd())
+from mbta_assets.storage.model_registry import ModelRegistry
+registry = ModelRegistry(Path.cwd())
 print("ready", flush=True)
 sys.stdin.readline()
 for n in range(int(sys.argv[2]), 40, 2):
-    candidate = store.put(sys.argv[2], Draft("toy", {"weights.bin": bytes([n])}, {"n": n}))
+    candidate = registry.put(sys.argv[2], Draft("toy", {"weights.bin": bytes([n])}, {"n": n}))
     def judge(production):
         return Decision((Rule(production is None or production.manifest["n"] < n, "higher"),))
-    if promote_if_better(store, candidate, judge, tries=1000).promoted:
-        print(candidate.digest)
+    if promote_if_better(registry, candidate, judge, max_attempts=1000).promoted:
+        print(candidate.digest, flush=True)
 """
 
 
+@pytest.mark.integration
 def test_two_promoters_at_once_leave_one_pointer_and_a_history_of_every_promotion_once(tmp_path: Path) -> None:
-    root = str(ROOT)
     promoters = [
         subprocess.Popen(
-            [sys.executable, "-c", PROMOTER, root, first],
-            cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", PROMOTER, str(ROOT), first],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for first in ("0", "1")
-    ]  # fmt: skip
-    for promoter in promoters:
-        assert promoter.stdout is not None
-        assert promoter.stdout.readline() == "ready\n"
-    for promoter in promoters:
-        assert promoter.stdin is not None
-        promoter.stdin.write("go\n")
-        promoter.stdin.flush()
-    promoted = [digest for promoter in promoters for digest in promoter.communicate()[0].split()]
+    ]
+    assert [read_line(promoter) for promoter in promoters] == ["ready", "ready"]
+    start_promoter(promoters[0])
+    promoted = [read_line(promoters[0])]  # the second one always has a higher number to follow with
+    start_promoter(promoters[1])
+    promoted += [digest for promoter in promoters for digest in promoter.communicate()[0].split()]
     assert [promoter.returncode for promoter in promoters] == [0, 0]
 
-    store = BundleStore(tmp_path)
-    history = store.history(NAME)
+    registry = ModelRegistry(tmp_path)
+    history = registry.history(NAME)
     assert sorted(history) == sorted(promoted)
-    numbers = [store.get(NAME, digest).manifest["n"] for digest in history]
-    # Whoever was promoted beat the one before: no decision was made against one that had gone.
+    numbers = [registry.get(NAME, digest).manifest["n"] for digest in history]
+    # Each version has a higher number than the one before it: no decision was made against an outdated one.
     assert numbers == sorted(set(numbers), reverse=True)
-    assert store.current(NAME).manifest["n"] == 39
+    assert registry.current(NAME).manifest["n"] == 39
     assert {n % 2 for n in numbers} == {0, 1}
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    """Read the next line that a process prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def start_promoter(process: subprocess.Popen[str]) -> None:
+    """Let a promoter that is ready begin."""
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()

@@ -113,13 +113,10 @@ def test_a_student_of_weight_0_does_not_depend_on_its_teacher(train: Problem, va
     configuration = {**distilled_student.PIECEWISE_LINEAR, "hidden": [8], "numeric": "none", "weight": 0.0}
     data = make_distillation_data(train, validation, train.oracle, epochs=2)
     with_wrong_teacher = replace(data, teacher=train.oracle + 100)
-    controls = [
-        to_onnx(distillation.train_configuration(configuration, either).network)
-        for either in (data, with_wrong_teacher)
-    ]
-    assert controls[0] == controls[1]
+    control = to_onnx(distillation.train_configuration(configuration, data).network)
+    assert to_onnx(distillation.train_configuration(configuration, with_wrong_teacher).network) == control
     distilled = distillation.train_configuration({**configuration, "weight": 0.5}, data)
-    assert to_onnx(distilled.network) != controls[0]
+    assert to_onnx(distilled.network) != control
 
 
 def test_a_subsample_keeps_the_teachers_prediction_of_each_row(train: Problem, validation: Problem) -> None:

@@ -53,7 +53,10 @@ def test_the_best_trial_at_every_rung_is_never_stopped() -> None:
 @pytest.mark.integration
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(180)
-def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed() -> None:
+def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A new local cluster would turn on token authentication in this process, which the shared cluster does not use.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
     def count_down(configuration: tuning.Configuration, data: Any, report: tuning.Report, resources: Resources) -> None:
         for step in range(8):
             report(data[configuration["name"]] - step * configuration["slope"])
