@@ -1,4 +1,4 @@
-"""deploy/docker-compose.yaml as Compose reads it: anchors merged, variables put in."""
+"""Read deploy/docker-compose.yaml as Compose does, with anchors merged and variables replaced by their values."""
 
 import re
 from typing import Any
@@ -11,23 +11,25 @@ FILE = ROOT / "deploy/docker-compose.yaml"
 VARIABLE = re.compile(r"\$\{(\w+)(?::(-|\?)([^}]*))?\}")
 
 
-def services(**variables: str) -> dict[str, Any]:
-    """The services, with some variables set. Raises KeyError where one that is needed is not."""
+def read_services(**variables: str) -> dict[str, Any]:
+    """Return the services for some variables. Raise KeyError for a required variable that is not set."""
 
-    def filled(value: Any) -> Any:
+    def replace(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: filled(part) for key, part in value.items()}
+            return {key: replace(part) for key, part in value.items()}
         if isinstance(value, list):
-            return [filled(part) for part in value]
-        return VARIABLE.sub(value_of, value) if isinstance(value, str) else value
+            return [replace(part) for part in value]
+        return VARIABLE.sub(get_value, value) if isinstance(value, str) else value
 
-    def value_of(found: re.Match[str]) -> str:
-        name, how, rest = found.groups()
-        return rest if how == "-" and not variables.get(name) else variables[name]
+    def get_value(match: re.Match[str]) -> str:
+        name, operator, default = match.groups()
+        return default if operator == "-" and not variables.get(name) else variables[name]
 
-    return filled(raw()["services"])
+    services: dict[str, Any] = replace(read_file()["services"])
+    return services
 
 
-def raw() -> dict[str, Any]:
-    """The file with its variables as they are written."""
-    return yaml.safe_load(FILE.read_text())
+def read_file() -> dict[str, Any]:
+    """Return the content of the file, with its variables as they are written."""
+    content: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    return content

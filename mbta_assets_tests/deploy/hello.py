@@ -1,15 +1,15 @@
-"""A job that takes no time, for whoever executes it somewhere else."""
+"""A quick job for tests that execute a run in another process."""
 
 import dagster as dg
 
 
 @dg.op
 def greet() -> None:
-    """Say something where output is captured."""
+    """Print a line to the compute log."""
     print("good morning, Boston")
 
 
 @dg.job
 def hello() -> None:
-    """Greet."""
+    """Print a greeting."""
     greet()

@@ -1,4 +1,4 @@
-"""The Terraform files, read as Terraform reads them: no secret, no more rights than needed, no dangling reference."""
+"""The Terraform files as Terraform reads them: no secret, no more permissions than needed, no dangling reference."""
 
 import os
 import re
@@ -7,110 +7,97 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import hcl2
 import pytest
 import yaml
 
-from mbta_assets_tests.deploy import known
+from mbta_assets_tests.deploy.terraform import (
+    ATTRIBUTES,
+    DIRECTORY,
+    LOCALS,
+    RESOURCES,
+    VARIABLES,
+    find_all,
+    find_blocks,
+    find_objects,
+    split_conditional,
+)
+from mbta_assets_tests.deploy.variables import list_variables
 from mbta_assets_tests.support.dagster_dev import ROOT
 from mbta_assets_tests.support.image import Image
 
-DIRECTORY = ROOT / "deploy/terraform"
 GUIDE = (ROOT / "docs/deploy.md").read_text()
-TEXT = "\n".join(re.sub(r"(?m)(^|\s)#.*$", "", path.read_text()) for path in sorted(DIRECTORY.glob("*.tf")))
-"""All of it without comments."""
-ON_PROJECT = {
+PROJECT_ROLES = {
     "roles/bigquery.jobUser",
     "roles/bigquery.readSessionUser",
     "roles/cloudsql.client",
     "roles/eventarc.eventReceiver",
     "roles/pubsub.publisher",
 }
-"""What cannot be given on less than the project; the last to Cloud Storage's own account."""
+"""Roles that can be granted on nothing smaller than the project; the last one to Cloud Storage's own account."""
+SECRET_ATTRIBUTES = {"password", "secret_data", "private_key", "root_password", "credentials"}
+"""Attributes whose values Terraform would store in its state."""
 
 
-def plain(value: Any) -> Any:
-    """What the parser gives, without its quotes and marks; expressions stay text that begins with ${."""
-    if isinstance(value, dict):
-        return {plain(key): plain(part) for key, part in value.items() if not key.startswith("__")}
-    if isinstance(value, list):
-        return [plain(part) for part in value]
-    return value.strip('"') if isinstance(value, str) else value
-
-
-FILES = [plain(hcl2.loads(path.read_text())) for path in sorted(DIRECTORY.glob("*.tf"))]
-
-
-def blocks(kind: str) -> dict[str, Any]:
-    """The blocks of a kind by their name, as `type.name` where they have a type."""
-    found: dict[str, Any] = {}
-    for file in FILES:
-        for block in file.get(kind, []):
-            for name, content in block.items():
-                typed = kind in ("resource", "data", "ephemeral")
-                found |= {f"{name}.{inner}": part for inner, part in content.items()} if typed else {name: content}
-    return found
-
-
-RESOURCES, VARIABLES, LOCALS = blocks("resource"), blocks("variable"), blocks("locals")
-
-
-def containers() -> dict[str, Any]:
-    """The container of each resource that runs one."""
-    found = {}
+def find_containers() -> dict[str, Any]:
+    """Return the container of each resource that runs one."""
+    containers = {}
     for name, resource in RESOURCES.items():
         if name.startswith("google_cloud_run_v2_") and "template" in resource:
             [template] = resource["template"]
             [template] = template.get("template", [template])
-            [found[name]] = template["containers"]
-    assert len(found) == 5
-    return found
+            [containers[name]] = template["containers"]
+    assert len(containers) == 5
+    return containers
 
 
 def test_no_secret_is_in_a_file_or_in_the_state() -> None:
-    assert set(blocks("ephemeral")) == {"random_password.dagster"}
+    assert set(find_blocks("ephemeral")) == {"random_password.dagster"}
     assert not any(name.startswith("random_") for name in RESOURCES)
     user, version = RESOURCES["google_sql_user.dagster"], RESOURCES["google_secret_manager_secret_version.database"]
     assert user["password_wo"] == "${ephemeral.random_password.dagster.result}"
     assert "ephemeral.random_password.dagster.result" in version["secret_data_wo"]
-    assert len(re.findall(r"ephemeral\.", TEXT)) == 2
-    assert not re.search(r"\b(password|secret_data|private_key|root_password|credentials)\s*=", TEXT)
-    assert not re.search(r"postgresql[^\s\"]*://\w+:(?!\$\{ephemeral)", TEXT)
-    assert not re.search(r"BEGIN|AIza|ya29|[A-Za-z0-9+/]{40,}", TEXT)
+    uses = [name for name, value in ATTRIBUTES if "ephemeral." in str(value)]
+    assert sorted(uses) == ["password_wo", "secret_data_wo"]
+    assert SECRET_ATTRIBUTES.isdisjoint(name for name, _ in ATTRIBUTES)
+    assert find_all(rf"\b(?:{'|'.join(SECRET_ATTRIBUTES)})\s*=") == []
+    assert find_all(r"postgresql[^\s\"]*://\w+:(?!\$\{ephemeral)") == []
+    assert find_all(r"BEGIN|AIza|ya29|[A-Za-z0-9+/]{40,}") == []
 
 
-def test_nobody_unknown_may_call_anything_unless_it_is_asked_for() -> None:
-    assert re.findall(r".*all(?:Authenticated)?Users.*", TEXT) == [
-        '    predictor = var.predictor_is_public ? ["allUsers"] : var.predictor_callers'
-    ]
+def test_anonymous_callers_are_allowed_only_by_the_variable_that_is_off_by_default() -> None:
+    public = [(name, value) for name, value in ATTRIBUTES if re.search("all(Authenticated)?Users", str(value))]
+    assert public == [("predictor", LOCALS["callers"]["predictor"])]
+    condition, if_public, otherwise = split_conditional(LOCALS["callers"]["predictor"])
+    assert condition == "var.predictor_is_public"
+    assert (if_public, otherwise) == (["allUsers"], "${var.predictor_callers}")
     assert VARIABLES["predictor_is_public"]["default"] is False
+    assert LOCALS["callers"]["webserver"] == "${var.viewers}"
     assert VARIABLES["viewers"]["default"] == VARIABLES["predictor_callers"]["default"] == []
-    assert "invoker_iam_disabled" not in TEXT
+    assert "invoker_iam_disabled" not in {name for name, _ in ATTRIBUTES}
     assert RESOURCES["google_storage_bucket.models"]["public_access_prevention"] == "enforced"
 
 
 def test_no_role_is_broader_than_its_part_needs() -> None:
-    roles = set(re.findall(r"roles/[\w.]+", TEXT))
+    roles = set(find_all(r"roles/[\w.]+"))
     assert len(roles) > 10
     assert not [role for role in roles if re.search(r"roles/(owner|editor|viewer)$|[aA]dmin", role)]
-    on_project = {role for found in LOCALS["on_project"].values() for role in found}
-    assert on_project | {RESOURCES["google_project_iam_member.storage_agent"]["role"]} == ON_PROJECT
+    on_project = {role for of_account in LOCALS["on_project"].values() for role in of_account}
+    assert on_project | {RESOURCES["google_project_iam_member.storage_agent"]["role"]} == PROJECT_ROLES
     assert not [name for name in RESOURCES if re.match(r"google_\w+_iam_(policy|binding)", name)]
     assert LOCALS["on_bucket"]["predictor"] == ["roles/storage.objectViewer"]
     assert not {"predictor", "events"} & set(LOCALS["on_project"])
-    assert all(f"`{role}`" in GUIDE for role in roles), roles
-    assert all(f"`{account}`" in GUIDE for account in LOCALS["accounts"])
+    assert [role for role in roles if f"`{role}`" not in GUIDE] == []
+    assert [account for account in LOCALS["accounts"] if f"`{account}`" not in GUIDE] == []
 
 
 def test_every_reference_is_to_something_declared_and_everything_declared_is_used() -> None:
-    declared = set(RESOURCES) | {f"data.{name}" for name in blocks("data")}
-    named = {found[0] for found in re.findall(r"(?<![\w\"/.-])((data\.)?google_\w+\.\w+)", TEXT)}
-    assert len(named) > 15
-    assert named <= declared
-    assert set(re.findall(r"\bvar\.(\w+)", TEXT)) == set(VARIABLES)
-    assert set(re.findall(r"\blocal\.(\w+)", TEXT)) == set(LOCALS)
-    accounts = re.findall(r"google_service_account\.of\[\"(\w+)\"\]", TEXT)
-    assert set(accounts) <= set(LOCALS["accounts"])
+    declared = set(RESOURCES) | {f"data.{name}" for name in find_blocks("data")}
+    references = set(find_all(r"(?<![\w\"/.-])((?:data\.)?google_\w+\.\w+)"))
+    assert len(references) > 15
+    assert references <= declared
+    assert set(find_all(r"\bvar\.(\w+)")) == set(VARIABLES)
+    assert set(find_all(r"\blocal\.(\w+)")) == set(LOCALS)
+    assert set(find_all(r"google_service_account\.of\[\"(\w+)\"\]")) <= set(LOCALS["accounts"])
 
 
 def test_every_variable_is_described_and_in_the_guide() -> None:
@@ -120,31 +107,38 @@ def test_every_variable_is_described_and_in_the_guide() -> None:
         assert f"`{name}`" in GUIDE, name
 
 
-def test_every_environment_variable_is_read_by_somebody() -> None:
-    given = set(re.findall(r"(?m)^\s+([A-Z][A-Z_]+)\s+=", TEXT)) | {
-        one["name"] for container in containers().values() for one in container.get("env", [])
-    }
-    assert {"DAGSTER_POSTGRES_URL", "MBTA_DEPLOYMENT", "MBTA_MODEL", "CLOUD_RUN_REGION"} <= given
-    assert given <= known.variables()
+def test_something_reads_every_environment_variable() -> None:
+    in_objects = {key for _, value in ATTRIBUTES for keys in find_objects(value) for key in keys if key.isupper()}
+    in_containers = {entry["name"] for container in find_containers().values() for entry in container.get("env", [])}
+    names = in_objects | in_containers
+    assert {"DAGSTER_POSTGRES_URL", "FUNCTION_TARGET", "MBTA_DEPLOYMENT", "MBTA_MODEL", "CLOUD_RUN_REGION"} <= names
+    assert names <= list_variables()
 
 
-def test_the_webserver_only_reads_and_the_other_is_for_the_event_function_alone() -> None:
+def test_the_webserver_is_read_only_and_the_other_is_for_the_event_function_alone() -> None:
     webservers = LOCALS["webservers"]
-    assert webservers["webserver"] == '${var.ui_is_read_only ? ["--read-only"] : []}'
-    assert VARIABLES["ui_is_read_only"]["default"] is True
     assert set(webservers) == {"webserver", "reports"}
+    condition, if_read_only, otherwise = split_conditional(webservers["webserver"])
+    assert (condition, if_read_only, otherwise) == ("var.ui_is_read_only", ["--read-only"], [])
+    assert VARIABLES["ui_is_read_only"]["default"] is True
+    service = RESOURCES["google_cloud_run_v2_service.webserver"]
+    assert service["for_each"] == "${local.webservers}"
+    assert "each.value" in find_containers()["google_cloud_run_v2_service.webserver"]["args"]
     assert LOCALS["callers"]["reports"] == ['${google_service_account.of["events"].member}']
     assert LOCALS["callers"]["events"] == ['${google_service_account.of["trigger"].member}']
     events = RESOURCES["google_cloud_run_v2_service.events"]
     assert events["ingress"] == "INGRESS_TRAFFIC_INTERNAL_ONLY"
 
 
-def test_commands_and_places_are_those_of_the_image(dagster_image: Image) -> None:
-    commands = {name: container["command"][0] for name, container in containers().items() if "command" in container}
-    assert sorted(commands.values()) == ["dagster-daemon", "dagster-webserver", "env"]
-    for program in commands.values():
+@pytest.mark.integration
+def test_commands_and_paths_are_those_of_the_image(dagster_image: Image) -> None:
+    containers = find_containers().values()
+    programs = [container["command"][0] for container in containers if "command" in container]
+    assert sorted(programs) == ["dagster-daemon", "dagster-webserver", "env"]
+    for program in programs:
         assert shutil.which(program, path=f"{dagster_image.variables['PATH']}:/usr/bin:/bin"), program
-    home = Path(dagster_image.here(LOCALS["environment"].split("DAGSTER_HOME", 1)[1].split('"')[1]))
+    [environment] = find_objects(LOCALS["environment"])
+    home = Path(dagster_image.translate_paths(environment["DAGSTER_HOME"]))
     assert yaml.safe_load((home / "dagster.yaml").read_text())["run_launcher"]["config"]["job"] == "mbta-run"
     assert RESOURCES["google_cloud_run_v2_job.run"]["name"] == "mbta-run"
     assert (dagster_image.directory / "workspace.yaml").exists()
@@ -156,17 +150,20 @@ def test_there_is_one_daemon() -> None:
 
 @pytest.fixture
 def terraform() -> str:
-    found = shutil.which("terraform")
-    if not found:
+    """Return the path of Terraform; skip the test if it is not installed."""
+    program = shutil.which("terraform")
+    if not program:
         pytest.skip("Terraform is not installed: https://developer.hashicorp.com/terraform/install")
-    return found
+    return program
 
 
+@pytest.mark.integration
 def test_terraform_would_format_it_so(terraform: str) -> None:
-    ran = subprocess.run([terraform, "fmt", "-check", "-diff", DIRECTORY], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    process = subprocess.run([terraform, "fmt", "-check", "-diff", DIRECTORY], capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
+@pytest.mark.integration
 def test_terraform_finds_it_valid(terraform: str, tmp_path: Path) -> None:
     shutil.copytree(DIRECTORY, tmp_path / "terraform", ignore=shutil.ignore_patterns(".terraform*"))
     environment = {**os.environ, "TF_IN_AUTOMATION": "1"}
@@ -175,9 +172,9 @@ def test_terraform_finds_it_valid(terraform: str, tmp_path: Path) -> None:
         command = [terraform, f"-chdir={tmp_path / 'terraform'}", *arguments, "-no-color"]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    begun = run("init", "-backend=false", "-input=false")
-    if "Failed to query available provider packages" in begun.stderr:
+    initialized = run("init", "-backend=false", "-input=false")
+    if "Failed to query available provider packages" in initialized.stderr:
         pytest.skip("Terraform's registry, which has the providers, cannot be reached")
-    assert begun.returncode == 0, begun.stderr
-    valid = run("validate")
-    assert valid.returncode == 0, valid.stderr
+    assert initialized.returncode == 0, initialized.stderr
+    validated = run("validate")
+    assert validated.returncode == 0, validated.stderr
