@@ -31,6 +31,9 @@ from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
 from mbta_assets.transit.features import compute_transit_features
 
+# Starts no process, but simulates three service days and runs Dagster on them.
+pytestmark = pytest.mark.integration
+
 TRAINING_DAYS = [date(2024, 5, 7), date(2024, 5, 8)]
 UNSEEN_DAY = date(2024, 5, 9)
 ROUTE = "Blue"
