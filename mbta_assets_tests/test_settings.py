@@ -1,4 +1,4 @@
-"""The environment is read once and as a whole, and a wrong value is told apart from a missing one."""
+"""The environment is read once and as a whole; wrong values and missing ones are named."""
 
 import re
 from datetime import date

@@ -71,7 +71,10 @@ def build(stored: ParquetTables, day: date, tables: Tables) -> pd.DataFrame:
 
 
 def changed_after(vehicle: pd.DataFrame, time: pd.Timestamp, seed: int) -> pd.DataFrame:
-    """Return the updates unchanged up to a time; each later one is dropped, moved, relabelled or sent elsewhere."""
+    """Return the updates, unchanged up to a time.
+
+    Each later one is dropped, delayed, or has another status or another stop, at random.
+    """
     rng = np.random.default_rng(seed)
     later = (vehicle["updated_at"] > time).to_numpy()
     rows = vehicle.copy()
