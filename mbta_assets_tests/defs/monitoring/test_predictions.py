@@ -73,7 +73,7 @@ def simulate_features(root: Path, day: date, change: Change = lambda vehicle: ve
 
 
 def train_production_model(root: Path) -> None:
-    """Train a few trees on the training set of a store and make them its production model."""
+    """Train some trees on the training set of a store and make them its production model."""
     registry = ModelRegistry(root)
     training_set = registry.current("training_set")
     rows = select_labelled(read_rows(training_set), "train", "validation")

@@ -46,6 +46,7 @@ def measure_error(booster: Any, rows: Arrays) -> float:
     return float(np.abs(booster.inplace_predict(xgboost_trainer.stack_features(rows)) - rows.target).mean())
 
 
+@pytest.mark.integration  # simulates ten service days, unless another test has
 def test_blocks_transformed_one_at_a_time_make_the_arrays_of_all_rows(simulation: Simulation) -> None:
     rows = simulation.rows
     train = (rows["delay_seconds"].notna() & (rows["part"] == "train")).to_numpy()
