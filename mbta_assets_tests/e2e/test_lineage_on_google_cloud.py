@@ -20,7 +20,8 @@ from mbta_assets_tests.support.bigquery_emulator import bigquery_server
 from mbta_assets_tests.support.real_day import DAY
 from mbta_assets_tests.support.storage_emulator import storage_server
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("trained")]
+# The first test may run the whole lineage twice in its setup, which takes minutes where other tests run beside it.
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("trained")]
 
 BUNDLES = (
     "training_set",
