@@ -1,4 +1,4 @@
-"""A pipeline by Kubeflow's local runner makes what Dagster makes, and Dagster knows of it."""
+"""A pipeline in Kubeflow's local runner materializes what Dagster does, and reports it to Dagster."""
 
 import shutil
 import subprocess
@@ -9,60 +9,60 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mbta_assets.storage.model_registry import BundleStore
-from mbta_assets.storage.parquet_tables import Lake
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.support.dagster_dev import ROOT
 from mbta_assets_tests.support.real_day import DAY
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("trained")]
 
-GIVEN = ("vehicle", "stop", "schedule", "raw_transit_data")
-MADE = ("trip", "transit_features", "training_set", "xgboost_model")
-SELECTION = " or ".join(f"key:{asset}" for asset in (*MADE, "runtime_lookup"))
+STORED = ("vehicle", "stop", "schedule", "raw_transit_data")
+MATERIALIZED = ("trip", "transit_features", "training_set", "xgboost_model")
+SELECTION = " or ".join(f"key:{asset}" for asset in (*MATERIALIZED, "runtime_lookup"))
 
 
 @pytest.fixture(scope="module")
 def launched(trained: dict[str, str], store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which some tables were given and the pipeline has made the rest."""
+    """Return a store in which some tables were stored and the pipeline has materialized the rest."""
     root = tmp_path_factory.mktemp("launched") / "store"
     (root / "dagster_home").mkdir(parents=True)
-    for table in GIVEN:
+    for table in STORED:
         shutil.copytree(store / "tables" / table, root / "tables" / table)
-    command = [sys.executable, "-m", "mbta_assets.launch", "here", "--select", SELECTION, "--partition", str(DAY)]
+    command = [sys.executable, "-m", "mbta_assets", "launch", "local", "--select", SELECTION, "--partition", str(DAY)]
     places = {"MBTA_STORE": str(root), "DAGSTER_HOME": str(root / "dagster_home")}
-    ran = subprocess.run(command, cwd=ROOT, env=trained | places, capture_output=True, text=True)
-    assert ran.returncode == 0, f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
+    process = subprocess.run(command, cwd=ROOT, env=trained | places, capture_output=True, text=True)
+    assert process.returncode == 0, f"{process.stdout[-3000:]}\n{process.stderr[-3000:]}"
     return root
 
 
-def test_it_makes_what_dagster_makes(launched: Path, store: Path) -> None:
+def test_it_materializes_what_dagster_does(launched: Path, store: Path) -> None:
     for table in ("trip", "transit_features"):
-        assert Lake(launched).versions(table, [DAY]) == Lake(store).versions(table, [DAY])
+        assert ParquetTables(launched).versions(table, [DAY]) == ParquetTables(store).versions(table, [DAY])
     for asset in ("training_set", "runtime_lookup", "xgboost_model"):
-        digest = BundleStore(store).current_digest(asset)
+        digest = ModelRegistry(store).current_digest(asset)
         assert digest is not None
-        assert BundleStore(launched).current_digest(asset) == digest
+        assert ModelRegistry(launched).current_digest(asset) == digest
 
 
-def materialization(store: Path, asset: str) -> dict[str, Any]:
-    """What the instance of a store knows of an asset's latest materialization, but for what differs from run to run."""
+def describe_materialization(store: Path, asset: str) -> dict[str, Any]:
+    """Return what a store's instance has of an asset's latest materialization and does not differ from run to run."""
     key = dg.AssetKey(asset)
     with dg.DagsterInstance.from_config(str(store / "dagster_home")) as instance:
         [record] = instance.fetch_materializations(key, limit=1).records
-        made = record.asset_materialization
-        assert made
+        materialization = record.asset_materialization
+        assert materialization
         check = dg.AssetCheckKey(key, "schema_holds")
         checks = instance.event_log_storage.get_latest_asset_check_execution_by_key([check])
         return {
-            "partition": made.partition,
-            "tags": {name: value for name, value in (made.tags or {}).items() if "data_version" in name},
-            "metadata": sorted(made.metadata),
-            "checks": [one.status.value for one in checks.values()],
+            "partition": materialization.partition,
+            "tags": {name: value for name, value in (materialization.tags or {}).items() if "data_version" in name},
+            "metadata": sorted(materialization.metadata),
+            "checks": [latest.status.value for latest in checks.values()],
         }
 
 
-@pytest.mark.parametrize("asset", MADE)
-def test_dagster_knows_of_it_as_if_it_had_made_it(launched: Path, store: Path, asset: str) -> None:
-    known = materialization(launched, asset)
-    assert known == materialization(store, asset)
-    assert known["tags"]
+@pytest.mark.parametrize("asset", MATERIALIZED)
+def test_dagster_has_the_same_materialization_as_if_it_had_run_it(launched: Path, store: Path, asset: str) -> None:
+    reported = describe_materialization(launched, asset)
+    assert reported == describe_materialization(store, asset)
+    assert reported["tags"]
