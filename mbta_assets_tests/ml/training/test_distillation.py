@@ -8,6 +8,8 @@ from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkC
 from mbta_assets.ml.training.network_trainer import fit
 from mbta_assets_tests.ml.conftest import MakeProblem, Problem
 
+pytestmark = pytest.mark.xdist_group("networks")
+
 STUDENT = NetworkConfig(hidden=(32, 16), numeric="none", embedding_dim=2)
 TREE_FRACTIONS = (0.0, 0.25, 0.5)
 

@@ -13,6 +13,8 @@ from mbta_assets.ml.training.network_trainer import Fitted, fit, label_targets, 
 from mbta_assets.ml.training.network_weights import from_files, to_files
 from mbta_assets_tests.ml.conftest import Problem
 
+pytestmark = pytest.mark.xdist_group("networks")
+
 SMALL = NetworkConfig(hidden=(16,), numeric="none", embedding_dim=2)
 SHORT = TrainConfig(epochs=2)
 

@@ -14,6 +14,8 @@ from mbta_assets.ml.training.pruning import UNPRUNED, Candidate, Cut, FineTuning
 from mbta_assets.ml.training.sparsity import remove_neurons
 from mbta_assets_tests.ml.conftest import Problem
 
+pytestmark = pytest.mark.xdist_group("networks")
+
 CUTS = (UNPRUNED, Cut(weights=0.6), Cut(weights=0.8), Cut(neurons=0.5), Cut(neurons=0.25, weights=0.6))
 TRAINING = replace(
     PruningConfig().build_training(seed=0),

@@ -20,6 +20,8 @@ from mbta_assets.ml.training.onnx_export import max_difference_seconds, to_onnx
 from mbta_assets.ml.training.quantization import Variant, make_variants, select_variant
 from mbta_assets_tests.ml.conftest import Problem
 
+pytestmark = pytest.mark.xdist_group("networks")
+
 QUANTIZATION = QuantizationConfig()
 
 

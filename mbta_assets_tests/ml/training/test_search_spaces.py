@@ -20,6 +20,8 @@ from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 from mbta_assets.ml.training.tuning import Configuration
 from mbta_assets_tests.ml.conftest import FEATURE_NAMES, Problem
 
+pytestmark = pytest.mark.xdist_group("networks")
+
 SMALL_TEACHER = {**dnn_teacher.PIECEWISE_LINEAR, "hidden": [16, 8], "numeric": "linear_relu", "inputs": "all"}
 SERVICE_DAYS = 28
 ARCHITECTURE = NetworkConfig()
