@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STATIC = $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/lint-imports
-# Tests that share a costly fixture are a group, which one process runs; the groups that take longest begin first.
-WORKERS = --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Three processes on two cores: many tests wait for servers. Tests that share a costly fixture are a group, which one
+# process runs; the groups that take longest begin first.
+WORKERS = --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
@@ -33,7 +34,7 @@ demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## materialize the whole lineage
 
 check: $(INSTALLED) ## lint, types, import contracts and unit tests, in about a minute: after each change
 	$(STATIC)
-	@$(BIN)/mypy & types=$$!; $(BIN)/pytest $(WORKERS) -m unit; tests=$$?; wait $$types && exit $$tests
+	@$(BIN)/mypy & types=$$!; $(BIN)/pytest $(WORKERS) --numprocesses 2 -m unit; tests=$$?; wait $$types && exit $$tests
 
 test: $(INSTALLED) ## everything: what continuous integration runs
 	$(STATIC)

@@ -1,4 +1,4 @@
-"""Backfills of many service days over GraphQL, four runs at once, on a daemon that really runs."""
+"""Backfills of many service days over GraphQL, several runs at once, with the daemon running."""
 
 import subprocess
 import sys
@@ -16,45 +16,47 @@ from mbta_assets_tests.support.dagster_dev import ROOT, DagsterDev, environment,
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("backfills")]
 
 DAYS = small_network.days_from(date(2024, 4, 8), 16)
-DAYS_A_RUN = 4
+FEWER_DAYS = DAYS[:8]
+DAYS_PER_RUN = 4
 UPSTREAM = ["vehicle", "trip", "stop", "schedule"]
 TABLES = [*UPSTREAM, "raw_transit_data", "transit_features"]
 
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The service days as files."""
+    """Write the service days as files."""
     directory = tmp_path_factory.mktemp("upstream")
     small_network.write(directory, DAYS)
     return directory
 
 
 @pytest.fixture(scope="module")
-def directly(tmp_path_factory: pytest.TempPathFactory, upstream: Path) -> Iterator[Callable[[], ParquetTables]]:
-    """The same days made by one command, in a single run over their range; beside the tests until it is asked for."""
-    store = tmp_path_factory.mktemp("directly")
+def expected(tmp_path_factory: pytest.TempPathFactory, upstream: Path) -> Iterator[Callable[[], ParquetTables]]:
+    """Materialize the same days by one command, beside the tests until they ask for the tables."""
+    store = tmp_path_factory.mktemp("expected")
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions"]
-    asked = ["--select", ",".join(TABLES), "--partition-range", f"{DAYS[0]}...{DAYS[-1]}"]
-    said = store / "said"
-    with said.open("w") as log:
+    selection = ["--select", ",".join(TABLES), "--partition-range", f"{DAYS[0]}...{DAYS[-1]}"]
+    output = store / "output"
+    with output.open("w") as log:
         run = subprocess.Popen(
-            [*command, *asked], cwd=ROOT, env=environment(store, upstream), stdout=log, stderr=subprocess.STDOUT
+            [*command, *selection], cwd=ROOT, env=environment(store, upstream), stdout=log, stderr=subprocess.STDOUT
         )
 
-    def made() -> ParquetTables:
-        assert run.wait(timeout=300) == 0, said.read_text()[-4000:]
+    def wait() -> ParquetTables:
+        assert run.wait(timeout=300) == 0, output.read_text()[-4000:]
         return ParquetTables(store)
 
     try:
-        yield made
+        yield wait
     finally:
         run.kill()
         run.wait()
 
 
 @contextmanager
-def started(store: Path, upstream: Path) -> Iterator[DagsterDev]:
-    dev = DagsterDev(environment(store, upstream, MBTA_BACKFILL_DAYS=str(DAYS_A_RUN)))
+def start_dagster(store: Path, upstream: Path) -> Iterator[DagsterDev]:
+    """Run Dagster on a new store whose backfills are runs of some days each."""
+    dev = DagsterDev(environment(store, upstream, MBTA_BACKFILL_DAYS=str(DAYS_PER_RUN)))
     try:
         dev.start()
         yield dev
@@ -62,47 +64,52 @@ def started(store: Path, upstream: Path) -> Iterator[DagsterDev]:
         dev.stop()
 
 
-def complete(dev: DagsterDev, backfill: str, seconds: float) -> None:
-    def ended() -> str | None:
+def wait_until_complete(dev: DagsterDev, backfill: str, seconds: float) -> None:
+    """Wait until a backfill has succeeded. Raise AssertionError with its runs if it has not."""
+
+    def final_status() -> str | None:
         status = dev.backfill_status(backfill)
         return status if status.startswith(("COMPLETED", "FAILED", "CANCELED")) else None
 
-    ended_as = eventually(f"backfill {backfill} has ended", seconds, ended)
-    assert ended_as == "COMPLETED_SUCCESS", [(run["status"], run["tags"]) for run in dev.runs()]
+    status = eventually(f"backfill {backfill} has ended", seconds, final_status)
+    assert status == "COMPLETED_SUCCESS", [(run["status"], run["tags"]) for run in dev.runs()]
 
 
-def must_be_the_same(made: ParquetTables, directly: ParquetTables, tables: list[str]) -> None:
+def assert_same_versions(actual: ParquetTables, expected: ParquetTables, tables: list[str], days: list[date]) -> None:
+    """Raise AssertionError unless tables have the same content on some days."""
     for table in tables:
-        assert made.versions(table, DAYS) == directly.versions(table, DAYS), table
+        assert actual.versions(table, days) == expected.versions(table, days), table
 
 
-def at_once(dev: DagsterDev) -> int:
-    """The most runs that had a process at the same moment."""
+def max_concurrent_runs(dev: DagsterDev) -> int:
+    """Return the largest number of runs that had a process at the same time."""
     spans = [(run["stats"]["launchTime"], run["endTime"]) for run in dev.runs()]
-    return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)
+    return max(sum(start <= time < end for start, end in spans) for time, _ in spans)
 
 
-def test_many_days_are_backfilled_in_four_runs_at_once_and_every_partition_is_right(tmp_path, upstream, directly):
-    with started(tmp_path, upstream) as dev:
+def test_many_days_are_backfilled_in_four_runs_at_once_and_every_partition_is_right(
+    tmp_path: Path, upstream: Path, expected: Callable[[], ParquetTables]
+) -> None:
+    with start_dagster(tmp_path, upstream) as dev:
         backfill = dev.backfill(UPSTREAM, DAYS)
-        complete(dev, backfill, 180)
-        runs = dev.runs()
-        assert [run["status"] for run in runs] == ["SUCCESS"] * (len(DAYS) // DAYS_A_RUN)
-        assert 2 <= at_once(dev) <= 4  # never more; how many overlap depends on how busy the machine is
-    must_be_the_same(ParquetTables(tmp_path), directly(), UPSTREAM)
+        wait_until_complete(dev, backfill, 180)
+        assert [run["status"] for run in dev.runs()] == ["SUCCESS"] * (len(DAYS) // DAYS_PER_RUN)
+        assert 2 <= max_concurrent_runs(dev) <= 4  # never more; how many overlap depends on how busy the machine is
+    assert_same_versions(ParquetTables(tmp_path), expected(), UPSTREAM, DAYS)
 
 
-def test_a_backfill_killed_in_the_middle_completes_once_dagster_is_started_again(tmp_path, upstream, directly):
-    with started(tmp_path, upstream) as dev:
-        backfill = dev.backfill(TABLES, DAYS)
-        lake = ParquetTables(tmp_path)
-        eventually("the first features are stored", 120, lambda: lake.days("transit_features"))
+def test_a_backfill_killed_in_the_middle_completes_once_dagster_is_started_again(
+    tmp_path: Path, upstream: Path, expected: Callable[[], ParquetTables]
+) -> None:
+    tables = ParquetTables(tmp_path)
+    with start_dagster(tmp_path, upstream) as dev:
+        backfill = dev.backfill(TABLES, FEWER_DAYS)
+        eventually("the first features are stored", 120, lambda: tables.days("transit_features"), every=0.05)
         dev.kill()
-        stored = len(lake.days("transit_features"))
-        assert 0 < stored < len(DAYS)
+        assert 0 < len(tables.days("transit_features")) < len(FEWER_DAYS)
         dev.start()
-        complete(dev, backfill, 240)
+        wait_until_complete(dev, backfill, 240)
         killed = {run["runId"] for run in dev.runs() if run["status"] == "FAILURE"}
-        again = {run["parentRunId"] for run in dev.runs() if run["parentRunId"]}
-        assert killed and again == killed
-    must_be_the_same(lake, directly(), TABLES)
+        retried = {run["parentRunId"] for run in dev.runs() if run["parentRunId"]}
+        assert killed and retried == killed
+    assert_same_versions(tables, expected(), TABLES, FEWER_DAYS)
