@@ -15,5 +15,6 @@ for beta in (
     "Function `with_source_code_references`",
     "Class `LocalFileCodeReference`",
     "Class `CodeReferencesMetadataValue`",
+    "Parameter `include_sources` of function `AssetSelection.groups`",  # by selections such as group:transit
 ):
     warnings.filterwarnings("ignore", message=beta, category=dg.BetaWarning)
