@@ -11,7 +11,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check serve dev bench quality seeds docs clean
+.PHONY: help install demo test check serve dev bench seeds docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,10 +49,8 @@ serve: $(INSTALLED) ## serve predictions and their page from the demo's store
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemon
 	$(BIN)/dg dev
 
-bench: $(INSTALLED) ## measure the time that each part takes
+bench: $(INSTALLED) ## measure the time of each part, and the quality of the models on a real day
 	@$(BIN)/python benchmarks/parts.py
-
-quality: $(INSTALLED) ## train on a real day and hold the errors against the project's targets
 	@$(BIN)/python benchmarks/quality.py
 
 seeds: $(INSTALLED) ## compare models over three seeds of the demo, in a quarter of an hour

@@ -1,6 +1,6 @@
 """Train the lineage on a real day and compare its errors at the next stop with the targets of the project.
 
-Run by `make quality`. The day is the one that the tests use, 2023-10-03 on the Red Line; each search has four trials.
+Run by `make bench`. The day is the one that the tests use, 2023-10-03 on the Red Line; each search has four trials.
 Exit with status 1 if a target is not met.
 """
 

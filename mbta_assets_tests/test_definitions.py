@@ -8,11 +8,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.remote_representation.external_data import RepositorySnap, ResourceSnap
-from dagster._serdes import serialize_value
 
 import mbta_assets
 from mbta_assets.definitions import build_defs
+from mbta_assets.defs.dagster_internals import RepositorySnap, ResourceSnap, serialize_value
 from mbta_assets.settings import VARIABLES, Settings
 from mbta_assets.transit import schema
 

@@ -1,4 +1,4 @@
-"""Names of Dagster that its public module `dagster` does not export: the only imports of `dagster._…` in the package.
+"""Names of Dagster that its public module `dagster` does not export: the only imports of `dagster._…` in the project.
 
 Each import says why the public interface does not do. Look here first when Dagster is upgraded.
 """
@@ -49,6 +49,17 @@ from dagster._time import get_current_datetime, get_current_timestamp
 # Cron expressions as the daemon reads them, daylight saving time included.
 from dagster._utils.schedules import cron_string_iterator, is_valid_cron_string
 
+# Used by the tests alone, which do what the daemon and the webserver do.
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor  # isort: skip
+from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext  # isort: skip
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus  # isort: skip
+from dagster._core.definitions.observe import observe  # isort: skip
+from dagster._core.events import EngineEventData  # isort: skip
+from dagster._core.loader import LoadingContextForTest  # isort: skip
+from dagster._core.remote_representation.external_data import RepositorySnap, ResourceSnap  # isort: skip
+from dagster._core.storage.tags import RUN_KEY_TAG  # isort: skip
+from dagster._serdes import serialize_value  # isort: skip
+
 __all__ = [
     "ASSET_PARTITION_RANGE_END_TAG",
     "ASSET_PARTITION_RANGE_START_TAG",
@@ -56,23 +67,34 @@ __all__ = [
     "GRPC_INFO_TAG",
     "NOT_FINISHED_STATUSES",
     "PARTITION_NAME_TAG",
+    "RUN_KEY_TAG",
     "AssetCheckExecutionRecord",
     "AssetCheckExecutionRecordStatus",
+    "AssetDaemonCursor",
+    "AutomationTickEvaluationContext",
     "BaseAssetGraph",
+    "CachingStaleStatusResolver",
     "CheckError",
     "CheckRunHealthResult",
     "ConfigurableClass",
     "ConfigurableClassData",
     "DefaultRunLauncher",
+    "EngineEventData",
     "ExecuteRunArgs",
     "LaunchRunContext",
+    "LoadingContextForTest",
+    "RepositorySnap",
+    "ResourceSnap",
     "RunLauncher",
+    "StaleStatus",
     "WorkerStatus",
     "cron_string_iterator",
     "get_current_datetime",
     "get_current_timestamp",
     "is_valid_cron_string",
     "latest_check_records",
+    "observe",
+    "serialize_value",
 ]
 
 

@@ -14,13 +14,12 @@ import dagster as dg
 import google.auth
 import pytest
 import yaml
-from dagster._core.launcher import LaunchRunContext, WorkerStatus
-from dagster._core.test_utils import create_run_for_test
 from dagster_gcp.gcs import GCSComputeLogManager
 from dagster_postgres import PostgresEventLogStorage
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
+from mbta_assets.defs.dagster_internals import LaunchRunContext, WorkerStatus
 from mbta_assets.defs.run_launchers.cloud_run import EXECUTION_TAG, CloudRunError, CloudRunLauncher
 from mbta_assets_tests.conftest import PASSWORD
 from mbta_assets_tests.deploy.hello import hello
@@ -108,7 +107,7 @@ def instance(
 def launch(instance: dg.DagsterInstance) -> dg.DagsterRun:
     """Launch a run of the job `hello` with the instance's launcher, and return it."""
     origin = dg.reconstructable(hello).get_python_origin()
-    run = create_run_for_test(instance, job_name="hello", job_code_origin=origin, status=dg.DagsterRunStatus.STARTING)
+    run = instance.create_run_for_job(hello, job_code_origin=origin, status=dg.DagsterRunStatus.STARTING)
     instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
     return reload(instance, run)
 
@@ -190,7 +189,7 @@ def test_a_failed_health_check_does_not_judge_the_run_and_too_many_requests_are_
 def test_a_run_that_a_command_executes_itself_is_not_judged(
     instance: dg.DagsterInstance, cloud_run: FakeCloudRun
 ) -> None:
-    run = create_run_for_test(instance, job_name="hello", status=dg.DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(hello, status=dg.DagsterRunStatus.STARTED)
     assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
     assert not instance.run_launcher.terminate(run.run_id)
     assert cloud_run.requests == []

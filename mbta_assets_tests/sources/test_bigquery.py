@@ -11,9 +11,9 @@ from typing import Any
 import dagster as dg
 import pyarrow as arrow
 import pytest
-from dagster._core.definitions.observe import observe
 
 from mbta_assets.definitions import build_defs
+from mbta_assets.defs.dagster_internals import observe
 from mbta_assets.gcp.account import Account
 from mbta_assets.gcp.bigquery import BigQuery
 from mbta_assets.settings import Settings, SettingsError

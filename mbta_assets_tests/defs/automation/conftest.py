@@ -1,19 +1,19 @@
 """A deployment whose source is tiny service days as files, and a stand-in for the daemon that runs its sensors."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dagster as dg
 import pandas as pd
 import pytest
-from dagster._core.storage.tags import PARTITION_NAME_TAG, RUN_KEY_TAG
-from dagster._core.test_utils import freeze_time
 
 from mbta_assets.definitions import build_defs
+from mbta_assets.defs.dagster_internals import PARTITION_NAME_TAG, RUN_KEY_TAG
 from mbta_assets.settings import Settings
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -200,9 +200,14 @@ def asset_names(request: dg.RunRequest) -> list[str]:
     return [key.to_user_string() for key in request.asset_selection or ()]
 
 
-def clock_at(time: datetime) -> AbstractContextManager[None]:
+@contextmanager
+def clock_at(time: datetime) -> Iterator[None]:
     """Freeze Dagster's clock at a time."""
-    return freeze_time(time)
+    with (
+        mock.patch("dagster._time._mockable_get_current_datetime", return_value=time),
+        mock.patch("dagster._time._mockable_get_current_timestamp", return_value=time.timestamp()),
+    ):
+        yield
 
 
 @pytest.fixture

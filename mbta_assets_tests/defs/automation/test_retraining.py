@@ -10,13 +10,11 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pyarrow as arrow
 import pytest
-from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
-from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from mbta_assets.definitions import build_defs
 from mbta_assets.defs.automation.retraining import TRAINED_GROUPS
 from mbta_assets.defs.automation.runs import MAX_ATTEMPTS, RETRY_DELAY
+from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG, AssetDaemonCursor, AutomationTickEvaluationContext
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry

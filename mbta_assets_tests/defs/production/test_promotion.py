@@ -12,11 +12,10 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContextForTest
 from onnx import TensorProto, helper, numpy_helper
 
 from mbta_assets.defs.automation.jobs import rollback_production
+from mbta_assets.defs.dagster_internals import CachingStaleStatusResolver, LoadingContextForTest, StaleStatus
 from mbta_assets.defs.io_managers import BundleIOManager
 from mbta_assets.defs.production import promotion
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Gate, Rule

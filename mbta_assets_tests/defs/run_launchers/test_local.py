@@ -9,10 +9,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.events import EngineEventData
-from dagster._core.launcher import WorkerStatus
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from mbta_assets.defs.dagster_internals import GRPC_INFO_TAG, EngineEventData, WorkerStatus
 from mbta_assets.defs.run_launchers.local import LocalRunLauncher, is_running
 from mbta_assets_tests.support.dagster_dev import ROOT
 
