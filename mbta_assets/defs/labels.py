@@ -19,9 +19,9 @@ class GroupLabels:
     """Labels of the assets of a group."""
 
     domain: str
-    """What the data is about; the domain's team owns it."""
+    """Subject of the data; the domain's team owns it."""
     tier: str
-    """How bad a failure is: 1 if predictions become wrong or stale, 2 if the next model is late, 3 if reports are."""
+    """Severity of a failure: 1 if predictions become wrong or stale, 2 if the next model is late, 3 if reports are."""
 
     @property
     def owners(self) -> list[str]:

@@ -54,7 +54,7 @@ class _StopVisit:
     stop_id: str
     route_direction: RouteDirection
     is_first_observation: bool
-    """Whether the trip was first observed here, so that the start of its movement to the stop is unknown."""
+    """True if the trip was first observed here, so that the start of its movement to the stop is unknown."""
     movement_started_at: datetime | None = None
     arrived_at: datetime | None = None
     left_at: datetime | None = None

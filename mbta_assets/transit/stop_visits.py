@@ -19,7 +19,7 @@ NAT = np.iinfo(np.int64).min
 MIN_DELAY = -MAX_EARLY_SECONDS * MICROSECONDS
 
 Side = Literal["left", "right"]
-"""Whether an event at the time of a query is excluded ("left") or included ("right")."""
+"""Side of a query's time: an event at that very time is excluded ("left") or included ("right")."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 MAX_RETRIES_ON_NODE_FAILURE = 5
-"""How often a trial, task or group of workers is started again after its node was lost."""
+"""Maximum number of times that a trial, task or group of workers is started again after its node was lost."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class DistilledStudent:
     mixture: TeacherMixture
     fitted: Fitted
     control: Fitted
-    """The same network trained on the labels alone."""
+    """Control: the student's architecture trained on the labels alone."""
     data: NetworkData
     teacher_digests: dict[str, str]
     workers: int
