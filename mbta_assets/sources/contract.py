@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,15 @@ from pandera.errors import SchemaError
 
 from mbta_assets.settings import Settings
 from mbta_assets.transit import schema
+
+
+class SourceRows(NamedTuple):
+    """What a source has of a table and service day: rows that can be used, and rows that cannot, with the reason."""
+
+    rows: pd.DataFrame
+    """Typed as `schema.UPSTREAM[table]`."""
+    rejected: pd.DataFrame
+    """Typed as `schema.RejectedRows`, without `rejected_by`, which whoever stores it adds."""
 
 
 class TablesInPlace(Protocol):

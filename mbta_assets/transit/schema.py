@@ -248,6 +248,29 @@ class TransitFeatures(Table):
     Config = ordered_by(*_PREDICTION_ORDER)
 
 
+class RejectedRows(Table):
+    """Rows of the upstream tables that cannot be used, each with the reason and the row itself."""
+
+    source_table: Series[Text] = column("Upstream table that the row is from.")
+    rejected_by: Series[Text] = column("Asset that rejected it.")
+    reason: Series[Text] = column("Reason, such as `time_out_of_range`.")
+    column_name: Series[Text] = optional("Column whose value is the reason.")
+    row: Series[Text] = column("The row as JSON, as the source has it.")
+
+    Config = ordered_by("source_table", "reason", "row")
+
+
+class UpstreamUsage(Table):
+    """Number of rows of each upstream table that the join of a service day used, and dropped by reason."""
+
+    source_table: Series[Text] = column("Upstream table.")
+    outcome: Series[Text] = column("Whether the rows were used.", isin=("matched", "dropped"))
+    reason: Series[Text] = column("Why they were dropped; empty for matched rows.")
+    row_count: Series[Integer] = column("Number of rows.", "rows", ge=0)
+
+    Config = ordered_by("source_table", "outcome", "reason")
+
+
 class DelayPredictions(Table):
     """Predictions of the production model for each row of `transit_features`, labelled or not, in the same order."""
 
@@ -283,6 +306,8 @@ class PredictionAccuracy(Table):
 UPSTREAM: dict[str, type[Table]] = {"vehicle": Vehicle, "trip": Trip, "stop": Stop, "schedule": Schedule}
 TABLES: dict[str, type[Table]] = {
     **UPSTREAM,
+    "rejected_rows": RejectedRows,
+    "upstream_usage": UpstreamUsage,
     "raw_transit_data": RawTransitData,
     "transit_features": TransitFeatures,
     "delay_predictions": DelayPredictions,

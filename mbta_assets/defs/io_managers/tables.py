@@ -1,6 +1,6 @@
-"""Dagster IO managers of daily tables and of model bundles.
+"""Dagster IO managers of daily tables.
 
-Where tables and bundles are stored is up to `storage`; the resources in `defs.resources` choose it.
+Where tables are stored is up to `storage`; the resources in `defs.resources` choose it.
 """
 
 import hashlib
@@ -13,8 +13,6 @@ import dagster as dg
 import pandas as pd
 
 from mbta_assets.defs.partitions import to_days
-from mbta_assets.storage.bundle import Bundle, Draft
-from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
 
@@ -95,36 +93,6 @@ class UpstreamIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> TableInput:
         """Return the service days that the consumer needs. Raises SourceError."""
         return load_table(self.tables, context)
-
-
-class BundleIOManager(dg.ConfigurableIOManager):
-    """Models as bundles. An asset returns a Draft or a Bundle, which becomes its current version in the registry."""
-
-    model_registry: dg.ResourceDependency[ModelRegistry]
-
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Check, before any asset of the run is made, that bundles can be stored."""
-        self.model_registry.prepare()
-
-    def handle_output(self, context: dg.OutputContext, obj: Draft | Bundle) -> None:
-        """Store a version and make it the current one."""
-        asset = context.asset_key.path[-1]
-        current = self.model_registry.current_digest(asset)
-        stored = self.model_registry.put(asset, obj)
-        self.model_registry.set_current(asset, stored.digest, current)
-        context.step_context.set_data_version(context.asset_key, dg.DataVersion(stored.digest))
-        context.add_output_metadata(
-            {
-                "digest": stored.digest,
-                "size_bytes": stored.size_bytes,
-                **self.model_registry.describe(asset, stored),
-                "manifest": dg.MetadataValue.json(stored.manifest),
-            }
-        )
-
-    def load_input(self, context: dg.InputContext) -> Bundle:
-        """Return the current version, verified. Raises BundleError."""
-        return self.model_registry.current(context.asset_key.path[-1])
 
 
 def load_table(tables: DailyTables, context: dg.InputContext) -> TableInput:
