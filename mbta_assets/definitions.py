@@ -3,7 +3,6 @@
 `defs` is the code location of the environment's settings.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -13,6 +12,7 @@ from mbta_assets.defs.executor import step_executor
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager, UpstreamIOManager
 from mbta_assets.defs.labels import label_assets
 from mbta_assets.defs.monitoring import network_snapshot, predictions
+from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, service_days
 from mbta_assets.defs.production import leaderboard, promotion
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.local import (
@@ -26,7 +26,9 @@ from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
 from mbta_assets.settings import Settings, SettingsError
 
-MODULES = [transit, training, leaderboard, promotion, predictions, network_snapshot]
+MODULES = [training, leaderboard, promotion]
+DAILY_MODULES = [transit, predictions, network_snapshot]
+"""Modules whose assets are partitioned by the service days of a deployment."""
 
 
 def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> dg.Definitions:
@@ -35,18 +37,19 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
     Each keyword replaces the resource of that name, by another resource or by a plain object. Raises SettingsError.
     """
     settings = settings or Settings.from_environment()
+    daily = build_daily_assets(settings)
     assets: list[Any] = [
         *dg.load_assets_from_modules(MODULES),
         *dg.load_assets_from_package_module(models),
-        *upstream.upstream_assets(settings),
+        *(definition for definition in daily if not isinstance(definition, dg.AssetChecksDefinition)),
     ]
-    assets = with_backfill_policy(settings.backfill_days, assets)
     assets = automation.with_conditions(settings, label_assets(settings, assets))
     return dg.Definitions(
         assets=dg.with_source_code_references(assets),
         asset_checks=[
             *dg.load_asset_checks_from_modules(MODULES),
             *dg.load_asset_checks_from_package_module(models),
+            *(definition for definition in daily if isinstance(definition, dg.AssetChecksDefinition)),
         ],
         jobs=automation.JOBS,
         schedules=automation.schedules(settings),
@@ -56,16 +59,19 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
     )
 
 
-def with_backfill_policy(days_per_run: int | None, assets: Iterable[Any]) -> list[Any]:
-    """Return the assets, of which partitioned ones are backfilled in runs of so many service days; None for one run."""
-    if days_per_run is None:
-        return list(assets)
-    policy = dg.BackfillPolicy.multi_run(days_per_run)
+def build_daily_assets(settings: Settings) -> list[DailyDefinition]:
+    """Return the assets that are partitioned by service day, with their checks."""
+    days = service_days(settings)
+    policy = (
+        dg.BackfillPolicy.multi_run(settings.backfill_days)
+        if settings.backfill_days
+        else dg.BackfillPolicy.single_run()
+    )
+    in_modules = [value for module in DAILY_MODULES for value in vars(module).values() if isinstance(value, DailyAsset)]
     return [
-        asset.with_attributes(backfill_policy=policy)
-        if isinstance(asset, dg.AssetsDefinition) and asset.partitions_def
-        else asset
-        for asset in assets
+        definition
+        for asset in (*upstream.upstream_assets(settings), *in_modules)
+        for definition in asset.build(days, policy)
     ]
 
 
@@ -93,6 +99,14 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _tables_io_manager(settings: Settings, tables: Any) -> TablesIOManager:
+    return TablesIOManager(
+        tables=tables,
+        min_labelled_share=settings.min_labelled_share,
+        min_matched_share=settings.min_matched_share,
+    )
+
+
 def _build_local_storage(settings: Settings, source: SourceResource) -> dict[str, Any]:
     store = str(settings.store)
     tables, model_registry = ParquetTablesResource(store=store), ModelRegistryResource(store=store)
@@ -103,7 +117,7 @@ def _build_local_storage(settings: Settings, source: SourceResource) -> dict[str
         "warehouse": DuckDBWarehouseResource(tables=tables, upstream=upstream_tables),
         "model_registry": model_registry,
         "reports": ReportStoreResource(store=store),
-        "tables": TablesIOManager(tables=tables),
+        "tables": _tables_io_manager(settings, tables),
         "upstream_tables": UpstreamIOManager(tables=upstream_tables),
         "bundles": BundleIOManager(model_registry=model_registry),
     }
@@ -136,7 +150,7 @@ def _build_gcp_storage(settings: Settings, source: SourceResource) -> dict[str, 
         "warehouse": BigQueryWarehouseResource(tables=tables, upstream=upstream_tables),
         "model_registry": model_registry,
         "reports": GCSReportStoreResource(account=account, bucket=bucket, store=str(store)),
-        "tables": TablesIOManager(tables=tables),
+        "tables": _tables_io_manager(settings, tables),
         "upstream_tables": UpstreamIOManager(tables=upstream_tables),
         "bundles": BundleIOManager(model_registry=model_registry),
     }

@@ -57,6 +57,7 @@ Day = Annotated[date, BeforeValidator(parse_date), Accepts("a date written YYYY-
 JSONObject = Annotated[
     dict[str, Any], BeforeValidator(parse_json_object), Accepts("a JSON object, or the path of a file with one")
 ]
+Share = Annotated[float, Ge(0), Le(1), Accepts("a number from 0 to 1")]
 URL = Annotated[
     str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$"), Accepts("a URL that begins with http:// or https://")
 ]

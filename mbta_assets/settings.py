@@ -28,6 +28,7 @@ from mbta_assets.setting_types import (
     Project,
     QualifiedDataset,
     ServiceAccount,
+    Share,
     StoragePath,
     accepted_values,
 )
@@ -91,6 +92,16 @@ class Settings(BaseSettings):
     )
     backfill_days: Annotated[int, Ge(1)] | None = variable(
         "MBTA_BACKFILL_DAYS", None, "Number of service dates in one run of a backfill; unset, all of them."
+    )
+    min_matched_share: Share = variable(
+        "MBTA_MIN_MATCHED_SHARE",
+        0.05,
+        "Minimum share of the reports of vehicles on a trip that match the schedule; a service date below is refused.",
+    )
+    min_labelled_share: Share = variable(
+        "MBTA_MIN_LABELLED_SHARE",
+        0.0,
+        "Minimum share of the predictions whose arrival is observed; a service date below is refused.",
     )
     automation: Literal["off", "on"] = variable(
         "MBTA_AUTOMATION", "off", "Default status of schedules and sensors, until it is changed in the UI."

@@ -3,18 +3,25 @@
 Each import says why the public interface does not do. Look here first when Dagster is upgraded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from typing import Any
 
 import dagster as dg
 
 # `context.repository_def` raises it where a job runs without a code location, as in `execute_in_process`.
 from dagster._check import CheckError
 
+# Dagster reports the partitions of an output when all of them are stored; `report_materialization` does one by one.
+from dagster._core.definitions.asset_checks.asset_check_result import AssetCheckResult
+from dagster._core.definitions.assets.definition.asset_spec import AssetExecutionType
+
 # The type of `repository_def.asset_graph`, which resolves ancestors and the checks of assets.
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 # The tag of a materialization or observation that holds its data version, needed to report one from outside a run.
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.execution.plan.execute_step import _get_output_asset_events
 
 # The interface of run launchers: Dagster documents how to configure one, and not how to write one.
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, LaunchRunContext, RunLauncher, WorkerStatus
@@ -94,7 +101,10 @@ __all__ = [
     "is_valid_cron_string",
     "latest_check_records",
     "observe",
+    "report_check",
+    "report_materialization",
     "serialize_value",
+    "suppress_final_report",
 ]
 
 
@@ -106,3 +116,47 @@ def latest_check_records(
     `DagsterInstance` has no public method for the records of several checks.
     """
     return instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+
+
+def report_materialization(
+    context: dg.OutputContext, day: date, version: str, metadata: Mapping[str, Any]
+) -> Iterator[dg.DagsterEvent]:
+    """Yield the event that a service day of an output is stored, with its data version and provenance.
+
+    Dagster would report all partitions of an output after the last one, also those that were not stored, and with one
+    data version; `suppress_final_report` prevents that.
+    """
+    step = context.step_context
+    step.add_asset_metadata(metadata, context.asset_key, str(day))
+    output = dg.Output(None, output_name=context.name, data_version=dg.DataVersion(version))
+    output_def = step.op_def.output_def_named(context.name)
+    execution_type = AssetExecutionType.MATERIALIZATION
+    events = _get_output_asset_events(context.asset_key, [str(day)], output, output_def, {}, step, execution_type)
+    for event in events:
+        yield dg.DagsterEvent.asset_materialization(step, event)  # type: ignore[arg-type]
+
+
+def suppress_final_report(context: dg.OutputContext) -> None:
+    """Make Dagster report nothing about the partitions of an output at its end."""
+    context._asset_key = None
+
+
+def report_check(
+    context: dg.OutputContext, day: date, result: dg.AssetCheckResult, *, blocking: bool
+) -> dg.DagsterEvent:
+    """Return the event of a check's result on a service day; Dagster's own results have no partition in a range."""
+    step, asset_key = context.step_context, context.asset_key
+    evaluation = dg.AssetCheckEvaluation(
+        asset_key=asset_key,
+        check_name=result.check_name or "",
+        passed=result.passed,
+        metadata=result.metadata,
+        target_materialization_data=AssetCheckResult._get_partitioned_target_materialization_data(
+            result, step, asset_key, str(day)
+        ),
+        severity=result.severity,
+        description=result.description,
+        blocking=blocking,
+        partition=str(day),
+    )
+    return dg.DagsterEvent.asset_check_evaluation(step, evaluation)

@@ -71,4 +71,10 @@ def label_assets(settings: Settings, assets: Iterable[Any]) -> list[Any]:
             added |= kinds.join
         return spec.merge_attributes(owners=labels.owners, tags=labels.tags, kinds=set(added))
 
-    return [asset.map_asset_specs(label) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets]
+    labelled: list[Any] = []
+    for asset in assets:
+        if isinstance(asset, dg.AssetSpec):
+            labelled.append(label(asset))
+        else:
+            labelled.append(asset.map_asset_specs(label) if isinstance(asset, dg.AssetsDefinition) else asset)
+    return labelled

@@ -1,81 +1,68 @@
 """Group `transit`: the point-in-time join of the upstream tables, the features computed from it, and their checks."""
 
-from collections.abc import Iterator
+from datetime import date
 
 import dagster as dg
 
-from mbta_assets.defs.checks import check_result, checked_days, table_checks
-from mbta_assets.defs.freshness import NIGHTLY
-from mbta_assets.defs.io_managers import DailyOutput, StoredTable
-from mbta_assets.defs.metadata import daily_table_metadata
-from mbta_assets.defs.partitions import requested_days, service_days
-from mbta_assets.defs.retries import READ_RETRY_POLICY, no_retry_on_bad_input
+from mbta_assets.defs.daily_tables import (
+    KEYS_UNIQUE,
+    ROW_COUNT_ANOMALY,
+    DailyOutput,
+    ServiceDay,
+    check_making,
+    check_rows,
+    daily_spec,
+    daily_table,
+)
+from mbta_assets.defs.io_managers import StoredTable
+from mbta_assets.defs.partitions import requested_days
+from mbta_assets.defs.retries import READ_RETRY_POLICY
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import features, schema
-from mbta_assets.transit.checks import features_present, keys_unique, labels_cover, point_in_time_correct
+from mbta_assets.transit.checks import features_present, point_in_time_correct
+
+rejected_rows = daily_spec("rejected_rows", deps=[*schema.UPSTREAM, "raw_transit_data"])
+upstream_usage = daily_spec("upstream_usage", deps=["raw_transit_data"])
 
 
-@dg.asset(
+@daily_table(
     group_name="transit",
     description=schema.RawTransitData.__doc__,
     deps=["vehicle", "trip", "stop", "schedule"],
     kinds={"sql"},
-    metadata=daily_table_metadata("raw_transit_data"),
-    partitions_def=service_days,
-    backfill_policy=dg.BackfillPolicy.single_run(),
     retry_policy=READ_RETRY_POLICY,
-    io_manager_key="tables",
+    checks=[KEYS_UNIQUE, ROW_COUNT_ANOMALY],
 )
-def raw_transit_data(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> DailyOutput:
-    days = ((day, warehouse.join_upstream_tables(day)) for day in requested_days(context))
-    return DailyOutput(no_retry_on_bad_input(days))
+def raw_transit_data(warehouse: dg.ResourceParam[Warehouse]) -> DailyOutput:
+    return DailyOutput(warehouse.join_upstream_tables)
 
 
-raw_transit_data_checks = table_checks("raw_transit_data", blocking=[keys_unique], compare_row_counts=True)
+POINT_IN_TIME_CORRECT = check_making(
+    "point_in_time_correct",
+    f"{point_in_time_correct.__doc__} Only the last service day of a run is compared: the code is the same for all.",
+)
 
 
-@dg.asset(
+@daily_table(
     group_name="transit",
     description=schema.TransitFeatures.__doc__,
     kinds={"pandas"},
-    metadata=daily_table_metadata("transit_features"),
-    partitions_def=service_days,
-    freshness_policy=NIGHTLY,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    io_manager_key="tables",
+    expected_nightly=True,
+    checks=[
+        KEYS_UNIQUE,
+        POINT_IN_TIME_CORRECT,
+        check_rows(features_present, blocking=False),
+        ROW_COUNT_ANOMALY,
+    ],
 )
 def transit_features(
     context: dg.AssetExecutionContext, raw_transit_data: StoredTable, vehicle: StoredTable, schedule: StoredTable
 ) -> DailyOutput:
-    return DailyOutput(
-        (day, features.compute_transit_features(raw_transit_data.read(day), vehicle.read(day), schedule.read(day)))
-        for day in requested_days(context)
-    )
+    last = requested_days(context)[-1]
 
+    def make(day: date) -> ServiceDay:
+        inputs = raw_transit_data.read(day), vehicle.read(day), schedule.read(day)
+        problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(*inputs)} if day == last else {}
+        return ServiceDay(features.compute_transit_features(*inputs), problems=problems)
 
-transit_features_checks = table_checks(
-    "transit_features", blocking=[keys_unique, labels_cover], warning=[features_present], compare_row_counts=True
-)
-
-
-@dg.multi_asset_check(
-    specs=[
-        dg.AssetCheckSpec(
-            "point_in_time_correct",
-            asset="transit_features",
-            blocking=True,
-            description=point_in_time_correct.__doc__,
-            additional_deps=["raw_transit_data", "vehicle", "schedule"],
-        )
-    ]
-)
-def point_in_time_check(
-    context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
-) -> Iterator[dg.AssetCheckResult]:
-    """Recompute the features of the last service day of the run; the code is the same for all of its days."""
-    problems = {}
-    for day in checked_days(context, warehouse, "transit_features")[-1:]:
-        raw, vehicle, schedule = (warehouse.read(table, day) for table in ("raw_transit_data", "vehicle", "schedule"))
-        if problem := point_in_time_correct(raw, vehicle, schedule):
-            problems[day] = problem
-    yield check_result("transit_features", "point_in_time_correct", problems, blocking=True)
+    return DailyOutput(make)

@@ -21,6 +21,7 @@ from mbta_assets.gcp.errors import CloudError
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.bigquery_columns import derive_columns, merge_columns, to_loadable
 from mbta_assets.storage.tables import (
+    PART_COLUMN,
     WriteResult,
     content_version,
     missing_partition,
@@ -32,6 +33,8 @@ from mbta_assets.transit import schema
 DATASET_DESCRIPTION = "Daily tables of mbta_assets; `stored_days` lists the stored service days."
 STAGING_PREFIX = "staging_"
 STAGING_LIFETIME = timedelta(hours=6)
+REFUSED_PREFIX = "refused_"
+REFUSED_LIFETIME = timedelta(days=14)
 LEDGER = "stored_days"
 LEDGER_DESCRIPTION = "Stored service days, what each holds, and which run stored it; the latest entry of a day counts."
 LEDGER_COLUMNS = [
@@ -45,6 +48,7 @@ LEDGER_COLUMNS = [
 CLUSTERING = {
     "vehicle": ["trip_id"],
     "schedule": ["trip_id"],
+    "rejected_rows": ["source_table"],
     "raw_transit_data": ["route_id", "trip_id"],
     "transit_features": ["route_id", "trip_id"],
     "delay_predictions": ["route_id", "trip_id"],
@@ -108,13 +112,32 @@ class BigQueryTables:
                 raise missing_partition(table, day, self.dataset_path, sorted(ledger))
         return {day: ledger[day].content_version for day in days}
 
-    def row_counts(self, table: str, before: date, days: int) -> dict[date, int]:
-        """Return the number of rows of each of the latest `days` stored service days before a day."""
+    def row_counts(self, table: str, before: date, days: int, column: str | None = None) -> dict[date, int]:
+        """Return the number of rows, or of values in a column, of the latest published service days before a day."""
         ledger = self._read_ledger(table)
-        return {day: ledger[day].row_count for day in sorted(day for day in ledger if day < before)[-days:]}
+        counts = {day: ledger[day].row_count for day in sorted(day for day in ledger if day < before)[-days:]}
+        if column is None or not counts:
+            return counts
+        sql = (
+            f"SELECT service_date, COUNT({quote(column)}) AS n FROM {quote(self.path(table))} "
+            f"WHERE service_date IN ({', '.join(map(format_literal, counts))}) GROUP BY service_date"
+        )
+        rows = self.bigquery.fetch_rows(f"Count {column} of {self.path(table)}", sql, labels=_labels(table)).to_pylist()
+        return dict.fromkeys(counts, 0) | {row["service_date"]: row["n"] for row in rows}
 
-    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "") -> WriteResult:
-        """Replace a service day of a table in one transaction; columns that the table does not have are added.
+    def refuse(self, table: str, day: date, rows: arrow.Table, reasons: Sequence[str]) -> str:
+        """Keep a service day that is not published in a table of its own, which expires, and return its name."""
+        columns = derive_columns(table, rows.schema)
+        path = self.path(f"{REFUSED_PREFIX}{table}_{day:%Y%m%d}")
+        action = f"Keep the refused service day {day} of {self.path(table)}"
+        self.bigquery.delete_table(path)
+        expires = datetime.now(UTC) + REFUSED_LIFETIME
+        self.bigquery.create_table(action, path, columns, expires=expires, description="\n".join(reasons)[:16_000])
+        self.bigquery.load_rows(action, path, to_loadable(rows, columns), columns, _labels(table))
+        return path
+
+    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "", part: str = "") -> WriteResult:
+        """Publish a service day of a table in one transaction; columns that the table does not have are added.
 
         Raises ValueError where a row is of another service day or a column does not fit the table, CloudError where
         BigQuery refuses; the stored partition stays as it was.
@@ -130,7 +153,7 @@ class BigQueryTables:
             self.bigquery.create_table(action, staging, columns, expires=datetime.now(UTC) + STAGING_LIFETIME)
             self.bigquery.load_rows(action, staging, rows, columns, labels)
             entry = LedgerEntry(version, len(rows))
-            job = self._replace(table, staging, day, columns, entry, run_id)
+            job = self._replace(table, staging, day, columns, entry, run_id, part)
         finally:
             with suppress(CloudError):  # it expires by itself
                 self.bigquery.delete_table(staging, retry=False)
@@ -180,9 +203,17 @@ class BigQueryTables:
         self.bigquery.delete_table(self.path(table))
 
     def _replace(
-        self, table: str, staging: str, day: date, columns: Sequence[Column], entry: LedgerEntry, run_id: str
+        self,
+        table: str,
+        staging: str,
+        day: date,
+        columns: Sequence[Column],
+        entry: LedgerEntry,
+        run_id: str,
+        part: str,
     ) -> Any:
         """Replace a partition by the rows of a staging table, record it in the ledger, and return the query job."""
+        of_part = f" AND {PART_COLUMN} = {format_literal(part)}" if part else ""
         names = ", ".join(quote(column.name) for column in columns)
         path = quote(self.path(table))
         ledger_names = ", ".join(column.name for column in LEDGER_COLUMNS)
@@ -196,7 +227,7 @@ class BigQueryTables:
         )
         script = f"""
             BEGIN TRANSACTION;
-            DELETE FROM {path} WHERE service_date = {format_literal(day)};
+            DELETE FROM {path} WHERE service_date = {format_literal(day)}{of_part};
             INSERT INTO {path} ({names}) SELECT {names} FROM {quote(staging)};
             INSERT INTO {quote(self.path(LEDGER))} ({ledger_names}) VALUES ({", ".join(ledger_values)});
             COMMIT TRANSACTION;

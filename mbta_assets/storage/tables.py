@@ -19,6 +19,10 @@ from mbta_assets.transit import schema
 Frame: TypeAlias = pd.DataFrame | arrow.Table
 
 
+PART_COLUMN = "rejected_by"
+"""Column of `rejected_rows` by which its service days are written in parts, one for each asset that rejects rows."""
+
+
 class MissingPartition(Exception):
     """A service day of a table is not stored; the message says how to materialize it."""
 
@@ -50,14 +54,21 @@ class TableStore(DailyTables, Protocol):
     def prepare(self) -> None:
         """Check, before anything is computed, that tables can be stored. Raises an error that says what to do."""
 
-    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "") -> WriteResult:
-        """Replace a service day of a table.
+    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "", part: str = "") -> WriteResult:
+        """Publish a service day of a table: readers see the earlier version or this one, and nothing in between.
 
-        Raises ValueError where a row is of another service day; the stored partition stays as it was.
+        With `part`, only the rows of that part of the day are replaced; see `PART_COLUMN`. Raises ValueError where a
+        row is of another service day; the published partition stays as it was.
         """
 
-    def row_counts(self, table: str, before: date, days: int) -> dict[date, int]:
-        """Return the number of rows of each of the latest `days` stored service days before a day."""
+    def refuse(self, table: str, day: date, rows: arrow.Table, reasons: Sequence[str]) -> str:
+        """Keep a service day that is not published for inspection, apart from the tables, and return its location."""
+
+    def row_counts(self, table: str, before: date, days: int, column: str | None = None) -> dict[date, int]:
+        """Return the number of rows of each of the latest `days` published service days before a day.
+
+        With `column`, only rows that have a value in it are counted.
+        """
 
 
 def to_arrow(table: str, frame: Frame) -> arrow.Table:

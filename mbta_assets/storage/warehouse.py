@@ -36,10 +36,6 @@ class Warehouse(ABC):
         tables = self.upstream if table in schema.UPSTREAM else self.tables
         return schema.to_frame(tables.read(table, [day], columns))
 
-    def row_counts(self, table: str, before: date, days: int) -> dict[date, int]:
-        """Return the number of rows of each of the latest `days` stored service days before a day."""
-        return self.tables.row_counts(table, before, days)
-
 
 class DuckDBWarehouse(Warehouse):
     """A warehouse that joins in memory with DuckDB; there is no database file to lock, so any number of runs may."""

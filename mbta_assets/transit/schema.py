@@ -272,7 +272,7 @@ class UpstreamUsage(Table):
 
 
 class DelayPredictions(Table):
-    """Predictions of the production model for each row of `transit_features`, labelled or not, in the same order."""
+    """Predictions for each row of `transit_features`, labelled or not, by each model that was in production."""
 
     time_stamp: Series[Timestamp] = column("Time of the prediction, UTC.")
     vehicle_id: Series[Text] = column("Vehicle.")
@@ -284,16 +284,15 @@ class DelayPredictions(Table):
     predicted_delay_seconds: Series[float] = column("Predicted delay, + is late.", "seconds")
     predicted_arrival: Series[Timestamp] = column("Scheduled arrival plus the predicted delay, UTC.")
     model_version: Series[Text] = column("Digest of the production model's bundle.")
+    out_of_sample: Series[bool] = column("Whether the model had not learned from this service day.")
 
     Config = ordered_by(*_PREDICTION_ORDER)
 
 
 class PredictionAccuracy(Table):
-    """Accuracy of a service day's predictions, and drift of its features from the model's training set."""
+    """Accuracy of a service day's out-of-sample predictions, and drift of its features from the training set."""
 
-    model_version: Series[Text] = column(
-        "Digest of the production model's bundle; missing without predictions.", nullable=True
-    )
+    model_version: Series[Text] = column("Digest of the bundle of the model that made the predictions.")
     measure: Series[Text] = column("Metric; in seconds if its name says so, else a share or a ratio.")
     dimension: Series[Text] = column("Dimension that predictions are grouped by; `all` if they are not grouped.")
     member: Series[Text] = column("Group of the dimension.")

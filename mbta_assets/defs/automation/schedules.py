@@ -40,7 +40,7 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
     ) -> Iterator[dg.RunRequest]:
         time = context.scheduled_execution_time
         monitoring = MONITORING if model_registry.current_digest("production_model") else ()
-        for day in service_days.get_partition_keys(current_time=time)[-NIGHTS_PER_DAY:]:
+        for day in service_days(Settings.from_environment()).get_partition_keys(current_time=time)[-NIGHTS_PER_DAY:]:
             yield dg.RunRequest(
                 run_key=f"{day} at {time:%Y-%m-%d}",
                 partition_key=day,

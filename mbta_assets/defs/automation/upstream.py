@@ -49,7 +49,7 @@ class UpstreamState:
     def __init__(self, source: Source, warehouse: Warehouse, handled: Mapping[str, Versions], in_place: bool) -> None:
         """Poll the source for its versions. Raises SourceError."""
         self._warehouse, self._in_place = warehouse, in_place
-        self._ended_days = set(service_days.get_partition_keys())
+        self._ended_days = set(service_days(Settings.from_environment()).get_partition_keys())
         self.versions: dict[str, Versions] = {}
         """Polled and reported versions, by service day."""
         for table in schema.UPSTREAM:
@@ -128,7 +128,7 @@ def upstream_changes(settings: Settings) -> dg.SensorDefinition:
 
 def start_cursor(state: UpstreamState, max_new_days: int) -> Cursor:
     """Return the first cursor, in which everything counts as handled but the newest days that are not stored yet."""
-    days = sorted(state.versions) or service_days.get_partition_keys()[-1:]
+    days = sorted(state.versions) or service_days(Settings.from_environment()).get_partition_keys()[-1:]
     floor = max(days, default="")
     if state.stored_days:
         floor = max([*state.stored_days, *days[-max_new_days - 1 :][:1]])

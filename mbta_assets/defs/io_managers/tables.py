@@ -3,25 +3,30 @@
 Where tables are stored is up to `storage`; the resources in `defs.resources` choose it.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, TypeAlias
 
 import dagster as dg
 import pandas as pd
+from pydantic import Field
 
+from mbta_assets.defs.dagster_internals import report_check, report_materialization, suppress_final_report
+from mbta_assets.defs.daily_tables import (
+    NOT_EVALUATED,
+    PUBLISHED,
+    Audit,
+    Check,
+    DailyOutput,
+    ServiceDay,
+    unpublished_days_failure,
+)
 from mbta_assets.defs.partitions import to_days
+from mbta_assets.sources import SourceError
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
-
-
-@dataclass(frozen=True)
-class DailyOutput:
-    """Output of an asset for many service days: an iterable, so that one day at a time is in memory."""
-
-    days: Iterable[tuple[date, Frame]]
+from mbta_assets.transit.checks import Problem
 
 
 @dataclass(frozen=True)
@@ -50,35 +55,95 @@ TableInput: TypeAlias = StoredTable | pd.DataFrame
 
 
 class TablesIOManager(dg.ConfigurableIOManager):
-    """Daily tables, partitioned by service day.
+    """Daily tables, partitioned by service day: each day is made, audited and published by itself.
 
-    An asset returns a DailyOutput, or a frame if it makes one partition; it must make every partition that the run
-    requests, each once. A consumer receives a StoredTable, or the rows themselves if it is annotated with
-    `pd.DataFrame`: of the partitions mapped to it, or, if it is not partitioned, of all stored service days.
-    `AssetIn(metadata={"columns": [...], "last_days": n})` narrows its input.
+    An asset returns a DailyOutput, of which every requested service day is made. A day that breaks a blocking check,
+    or that cannot be made from its inputs, is not published: the version that was published before stays, and the
+    other days go on. The step fails if no day is published. A consumer receives a StoredTable, or the rows themselves
+    if it is annotated with `pd.DataFrame`: of the partitions mapped to it, or, if it is not partitioned, of all
+    published service days. `AssetIn(metadata={"columns": [...], "last_days": n})` narrows its input.
     """
 
     tables: dg.ResourceDependency[TableStore]
+    min_labelled_share: float = Field(
+        default=0.0, ge=0, le=1, description="A service day of features with a smaller share of labels is refused."
+    )
+    min_matched_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="A service day is refused if a smaller share of its vehicles' reports match the schedule.",
+    )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Check, before any asset of the run is made, that tables can be stored."""
         self.tables.prepare()
 
-    def handle_output(self, context: dg.OutputContext, obj: DailyOutput | Frame) -> None:
-        """Store service days one after the other. Those before an error stay stored."""
-        table = context.asset_key.path[-1]
-        versions: dict[date, str] = {}
-        for day, frame in iterate_days(table, to_days(context.asset_partition_keys), obj):
-            rows = to_arrow(table, frame)
-            written = self.tables.write(table, day, rows, context.run_id)
-            versions[day] = written.version
-            metadata = {"dagster/row_count": len(rows), "content_version": written.version, **written.metadata}
-            context.step_context.add_asset_metadata(metadata, context.asset_key, str(day))
-        context.step_context.set_data_version(context.asset_key, combine_versions(versions))
+    def handle_output(self, context: dg.OutputContext, obj: DailyOutput) -> Iterator[dg.DagsterEvent]:
+        """Publish service days one after the other, and report each with its checks as soon as it is published."""
+        table, days = context.asset_key.path[-1], to_days(context.asset_partition_keys)
+        reasons: dict[str, str] = {}
+        for day in days:
+            try:
+                made = obj.make(day)
+            except (SourceError, MissingPartition) as error:
+                reasons[str(day)] = str(error)
+                yield _report_published(context, day, str(error))
+                continue
+            reason = yield from self._audit_and_publish(context, table, day, made, obj.checks)
+            if reason:
+                reasons[str(day)] = reason
+        if len(reasons) == len(days):
+            raise unpublished_days_failure(table, reasons)
+        for reason in reasons.values():
+            context.log.error(reason)
+        suppress_final_report(context)
 
     def load_input(self, context: dg.InputContext) -> TableInput:
         """Return the service days that the consumer needs. Raises MissingPartition."""
         return load_table(self.tables, context)
+
+    def _audit_and_publish(
+        self, context: dg.OutputContext, table: str, day: date, made: ServiceDay | Frame, checks: Sequence[Check]
+    ) -> Generator[dg.DagsterEvent, None, str | None]:
+        """Evaluate the checks of a service day, publish it unless one forbids it, and return why it was refused."""
+        made = made if isinstance(made, ServiceDay) else ServiceDay(made)
+        rows = to_arrow(table, made.rows)
+        bounds = {"min_labelled_share": self.min_labelled_share, "min_matched_share": self.min_matched_share}
+        audit = Audit(table, day, schema.to_frame(rows), made, self.tables, bounds)
+        outcomes = {check: check.rule(audit) for check in checks}
+        refusals = [f"{check.name}: {outcomes[check]}" for check in checks if _refuses(check, outcomes[check])]
+        yield from self._store_side_tables(context, day, made)
+        if refusals:
+            location = self.tables.refuse(table, day, rows, refusals)
+            metadata: dict[str, Any] = {"refused_rows": location}
+        else:
+            written = self.tables.write(table, day, rows, context.run_id)
+            metadata = {"dagster/row_count": len(rows), "content_version": written.version, **written.metadata}
+            yield from report_materialization(context, day, written.version, {**metadata, **made.metadata})
+        for check, outcome in outcomes.items():
+            if outcome != NOT_EVALUATED:
+                yield _report_outcome(context, day, check, outcome)
+        reason = "; ".join(refusals) or None
+        yield _report_published(context, day, reason, metadata)
+        return reason
+
+    def _store_side_tables(self, context: dg.OutputContext, day: date, made: ServiceDay) -> Iterator[dg.DagsterEvent]:
+        """Store what the making of a service day tells about upstream rows, whether the day is published or not."""
+        part = context.asset_key.path[-1]
+        for table, frame in (("rejected_rows", made.rejected), ("upstream_usage", made.usage)):
+            if frame is None:
+                continue
+            if table == "rejected_rows":
+                rows = to_arrow(table, frame.assign(rejected_by=part))
+                self.tables.write(table, day, rows, context.run_id, part)
+            else:
+                rows = to_arrow(table, frame)
+                self.tables.write(table, day, rows, context.run_id)
+            event = dg.AssetMaterialization(
+                table, partition=str(day), metadata={"dagster/row_count": len(rows), "made_by": part}
+            )
+            yield dg.DagsterEvent.asset_materialization(context.step_context, event)
 
 
 class UpstreamIOManager(dg.ConfigurableIOManager):
@@ -110,33 +175,22 @@ def load_table(tables: DailyTables, context: dg.InputContext) -> TableInput:
     return stored.read_all() if context.dagster_type.typing_type is pd.DataFrame else stored
 
 
-def iterate_days(table: str, requested: Sequence[date], output: DailyOutput | Frame) -> Iterator[tuple[date, Frame]]:
-    """Yield an asset's output service day by service day.
-
-    Raises ValueError unless it is each requested day, once.
-    """
-    if not isinstance(output, DailyOutput):
-        if len(requested) != 1:
-            raise ValueError(f"{table}: one frame for {len(requested)} service days; return DailyOutput.")
-        output = DailyOutput([(requested[0], output)])
-    missing = set(requested)
-    for day, frame in output.days:
-        if day not in missing:
-            problem = "made twice" if day in requested else "made but not requested"
-            raise ValueError(f"{table}: service day {day} was {problem}.")
-        missing.remove(day)
-        yield day, frame
-    if missing:
-        raise ValueError(
-            f"{table}: {len(missing)} of {len(requested)} service days were not made, first {min(missing)}."
-        )
+def _refuses(check: Check, outcome: Problem) -> bool:
+    return check.blocking and outcome is not None and outcome != NOT_EVALUATED
 
 
-def combine_versions(versions: Mapping[date, str]) -> dg.DataVersion:
-    """Return the data version of a run's output, of which Dagster keeps one for all partitions.
+def _report_outcome(context: dg.OutputContext, day: date, check: Check, outcome: Problem) -> dg.DagsterEvent:
+    result = dg.AssetCheckResult(
+        check_name=check.name, passed=outcome is None, severity=check.severity, description=outcome
+    )
+    return report_check(context, day, result, blocking=check.blocking)
 
-    A single partition has its content version, several have a digest of theirs. Each one's own is in its metadata.
-    """
-    digests = [versions[day] for day in sorted(versions)]
-    version = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return dg.DataVersion(version)
+
+def _report_published(
+    context: dg.OutputContext, day: date, reason: str | None, metadata: Mapping[str, Any] | None = None
+) -> dg.DagsterEvent:
+    """Return the event that says whether a service day was published, with the reason if it was not."""
+    result = dg.AssetCheckResult(
+        check_name=PUBLISHED, passed=reason is None, description=reason, metadata=metadata or {}
+    )
+    return report_check(context, day, result, blocking=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.defs.io_managers import StoredTable
-from mbta_assets.defs.partitions import requested_days, service_days
+from mbta_assets.defs.partitions import daily_asset, requested_days
 from mbta_assets.serving.formats import SNAPSHOT_INTERVAL_SECONDS, Line, NetworkSnapshot, Station
 from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
 from mbta_assets.transit import schema
@@ -29,12 +29,10 @@ Names = Mapping[str, str]
 """By stop, the name shown to riders."""
 
 
-@dg.asset(
+@daily_asset(
     group_name="monitoring",
     description="The features of the latest service day every ten minutes, for the predictor's page.",
     kinds={"numpy"},
-    partitions_def=service_days,
-    backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def network_snapshot(
     context: dg.AssetExecutionContext,

@@ -1,110 +1,85 @@
 """Group `monitoring`: predictions of the production model for each service day, their accuracy, and their checks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import lru_cache
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
-from mbta_assets.defs.checks import table_checks
-from mbta_assets.defs.freshness import NIGHTLY
-from mbta_assets.defs.io_managers import DailyOutput, StoredTable
-from mbta_assets.defs.metadata import daily_table_metadata, table_metadata
-from mbta_assets.defs.partitions import requested_days, service_days
+from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, check_rows, daily_table
+from mbta_assets.defs.io_managers import StoredTable
+from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.ml.evaluation import accuracy
 from mbta_assets.ml.evaluation.accuracy import MetricRow
-from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_within_bounds
+from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_within_bounds, predictions_unique
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
 from mbta_assets.ml.evaluation.metrics import MBTA_WINDOWS
 from mbta_assets.ml.training.dataset import read_rows
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.tables import MissingPartition
+from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
-from mbta_assets.transit.checks import keys_unique
 
 MAX_NAMED_FEATURES = 3
-PREDICTION_COLUMNS = [*schema.ROW_KEY, "predicted_delay_seconds", "model_version"]
+PREDICTION_COLUMNS = [*schema.ROW_KEY, "predicted_delay_seconds", "model_version", "out_of_sample"]
 
 MetricValues = dict[tuple[str, str, str], float | None]
 """By measure, dimension and member."""
 
 
-@dg.asset(
+@daily_table(
     group_name="monitoring",
     description=schema.DelayPredictions.__doc__,
     kinds={"numpy"},
-    metadata=daily_table_metadata("delay_predictions"),
-    partitions_def=service_days,
-    freshness_policy=NIGHTLY,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    io_manager_key="tables",
+    expected_nightly=True,
+    checks=[check_rows(predictions_unique)],
 )
 def delay_predictions(
-    context: dg.AssetExecutionContext, transit_features: StoredTable, production_model: Bundle
+    warehouse: dg.ResourceParam[Warehouse], transit_features: StoredTable, production_model: Bundle
 ) -> DailyOutput:
-    model = load_model(production_model)
+    model, version = load_model(production_model), production_model.digest
 
-    def predict(day: date) -> pd.DataFrame:
+    def predict(day: date) -> ServiceDay:
         features = transit_features.read(day)
-        context.add_asset_metadata({"model_version": production_model.digest}, partition_key=str(day))
-        return accuracy.make_predictions_table(features, model.predict(features), production_model.digest)
+        out_of_sample = not accuracy.has_learned_from(production_model.manifest, day)
+        made = accuracy.make_predictions_table(features, model.predict(features), version, out_of_sample=out_of_sample)
+        rows = accuracy.replace_version(_read_stored(warehouse, day), made, version)
+        metadata = {"model_version": version, "out_of_sample": out_of_sample, "predictions": len(made)}
+        return ServiceDay(rows, metadata=metadata)
 
-    return DailyOutput((day, predict(day)) for day in requested_days(context))
+    return DailyOutput(predict)
 
 
-delay_predictions_checks = table_checks("delay_predictions", blocking=[keys_unique], compare_row_counts=True)
-
-
-@dg.asset(
+@daily_table(
     group_name="monitoring",
     description=schema.PredictionAccuracy.__doc__,
     kinds={"pandas", "scipy"},
-    metadata=daily_table_metadata("prediction_accuracy"),
-    partitions_def=service_days,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    io_manager_key="tables",
+    checks=[check_rows(drift_within_bounds, blocking=False), check_rows(accuracy_within_bounds, blocking=False)],
 )
 def prediction_accuracy(
-    context: dg.AssetExecutionContext,
-    model_registry: dg.ResourceParam[ModelRegistry],
-    delay_predictions: StoredTable,
-    transit_features: StoredTable,
+    model_registry: dg.ResourceParam[ModelRegistry], delay_predictions: StoredTable, transit_features: StoredTable
 ) -> DailyOutput:
-    read_reference = lru_cache(maxsize=1)(lambda version: _read_reference(model_registry, version))
+    read_reference = lru_cache(maxsize=4)(lambda version: _read_reference(model_registry, version))
 
-    def measure(day: date) -> pd.DataFrame:
-        predictions, features = delay_predictions.read(day, PREDICTION_COLUMNS), transit_features.read(day)
-        validate_same_rows(day, predictions, features)
-        predicted = predictions["predicted_delay_seconds"].to_numpy()
-        model_version = None if predictions.empty else str(predictions["model_version"].iloc[0])
-        rows, omission = accuracy.score_predictions(features, predicted), "The service day has no predictions."
-        if model_version is not None:
-            try:
-                rows += measure_drift(features, predicted, read_reference(model_version))
-                omission = ""
-            except BundleError as error:
-                omission = f"The training set of the model is no longer stored. {error}"
-        metadata = describe_accuracy(rows) | ({"drift_omitted": omission} if omission else {})
-        context.add_asset_metadata(metadata, partition_key=str(day))
-        return accuracy.make_accuracy_table(day, model_version, rows)
+    def measure(day: date) -> ServiceDay:
+        predictions = delay_predictions.read(day, PREDICTION_COLUMNS)
+        predictions = predictions[predictions["out_of_sample"]]
+        features = transit_features.read(day)
+        tables, metadata = [schema.empty_frame(schema.PredictionAccuracy)], dict[str, Any]()
+        for version, of_version in predictions.groupby("model_version", sort=True):
+            rows, described = _measure_version(str(version), of_version, features, read_reference)
+            tables.append(accuracy.make_accuracy_table(day, str(version), rows))
+            metadata = {"model_version": str(version), **described}
+        if not metadata:
+            metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}
+        return ServiceDay(pd.concat(tables, ignore_index=True), metadata=metadata)
 
-    return DailyOutput((day, measure(day)) for day in requested_days(context))
-
-
-prediction_accuracy_checks = table_checks("prediction_accuracy", warning=[drift_within_bounds, accuracy_within_bounds])
-
-
-def validate_same_rows(day: date, predictions: pd.DataFrame, features: pd.DataFrame) -> None:
-    """Raise ValueError unless the predictions of a service day are for the rows of its features, in their order."""
-    if not predictions[schema.ROW_KEY].equals(features[schema.ROW_KEY]):
-        command = f"dagster asset materialize --select delay_predictions --partition {day}"
-        raise ValueError(
-            f"delay_predictions of service day {day} are for other rows than its transit_features, which were made "
-            f"again since. Make the predictions again: {command}"
-        )
+    return DailyOutput(measure)
 
 
 def describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:
@@ -134,6 +109,39 @@ def describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:
         "within_mbta_window": table_metadata(windows),
         **_describe_routes(rows, values),
     }
+
+
+def _read_stored(warehouse: Warehouse, day: date) -> pd.DataFrame:
+    """Read the published predictions of a service day; without rows if there are none."""
+    try:
+        stored = warehouse.read("delay_predictions", day)
+    except MissingPartition:
+        return schema.empty_frame(schema.DelayPredictions)
+    if "out_of_sample" not in stored:  # stored by an earlier release
+        stored = stored.assign(out_of_sample=False)
+    return stored.assign(out_of_sample=stored["out_of_sample"].fillna(False).astype(bool))
+
+
+def _measure_version(
+    version: str,
+    predictions: pd.DataFrame,
+    features: pd.DataFrame,
+    read_reference: Callable[[str], DriftReference],
+) -> tuple[list[MetricRow], dict[str, Any]]:
+    """Return the metrics of a model version's predictions for a service day, and their description.
+
+    Predictions are matched with the features by key: features that were made again may have other rows.
+    """
+    scored = features.merge(predictions[[*schema.ROW_KEY, "predicted_delay_seconds"]], on=schema.ROW_KEY)
+    predicted = scored.pop("predicted_delay_seconds").to_numpy(dtype=np.float64)
+    rows = accuracy.score_predictions(scored, predicted)
+    unmatched = len(predictions) - len(scored)
+    metadata: dict[str, Any] = {"predictions": len(predictions), "predictions_without_features": unmatched}
+    try:
+        rows += measure_drift(scored, predicted, read_reference(version))
+    except BundleError as error:
+        metadata["drift_omitted"] = f"The training set of the model is no longer stored. {error}"
+    return rows, metadata | describe_accuracy(rows)
 
 
 def _read_reference(model_registry: ModelRegistry, model_version: str) -> DriftReference:

@@ -3,9 +3,9 @@
 How far the day is from the training data is measured in `drift`; the metrics themselves are defined in `metrics`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,18 @@ class MetricRow(NamedTuple):
     """None if n is 0."""
 
 
-def make_predictions_table(features: pd.DataFrame, predicted: np.ndarray, model_version: str) -> pd.DataFrame:
+def has_learned_from(manifest: Mapping[str, Any], day: date) -> bool:
+    """Return whether a model has learned from a service day, or was chosen by it, as its manifest says.
+
+    A model whose manifest does not say counts as having learned from every day.
+    """
+    learned_days = manifest.get("learned_days")
+    return learned_days is None or str(day) in learned_days
+
+
+def make_predictions_table(
+    features: pd.DataFrame, predicted: np.ndarray, model_version: str, *, out_of_sample: bool
+) -> pd.DataFrame:
     """Return the rows of `DelayPredictions` for predicted delays (n,) in seconds and n rows of `transit_features`."""
     delay = np.round(predicted * 1e6).astype("timedelta64[us]")
     copied_columns = [*schema.ROW_KEY, "stops_ahead", "route_id", "scheduled_arrival"]
@@ -39,11 +50,21 @@ def make_predictions_table(features: pd.DataFrame, predicted: np.ndarray, model_
         predicted_delay_seconds=predicted,
         predicted_arrival=features["scheduled_arrival"] + delay,
         model_version=model_version,
+        out_of_sample=out_of_sample,
     )
     return schema.cast_frame(table, schema.DelayPredictions)
 
 
-def make_accuracy_table(service_date: date, model_version: str | None, rows: Iterable[MetricRow]) -> pd.DataFrame:
+def replace_version(stored: pd.DataFrame, made: pd.DataFrame, model_version: str) -> pd.DataFrame:
+    """Return the stored predictions of a service day with those of one model version replaced by the ones made now.
+
+    Predictions of other versions are kept: they are what those models said before they had learned from the day.
+    """
+    others = stored[stored["model_version"] != model_version]
+    return pd.concat([others, made], ignore_index=True) if len(others) else made
+
+
+def make_accuracy_table(service_date: date, model_version: str, rows: Iterable[MetricRow]) -> pd.DataFrame:
     """Return the rows of `PredictionAccuracy` for the metrics of a service day."""
     table = pd.DataFrame(rows, columns=list(MetricRow._fields))
     return schema.cast_frame(

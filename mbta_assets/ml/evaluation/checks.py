@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.evaluation.drift import DATE_AND_TIME_FEATURES
+from mbta_assets.transit import schema
 from mbta_assets.transit.checks import Problem
 
 MIN_PREDICTIONS = 200
@@ -25,6 +26,13 @@ MIN_ACCURACY = {
     ("eta_benchmark", "all", "all"): 0.80,
 }
 """Bounds by measure, dimension and member: what the MBTA's own predictions reached in a week of June 2026."""
+
+
+def predictions_unique(rows: pd.DataFrame) -> Problem:
+    """Require every prediction to have a key of its own: that of the features' row, and the model version."""
+    key = [*schema.ROW_KEY, "model_version"]
+    repeated = int(rows.duplicated(key).sum())
+    return f"{repeated} rows repeat the key of another ({', '.join(key)})" if repeated else None
 
 
 def drift_within_bounds(rows: pd.DataFrame) -> Problem:

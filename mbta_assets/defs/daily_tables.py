@@ -1,0 +1,238 @@
+"""Daily tables as assets: made, audited and published one service day at a time.
+
+`daily_table` turns a function that makes a service day into an asset with its checks. The IO manager in
+`defs.io_managers.tables` makes, audits and publishes each day, and reports the outcome of every check on that day's
+partition. A day that is not published leaves the other days of the run alone; the run fails at its end.
+"""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any, TypeAlias
+
+import dagster as dg
+import pandas as pd
+
+from mbta_assets.defs.freshness import NIGHTLY, newest_day_check
+from mbta_assets.defs.metadata import daily_table_metadata
+from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, ServiceDays
+from mbta_assets.storage.tables import Frame, TableStore
+from mbta_assets.transit import schema
+from mbta_assets.transit.checks import RECENT_DAYS, Problem, keys_unique, row_count_anomaly, schema_holds
+
+PUBLISHED = "published"
+"""Check of every daily table: whether a service day was made and passed the blocking checks."""
+PUBLISHED_DESCRIPTION = (
+    "Require the service day to be made and to pass every blocking check. Where it fails, consumers go on reading the "
+    "version that was published before, if there is one."
+)
+NOT_EVALUATED = "not evaluated"
+"""Outcome of a rule that does not look at every service day."""
+
+
+class UnpublishedDays(Exception):
+    """Service days that were not published; the message says why, a line for each."""
+
+
+@dataclass(frozen=True)
+class ServiceDay:
+    """A service day of a table as it was made, with what its making tells about other tables."""
+
+    rows: Frame
+    rejected: pd.DataFrame | None = None
+    """Rows of `RejectedRows`, if the making looks at rows that may be rejected."""
+    usage: pd.DataFrame | None = None
+    """Rows of `UpstreamUsage`."""
+    problems: Mapping[str, Problem] = field(default_factory=dict)
+    """Outcomes of checks that the making has evaluated, by name."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DailyOutput:
+    """Output of a daily table: how each service day is made, so that one day at a time is in memory."""
+
+    make: Callable[[date], ServiceDay | Frame]
+    """Raises SourceError or MissingPartition where the day cannot be made from its inputs."""
+    checks: Sequence["Check"] = ()
+    """Checks that the IO manager evaluates; `daily_table` fills them in."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a rule looks at: a service day that was made, and the published days."""
+
+    table: str
+    day: date
+    rows: pd.DataFrame
+    made: ServiceDay
+    tables: TableStore
+    bounds: Mapping[str, float]
+    """Bounds that are settings, by name; see `TablesIOManager`."""
+
+
+Rule: TypeAlias = Callable[[Audit], Problem]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of a daily table: a rule, and whether a day that breaks it is refused."""
+
+    name: str
+    description: str
+    rule: Rule
+    blocking: bool = True
+
+    @property
+    def severity(self) -> dg.AssetCheckSeverity:
+        """Return the severity of a failure."""
+        return dg.AssetCheckSeverity.ERROR if self.blocking else dg.AssetCheckSeverity.WARN
+
+
+def check_rows(rule: Callable[[pd.DataFrame], Problem], *, blocking: bool = True) -> Check:
+    """Return the check of a rule that needs the rows alone."""
+    return Check(rule.__name__, rule.__doc__ or "", lambda audit: rule(audit.rows), blocking)
+
+
+def check_making(name: str, description: str, *, blocking: bool = True) -> Check:
+    """Return a check that is evaluated where the day is made, in `ServiceDay.problems`."""
+    return Check(name, description, lambda audit: audit.made.problems.get(name, NOT_EVALUATED), blocking)
+
+
+def _schema_holds(audit: Audit) -> Problem:
+    return schema_holds(audit.rows, audit.table)
+
+
+def _row_count_anomaly(audit: Audit) -> Problem:
+    recent = audit.tables.row_counts(audit.table, before=audit.day, days=RECENT_DAYS)
+    return row_count_anomaly(len(audit.rows), recent)
+
+
+SCHEMA_HOLDS = Check("schema_holds", schema_holds.__doc__ or "", _schema_holds)
+KEYS_UNIQUE = check_rows(keys_unique)
+ROW_COUNT_ANOMALY = Check("row_count_anomaly", row_count_anomaly.__doc__ or "", _row_count_anomaly, blocking=False)
+
+
+def daily_table(
+    *, name: str | None = None, checks: Sequence[Check] = (), expected_nightly: bool = False, **options: Any
+) -> Callable[[Callable[..., DailyOutput]], DailyAsset]:
+    """Make a daily table of a function that returns a DailyOutput.
+
+    Every table is checked against its schema besides its `checks`, and with `expected_nightly` for its newest service
+    day. Takes further arguments of `dagster.asset`.
+    """
+    if expected_nightly:
+        options["freshness_policy"] = NIGHTLY
+
+    def decorate(function: Callable[..., DailyOutput]) -> DailyAsset:
+        table = name or function.__name__
+        all_checks = [SCHEMA_HOLDS, *checks]
+
+        def build(days: ServiceDays, backfill_policy: dg.BackfillPolicy) -> list[DailyDefinition]:
+            specs = _check_specs(table, all_checks, days)
+            asset = dg.asset(
+                name=table,
+                metadata=daily_table_metadata(table),
+                partitions_def=days,
+                backfill_policy=backfill_policy,
+                io_manager_key="tables",
+                check_specs=specs,
+                **options,
+            )
+            newest_day = [newest_day_check(table, days)] if expected_nightly else []
+            return [asset(_yield_outputs(function, all_checks, specs)), _require_all_days(table), *newest_day]
+
+        return DailyAsset(table, build)
+
+    return decorate
+
+
+def daily_spec(table: str, *, deps: Sequence[str]) -> DailyAsset:
+    """Return a daily table of group `transit` that other assets write while they are made, from rows of `deps`."""
+
+    def build(days: ServiceDays, backfill_policy: dg.BackfillPolicy) -> list[DailyDefinition]:
+        return [
+            dg.AssetSpec(
+                table,
+                deps=deps,
+                description=schema.TABLES[table].__doc__,
+                group_name="transit",
+                metadata=daily_table_metadata(table),
+                partitions_def=days,
+            )
+        ]
+
+    return DailyAsset(table, build)
+
+
+def list_unpublished_days(instance: dg.DagsterInstance, run_id: str, table: str) -> dict[str, str]:
+    """Return the reason of each service day of a table that a run has not published, by day."""
+    events = [log.dagster_event for log in instance.all_logs(run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
+    evaluations = [event.event_specific_data for event in events if event]
+    outcomes = {
+        evaluation.partition: evaluation
+        for evaluation in evaluations
+        if isinstance(evaluation, dg.AssetCheckEvaluation)
+        and evaluation.asset_key == dg.AssetKey(table)
+        and evaluation.check_name == PUBLISHED
+    }
+    return {str(day): outcome.description or "" for day, outcome in outcomes.items() if not outcome.passed}
+
+
+def unpublished_days_failure(table: str, reasons: Mapping[str, str]) -> dg.Failure:
+    """Return the failure of a step that has not published some service days, given the reason of each.
+
+    The reasons are its cause, which Dagster prints last.
+    """
+    sentences = [f"{table} of service day {day} was not published: {reason}" for day, reason in reasons.items()]
+    failure = dg.Failure(f"{table}: {len(reasons)} service days were not published.", allow_retries=False)
+    failure.__cause__ = UnpublishedDays("\n".join(sentences))
+    return failure
+
+
+def _check_specs(table: str, checks: Sequence[Check], days: ServiceDays) -> list[dg.AssetCheckSpec]:
+    described = [(check.name, check.description, check.blocking) for check in checks]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # checks by partition are new in Dagster
+        return [
+            dg.AssetCheckSpec(check, asset=table, description=description, blocking=blocking, partitions_def=days)
+            for check, description, blocking in [*described, (PUBLISHED, PUBLISHED_DESCRIPTION, True)]
+        ]
+
+
+def _yield_outputs(
+    function: Callable[..., DailyOutput], checks: Sequence[Check], specs: Sequence[dg.AssetCheckSpec]
+) -> Callable[..., Iterator[dg.Output[Any]]]:
+    """Return a function that yields the daily output, which the IO manager audits, and an output for each check.
+
+    Dagster lets what is downstream in a run wait for those outputs.
+    """
+
+    @functools.wraps(function)
+    def compute(*arguments: Any, **inputs: Any) -> Iterator[dg.Output[Any]]:
+        yield dg.Output(replace(function(*arguments, **inputs), checks=checks))
+        for spec in specs:
+            yield dg.Output(None, output_name=spec.get_python_identifier())
+
+    signature = inspect.signature(function)
+    compute.__signature__ = signature.replace(return_annotation=inspect.Signature.empty)  # type: ignore[attr-defined]
+    compute.__annotations__ = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    return compute
+
+
+def _require_all_days(table: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=table,
+        name="all_days_published",
+        description="Fail a run in which a service day was not published, after all others are made.",
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        reasons = list_unpublished_days(context.instance, context.run.run_id, table)
+        if reasons:
+            raise unpublished_days_failure(table, reasons)
+        return dg.AssetCheckResult(passed=True)
+
+    return check
