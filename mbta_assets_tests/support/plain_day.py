@@ -1,0 +1,128 @@
+"""A service day small enough to read, with one trip that is a minute late at each stop, to be made odd by tests.
+
+Trip `1` is due at six stops every five minutes from noon in Boston, 17:00 UTC. To every stop but the first its vehicle
+reports IN_TRANSIT_TO 250 s before it arrives and INCOMING_AT 30 s before, then STOPPED_AT. Its features are `ROWS` rows
+with a delay of `LATE_SECONDS`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as arrow
+
+from mbta_assets.transit import features, schema
+from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
+
+DAY = date(2024, 3, 6)
+BEGIN = datetime(2024, 3, 6, 17, tzinfo=UTC)
+STOPS = ("70061", "70063", "70065", "70067", "70069", "70071")
+INTERVAL = timedelta(seconds=300)
+LATE_SECONDS = 60
+ROWS = 27
+
+Row = dict[str, Any]
+Rows = dict[str, list[Row]]
+"""Rows of the upstream tables, without their service date."""
+Tables = dict[str, pd.DataFrame]
+"""Upstream tables, typed as the schema has them."""
+
+
+def make_reports(
+    trip: str | None = "1",
+    vehicle: str = "R-1",
+    stops: Sequence[str] = STOPS,
+    begin: datetime = BEGIN,
+    route: str = "Red",
+    late_seconds: float = LATE_SECONDS,
+) -> list[Row]:
+    """Return the 16 reports of a trip that is due at the first stop at `begin`, in order of time."""
+    reports: list[Row] = []
+    for n, stop in enumerate(stops):
+        arrival = begin + n * INTERVAL + timedelta(seconds=late_seconds)
+        phases = {"IN_TRANSIT_TO": 250, "INCOMING_AT": 30, "STOPPED_AT": 0} if n else {"STOPPED_AT": 0}
+        reports += [
+            {
+                "id": vehicle, "updated_at": arrival - timedelta(seconds=before), "current_status": status,
+                "latitude": 42.39, "longitude": -71.12, "stop_id": stop, "trip_id": trip, "route_id": route,
+                "direction_id": 0,
+            }
+            for status, before in phases.items()
+        ]  # fmt: skip
+    return reports
+
+
+def make_stop_times(trip: str = "1", stops: Sequence[str] = STOPS, begin: datetime = BEGIN) -> list[Row]:
+    """Return the stop times of a trip: no arrival at its origin and no departure at its terminal."""
+    times = [begin + n * INTERVAL for n in range(len(stops))]
+    return [
+        {
+            "trip_id": trip,
+            "stop_id": stop,
+            "arrival_time": time if n else None,
+            "departure_time": time if n < len(stops) - 1 else None,
+            "stop_sequence": n + 1,
+        }
+        for n, (stop, time) in enumerate(zip(stops, times, strict=True))
+    ]
+
+
+def make_stops(stops: Sequence[str] = STOPS) -> list[Row]:
+    """Return stops one behind the other, each a station of its own without a parent."""
+    return [
+        {"id": stop, "name": stop, "platform_name": stop, "latitude": round(42.39 - n / 100, 2), "longitude": -71.12}
+        for n, stop in enumerate(stops)
+    ]
+
+
+def make_trip(trip: str = "1", route: str = "Red") -> Row:
+    """Return a trip in direction 0."""
+    return {"id": trip, "name": None, "route_id": route, "direction_id": 0}
+
+
+def make_rows() -> Rows:
+    """Return the rows of the plain day, which tests may change."""
+    return {
+        "vehicle": make_reports(),
+        "trip": [make_trip()],
+        "stop": make_stops(),
+        "schedule": make_stop_times(),
+    }
+
+
+def to_tables(rows: Rows, day: date = DAY) -> Tables:
+    """Return the rows as the upstream tables of a service day; what a row does not give is missing."""
+    tables = {}
+    for name, table in schema.UPSTREAM.items():
+        dated = [{"service_date": day} | row for row in rows[name]]
+        tables[name] = schema.to_frame(arrow.Table.from_pylist(dated, schema.arrow_schema(table)))
+    return tables
+
+
+def write(directory: Path, rows: Rows, day: date = DAY) -> None:
+    """Write the tables of a service day as the `files` source reads them, a file for each."""
+    for name, table in to_tables(rows, day).items():
+        path = directory / name / f"service_date={day}" / "part.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.drop(columns="service_date").to_parquet(path, index=False)
+
+
+def join(tables: Tables, day: date = DAY) -> pd.DataFrame:
+    """Return `raw_transit_data` of the upstream tables of a service day."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name, table in schema.UPSTREAM.items():
+            rows = arrow.Table.from_pandas(tables[name], schema.arrow_schema(table), preserve_index=False)
+            connection.register(name, rows)
+        joined = connection.execute(build_raw_transit_data_query("duckdb"), {"service_date": day}).arrow().read_all()
+    return schema.cast_frame(schema.to_frame(joined), schema.RawTransitData)
+
+
+def compute(rows: Rows, day: date = DAY) -> pd.DataFrame:
+    """Return `transit_features` of the rows of a service day."""
+    tables = to_tables(rows, day)
+    raw = join(tables, day)
+    return features.compute_transit_features(raw, tables["vehicle"], tables["schedule"], tables["stop"])
