@@ -107,6 +107,7 @@ resource "google_project_iam_custom_role" "launcher" {
   permissions = [
     "run.executions.cancel",
     "run.executions.get",
+    "run.executions.list",
     "run.jobs.run",
     "run.jobs.runWithOverrides",
   ]

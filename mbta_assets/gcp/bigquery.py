@@ -261,6 +261,12 @@ class BigQuery:
         if job.output_rows != len(rows):
             raise CloudError(f"{action}: BigQuery loaded {job.output_rows} of {len(rows)} rows. Run it again.")
 
+    def list_tables(self, dataset_path: str, prefix: str) -> list[str]:
+        """Return the names of a dataset's tables that begin with a prefix. Raises CloudError."""
+        action = f"List the tables of {dataset_path}"
+        tables = self.account.call(action, lambda: list(self.client.list_tables(dataset_path, retry=None)))
+        return [table.table_id for table in tables if table.table_id.startswith(prefix)]
+
     def delete_table(self, path: str, *, retry: bool = True) -> None:
         """Delete a table if it exists. Raises CloudError."""
         with self.account.translate_errors(f"Delete {path}"):

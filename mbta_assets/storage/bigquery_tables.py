@@ -34,7 +34,7 @@ DATASET_DESCRIPTION = "Daily tables of mbta_assets; `stored_days` lists the stor
 STAGING_PREFIX = "staging_"
 STAGING_LIFETIME = timedelta(hours=6)
 REFUSED_PREFIX = "refused_"
-REFUSED_LIFETIME = timedelta(days=14)
+MAX_DESCRIPTION_CHARACTERS = 16_000
 LEDGER = "stored_days"
 LEDGER_DESCRIPTION = "Stored service days, what each holds, and which run stored it; the latest entry of a day counts."
 LEDGER_COLUMNS = [
@@ -68,9 +68,11 @@ class LedgerEntry:
 class BigQueryTables:
     """The tables of a dataset; implements `tables.TableStore` and `warehouse.BigQueryRelations`."""
 
-    def __init__(self, bigquery: BigQuery, dataset: str) -> None:
+    def __init__(self, bigquery: BigQuery, dataset: str, refused_lifetime: timedelta = timedelta(days=14)) -> None:
         self.bigquery = bigquery
         self.dataset = dataset
+        self.refused_lifetime = refused_lifetime
+        """Time for which service days that were refused are kept."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -125,16 +127,25 @@ class BigQueryTables:
         rows = self.bigquery.fetch_rows(f"Count {column} of {self.path(table)}", sql, labels=_labels(table)).to_pylist()
         return dict.fromkeys(counts, 0) | {row["service_date"]: row["n"] for row in rows}
 
-    def refuse(self, table: str, day: date, rows: arrow.Table, reasons: Sequence[str]) -> str:
+    def refuse(self, table: str, day: date, rows: arrow.Table | None, reasons: Sequence[str]) -> str:
         """Keep a service day that is not published in a table of its own, which expires, and return its name."""
+        rows = schema.arrow_schema(schema.TABLES[table]).empty_table() if rows is None else rows
         columns = derive_columns(table, rows.schema)
-        path = self.path(f"{REFUSED_PREFIX}{table}_{day:%Y%m%d}")
+        path = self._refused_path(table, day)
         action = f"Keep the refused service day {day} of {self.path(table)}"
         self.bigquery.delete_table(path)
-        expires = datetime.now(UTC) + REFUSED_LIFETIME
-        self.bigquery.create_table(action, path, columns, expires=expires, description="\n".join(reasons)[:16_000])
-        self.bigquery.load_rows(action, path, to_loadable(rows, columns), columns, _labels(table))
+        expires = datetime.now(UTC) + self.refused_lifetime
+        description = "\n".join(reasons)[:MAX_DESCRIPTION_CHARACTERS]
+        self.bigquery.create_table(action, path, columns, expires=expires, description=description)
+        if len(rows):
+            self.bigquery.load_rows(action, path, to_loadable(rows, columns), columns, _labels(table))
         return path
+
+    def refused_days(self, table: str) -> list[date]:
+        """Return the service days that were refused and have not been published since, in order."""
+        prefix = f"{REFUSED_PREFIX}{table}_"
+        names = self.bigquery.list_tables(self.dataset_path, prefix)
+        return sorted(datetime.strptime(name.removeprefix(prefix), "%Y%m%d").date() for name in names)
 
     def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "", part: str = "") -> WriteResult:
         """Publish a service day of a table in one transaction; columns that the table does not have are added.
@@ -155,8 +166,8 @@ class BigQueryTables:
             entry = LedgerEntry(version, len(rows))
             job = self._replace(table, staging, day, columns, entry, run_id, part)
         finally:
-            with suppress(CloudError):  # it expires by itself
-                self.bigquery.delete_table(staging, retry=False)
+            self._delete_quietly(staging)
+        self._delete_quietly(self._refused_path(table, day))
         return WriteResult(
             version,
             {
@@ -234,6 +245,15 @@ class BigQueryTables:
         """
         labels = _labels(table, service_date=str(day), run=run_id)
         return self.bigquery.query(f"Replace service day {day} of {self.path(table)}", script, labels=labels)
+
+    def _refused_path(self, table: str, day: date) -> str:
+        """Return the full name of the table that keeps a service day that was refused."""
+        return self.path(f"{REFUSED_PREFIX}{table}_{day:%Y%m%d}")
+
+    def _delete_quietly(self, path: str) -> None:
+        """Delete a table that expires by itself where that fails."""
+        with suppress(CloudError):
+            self.bigquery.delete_table(path, retry=False)
 
     def _read_ledger(self, table: str) -> dict[date, LedgerEntry]:
         """Return the latest ledger entry of each stored service day. Raises CloudError."""

@@ -18,6 +18,9 @@ from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError, Draft
 from mbta_assets.storage.model_registry import ModelRegistry, Pointer, PointerMoved
 from mbta_assets.storage.reports import ReportStore
 
+MAX_REPORT_WRITES = 10
+"""Number of times that a report is written because another writer has replaced it meanwhile."""
+
 
 class GCSModelRegistry(ModelRegistry):
     """The models in a bucket; `root` caches versions, which are verified whenever they are read."""
@@ -58,6 +61,15 @@ class GCSModelRegistry(ModelRegistry):
         except BundleError:
             return self._download(asset, digest)
 
+    def set_current(self, asset: str, digest: str, expected: str | None, why: str = "materialized") -> None:
+        """Make a stored version current if `expected` still is, as in any registry.
+
+        Raises PointerMoved, BundleError if the version is not stored intact, or CloudError.
+        """
+        # A version that the cache does not have is downloaded under the lock that moving the pointer takes.
+        self.get(asset, digest)
+        super().set_current(asset, digest, expected, why)
+
     def read_pointer(self, asset: str) -> Pointer | None:
         """Read the pointer of an asset; None before it was first set. Raises CloudError."""
         pointer = self.bucket.read(_pointer_path(asset))
@@ -83,8 +95,8 @@ class GCSModelRegistry(ModelRegistry):
             )
 
     def _verify_stored(self, asset: str, digest: str) -> None:
-        """Raise BundleError unless the bucket has every file of a version with its checksum."""
-        stored = self.get(asset, digest)
+        """Raise BundleError unless the bucket has every file of a version with the checksum of the cached one."""
+        stored = super().get(asset, digest)  # nothing is downloaded: the lock is held
         for name in (*stored.manifest["files"], MANIFEST):
             path = f"{_prefix(asset, digest)}/{name}"
             existing = self.bucket.stat(path)
@@ -123,11 +135,20 @@ class GCSReportStore(ReportStore):
         self.bucket = bucket
 
     def write(self, name: str, content: bytes) -> dict[str, Any]:
-        """Replace a report and return metadata with its locations. Raises CloudError."""
+        """Replace a report and return metadata with its locations. Raises CloudError.
+
+        A report that somebody else replaces at the same moment is replaced after that: the last writer wins.
+        """
         path = f"reports/{name}"
-        existing = self.bucket.stat(path)
-        self.bucket.put(path, content, expected_generation=existing.generation if existing else 0)
-        return {**super().write(name, content), "uri": self.bucket.uri(path)}
+        for _ in range(MAX_REPORT_WRITES):
+            existing = self.bucket.stat(path)
+            generation = existing.generation if existing else 0
+            if self.bucket.put(path, content, expected_generation=generation) is not None:
+                return {**super().write(name, content), "uri": self.bucket.uri(path)}
+        raise CloudError(
+            f"{self.bucket.uri(path)} was replaced by somebody else during each of {MAX_REPORT_WRITES} attempts to "
+            "write it. See which runs write it at the same time, then run this one again."
+        )
 
     def read(self, name: str) -> bytes:
         """Read a report. Raises FileNotFoundError or CloudError."""

@@ -36,9 +36,8 @@ class ParquetTables:
 
     def days(self, table: str) -> list[date]:
         """Return the published service days of a table in order; a published day may have no rows."""
-        partitions = {file.parent for file in (self.root / "tables" / table).glob(f"{PARTITION_PREFIX}*/[!.]*.parquet")}
-        days = (_parse_day(partition.name.removeprefix(PARTITION_PREFIX)) for partition in partitions)
-        return sorted(day for day in days if day)
+        files = (self.root / "tables" / table).glob(f"{PARTITION_PREFIX}*/[!.]*.parquet")
+        return _list_days({file.parent for file in files})
 
     def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "", part: str = "") -> WriteResult:
         """Publish a service day of a table, or a part of it. Raises ValueError where a row is of another day."""
@@ -52,12 +51,18 @@ class ParquetTables:
             shutil.rmtree(refused, ignore_errors=True)
         return WriteResult(version, {"size_bytes": size_bytes, "path": path})
 
-    def refuse(self, table: str, day: date, rows: arrow.Table, reasons: Sequence[str]) -> str:
-        """Keep a service day that is not published for inspection, and return the path of its rows."""
+    def refuse(self, table: str, day: date, rows: arrow.Table | None, reasons: Sequence[str]) -> str:
+        """Keep a service day that is not published for inspection, and return its directory."""
         directory = self._partition("staged", table, day)
-        _replace_file(directory / "data.parquet", rows)
+        directory.mkdir(parents=True, exist_ok=True)
+        if rows is not None:
+            _replace_file(directory / "data.parquet", rows)
         (directory / "reasons.txt").write_text("\n".join(reasons) + "\n")
-        return str(directory / "data.parquet")
+        return str(directory)
+
+    def refused_days(self, table: str) -> list[date]:
+        """Return the service days that were refused and have not been published since, in order."""
+        return _list_days((self.root / "staged" / table).glob(f"{PARTITION_PREFIX}*"))
 
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
         """Return the rows of service days, in the order of `days`; None means all columns.
@@ -125,6 +130,12 @@ def _replace_file(path: Path, rows: arrow.Table) -> int:
         finally:
             incoming.unlink(missing_ok=True)
     return size_bytes
+
+
+def _list_days(partitions: Iterable[Path]) -> list[date]:
+    """Return the service days of directories, in order, without those that are no service days."""
+    days = (_parse_day(partition.name.removeprefix(PARTITION_PREFIX)) for partition in partitions)
+    return sorted(day for day in days if day)
 
 
 def _parse_day(text: str) -> date | None:

@@ -61,8 +61,14 @@ class TableStore(DailyTables, Protocol):
         row is of another service day; the published partition stays as it was.
         """
 
-    def refuse(self, table: str, day: date, rows: arrow.Table, reasons: Sequence[str]) -> str:
-        """Keep a service day that is not published for inspection, apart from the tables, and return its location."""
+    def refuse(self, table: str, day: date, rows: arrow.Table | None, reasons: Sequence[str]) -> str:
+        """Keep a service day that is not published for inspection, and return its location apart from the tables.
+
+        Its rows are None if it could not be made.
+        """
+
+    def refused_days(self, table: str) -> list[date]:
+        """Return the service days that were refused and have not been published since, in order."""
 
     def row_counts(self, table: str, before: date, days: int, column: str | None = None) -> dict[date, int]:
         """Return the number of rows of each of the latest `days` published service days before a day.

@@ -4,9 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +18,36 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from mbta_assets.defs.dagster_internals import LaunchRunContext, WorkerStatus
-from mbta_assets.defs.run_launchers.cloud_run import EXECUTION_TAG, CloudRunError, CloudRunLauncher
+from mbta_assets.defs.run_launchers import cloud_run as launchers
+from mbta_assets.defs.run_launchers.cloud_run import EXECUTION_TAG, JOB_TAG, RUN_VARIABLE, CloudRunLauncher
+from mbta_assets.gcp import CloudError
+from mbta_assets.gcp import cloud_run as cloud_run_client
 from mbta_assets_tests.conftest import PASSWORD
 from mbta_assets_tests.deploy.hello import hello
+from mbta_assets_tests.support.cloud_run import CloudRunServer, cloud_run_server
 from mbta_assets_tests.support.dagster_dev import ROOT
+from mbta_assets_tests.support.fault_proxy import FaultProxy, Rule, fault_proxy
 from mbta_assets_tests.support.image import Image
 from mbta_assets_tests.support.storage_emulator import storage_server
 
 JOB = "projects/transit-1/locations/us-central1/jobs/mbta-run"
-EXECUTION = f"{JOB}/executions/mbta-run-abcde"
+EXECUTION = f"{JOB}/executions/mbta-run-00000"
+START: dict[str, Any] = {"method": "POST", "path": ":run$"}
+LOST_RESPONSE = Rule(**START, cut=True, when="after")
 BUCKET = "delay-models"
-
-
-class FakeCloudRun:
-    """Responds as Cloud Run's API does, and records the requests."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str, Any]] = []
-        self.execution: dict[str, Any] = {"name": EXECUTION}
-        self.failures: list[int] = []
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def respond(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                fake.requests.append((self.command, self.path, json.loads(body) if body else None))
-                status = fake.failures.pop(0) if fake.failures else 200
-                content = {"metadata": {"name": EXECUTION}} if self.path.endswith(":run") else fake.execution
-                response = json.dumps(content if status == 200 else {"error": {"message": "not now"}}).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(response)))
-                self.end_headers()
-                self.wfile.write(response)
-
-            do_GET = do_POST = respond
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        """Stop the server."""
-        self.server.shutdown()
-        self.server.server_close()
+RETRY_SECONDS = 3.0
 
 
 @pytest.fixture
-def cloud_run() -> Iterator[FakeCloudRun]:
-    fake = FakeCloudRun()
-    yield fake
-    fake.stop()
+def cloud_run() -> Iterator[CloudRunServer]:
+    with cloud_run_server(JOB) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(cloud_run: CloudRunServer) -> Iterator[FaultProxy]:
+    with fault_proxy(cloud_run.url) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -91,16 +66,18 @@ def variables(dagster_image: Image, postgres: dict[str, str]) -> Iterator[dict[s
 
 @pytest.fixture
 def instance(
-    variables: dict[str, str], cloud_run: FakeCloudRun, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dg.DagsterInstance]:
     """Yield the instance that the image's commands have configured."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launchers, "RETRY_SECONDS", RETRY_SECONDS)
+    monkeypatch.setattr(cloud_run_client, "SETTLING_SECONDS", 0.01)
     monkeypatch.setattr(google.auth, "default", lambda **_: (AnonymousCredentials(), "transit-1"))
     with dg.DagsterInstance.from_config(variables["DAGSTER_HOME"]) as loaded:
         launcher = loaded.run_launcher
         assert isinstance(launcher, CloudRunLauncher)
-        launcher.endpoint = cloud_run.address
+        launcher.endpoint = proxy.url
         yield loaded
 
 
@@ -110,6 +87,21 @@ def launch(instance: dg.DagsterInstance) -> dg.DagsterRun:
     run = instance.create_run_for_job(hello, job_code_origin=origin, status=dg.DagsterRunStatus.STARTING)
     instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
     return reload(instance, run)
+
+
+def launch_twice(instance: dg.DagsterInstance, cloud_run: CloudRunServer) -> dg.DagsterRun:
+    """Launch a run of which a second execution begins, as when a request arrives late, and return it."""
+    run = launch(instance)
+    [execution] = cloud_run.executions
+    cloud_run.add_execution(execution["template"]["containers"][0]["env"])
+    return run
+
+
+def execute(variables: dict[str, str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the arguments of an execution as the container does."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in the image
+    environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT), "PATH": path}
+    return subprocess.run(["/usr/bin/env", *arguments], env=environment, capture_output=True, text=True)
 
 
 def reload(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
@@ -129,22 +121,21 @@ def test_both_instances_have_the_same_configuration_of_runs() -> None:
 
 
 def test_a_run_is_a_cloud_run_execution_whose_arguments_execute_it_and_contain_no_secret(
-    instance: dg.DagsterInstance, variables: dict[str, str], cloud_run: FakeCloudRun
+    instance: dg.DagsterInstance, variables: dict[str, str], cloud_run: CloudRunServer
 ) -> None:
     assert isinstance(instance.event_log_storage, PostgresEventLogStorage)
     assert isinstance(instance.compute_log_manager, GCSComputeLogManager)
     run = launch(instance)
-    assert run.tags[EXECUTION_TAG] == EXECUTION
+    assert (run.tags[JOB_TAG], run.tags[EXECUTION_TAG]) == (JOB, EXECUTION)
     [(method, path, body)] = cloud_run.requests
-    assert (method, path) == ("POST", f"/v2/{JOB}:run")
+    assert (method, path) == ("POST", f"{JOB}:run")
     [container] = body["overrides"]["containerOverrides"]
+    assert container["env"] == [{"name": RUN_VARIABLE, "value": run.run_id}]
     assert body["overrides"]["timeout"] == "21600s"
     assert "DAGSTER_POSTGRES_URL" in json.dumps(container)
     assert PASSWORD not in json.dumps(container)
 
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in the image
-    environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT), "PATH": path}
-    process = subprocess.run(["/usr/bin/env", *container["args"]], env=environment, capture_output=True, text=True)
+    process = execute(variables, container["args"])
     assert reload(instance, run).status == dg.DagsterRunStatus.SUCCESS, process.stderr[-3000:]
     client = storage.Client(
         "test", AnonymousCredentials(), client_options={"api_endpoint": variables["STORAGE_EMULATOR_HOST"]}
@@ -154,40 +145,87 @@ def test_a_run_is_a_cloud_run_execution_whose_arguments_execute_it_and_contain_n
     assert all(name.startswith("logs/") and run.run_id in name for name in logs)
 
 
-def test_the_health_of_a_run_is_the_state_of_its_execution(
-    instance: dg.DagsterInstance, cloud_run: FakeCloudRun
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS])
+def test_a_second_execution_of_a_run_executes_nothing(
+    instance: dg.DagsterInstance, variables: dict[str, str], cloud_run: CloudRunServer, status: dg.DagsterRunStatus
 ) -> None:
     run = launch(instance)
+    event = {
+        dg.DagsterRunStatus.STARTED: dg.DagsterEventType.RUN_START,
+        dg.DagsterRunStatus.SUCCESS: dg.DagsterEventType.RUN_SUCCESS,
+    }[status]
+    instance.report_dagster_event(dg.DagsterEvent(event.value, run.job_name), run.run_id)
+    [(_, _, body)] = cloud_run.requests
+    process = execute(variables, body["overrides"]["containerOverrides"][0]["args"])
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert reload(instance, run).status == status
+    assert not instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
 
-    def health(**execution: Any) -> WorkerStatus:
-        cloud_run.execution = {"name": EXECUTION, **execution}
+
+def test_a_start_whose_response_is_lost_is_one_execution(
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer, proxy: FaultProxy
+) -> None:
+    proxy.inject(LOST_RESPONSE)
+    run = launch(instance)
+    assert run.tags[EXECUTION_TAG] == EXECUTION
+    assert len(cloud_run.executions) == 1
+
+
+def test_the_health_of_a_run_is_the_state_of_its_execution(
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer
+) -> None:
+    run = launch(instance)
+    begun = dict(cloud_run.executions[0])
+
+    def health(outcome: str = "") -> WorkerStatus:
+        cloud_run.executions[:] = [dict(begun)]
+        if outcome:
+            cloud_run.finish(0, outcome)
         return instance.run_launcher.check_run_worker_health(run).status
 
-    completed = {"completionTime": "2026-11-25T09:00:00Z"}
-    assert health() == health(runningCount=1) == health(reconciling=True) == WorkerStatus.RUNNING
-    assert health(**completed, succeededCount=1) == WorkerStatus.SUCCESS
-    assert health(**completed, failedCount=1) == health(**completed, cancelledCount=1) == WorkerStatus.FAILED
-    assert cloud_run.requests[-1] == ("GET", f"/v2/{EXECUTION}", None)
-    cloud_run.failures = [404]
-    assert health() == WorkerStatus.NOT_FOUND
+    assert health() == WorkerStatus.RUNNING
+    assert health("succeeded") == WorkerStatus.SUCCESS
+    assert health("failed") == health("cancelled") == WorkerStatus.FAILED
+    cloud_run.executions.clear()
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        ("", "succeeded", WorkerStatus.RUNNING),
+        ("failed", "", WorkerStatus.RUNNING),
+        ("failed", "succeeded", WorkerStatus.FAILED),
+        ("succeeded", "succeeded", WorkerStatus.SUCCESS),
+    ],
+)
+def test_the_health_of_a_run_with_two_executions_is_that_of_both(
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer, first: str, second: str, status: WorkerStatus
+) -> None:
+    run = launch_twice(instance, cloud_run)
+    for number, outcome in enumerate((first, second)):
+        if outcome:
+            cloud_run.finish(number, outcome)
+    assert instance.run_launcher.check_run_worker_health(run).status == status
 
 
 def test_a_failed_health_check_does_not_judge_the_run_and_too_many_requests_are_retried(
-    instance: dg.DagsterInstance, cloud_run: FakeCloudRun
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer, proxy: FaultProxy
 ) -> None:
-    cloud_run.failures = [429, 429]
+    proxy.inject(Rule(**START, status=429, times=2))
     run = launch(instance)
-    assert len(cloud_run.requests) == 3
-    cloud_run.failures = [503]
-    with pytest.raises(CloudRunError, match="503"):
+    assert len(cloud_run.executions) == 1
+    proxy.inject(Rule(method="GET", status=503, times=None))
+    with pytest.raises(CloudError, match="503"):
         instance.run_launcher.check_run_worker_health(run)
-    cloud_run.failures = [403]
-    with pytest.raises(CloudRunError, match="403 to POST .*not now"):
+    proxy.clear()
+    proxy.inject(Rule(**START, status=403, message="not now"))
+    with pytest.raises(CloudError, match=r"Execute .*mbta-run for .*: .*not now"):
         launch(instance)
 
 
 def test_a_run_that_a_command_executes_itself_is_not_judged(
-    instance: dg.DagsterInstance, cloud_run: FakeCloudRun
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer
 ) -> None:
     run = instance.create_run_for_job(hello, status=dg.DagsterRunStatus.STARTED)
     assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
@@ -195,8 +233,43 @@ def test_a_run_that_a_command_executes_itself_is_not_judged(
     assert cloud_run.requests == []
 
 
-def test_terminating_a_run_cancels_its_execution(instance: dg.DagsterInstance, cloud_run: FakeCloudRun) -> None:
-    run = launch(instance)
+def test_a_run_whose_launcher_died_after_the_start_is_watched_and_can_be_terminated(
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer
+) -> None:
+    run = instance.create_run_for_job(hello, status=dg.DagsterRunStatus.STARTED, tags={JOB_TAG: JOB})
+    cloud_run.add_execution([{"name": RUN_VARIABLE, "value": run.run_id}])
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
     assert instance.run_launcher.terminate(run.run_id)
-    assert cloud_run.requests[-1] == ("POST", f"/v2/{EXECUTION}:cancel", {})
+    assert cloud_run.has_ended(0)
+
+
+def test_a_run_of_an_earlier_release_is_watched_and_can_be_terminated(
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer
+) -> None:
+    name = cloud_run.add_execution([])["name"]
+    run = instance.create_run_for_job(hello, status=dg.DagsterRunStatus.STARTED, tags={EXECUTION_TAG: name})
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    assert instance.run_launcher.terminate(run.run_id)
+    assert cloud_run.has_ended(0)
+
+
+def test_terminating_a_run_cancels_every_execution_of_it_and_no_other(
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer
+) -> None:
+    launch(instance)
+    run = launch(instance)
+    cloud_run.add_execution([{"name": RUN_VARIABLE, "value": run.run_id}])
+    assert instance.run_launcher.terminate(run.run_id)
+    assert [cloud_run.has_ended(number) for number in range(3)] == [False, True, True]
     assert reload(instance, run).status == dg.DagsterRunStatus.CANCELED
+
+
+def test_an_execution_that_cannot_be_cancelled_is_an_error_after_the_others_are_cancelled(
+    instance: dg.DagsterInstance, cloud_run: CloudRunServer, proxy: FaultProxy
+) -> None:
+    run = launch_twice(instance, cloud_run)
+    proxy.inject(Rule(method="POST", path="00001:cancel", status=403, message="not you"))
+    with pytest.raises(CloudError, match=r"Cancel .*00001: .*not you"):
+        instance.run_launcher.terminate(run.run_id)
+    assert [cloud_run.has_ended(number) for number in range(2)] == [True, False]
+    assert reload(instance, run).status == dg.DagsterRunStatus.CANCELING

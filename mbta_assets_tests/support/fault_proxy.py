@@ -21,6 +21,7 @@ ERRORS = {
     401: ("authError", "UNAUTHENTICATED"),
     403: ("forbidden", "PERMISSION_DENIED"),
     404: ("notFound", "NOT_FOUND"),
+    409: ("aborted", "ABORTED"),
     412: ("conditionNotMet", "FAILED_PRECONDITION"),
     429: ("rateLimitExceeded", "RESOURCE_EXHAUSTED"),
     500: ("internalError", "INTERNAL"),

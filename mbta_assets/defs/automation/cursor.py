@@ -62,6 +62,8 @@ class Cursor:
     """The latest attempt where it failed and another one is to follow."""
     reported: dict[str, Versions] = field(default_factory=dict)
     """Reported versions that no run has handled."""
+    given_up: dict[str, Versions] = field(default_factory=dict)
+    """Versions that no run has handled, and that no further run is requested for."""
     read_until: int = -1
     """Position in Dagster's event log up to which reports were read."""
 
@@ -83,3 +85,14 @@ class Cursor:
     def mark_handled(self, day: str) -> None:
         """Move the versions of a pending run to the handled ones."""
         self.handled.setdefault(day, {}).update(self.pending.pop(day).versions)
+
+    def give_up(self, day: str) -> None:
+        """Let a pending run be the last one for its versions, although it has not handled them."""
+        self.given_up[day] = self.pending.pop(day).versions
+
+    def is_given_up(self, day: str, changed: Versions) -> bool:
+        """Return whether the unhandled versions of a day are those it was given up with; any others end that."""
+        if self.given_up.get(day) == changed:
+            return True
+        self.given_up.pop(day, None)
+        return False

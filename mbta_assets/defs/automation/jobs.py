@@ -2,8 +2,10 @@
 
 import dagster as dg
 
+from mbta_assets.defs.dagster_internals import BaseAssetGraph
 from mbta_assets.defs.production import promotion
 from mbta_assets.settings import Settings
+from mbta_assets.storage.model_registry import ModelRegistry
 
 daily_tables = dg.define_asset_job(
     "daily_tables",
@@ -36,6 +38,22 @@ def rollback_production() -> None:
 
 
 JOBS = (daily_tables, service_day, training, daily_predictions, rollback_production)
+
+
+def select_downstream_assets(
+    context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext, model_registry: ModelRegistry
+) -> list[str]:
+    """Return the names of the assets that are made of a service day's upstream tables, in topological order.
+
+    The graph alone says which these are: all of the group `transit`, and all of `monitoring` once there is a production
+    model. Raises ValueError if the context has no code location.
+    """
+    if context.repository_def is None:
+        raise ValueError("Sensors and schedules need the definitions of their code location; there are none.")
+    graph: BaseAssetGraph = context.repository_def.asset_graph
+    groups = ("transit", "monitoring") if model_registry.current_digest(promotion.ASSET) else ("transit",)
+    selected = dg.AssetSelection.groups(*groups).resolve(graph)
+    return [key.to_user_string() for key in graph.toposorted_asset_keys if key in selected]
 
 
 def default_sensor_status(settings: Settings) -> dg.DefaultSensorStatus:

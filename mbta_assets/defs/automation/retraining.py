@@ -24,6 +24,7 @@ from mbta_assets.defs.automation.runs import (
     TRAINING_SET,
     get_last_training_time,
     is_retry_due,
+    is_training_canceled,
     is_training_run,
     list_unfinished_runs,
     makes_features,
@@ -47,6 +48,7 @@ FEATURES_TAG = "mbta_assets/features"
 """Tag of a run that `unnoticed_changes` requests: the digest of the features to train on."""
 CONDITION_GRACE = timedelta(minutes=30)
 """Time after MBTA_RETRAIN_AT in which the condition may still start a run."""
+TRAINING_CANCELED = "A training on these features was cancelled; the next one follows when they change."
 DRIFT_CHECKS = tuple(
     dg.AssetCheckKey(dg.AssetKey("prediction_accuracy"), name)
     for name in ("drift_within_bounds", "accuracy_within_bounds")
@@ -177,6 +179,8 @@ def drift(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("There is no warning since the last training.")
         if any(map(is_training_run, list_unfinished_runs(context.instance))):
             return dg.SkipReason("Models are being trained.")
+        if is_training_canceled(context.instance):
+            return dg.SkipReason(TRAINING_CANCELED)
         if last_training and get_current_datetime() - last_training < timedelta(hours=settings.retrain_hours):
             return dg.SkipReason(
                 f"Models were trained at {last_training:%Y-%m-%d %H:%M} UTC, less than MBTA_RETRAIN_HOURS ago."
@@ -195,6 +199,9 @@ def _find_reason_to_wait(
     _, rejected = find_failed_checks(context.instance, context.repository_def.asset_graph, TRAINING_SET)
     if rejected:
         return f"Blocking checks failed when they last ran: {', '.join(rejected)}."
+    canceled = any(record.dagster_run.status == dg.DagsterRunStatus.CANCELED for record in failed)
+    if canceled or is_training_canceled(context.instance):
+        return TRAINING_CANCELED
     if len(failed) >= MAX_ATTEMPTS:
         return f"{MAX_ATTEMPTS} trainings on these features have failed; the next one follows when they change."
     if failed and not is_retry_due(failed[0], len(failed), now.timestamp()):

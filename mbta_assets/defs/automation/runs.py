@@ -52,6 +52,14 @@ def makes_features(run: dg.DagsterRun) -> bool:
     return run.job_name in (daily_tables.name, service_day.name)
 
 
+def is_training_canceled(instance: dg.DagsterInstance) -> bool:
+    """Return whether somebody has cancelled a training since features were last made."""
+    event = instance.get_latest_materialization_event(FEATURES)
+    made_at = datetime.fromtimestamp(event.timestamp, UTC) if event else None
+    canceled = dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELED], updated_after=made_at)
+    return any(is_training_run(run) for run in instance.get_runs(canceled))
+
+
 def get_last_training_time(instance: dg.DagsterInstance) -> datetime | None:
     """Return the time at which the training set was last made, None if it never was."""
     event = instance.get_latest_materialization_event(TRAINING_SET)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from mbta_assets.defs.automation.jobs import default_schedule_status, service_day, training
+from mbta_assets.defs.automation.jobs import default_schedule_status, select_downstream_assets, service_day, training
 from mbta_assets.defs.automation.runs import get_last_training_time, is_training_run, list_unfinished_runs
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.defs.upstream import reads_in_place
@@ -18,8 +18,6 @@ NIGHTS_PER_DAY = 2
 """Nights on which a service day is made: the one after it, and the next, when late data has been corrected."""
 MIN_TRAINING_AGE = timedelta(days=6)
 """A little less than a week, so that a training one week ago to the hour does not count as this week's."""
-TABLES = ("raw_transit_data", "transit_features")
-MONITORING = ("delay_predictions", "prediction_accuracy")
 
 
 def nightly(settings: Settings) -> dg.ScheduleDefinition:
@@ -33,18 +31,18 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
         execution_timezone=TIME_ZONE,
         default_status=default_schedule_status(settings),
         description="Make the service day that has ended, and the previous one again; once there is a production "
-        "model, predictions and their accuracy too.",
+        "model, predictions, their accuracy and the snapshot too.",
     )
     def schedule(
         context: dg.ScheduleEvaluationContext, model_registry: dg.ResourceParam[ModelRegistry]
     ) -> Iterator[dg.RunRequest]:
         time = context.scheduled_execution_time
-        monitoring = MONITORING if model_registry.current_digest("production_model") else ()
-        for day in service_days(Settings.from_environment()).get_partition_keys(current_time=time)[-NIGHTS_PER_DAY:]:
+        assets = [*copied, *select_downstream_assets(context, model_registry)]
+        for day in service_days(settings).get_partition_keys(current_time=time)[-NIGHTS_PER_DAY:]:
             yield dg.RunRequest(
                 run_key=f"{day} at {time:%Y-%m-%d}",
                 partition_key=day,
-                asset_selection=[dg.AssetKey(name) for name in (*copied, *TABLES, *monitoring)],
+                asset_selection=[dg.AssetKey(name) for name in assets],
             )
 
     return schedule

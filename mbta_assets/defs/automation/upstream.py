@@ -6,9 +6,10 @@ leaves is still a change at the next.
 
 A version counts as handled only when the run that was requested for it has succeeded. Until then the run is in the
 cursor: if Dagster never created it, it is requested again by the same key; if it failed, by another key, after a delay
-and a limited number of times. The version is the one that was polled before the run, so what is overwritten while it
-reads is the next change. No run is requested while another one makes the same service day, lest the older one write
-last.
+and a limited number of times. A run that somebody has cancelled is not requested again. A day that is given up keeps
+its unhandled versions: when it changes again, everything that no run has handled is copied. The version is the one that
+was polled before the run, so what is overwritten while it reads is the next change. No run is requested while another
+one makes the same service day, lest the older one write last.
 
 Versions that others report (`automation.reports`) stand beside the polled ones and are handled in the same way: who
 loads a day need not wait for the next poll, and the source need not be able to tell versions.
@@ -24,7 +25,7 @@ from functools import cached_property
 import dagster as dg
 
 from mbta_assets.defs.automation.cursor import Cursor, PendingRun, Versions, get_table, is_reported, reported_key
-from mbta_assets.defs.automation.jobs import default_sensor_status, service_day
+from mbta_assets.defs.automation.jobs import default_sensor_status, select_downstream_assets, service_day
 from mbta_assets.defs.automation.reports import fetch_reports, is_materialized_since
 from mbta_assets.defs.automation.runs import MAX_ATTEMPTS, is_retry_due, list_unfinished_runs, partition_ranges
 from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG, get_current_timestamp
@@ -39,17 +40,25 @@ from mbta_assets.transit import schema
 MAX_PENDING_RUNS = 20
 """Limits pending runs, so that thousands of changes do not fill the queue before other runs."""
 KEY_TAG = "mbta_assets/upstream_change"
-TABLES = ("raw_transit_data", "transit_features")
-MONITORING = ("delay_predictions", "prediction_accuracy", "network_snapshot")
+JOINED_TABLE = "raw_transit_data"
+"""Stored for each service day that was made, by this sensor or otherwise."""
 
 
 class UpstreamState:
     """Versions of the upstream tables at one tick, and the stored service days, which are listed only if needed."""
 
-    def __init__(self, source: Source, warehouse: Warehouse, handled: Mapping[str, Versions], in_place: bool) -> None:
-        """Poll the source for its versions. Raises SourceError."""
+    def __init__(
+        self,
+        source: Source,
+        warehouse: Warehouse,
+        handled: Mapping[str, Versions],
+        ended_days: Sequence[str],
+        in_place: bool,
+    ) -> None:
+        """Poll the source for its versions; service days that have not ended are left out. Raises SourceError."""
         self._warehouse, self._in_place = warehouse, in_place
-        self._ended_days = set(service_days(Settings.from_environment()).get_partition_keys())
+        self.ended_days = ended_days
+        self._ended_days = set(ended_days)
         self.versions: dict[str, Versions] = {}
         """Polled and reported versions, by service day."""
         for table in schema.UPSTREAM:
@@ -66,8 +75,10 @@ class UpstreamState:
 
     @cached_property
     def stored_days(self) -> set[str]:
-        """Return the service days that were made, by this sensor or otherwise."""
-        return set(map(str, self._warehouse.tables.days(TABLES[0])))
+        """Return the service days that were made, by this sensor or otherwise, or refused while they were."""
+        tables = self._warehouse.tables
+        refused = [day for table in (*schema.UPSTREAM, JOINED_TABLE) for day in tables.refused_days(table)]
+        return set(map(str, [*tables.days(JOINED_TABLE), *refused]))
 
     def missing_tables(self, day: str) -> list[str]:
         """Return the upstream tables of a service day that the join could not read."""
@@ -108,13 +119,14 @@ def upstream_changes(settings: Settings) -> dg.SensorDefinition:
         # that nobody works on.
         busy = [ends for run in list_unfinished_runs(context.instance) for ends in partition_ranges(run)]
         cursor = Cursor.from_text(context.cursor) if context.cursor else None
-        state = UpstreamState(source, warehouse, cursor.handled if cursor else {}, in_place)
+        ended_days = service_days(settings).get_partition_keys()
+        state = UpstreamState(source, warehouse, cursor.handled if cursor else {}, ended_days, in_place)
         cursor = cursor or start_cursor(state, settings.training_days)
         lost = reconcile_runs(cursor, context)
         ingest_reports(cursor, context.instance)
         state.add_reported(cursor.reported)
-        monitoring = MONITORING if model_registry.current_digest("production_model") else ()
-        planned = plan_run_requests(cursor, state, busy, (*TABLES, *monitoring), in_place)
+        downstream = select_downstream_assets(context, model_registry)
+        planned = plan_run_requests(cursor, state, busy, downstream, in_place)
         requests = [_build_request(day, cursor.pending[day]) for day in (*lost, *planned)]
         return dg.SensorResult(
             run_requests=requests,
@@ -128,7 +140,7 @@ def upstream_changes(settings: Settings) -> dg.SensorDefinition:
 
 def start_cursor(state: UpstreamState, max_new_days: int) -> Cursor:
     """Return the first cursor, in which everything counts as handled but the newest days that are not stored yet."""
-    days = sorted(state.versions) or service_days(Settings.from_environment()).get_partition_keys()[-1:]
+    days = sorted(state.versions) or list(state.ended_days[-1:])
     floor = max(days, default="")
     if state.stored_days:
         floor = max([*state.stored_days, *days[-max_new_days - 1 :][:1]])
@@ -145,7 +157,7 @@ def ingest_reports(cursor: Cursor, instance: dg.DagsterInstance) -> None:
     for report in fetch_reports(instance, cursor.read_until):
         cursor.read_until = max(cursor.read_until, report.storage_id)
         key = reported_key(report.table)
-        if is_first_tick and is_materialized_since(instance, report, TABLES[0]):
+        if is_first_tick and is_materialized_since(instance, report, JOINED_TABLE):
             cursor.handled.setdefault(report.day, {})[key] = report.version
         cursor.reported.setdefault(report.day, {})[key] = report.version
     for day, versions in list(cursor.reported.items()):
@@ -168,11 +180,16 @@ def reconcile_runs(cursor: Cursor, context: dg.SensorEvaluationContext) -> list[
             continue
         if run.is_success:
             cursor.mark_handled(day)
+        elif run.status == dg.DagsterRunStatus.CANCELED:
+            context.log.warning(
+                f"Run {run.run_id} of service day {day} was cancelled; the day waits for its next change."
+            )
+            cursor.give_up(day)
         elif pending.attempt >= MAX_ATTEMPTS:
             context.log.error(
                 f"Service day {day} is given up after {MAX_ATTEMPTS} failed runs, until it changes again."
             )
-            cursor.mark_handled(day)
+            cursor.give_up(day)
         elif is_retry_due(records[0], pending.attempt, get_current_timestamp()):
             cursor.failed[day] = cursor.pending.pop(day)
     return lost
@@ -194,7 +211,7 @@ def plan_run_requests(
     for day in sorted(state.versions, reverse=True):
         versions, handled = state.versions[day], cursor.handled.get(day, {})
         changed = {key: version for key, version in versions.items() if handled.get(key) != version}
-        if not changed or day in cursor.pending:
+        if day in cursor.pending or cursor.is_given_up(day, changed) or not changed:
             continue
         if day <= cursor.floor and day not in state.stored_days:
             # The first version counts as handled, later ones do not: if the day is stored one day, its rows may be

@@ -88,6 +88,7 @@ class TablesIOManager(dg.ConfigurableIOManager):
                 made = obj.make(day)
             except (SourceError, MissingPartition) as error:
                 reasons[str(day)] = str(error)
+                self.tables.refuse(table, day, None, [str(error)])
                 yield _report_published(context, day, str(error))
                 continue
             reason = yield from self._audit_and_publish(context, table, day, made, obj.checks)

@@ -1,6 +1,11 @@
-"""The run launcher of Google Cloud: each run is an execution of the Cloud Run job in deploy/google-cloud.yaml."""
+"""The run launcher of Google Cloud: each run is an execution of the Cloud Run job in deploy/google-cloud.yaml.
+
+Where two executions of a run begin, because the response to the first start was lost, Dagster lets one execute the run
+and ends the other. Here both are watched, and both are cancelled. How a start is repeated is in `gcp.cloud_run`.
+"""
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Self
 
@@ -15,20 +20,16 @@ from mbta_assets.defs.dagster_internals import (
     RunLauncher,
     WorkerStatus,
 )
+from mbta_assets.gcp import CloudError
 
+JOB_TAG = "cloud_run/job"
+"""Tag of a run that names the job that executes it, set before an execution begins."""
 EXECUTION_TAG = "cloud_run/execution"
 """Tag of a run that names its execution."""
-TIMEOUT_SECONDS = 60
-MAX_RETRIES = 5
-MAX_ERROR_CHARACTERS = 500
-
-
-class CloudRunError(RuntimeError):
-    """An error response of Cloud Run."""
-
-    def __init__(self, request: str, status: int, response: str) -> None:
-        super().__init__(f"Cloud Run answered {status} to {request}: {response[:MAX_ERROR_CHARACTERS]}")
-        self.status = status
+RUN_VARIABLE = "DAGSTER_RUN_ID"
+"""Environment variable of an execution that has the id of its run."""
+RETRY_SECONDS = 120.0
+"""Time for which a call of Cloud Run is retried."""
 
 
 class CloudRunLauncher(RunLauncher[Any], ConfigurableClass):
@@ -75,26 +76,40 @@ class CloudRunLauncher(RunLauncher[Any], ConfigurableClass):
         return cls(inst_data=inst_data, **config_value)
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Execute the job for a run. Raises CloudRunError."""
+        """Execute the job for a run, once. Raises CloudError."""
         run, origin = context.dagster_run, context.job_code_origin
         if origin is None:
             raise ValueError(f"Run {run.run_id} of {run.job_name} has no code location, so Cloud Run cannot load it.")
         command = ExecuteRunArgs(job_origin=origin, run_id=run.run_id, instance_ref=self._instance.get_ref())
-        overrides = {
-            "containerOverrides": [{"args": list(command.get_command_args())}],
-            "timeout": f"{self.timeout_seconds}s",
-        }
-        execution = self._request("POST", f"{self.job}:run", {"overrides": overrides})["metadata"]["name"]
+        may_have_begun = _is_launched(run)
+        # Set first: if this process dies after the request, the run is still known to be on Cloud Run.
+        self._instance.add_run_tags(run.run_id, {JOB_TAG: self.job})
+        execution = self._client.start(
+            run.run_id,
+            command.get_command_args(),
+            self.timeout_seconds,
+            self._get_creation_time(run),
+            may_have_begun=may_have_begun,
+        )
         self._instance.add_run_tags(run.run_id, {EXECUTION_TAG: execution})
         self._instance.report_engine_event(f"Execution {execution} of Cloud Run.", run, cls=type(self))
 
     def terminate(self, run_id: str) -> bool:
-        """Cancel the execution of a run, and return whether there is one. Raises CloudRunError."""
+        """Cancel every execution of a run, and return whether Cloud Run executes it. Raises CloudError."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished or EXECUTION_TAG not in run.tags:
+        if run is None or run.is_finished or not _is_launched(run):
             return False
         self._instance.report_run_canceling(run)
-        self._request("POST", f"{run.tags[EXECUTION_TAG]}:cancel", {})
+        errors = []
+        for execution in self._client.find(run_id, self._get_creation_time(run), run.tags.get(EXECUTION_TAG)):
+            try:
+                if not execution.has_ended:
+                    self._client.cancel(execution.name)
+            except CloudError as error:  # the others are cancelled all the same
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        # An execution that begins after this finds that its run was cancelled, and ends.
         self._instance.report_run_canceled(run)
         return True
 
@@ -104,43 +119,39 @@ class CloudRunLauncher(RunLauncher[Any], ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Return the state of a run's execution.
+        """Return the state of a run's executions together.
 
-        Raises CloudRunError if Cloud Run does not say; run monitoring then asks again.
+        Raises CloudError if Cloud Run does not say; run monitoring then asks again.
         """
-        if EXECUTION_TAG not in run.tags:
+        if not _is_launched(run):
             return CheckRunHealthResult(WorkerStatus.RUNNING, "A command executes it, in a process of its own.")
-        try:
-            execution = self._request("GET", run.tags[EXECUTION_TAG])
-        except CloudRunError as error:
-            if error.status != 404:
-                raise
+        executions = self._client.find(run.run_id, self._get_creation_time(run), run.tags.get(EXECUTION_TAG))
+        if not executions:
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "its execution is gone")
-        if "completionTime" not in execution:
+        if not all(execution.has_ended for execution in executions):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        if execution.get("succeededCount"):
+        # Not "any": one that found the run under way in another has succeeded too, whatever became of that one.
+        if all(execution.has_succeeded for execution in executions):
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         return CheckRunHealthResult(WorkerStatus.FAILED, "its execution has failed or was cancelled")
 
+    def _get_creation_time(self, run: DagsterRun) -> datetime:
+        """Return the time at which a run was created, before any of its executions. Raises ValueError without one."""
+        record = self._instance.get_run_record_by_id(run.run_id)
+        if record is None:
+            raise ValueError(f"Run {run.run_id} of {run.job_name} has been deleted from Dagster's database.")
+        return record.create_timestamp
+
     @cached_property
-    def _session(self) -> Any:
-        """Return an HTTP session with the default credentials; none are needed to create a launcher."""
+    def _client(self) -> Any:
+        """Return the client of the job; creating it needs no credentials."""
         # Google's libraries take seconds to import, and webserver and daemon load the launcher when they start.
-        from requests.adapters import HTTPAdapter
-        from urllib3.util import Retry
-
         from mbta_assets.gcp.account import Account
+        from mbta_assets.gcp.cloud_run import CloudRunJob
 
-        session = Account().session()
-        # Retried are connections that failed and 429. After any other failure an execution may have begun, and a second
-        # one must not.
-        retry = Retry(MAX_RETRIES, read=0, other=0, status_forcelist=[429], allowed_methods=None)
-        session.mount(self.endpoint, HTTPAdapter(max_retries=retry))
-        return session
+        return CloudRunJob(Account(retry_seconds=RETRY_SECONDS), self.job, self.endpoint, RUN_VARIABLE)
 
-    def _request(self, method: str, name: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Return the JSON response of Cloud Run. Raises CloudRunError."""
-        response = self._session.request(method, f"{self.endpoint}/v2/{name}", json=body, timeout=TIMEOUT_SECONDS)
-        if not response.ok:
-            raise CloudRunError(f"{method} {name}", response.status_code, response.text)
-        return response.json()
+
+def _is_launched(run: DagsterRun) -> bool:
+    """Return whether Cloud Run executes a run; runs of earlier releases have the second tag only."""
+    return JOB_TAG in run.tags or EXECUTION_TAG in run.tags

@@ -176,6 +176,14 @@ class Deployment:
         else:
             self.instance.report_run_failed(run)
 
+    def cancel_run(self, request: dg.RunRequest, job: str = "service_day", *, started: bool = True) -> dg.DagsterRun:
+        """Create a run that somebody cancels before or after it has started."""
+        status = dg.DagsterRunStatus.STARTED if started else dg.DagsterRunStatus.STARTING
+        run = self.create_run(request, job, status)
+        self.instance.report_run_canceling(run)
+        self.instance.report_run_canceled(run)
+        return run
+
     def run_until_idle(self, name: str = "upstream_changes", max_ticks: int = 10) -> list[str]:
         """Tick and run until a tick requests nothing; return the partitions that were run, in order."""
         days: list[str] = []

@@ -335,6 +335,31 @@ def test_a_training_that_fails_is_run_three_times_and_then_waits_for_other_featu
     assert request.run_key not in keys
 
 
+@pytest.mark.parametrize("requested", [True, False], ids=["of the sensor", "of the condition"])
+def test_a_training_that_was_cancelled_is_not_requested_again_for_the_same_features(
+    stored: Stored, requested: bool
+) -> None:
+    stored.make_features(march(2))
+    start = datetime.now(UTC)
+    tick_sensor(stored, start - timedelta(days=2))
+    [request] = tick_sensor(stored, start)
+    stored.deployment.cancel_run(request if requested else dg.RunRequest(), job="training")
+    for days in range(1, 4):
+        assert tick_sensor(stored, start + timedelta(days=days)) == []
+    stored.make_features(march(3))
+    assert len(tick_sensor(stored, start + timedelta(days=5))) == 1
+
+
+def test_features_made_again_with_the_same_content_do_not_revive_a_cancelled_training(stored: Stored) -> None:
+    stored.make_features(march(2))
+    start = datetime.now(UTC)
+    tick_sensor(stored, start - timedelta(days=2))
+    [request] = tick_sensor(stored, start)
+    stored.deployment.cancel_run(request, job="training")
+    stored.make_features(march(2), changed=False)
+    assert tick_sensor(stored, start + timedelta(days=1)) == []
+
+
 def test_a_training_that_fails_half_way_is_not_retried_more_often(stored: Stored) -> None:
     stored.make_features(march(2))
     tick_sensor(stored, boston(march(4), "12:00"))
@@ -412,6 +437,19 @@ def test_drift_trains_once_its_interval_is_over_and_not_again_before_another_war
     assert count_drift_requests(simulated, 50) == 0
     report_check(simulated, name, passed=False)
     assert count_drift_requests(simulated, 50) == 1
+
+
+def test_drift_does_not_request_a_cancelled_training_again_for_the_same_features(simulated: Simulated) -> None:
+    simulated.make_features(march(1))
+    report_check(simulated, "drift_within_bounds", passed=False)
+    with clock_at(datetime.now(UTC) + timedelta(hours=25)):
+        [request] = simulated.deployment.tick("drift")
+    simulated.deployment.cancel_run(request, job="training")
+    report_check(simulated, "drift_within_bounds", passed=False)
+    assert count_drift_requests(simulated, 25) == 0
+    simulated.make_features(march(2))
+    report_check(simulated, "drift_within_bounds", passed=False)
+    assert count_drift_requests(simulated, 25) == 1
 
 
 def test_drift_trains_once_for_each_warning_though_the_training_failed(simulated: Simulated) -> None:

@@ -21,7 +21,7 @@ from mbta_assets_tests.defs.automation.conftest import (
 )
 
 BOSTON = ZoneInfo("America/New_York")
-MONITORING = ["delay_predictions", "prediction_accuracy"]
+MONITORING = ["delay_predictions", "prediction_accuracy", "network_snapshot"]
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +68,15 @@ def test_every_night_yesterday_is_made_and_the_day_before_once_more(
     assert {tuple(asset_names(request)) for request in requests} == {(*TABLES, *DOWNSTREAM)}
 
 
-def test_predictions_are_made_every_night_once_there_is_a_production_model(deployment: Deployment) -> None:
+def test_everything_of_a_service_day_is_made_every_night_once_there_is_a_production_model(
+    deployment: Deployment,
+) -> None:
     promote(deployment)
-    at = datetime(2024, 3, 6, 4, tzinfo=BOSTON)
-    assert [asset_names(request) for request in evaluate(deployment, "nightly", at)] == [
-        [*TABLES, *DOWNSTREAM, *MONITORING]
-    ] * 2
+    requests = evaluate(deployment, "nightly", datetime(2024, 3, 6, 4, tzinfo=BOSTON))
+    made = [set(asset_names(request)) for request in requests]
+    assert made == [{*TABLES, *DOWNSTREAM, *MONITORING}] * 2
+    job = deployment.defs.resolve_job_def("service_day")
+    assert made[0] == {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
 
 
 def test_a_night_has_keys_of_its_own(deployment: Deployment) -> None:
