@@ -54,7 +54,8 @@ def measure_service_day(store: ParquetTables) -> None:
     seeds = iter(range(1, REPETITIONS + 1))
     measure("simulate", len(upstream["vehicle"]), lambda: SyntheticSource(next(seeds)).read("vehicle", DAY))
     measure("join", len(raw), lambda: warehouse.join_upstream_tables(DAY))
-    measure("features", len(raw), lambda: compute_transit_features(raw, upstream["vehicle"], upstream["schedule"]))
+    tables = upstream["vehicle"], upstream["schedule"], upstream["stop"]
+    measure("features", len(raw), lambda: compute_transit_features(raw, *tables))
     measure("write Parquet", len(raw), lambda: store.write("raw_transit_data", DAY, stored))
     measure("read Parquet", len(raw), lambda: store.read("raw_transit_data", [DAY]))
 

@@ -1,12 +1,16 @@
 """Group `transit`: the point-in-time join of the upstream tables, the features computed from it, and their checks."""
 
 from datetime import date
+from typing import Any
 
 import dagster as dg
+import pandas as pd
 
 from mbta_assets.defs.daily_tables import (
     KEYS_UNIQUE,
     ROW_COUNT_ANOMALY,
+    Audit,
+    Check,
     DailyOutput,
     ServiceDay,
     check_making,
@@ -15,14 +19,47 @@ from mbta_assets.defs.daily_tables import (
     daily_table,
 )
 from mbta_assets.defs.io_managers import StoredTable
+from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.partitions import requested_days
 from mbta_assets.defs.retries import READ_RETRY_POLICY
+from mbta_assets.sources import Source
+from mbta_assets.sources.contract import SourceRows
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import features, schema
-from mbta_assets.transit.checks import features_present, point_in_time_correct
+from mbta_assets.transit.accounting import Accounting, account_for_rows
+from mbta_assets.transit.checks import (
+    RECENT_DAYS,
+    Problem,
+    features_present,
+    inputs_used,
+    labels_cover,
+    matched_share,
+    point_in_time_correct,
+)
 
 rejected_rows = daily_spec("rejected_rows", deps=[*schema.UPSTREAM, "raw_transit_data"])
 upstream_usage = daily_spec("upstream_usage", deps=["raw_transit_data"])
+
+
+def _inputs_used(audit: Audit) -> Problem:
+    """Compare the use of the upstream rows with that of recent published days."""
+    if audit.made.usage is None:
+        return None
+    published = audit.tables.days("raw_transit_data")
+    recent = [day for day in audit.tables.days("upstream_usage") if day < audit.day and day in published]
+    usages = (schema.to_frame(audit.tables.read("upstream_usage", [day])) for day in recent[-RECENT_DAYS:])
+    shares = [share for share in map(matched_share, usages) if share is not None]
+    unmatched = str(audit.made.metadata.get("unmatched", ""))
+    return inputs_used(audit.made.usage, shares, audit.bounds["min_matched_share"], unmatched)
+
+
+def _labels_cover(audit: Audit) -> Problem:
+    """Compare the share of labels with that of recent published days."""
+    counts, labels = (
+        audit.tables.row_counts(audit.table, audit.day, RECENT_DAYS, column) for column in (None, "delay_seconds")
+    )
+    shares = [labels[day] / rows for day, rows in counts.items() if rows]
+    return labels_cover(audit.rows, audit.bounds["min_labelled_share"], shares)
 
 
 @daily_table(
@@ -31,10 +68,44 @@ upstream_usage = daily_spec("upstream_usage", deps=["raw_transit_data"])
     deps=["vehicle", "trip", "stop", "schedule"],
     kinds={"sql"},
     retry_policy=READ_RETRY_POLICY,
-    checks=[KEYS_UNIQUE, ROW_COUNT_ANOMALY],
+    checks=[
+        KEYS_UNIQUE,
+        Check("inputs_used", inputs_used.__doc__ or "", _inputs_used),
+        ROW_COUNT_ANOMALY,
+    ],
 )
-def raw_transit_data(warehouse: dg.ResourceParam[Warehouse]) -> DailyOutput:
-    return DailyOutput(warehouse.join_upstream_tables)
+def raw_transit_data(warehouse: dg.ResourceParam[Warehouse], source: dg.ResourceParam[Source]) -> DailyOutput:
+    def read(table: str, day: date) -> SourceRows:
+        """Return the rows of an upstream table; those of stored ones were rejected when they were stored."""
+        if source.tables_in_place:
+            return source.tables_in_place.read_rows(table, day)
+        return SourceRows(warehouse.read(table, day), schema.empty_frame(schema.RejectedRows))
+
+    def make(day: date) -> ServiceDay:
+        rows = warehouse.join_upstream_tables(day)
+        upstream = {table: read(table, day) for table in schema.UPSTREAM}
+        account = account_for_rows(**{table: read.rows for table, read in upstream.items()}, service_date=day)
+        rejected = pd.concat([account.rejected, *(read.rejected for read in upstream.values())], ignore_index=True)
+        return ServiceDay(rows, rejected, account.usage, metadata=describe_account(account))
+
+    return DailyOutput(make)
+
+
+def describe_account(account: Accounting) -> dict[str, Any]:
+    """Return the metadata of the use of a service day's upstream rows."""
+    usage = account.usage
+    totals = usage.groupby("source_table")["row_count"].sum()
+    matched = usage[usage["outcome"] == "matched"].set_index("source_table")["row_count"]
+    return {
+        **{f"{table}_rows": int(totals.get(table, 0)) for table in schema.UPSTREAM},
+        **{f"{table}_rows_matched": int(matched.get(table, 0)) for table in schema.UPSTREAM},
+        "upstream_rows": table_metadata(usage.drop(columns="service_date").to_dict("records")),
+        "values_made_missing": table_metadata(
+            [{"column": name, "values": count} for name, count in account.values_made_missing.items()]
+        ),
+        "unmatched": account.describe_unmatched() or "nothing",
+        "rejected_rows": len(account.rejected),
+    }
 
 
 POINT_IN_TIME_CORRECT = check_making(
@@ -50,18 +121,23 @@ POINT_IN_TIME_CORRECT = check_making(
     expected_nightly=True,
     checks=[
         KEYS_UNIQUE,
+        Check("labels_cover", labels_cover.__doc__ or "", _labels_cover),
         POINT_IN_TIME_CORRECT,
         check_rows(features_present, blocking=False),
         ROW_COUNT_ANOMALY,
     ],
 )
 def transit_features(
-    context: dg.AssetExecutionContext, raw_transit_data: StoredTable, vehicle: StoredTable, schedule: StoredTable
+    context: dg.AssetExecutionContext,
+    raw_transit_data: StoredTable,
+    vehicle: StoredTable,
+    schedule: StoredTable,
+    stop: StoredTable,
 ) -> DailyOutput:
     last = requested_days(context)[-1]
 
     def make(day: date) -> ServiceDay:
-        inputs = raw_transit_data.read(day), vehicle.read(day), schedule.read(day)
+        inputs = [table.read(day) for table in (raw_transit_data, vehicle, schedule, stop)]
         problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(*inputs)} if day == last else {}
         return ServiceDay(features.compute_transit_features(*inputs), problems=problems)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from mbta_assets.settings import Settings
 from mbta_assets.sources.contract import Source
 from mbta_assets.sources.simulation import feed, process
-from mbta_assets.sources.simulation.network import load_network
+from mbta_assets.sources.simulation.network import BERTHS, load_network
 from mbta_assets.sources.simulation.timetable import Timetable, build_timetable
 from mbta_assets.transit import schema, service_day
 
@@ -76,14 +76,16 @@ def _trip_columns(timetable: Timetable) -> dict[str, object]:
 
 
 def _stop_columns() -> dict[str, object]:
-    platforms = load_network().platforms.values()
+    """Return the platforms, and the berths of terminals as further platforms of their stations."""
+    platforms = load_network().platforms
+    by_id = {**platforms, **{berth: platforms[platform] for berth, platform in BERTHS.items()}}
     return {
-        "id": [platform.stop_id for platform in platforms],
-        "name": [platform.name for platform in platforms],
-        "platform_name": [platform.platform_name for platform in platforms],
-        "latitude": [platform.latitude for platform in platforms],
-        "longitude": [platform.longitude for platform in platforms],
-        "parent_station": [platform.parent_station for platform in platforms],
+        "id": list(by_id),
+        "name": [platform.name for platform in by_id.values()],
+        "platform_name": [platform.platform_name for platform in by_id.values()],
+        "latitude": [platform.latitude for platform in by_id.values()],
+        "longitude": [platform.longitude for platform in by_id.values()],
+        "parent_station": [platform.parent_station for platform in by_id.values()],
     }
 
 

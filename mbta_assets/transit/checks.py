@@ -4,7 +4,7 @@ Each rule looks at the rows of one service day and returns a sentence that says 
 block what is downstream, and how they become Dagster asset checks, is decided in `mbta_assets.defs`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TypeAlias
 
@@ -17,7 +17,10 @@ from mbta_assets.transit import features, schema
 Problem: TypeAlias = str | None
 """A sentence that says what is wrong with the rows; None where nothing is."""
 
-MIN_LABELLED_SHARE = 0.5
+MIN_LABELLED_SHARE = 0.05
+MIN_MATCHED_SHARE = 0.05
+MIN_SHARE_OF_MEDIAN = 0.5
+"""Minimum share of labelled rows, or of matched reports, against the median of recent days."""
 MAX_MISSING_SHARE = 0.6
 MIN_ROWS_AGAINST_MEDIAN, MAX_ROWS_AGAINST_MEDIAN = 0.4, 2.5
 RECENT_DAYS = 14
@@ -44,12 +47,72 @@ def keys_unique(rows: pd.DataFrame) -> Problem:
     return f"{repeated} rows repeat the key of another ({', '.join(schema.ROW_KEY)})" if repeated else None
 
 
-def labels_cover(rows: pd.DataFrame) -> Problem:
-    """Require at least half of the rows to have a label, so that labels represent the service day."""
-    share = rows["delay_seconds"].notna().mean() if len(rows) else 1.0
-    if share >= MIN_LABELLED_SHARE:
+def labels_cover(
+    rows: pd.DataFrame, min_share: float = MIN_LABELLED_SHARE, recent_shares: Sequence[float] = ()
+) -> Problem:
+    """Require enough rows to have a label: a minimum share, and half of the median share of recent days."""
+    share = labelled_share(rows)
+    if share is None:
         return None
-    return f"only {share:.0%} of the rows have a label; the minimum is {MIN_LABELLED_SHARE:.0%}"
+    if share < min_share:
+        return f"only {share:.1%} of the rows have a label; the minimum is {min_share:.1%}"
+    return _far_below_recent(share, recent_shares, "of the rows have a label")
+
+
+def labelled_share(rows: pd.DataFrame) -> float | None:
+    """Return the share of the rows of `transit_features` that have a label; None without rows."""
+    return float(rows["delay_seconds"].notna().mean()) if len(rows) else None
+
+
+def inputs_used(
+    usage: pd.DataFrame,
+    recent_shares: Sequence[float] = (),
+    min_share: float = MIN_MATCHED_SHARE,
+    unmatched: str = "",
+) -> Problem:
+    """Require the join to use its inputs: some rows, a minimum share of reports, and half of the recent median.
+
+    `usage` is typed as `schema.UpstreamUsage`; `recent_shares` are the `matched_share` of recent days. `unmatched` is
+    the sentence of `Accounting.describe_unmatched`, which is part of the problem.
+    """
+    vehicle_rows, schedule_rows = (_count_rows(usage, table) for table in ("vehicle", "schedule"))
+    if not vehicle_rows:
+        return None
+    share = matched_share(usage)
+    problem = None
+    if schedule_rows and not _count_rows(usage, "vehicle", outcome="matched"):
+        problem = f"none of the {vehicle_rows:,} rows of `vehicle` match the {schedule_rows:,} rows of `schedule`"
+    elif share is not None and share < min_share:
+        problem = f"only {share:.1%} of the reports that name a trip match `schedule`; the minimum is {min_share:.1%}"
+    elif share is not None:
+        problem = _far_below_recent(share, recent_shares, "of the reports that name a trip match `schedule`")
+    return f"{problem}. {unmatched}".rstrip(" ") if problem and unmatched else problem
+
+
+def matched_share(usage: pd.DataFrame) -> float | None:
+    """Return the share of the distinct reports that name a trip that are matched; None if there are none."""
+    matched = _count_rows(usage, "vehicle", outcome="matched")
+    unnamed = sum(_count_rows(usage, "vehicle", reason=reason) for reason in ("no_trip", "repeated"))
+    named = _count_rows(usage, "vehicle") - unnamed
+    return matched / named if named else None
+
+
+def _count_rows(usage: pd.DataFrame, table: str, **values: str) -> int:
+    """Return the number of rows of an upstream table, those with some values of the columns of `usage`."""
+    selected = usage["source_table"] == table
+    for name, value in values.items():
+        selected &= usage[name] == value
+    return int(usage.loc[selected, "row_count"].sum())
+
+
+def _far_below_recent(share: float, recent_shares: Sequence[float], what: str) -> Problem:
+    """Require a share to be at least half of the median of recent days, if there are enough of them."""
+    if len(recent_shares) < MIN_RECENT_DAYS:
+        return None
+    median = float(np.median(recent_shares))
+    if share >= MIN_SHARE_OF_MEDIAN * median:
+        return None
+    return f"{share:.1%} {what}, where recent days have about {median:.1%}"
 
 
 def features_present(rows: pd.DataFrame) -> Problem:
@@ -69,7 +132,9 @@ def row_count_anomaly(rows: int, recent: Mapping[date, int]) -> Problem:
     return f"{rows:,} rows, where recent days have about {median:,.0f}"
 
 
-def point_in_time_correct(raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.DataFrame) -> Problem:
+def point_in_time_correct(
+    raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame
+) -> Problem:
     """Require features up to a moment to stay the same when all later vehicle updates are removed.
 
     The moment is the time stamp in the middle of the service day's `raw_transit_data`.
@@ -78,8 +143,8 @@ def point_in_time_correct(raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd
         return None
     moment = raw["time_stamp"].iloc[len(raw) // 2]
     rows = raw[raw["time_stamp"] <= moment].tail(MAX_COMPARED_ROWS)
-    truncated = features.compute_transit_features(rows, vehicle[vehicle["updated_at"] <= moment], schedule)
-    complete = features.compute_transit_features(rows, vehicle, schedule)
+    truncated = features.compute_transit_features(rows, vehicle[vehicle["updated_at"] <= moment], schedule, stop)
+    complete = features.compute_transit_features(rows, vehicle, schedule, stop)
     differing = [
         name for name in NUMERIC_FEATURES if not np.array_equal(truncated[name], complete[name], equal_nan=True)
     ]

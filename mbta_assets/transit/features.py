@@ -9,33 +9,33 @@ import pyarrow as arrow
 from h3ronpy.vector import coordinates_to_cells
 
 from mbta_assets.transit import formulas
-from mbta_assets.transit.schema import TransitFeatures, cast_frame, to_service_dates
-from mbta_assets.transit.stop_visits import (
-    MICROSECONDS,
-    NAT,
-    StopEvents,
-    count_before,
-    extract_stop_events,
-    find_latest,
-    to_microseconds,
-    to_seconds,
-)
+from mbta_assets.transit.as_of import count_before, find_latest
+from mbta_assets.transit.plausibility import NAT
+from mbta_assets.transit.reports import to_microseconds
+from mbta_assets.transit.schema import TransitFeatures, cast_frame, empty_frame, to_service_dates
+from mbta_assets.transit.stop_visits import MICROSECONDS, StopEvents, extract_stop_events, to_seconds
 
 H3_RESOLUTION = 9
 COPIED_COLUMNS = (
     "service_date", "time_stamp", "vehicle_id", "trip_id", "stop_id", "stops_ahead", "current_stop_id",
     "current_status", "route_id", "direction_id", "stops_behind", "scheduled_arrival", "actual_arrival_time",
 )  # fmt: skip
+MAX_MERGED_VISITS = 4_000_000
+"""Visits that are paired with destinations at a time, which bounds the memory that run times take."""
 POSITION_COLUMNS = ("current_latitude", "current_longitude", "destination_latitude", "destination_longitude")
 
 
-def compute_transit_features(raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.DataFrame) -> pd.DataFrame:
+def compute_transit_features(
+    raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame
+) -> pd.DataFrame:
     """Compute the features of a service day for each row of `raw_transit_data`, typed as `TransitFeatures`.
 
-    A row uses updates of its own trip up to and including its `time_stamp`, and updates of other trips that were
-    reported strictly before it.
+    `vehicle`, `schedule` and `stop` are the upstream tables of that day. A row uses updates of its own trip up to and
+    including its `time_stamp`, and updates of other trips that were reported strictly before it.
     """
-    events = extract_stop_events(vehicle, schedule)
+    if raw.empty:
+        return empty_frame(TransitFeatures)
+    events = extract_stop_events(vehicle, schedule, stop, raw["service_date"].iloc[0])
     rows = _Rows(raw, events)
     positions = {name: raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in POSITION_COLUMNS}
     observations = {
@@ -145,9 +145,8 @@ def _observe_leader(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
 
 def _observe_run_times(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
     """Look up the latest run times from the vehicle's last change of state to its destination."""
-    n_stops = len(events.codes.stops)
-    stretch = (rows.current_stop * n_stops + rows.destination) * 2 + rows.moving
-    runs = _extract_runs(np.unique(stretch), events)
+    stretch = events.codes.encode_stretches(rows.current_stop, rows.destination, rows.moving)
+    runs = _extract_runs(np.unique(stretch[stretch >= 0]), events)
     run_time = runs["ended"] - runs["began"]
     run_stretch = runs["stretch"].to_numpy()
     latest = find_latest(run_stretch, runs["ended"].to_numpy(), stretch, rows.now, "left")
@@ -159,26 +158,26 @@ def _observe_run_times(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]
 def _extract_runs(stretches: np.ndarray, events: StopEvents) -> pd.DataFrame:
     """Return when each trip `began` and `ended` its run over some stretches, sorted by stretch and end.
 
-    A stretch is coded as (current stop, destination, moving); it begins with the move to the current stop, or with
-    the arrival there.
+    A stretch begins with the move to the current stop, or with the arrival there, and ends with the arrival at the
+    destination. Stretches are taken in parts, as all visits of all their stops may be too many at once.
     """
-    n_stops, visits = len(events.codes.stops), events.visits
-    parts = pd.DataFrame(
-        {
-            "stretch": stretches,
-            "stop": stretches // 2 // n_stops,
-            "destination": stretches // 2 % n_stops,
-            "moving": stretches % 2 == 1,
-        }
-    )
-    keys = events.codes.encode_visits(visits["trip"].to_numpy(), visits["stop"].to_numpy())
+    codes, visits = events.codes, events.visits
+    keys = codes.encode_visits(visits["trip"].to_numpy(), visits["stop"].to_numpy())
     arrived = pd.Series(visits["arrived"].to_numpy(), index=keys)
-    runs = visits[["trip", "stop", "moved", "arrived"]].merge(parts, on="stop")
-    end_keys = events.codes.encode_visits(runs["trip"].to_numpy(), runs["destination"].to_numpy())
-    ended = arrived.reindex(end_keys, fill_value=NAT).to_numpy()
-    began = np.where(runs["moving"], runs["moved"], runs["arrived"])
-    runs = runs.assign(ended=ended, began=began)
-    return runs[(runs["began"] != NAT) & (runs["ended"] > runs["began"])].sort_values(["stretch", "ended", "trip"])
+    stop, destination, moving = codes.decode_stretches(stretches)
+    n_visits = np.bincount(visits["stop"], minlength=len(codes.stops))[stop]
+    part = np.cumsum(n_visits) // MAX_MERGED_VISITS
+    begins = visits[["trip", "stop", "moved", "arrived"]]
+    parts = []
+    for stretches_of_part in np.split(np.arange(len(stretches)), np.flatnonzero(np.diff(part)) + 1):
+        names = {"stretch": stretches, "stop": stop, "destination": destination, "moving": moving}
+        runs = begins.merge(pd.DataFrame({k: v[stretches_of_part] for k, v in names.items()}), on="stop")
+        end_keys = codes.encode_visits(runs["trip"].to_numpy(), runs["destination"].to_numpy())
+        runs["ended"] = arrived.reindex(end_keys, fill_value=NAT).to_numpy()
+        runs["began"] = np.where(runs["moving"], runs["moved"], runs["arrived"])
+        is_run = (runs["began"] != NAT) & (runs["ended"] > runs["began"])
+        parts.append(runs.loc[is_run, ["stretch", "ended", "trip", "began"]])
+    return pd.concat(parts).sort_values(["stretch", "ended", "trip"])
 
 
 def _observe_line_delays(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
@@ -195,7 +194,10 @@ def _observe_line_delays(rows: _Rows, events: StopEvents) -> dict[str, np.ndarra
 
 
 def _mean_seconds(values: pd.Series, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Return the mean (n,) in seconds of microseconds at positions [begin, end) without `NAT`; NaN if none are left."""
+    """Return the mean (n,) in seconds of microseconds at positions [begin, end) without `NAT`; NaN if none are left.
+
+    A sum over all events may wrap around, and the difference of two such sums is exact nevertheless.
+    """
     present = (values != NAT).to_numpy()
     total, count = (np.append(0, np.cumsum(part)) for part in (np.where(present, values, 0), present))
     with np.errstate(invalid="ignore"):

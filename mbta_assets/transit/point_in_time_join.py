@@ -10,13 +10,32 @@ from importlib.resources import files
 import sqlglot
 from sqlglot import exp
 
-from mbta_assets.transit.platforms import PLATFORM_ALIASES
+from mbta_assets.transit import formulas, plausibility, reports, service_day
+
+CONSTANTS = {
+    "time_zone": service_day.TIME_ZONE,
+    "blanks": reports.BLANKS,
+    "min_scheduled_hours": plausibility.MIN_SCHEDULED_HOURS,
+    "max_scheduled_hours": plausibility.MAX_SCHEDULED_HOURS,
+    "max_hours_from_trip": plausibility.MAX_HOURS_FROM_TRIP,
+    "max_early_seconds": formulas.MAX_EARLY_SECONDS,
+    "max_late_seconds": plausibility.MAX_LATE_SECONDS,
+    "max_latitude": plausibility.MAX_LATITUDE,
+    "max_longitude": plausibility.MAX_LONGITUDE,
+    "null_island_degrees": plausibility.NULL_ISLAND_DEGREES,
+    "max_degrees_from_stops": plausibility.MAX_DEGREES_FROM_STOPS,
+}
+"""Parameters of the statement that are the same for every service day."""
 
 
 @cache
 def _parse_statement() -> exp.Select:
     text = files("mbta_assets.transit").joinpath("raw_transit_data.sql").read_text()
-    return sqlglot.parse_one(text, read="bigquery", into=exp.Select)
+    statement = sqlglot.parse_one(text, read="bigquery", into=exp.Select)
+    for parameter in list(statement.find_all(exp.Parameter)):
+        if parameter.name in CONSTANTS:
+            parameter.replace(exp.convert(CONSTANTS[parameter.name]))
+    return statement
 
 
 def build_raw_transit_data_query(dialect: str, tables: Mapping[str, str] | None = None) -> str:
@@ -28,11 +47,8 @@ def build_raw_transit_data_query(dialect: str, tables: Mapping[str, str] | None 
     """
     statement = _parse_statement().copy()
     for table in statement.find_all(exp.Table):
-        alias = table.alias_or_name
-        if table.name == "platform_alias":
-            table.replace(exp.values(list(PLATFORM_ALIASES.items()), alias=alias, columns=["alias", "stop_id"]))
-        elif tables and table.name in tables:
+        if tables and table.name in tables:
             relation = tables[table.name]
             parse = sqlglot.parse_one if relation.startswith("(") else exp.to_table
-            table.replace(exp.alias_(parse(relation, dialect=dialect), alias, table=True))
+            table.replace(exp.alias_(parse(relation, dialect=dialect), table.alias_or_name, table=True))
     return statement.sql(dialect, comments=False)

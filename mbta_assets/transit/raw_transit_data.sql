@@ -1,22 +1,184 @@
 -- Point-in-time join: one row for each vehicle update and each stop 1, 3, 5 and 10 stops ahead of it, counted
 -- along the trip by scheduled time, with the observed arrival as the label. BigQuery dialect.
 --
--- Reads `vehicle`, `trip`, `stop`, `schedule` and `platform_alias` (alias, stop_id) for @service_date.
+-- Reads `vehicle`, `trip`, `stop` and `schedule` for @service_date. The other parameters are constants of
+-- `plausibility`, `formulas`, `reports` and `service_day`, which are filled in when the statement is rendered.
 -- No column but the label depends on anything after the row's `time_stamp`, nor does the existence of the row.
-WITH vehicle_update AS (
+WITH service_day AS (
+  SELECT
+    TIMESTAMP_SUB(TIMESTAMP(DATETIME(@service_date, TIME '12:00:00'), @time_zone), INTERVAL 12 HOUR) AS start_time
+),
+
+-- Scheduled times far from the service day are missing. Added and non-revenue trips have no meaningful schedule, so
+-- that no arrival of theirs is predicted.
+plausible_stop AS (
+  SELECT
+    NULLIF(TRIM(s.trip_id, @blanks), '') AS trip_id,
+    NULLIF(TRIM(s.stop_id, @blanks), '') AS stop_id,
+    IF(
+      s.arrival_time >= TIMESTAMP_ADD(d.start_time, INTERVAL @min_scheduled_hours HOUR)
+      AND s.arrival_time < TIMESTAMP_ADD(d.start_time, INTERVAL @max_scheduled_hours HOUR),
+      s.arrival_time,
+      NULL
+    ) AS arrival_time,
+    IF(
+      s.departure_time >= TIMESTAMP_ADD(d.start_time, INTERVAL @min_scheduled_hours HOUR)
+      AND s.departure_time < TIMESTAMP_ADD(d.start_time, INTERVAL @max_scheduled_hours HOUR),
+      s.departure_time,
+      NULL
+    ) AS departure_time,
+    s.stop_sequence
+  FROM schedule AS s
+  CROSS JOIN service_day AS d
+  WHERE s.service_date = @service_date
+),
+
+scheduled_stop AS (
+  SELECT trip_id, stop_id, arrival_time, departure_time, stop_sequence
+  FROM plausible_stop
+  WHERE
+    trip_id IS NOT NULL
+    AND stop_id IS NOT NULL
+    AND COALESCE(arrival_time, departure_time) IS NOT NULL
+    AND NOT STARTS_WITH(trip_id, 'ADDED-')
+    AND NOT STARTS_WITH(trip_id, 'NONREV-')
+  QUALIFY ROW_NUMBER() OVER (
+    PARTITION BY trip_id, stop_id
+    ORDER BY COALESCE(arrival_time, departure_time), stop_sequence, arrival_time, departure_time
+  ) = 1
+),
+
+-- Stop times in the order of their times; stop_sequence only breaks ties, since a trip's last stop may have a 1.
+ordered_stop AS (
+  SELECT
+    trip_id,
+    stop_id,
+    arrival_time,
+    departure_time,
+    ROW_NUMBER() OVER (
+      PARTITION BY trip_id
+      ORDER BY
+        COALESCE(arrival_time, departure_time),
+        arrival_time IS NOT NULL,
+        departure_time IS NULL,
+        stop_sequence,
+        stop_id
+    ) AS position
+  FROM scheduled_stop
+),
+
+-- A trip does not arrive at its origin: some timetables give an arrival there, others do not.
+stop_time AS (
+  SELECT
+    trip_id,
+    stop_id,
+    IF(position = 1, NULL, arrival_time) AS arrival_time,
+    IF(position = 1, COALESCE(departure_time, arrival_time), departure_time) AS departure_time,
+    position,
+    LAG(COALESCE(departure_time, arrival_time)) OVER (PARTITION BY trip_id ORDER BY position) AS previous_departure
+  FROM ordered_stop
+),
+
+trip_time AS (
+  SELECT
+    trip_id,
+    MIN(IF(position = 1, departure_time, NULL)) AS first_time,
+    MAX(COALESCE(arrival_time, departure_time)) AS last_time
+  FROM stop_time
+  GROUP BY trip_id
+),
+
+-- A position out of range or at null island is missing.
+named_stop AS (
+  SELECT
+    NULLIF(TRIM(p.id, @blanks), '') AS id,
+    p.name,
+    p.platform_name,
+    IF(
+      ABS(p.latitude) <= @max_latitude
+      AND ABS(p.longitude) <= @max_longitude
+      AND (ABS(p.latitude) >= @null_island_degrees OR ABS(p.longitude) >= @null_island_degrees),
+      p.latitude,
+      NULL
+    ) AS latitude,
+    IF(
+      ABS(p.latitude) <= @max_latitude
+      AND ABS(p.longitude) <= @max_longitude
+      AND (ABS(p.latitude) >= @null_island_degrees OR ABS(p.longitude) >= @null_island_degrees),
+      p.longitude,
+      NULL
+    ) AS longitude,
+    NULLIF(TRIM(p.parent_station, @blanks), '') AS parent_station
+  FROM stop AS p
+  WHERE p.service_date = @service_date
+  QUALIFY ROW_NUMBER() OVER (
+    PARTITION BY NULLIF(TRIM(p.id, @blanks), '')
+    ORDER BY p.name, p.platform_name, p.latitude, p.longitude, p.parent_station
+  ) = 1
+),
+
+-- The first stop of each trip in each station that it serves: a report at any other platform there counts for it.
+station_stop AS (
+  SELECT t.trip_id, s.parent_station, t.stop_id
+  FROM stop_time AS t
+  INNER JOIN named_stop AS s ON s.id = t.stop_id
+  WHERE s.parent_station IS NOT NULL
+  QUALIFY ROW_NUMBER() OVER (PARTITION BY t.trip_id, s.parent_station ORDER BY t.position) = 1
+),
+
+network AS (
+  SELECT
+    MIN(latitude) - @max_degrees_from_stops AS south,
+    MAX(latitude) + @max_degrees_from_stops AS north,
+    MIN(longitude) - @max_degrees_from_stops AS west,
+    MAX(longitude) + @max_degrees_from_stops AS east
+  FROM named_stop
+),
+
+report AS (
   SELECT
     v.id AS vehicle_id,
-    v.trip_id,
-    COALESCE(a.stop_id, v.stop_id) AS stop_id,
+    NULLIF(TRIM(v.trip_id, @blanks), '') AS trip_id,
+    NULLIF(TRIM(v.stop_id, @blanks), '') AS stop_id,
     v.updated_at AS time_stamp,
     v.current_status,
     v.latitude,
     v.longitude,
     v.route_id,
-    v.direction_id
+    v.direction_id,
+    ABS(v.latitude) <= @max_latitude
+    AND ABS(v.longitude) <= @max_longitude
+    AND (ABS(v.latitude) >= @null_island_degrees OR ABS(v.longitude) >= @null_island_degrees)
+    AND (
+      n.south IS NULL
+      OR (v.latitude BETWEEN n.south AND n.north AND v.longitude BETWEEN n.west AND n.east)
+    ) AS has_position
   FROM vehicle AS v
-  LEFT JOIN platform_alias AS a ON a.alias = v.stop_id
-  WHERE v.service_date = @service_date AND v.trip_id IS NOT NULL AND v.stop_id IS NOT NULL
+  CROSS JOIN network AS n
+  WHERE v.service_date = @service_date
+),
+
+-- A report hours from its trip's scheduled times is of another run of the trip, or has a wrong clock.
+vehicle_update AS (
+  SELECT
+    v.vehicle_id,
+    v.trip_id,
+    COALESCE(t.stop_id, a.stop_id) AS stop_id,
+    v.time_stamp,
+    v.current_status,
+    IF(v.has_position, v.latitude, NULL) AS latitude,
+    IF(v.has_position, v.longitude, NULL) AS longitude,
+    v.route_id,
+    v.direction_id
+  FROM report AS v
+  INNER JOIN trip_time AS w ON w.trip_id = v.trip_id
+  LEFT JOIN stop_time AS t ON t.trip_id = v.trip_id AND t.stop_id = v.stop_id
+  LEFT JOIN named_stop AS s ON s.id = v.stop_id
+  LEFT JOIN station_stop AS a ON a.trip_id = v.trip_id AND a.parent_station = s.parent_station
+  WHERE
+    v.time_stamp >= TIMESTAMP_SUB(w.first_time, INTERVAL @max_hours_from_trip HOUR)
+    AND v.time_stamp <= TIMESTAMP_ADD(w.last_time, INTERVAL @max_hours_from_trip HOUR)
+    AND COALESCE(t.stop_id, a.stop_id) IS NOT NULL
 ),
 
 -- The first STOPPED_AT of a trip at a stop is its arrival; later ones belong to the same stop visit.
@@ -25,48 +187,6 @@ arrival AS (
   FROM vehicle_update
   WHERE current_status = 'STOPPED_AT'
   GROUP BY trip_id, stop_id
-),
-
--- Added and non-revenue trips have no meaningful schedule, so that no arrival of theirs is predicted.
-scheduled_stop AS (
-  SELECT
-    s.trip_id,
-    COALESCE(a.stop_id, s.stop_id) AS stop_id,
-    s.arrival_time,
-    s.departure_time,
-    s.stop_sequence
-  FROM schedule AS s
-  LEFT JOIN platform_alias AS a ON a.alias = s.stop_id
-  WHERE
-    s.service_date = @service_date
-    AND COALESCE(s.arrival_time, s.departure_time) IS NOT NULL
-    AND NOT STARTS_WITH(s.trip_id, 'ADDED-')
-    AND NOT STARTS_WITH(s.trip_id, 'NONREV-')
-  QUALIFY ROW_NUMBER() OVER (
-    PARTITION BY s.trip_id, COALESCE(a.stop_id, s.stop_id)
-    ORDER BY COALESCE(s.arrival_time, s.departure_time), s.stop_sequence
-  ) = 1
-),
-
--- Stop times in the order of their times; stop_sequence only breaks ties, since a trip's last stop may have a 1.
-stop_time AS (
-  SELECT
-    trip_id,
-    stop_id,
-    arrival_time,
-    departure_time,
-    ROW_NUMBER() OVER along AS position,
-    LAG(COALESCE(departure_time, arrival_time)) OVER along AS previous_departure
-  FROM scheduled_stop
-  WINDOW along AS (
-    PARTITION BY trip_id
-    ORDER BY
-      COALESCE(arrival_time, departure_time),
-      arrival_time IS NOT NULL,
-      departure_time IS NULL,
-      stop_sequence,
-      stop_id
-  )
 ),
 
 -- The position of each update along its trip. Of several statuses of a vehicle at the same time the one furthest
@@ -92,11 +212,12 @@ located AS (
   WHERE
     t.position = 1
     OR COALESCE(
-      TIMESTAMP_DIFF(
-        IF(u.current_status = 'STOPPED_AT', t.arrival_time, t.previous_departure), u.time_stamp, SECOND
+      u.time_stamp >= TIMESTAMP_SUB(
+        IF(u.current_status = 'STOPPED_AT', t.arrival_time, t.previous_departure),
+        INTERVAL @max_early_seconds SECOND
       ),
-      0
-    ) <= 1800
+      TRUE
+    )
   QUALIFY ROW_NUMBER() OVER (
     PARTITION BY u.vehicle_id, u.trip_id, u.time_stamp
     ORDER BY
@@ -107,22 +228,14 @@ located AS (
   ) = 1
 ),
 
-named_stop AS (
-  SELECT COALESCE(a.stop_id, p.id) AS id, p.name, p.platform_name, p.latitude, p.longitude
-  FROM stop AS p
-  LEFT JOIN platform_alias AS a ON a.alias = p.id
+named_trip AS (
+  SELECT NULLIF(TRIM(p.id, @blanks), '') AS id, p.name, p.route_id, p.direction_id
+  FROM trip AS p
   WHERE p.service_date = @service_date
   QUALIFY ROW_NUMBER() OVER (
-    PARTITION BY COALESCE(a.stop_id, p.id)
-    ORDER BY a.alias, p.name, p.platform_name, p.latitude, p.longitude
+    PARTITION BY NULLIF(TRIM(p.id, @blanks), '')
+    ORDER BY p.name, p.route_id, p.direction_id
   ) = 1
-),
-
-named_trip AS (
-  SELECT id, name, route_id, direction_id
-  FROM trip
-  WHERE service_date = @service_date
-  QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY name, route_id, direction_id) = 1
 )
 
 SELECT
@@ -147,8 +260,13 @@ SELECT
   COALESCE(u.direction_id, n.direction_id) AS direction_id,
   t.departure_time AS scheduled_departure,
   t.arrival_time AS scheduled_arrival,
-  -- An arrival more than 30 minutes early belongs to another trip; the label is missing.
-  IF(TIMESTAMP_DIFF(t.arrival_time, a.arrived_at, SECOND) > 1800, NULL, a.arrived_at) AS actual_arrival_time
+  -- An arrival more than 30 minutes early or 12 hours late belongs to another run; the label is missing.
+  IF(
+    a.arrived_at < TIMESTAMP_SUB(t.arrival_time, INTERVAL @max_early_seconds SECOND)
+    OR a.arrived_at > TIMESTAMP_ADD(t.arrival_time, INTERVAL @max_late_seconds SECOND),
+    NULL,
+    a.arrived_at
+  ) AS actual_arrival_time
 FROM located AS u
 CROSS JOIN UNNEST([1, 3, 5, 10]) AS stops_ahead
 INNER JOIN stop_time AS t ON t.trip_id = u.trip_id AND t.position = u.next_position + stops_ahead - 1

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mbta_assets.sources.simulation.network import BERTHS
 from mbta_assets.sources.simulation.process import simulate
 from mbta_assets.sources.simulation.timetable import build_timetable
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.transit import schema
-from mbta_assets.transit.platforms import PLATFORM_ALIASES
 
 WEDNESDAY, SATURDAY, SUNDAY = date(2024, 3, 6), date(2024, 3, 9), date(2024, 3, 17)
 CLOCKS_FORWARD, CLOCKS_BACK = date(2024, 3, 10), date(2024, 11, 3)
@@ -131,15 +131,22 @@ def test_updates_have_the_irregularities_of_the_real_feed(vehicle: pd.DataFrame,
     assert 1.1 < len(vehicle) / len(distinct) < 1.4
     assert 0.002 < vehicle["stop_id"].isna().mean() < 0.01
     assert vehicle["trip_id"].isna().any()
-    assert set(PLATFORM_ALIASES) <= set(vehicle["stop_id"])
-    assert not set(PLATFORM_ALIASES) & set(schedule["stop_id"])
+    assert set(BERTHS) <= set(vehicle["stop_id"])
+    assert not set(BERTHS) & set(schedule["stop_id"])
     assert (distinct["updated_at"].diff() < pd.Timedelta(0)).mean() > 0.01, "some come out of order"
     statuses = distinct.groupby(["id", "updated_at"])["current_status"].nunique()
     assert (statuses > 1).any(), "some have two statuses at the same time"
-    stopped = distinct.loc[distinct["current_status"] == "STOPPED_AT", ["trip_id", "stop_id"]].replace(PLATFORM_ALIASES)
+    stopped = distinct.loc[distinct["current_status"] == "STOPPED_AT", ["trip_id", "stop_id"]].replace(BERTHS)
     assert stopped.duplicated().any()
     arrivals = pd.MultiIndex.from_frame(schedule.dropna(subset="arrival_time")[["trip_id", "stop_id"]])
     assert 0.005 < 1 - arrivals.isin(pd.MultiIndex.from_frame(stopped.dropna())).mean() < 0.03
+
+
+def test_a_berth_is_a_stop_in_the_station_of_its_platform() -> None:
+    stop = SyntheticSource().read("stop", WEDNESDAY).set_index("id")
+    berths, platforms = stop.loc[list(BERTHS)], stop.loc[list(BERTHS.values())]
+    assert berths.reset_index(drop=True).equals(platforms.reset_index(drop=True))
+    assert berths["parent_station"].str.startswith("place-").all()
 
 
 def test_updates_of_a_moving_train_come_every_ten_to_thirty_seconds(vehicle: pd.DataFrame) -> None:

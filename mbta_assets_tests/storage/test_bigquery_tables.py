@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as arrow
 import pytest
 
-from mbta_assets.defs.io_managers import DailyOutput, TablesIOManager
+from mbta_assets.defs.daily_tables import DailyOutput
+from mbta_assets.defs.io_managers import TablesIOManager
 from mbta_assets.gcp.bigquery import BigQuery
 from mbta_assets.storage.bigquery_tables import CLUSTERING, BigQueryTables
 from mbta_assets.storage.parquet_tables import ParquetTables
@@ -308,7 +309,7 @@ def test_a_run_writes_many_partitions_and_describes_each(tables: BigQueryTables)
 
     @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
     def toys() -> DailyOutput:
-        return DailyOutput((day, make_rows([day.day] * (n + 1), day=day)) for n, day in enumerate(days))
+        return DailyOutput(lambda day: make_rows([day.day] * (days.index(day) + 1), day=day))
 
     consumed = []
 

@@ -67,7 +67,7 @@ def build(stored: ParquetTables, day: date, tables: Tables) -> pd.DataFrame:
         columns = schema.arrow_schema(schema.UPSTREAM[name])
         stored.write(name, day, arrow.Table.from_pandas(rows, columns, preserve_index=False))
     raw = DuckDBWarehouse(stored, stored).join_upstream_tables(day)
-    return compute_transit_features(raw, tables["vehicle"], tables["schedule"])
+    return compute_transit_features(raw, tables["vehicle"], tables["schedule"], tables["stop"])
 
 
 def changed_after(vehicle: pd.DataFrame, time: pd.Timestamp, seed: int) -> pd.DataFrame:

@@ -62,4 +62,6 @@ def _simulate(day: date, seed: int) -> dict[str, pd.DataFrame]:
 
 def _shift(rows: pd.DataFrame, by: timedelta) -> pd.DataFrame:
     times = rows.select_dtypes("datetimetz").columns
-    return rows.assign(**{name: rows[name] + by for name in times})
+    shifted = rows.assign(**{name: rows[name] + by for name in times})
+    shifted["service_date"] = (rows["service_date"] + by).astype(rows["service_date"].dtype)
+    return shifted

@@ -1,5 +1,7 @@
 """The point-in-time join, on tables small enough to read."""
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -42,12 +44,18 @@ def timetable(trip: str = "1", late: float = 0) -> list[Row]:
     ]
 
 
-def join(updates: list[Row], schedule: list[Row] | None = None) -> pd.DataFrame:
-    """Return the join of vehicle updates with a schedule, by default `timetable()`."""
+def join(updates: list[Row], schedule: list[Row] | None = None, stations: Mapping[str, str] = {}) -> pd.DataFrame:
+    """Return the join of vehicle updates with a schedule, by default `timetable()`.
+
+    `stations` has parent stations by stop; its stops are in the table of stops beside those of the timetable.
+    """
     tables = {
         "vehicle": updates,
         "trip": [{"id": "1", "name": "one", "route_id": "Red", "direction_id": 0}],
-        "stop": [{"id": stop, "name": f"station {stop}", "latitude": 42.0, "longitude": -71.0} for stop in STOPS],
+        "stop": [
+            {"id": stop, "name": f"station {stop}", "latitude": 42.0, "longitude": -71.0, "parent_station": station}
+            for stop, station in (dict.fromkeys(STOPS) | dict(stations)).items()
+        ],
         "schedule": timetable() if schedule is None else schedule,
     }
     with duckdb.connect() as connection:
@@ -71,7 +79,7 @@ def test_a_moving_vehicle_is_one_stop_from_where_it_goes() -> None:
     assert rows.loc[rows["stops_ahead"] == 1, "stop_id"].tolist() == ["70063"]
 
 
-def test_the_label_is_the_first_stop_at_the_platform_whatever_its_alias_and_never_made_up() -> None:
+def test_the_label_is_the_first_stop_at_the_platform_and_never_made_up() -> None:
     updates = [update(10, "IN_TRANSIT_TO", "70063"), update(330, "STOPPED_AT", "70063")]
     rows = join([*updates, update(390, "STOPPED_AT", "70063"), update(980, "STOPPED_AT", "70067")])
     first = rows[rows["time_stamp"] == at(10)].set_index("stops_ahead")["actual_arrival_time"]
@@ -80,9 +88,19 @@ def test_the_label_is_the_first_stop_at_the_platform_whatever_its_alias_and_neve
     assert pd.isna(first[5])
 
 
-def test_a_berth_is_its_platform() -> None:
-    rows = join([update(10, "STOPPED_AT", "Alewife-02")])
-    assert rows["current_stop_id"].unique().tolist() == ["70061"]
+def test_another_platform_of_a_station_is_the_stop_of_the_trip_there() -> None:
+    stations = {"70061": "Alewife", "Alewife-02": "Alewife", "70067": "Park", "70069": "Park", "Park-1": "Park"}
+    rows = join([update(10, "STOPPED_AT", "Alewife-02"), update(980, "STOPPED_AT", "Park-1")], stations=stations)
+    assert rows["current_stop_id"].unique().tolist() == ["70061", "70067"], "of two stops in a station the first"
+    arrivals = rows[rows["actual_arrival_time"].notna()]
+    assert arrivals["stop_id"].unique().tolist() == ["70067"]
+    named = join([update(980, "STOPPED_AT", "70069")], stations=stations)
+    assert named["current_stop_id"].unique().tolist() == ["70069"], "a stop that the trip serves is itself"
+
+
+@pytest.mark.parametrize("stations", [{}, {"70061": "Alewife", "Alewife-02": "Braintree"}, {"Alewife-02": "Alewife"}])
+def test_a_stop_that_is_in_no_station_of_the_trip_is_no_sample(stations: dict[str, str]) -> None:
+    assert join([update(10, "STOPPED_AT", "Alewife-02")], stations=stations).empty
 
 
 def test_a_stop_that_the_trip_has_arrived_at_is_no_target() -> None:
@@ -124,4 +142,10 @@ def test_bigquery_gets_the_statement_as_written_with_its_own_table_names() -> No
     text = build_raw_transit_data_query("bigquery", {"vehicle": "p.d.vehicle", "stop": "p.d.stop"})
     assert "FROM p.d.vehicle AS v" in text
     assert sqlglot.parse_one(text, read="bigquery") is not None
-    assert text.count("@service_date") == 5
+    assert set(re.findall(r"@\w+", text)) == {"@service_date"}
+
+
+def test_an_arrival_counts_to_the_microsecond_from_half_an_hour_early_to_twelve_hours_late() -> None:
+    for seconds, has_label in [(-1800, True), (-1800.5, False), (43_200, True), (43_200.5, False)]:
+        rows = join([update(-1600, "IN_TRANSIT_TO", "70063"), update(300 + seconds, "STOPPED_AT", "70063")])
+        assert rows["actual_arrival_time"].notna().any() == has_label

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 import pandas as pd
+import pyarrow as arrow
 from pydantic import Field
 
 from mbta_assets.defs.dagster_internals import report_check, report_materialization, suppress_final_report
@@ -27,6 +28,9 @@ from mbta_assets.sources import SourceError
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
 from mbta_assets.transit.checks import Problem
+
+REJECTED_ROWS = "rejected_rows"
+UPSTREAM_USAGE = "upstream_usage"
 
 
 @dataclass(frozen=True)
@@ -114,14 +118,15 @@ class TablesIOManager(dg.ConfigurableIOManager):
         audit = Audit(table, day, schema.to_frame(rows), made, self.tables, bounds)
         outcomes = {check: check.rule(audit) for check in checks}
         refusals = [f"{check.name}: {outcomes[check]}" for check in checks if _refuses(check, outcomes[check])]
-        yield from self._store_side_tables(context, day, made)
+        yield from self._store_rejected_rows(context, table, day, made)
         if refusals:
-            location = self.tables.refuse(table, day, rows, refusals)
-            metadata: dict[str, Any] = {"refused_rows": location}
+            metadata: dict[str, Any] = {"refused_rows": self.tables.refuse(table, day, rows, refusals)}
+            metadata |= made.metadata
         else:
             written = self.tables.write(table, day, rows, context.run_id)
             metadata = {"dagster/row_count": len(rows), "content_version": written.version, **written.metadata}
             yield from report_materialization(context, day, written.version, {**metadata, **made.metadata})
+            yield from self._store_usage(context, day, made)
         for check, outcome in outcomes.items():
             if outcome != NOT_EVALUATED:
                 yield _report_outcome(context, day, check, outcome)
@@ -129,22 +134,21 @@ class TablesIOManager(dg.ConfigurableIOManager):
         yield _report_published(context, day, reason, metadata)
         return reason
 
-    def _store_side_tables(self, context: dg.OutputContext, day: date, made: ServiceDay) -> Iterator[dg.DagsterEvent]:
-        """Store what the making of a service day tells about upstream rows, whether the day is published or not."""
-        part = context.asset_key.path[-1]
-        for table, frame in (("rejected_rows", made.rejected), ("upstream_usage", made.usage)):
-            if frame is None:
-                continue
-            if table == "rejected_rows":
-                rows = to_arrow(table, frame.assign(rejected_by=part))
-                self.tables.write(table, day, rows, context.run_id, part)
-            else:
-                rows = to_arrow(table, frame)
-                self.tables.write(table, day, rows, context.run_id)
-            event = dg.AssetMaterialization(
-                table, partition=str(day), metadata={"dagster/row_count": len(rows), "made_by": part}
-            )
-            yield dg.DagsterEvent.asset_materialization(context.step_context, event)
+    def _store_rejected_rows(
+        self, context: dg.OutputContext, table: str, day: date, made: ServiceDay
+    ) -> Iterator[dg.DagsterEvent]:
+        """Store the upstream rows that the making of a service day rejects, whether the day is published or not."""
+        if made.rejected is not None:
+            rows = to_arrow(REJECTED_ROWS, made.rejected.assign(rejected_by=table))
+            self.tables.write(REJECTED_ROWS, day, rows, context.run_id, table)
+            yield _report_side_table(context, REJECTED_ROWS, day, rows)
+
+    def _store_usage(self, context: dg.OutputContext, day: date, made: ServiceDay) -> Iterator[dg.DagsterEvent]:
+        """Store the use of the upstream rows of a service day that is published."""
+        if made.usage is not None:
+            rows = to_arrow(UPSTREAM_USAGE, made.usage)
+            self.tables.write(UPSTREAM_USAGE, day, rows, context.run_id)
+            yield _report_side_table(context, UPSTREAM_USAGE, day, rows)
 
 
 class UpstreamIOManager(dg.ConfigurableIOManager):
@@ -178,6 +182,13 @@ def load_table(tables: DailyTables, context: dg.InputContext) -> TableInput:
 
 def _refuses(check: Check, outcome: Problem) -> bool:
     return check.blocking and outcome is not None and outcome != NOT_EVALUATED
+
+
+def _report_side_table(context: dg.OutputContext, table: str, day: date, rows: arrow.Table) -> dg.DagsterEvent:
+    """Return the event that a table was written beside the output of a step."""
+    metadata = {"dagster/row_count": len(rows), "made_by": context.asset_key.path[-1]}
+    event = dg.AssetMaterialization(table, partition=str(day), metadata=metadata)
+    return dg.DagsterEvent.asset_materialization(context.step_context, event)
 
 
 def _report_outcome(context: dg.OutputContext, day: date, check: Check, outcome: Problem) -> dg.DagsterEvent:

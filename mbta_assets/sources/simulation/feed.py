@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as arrow
 
-from mbta_assets.sources.simulation.network import load_network
+from mbta_assets.sources.simulation.network import BERTHS, load_network
 from mbta_assets.sources.simulation.process import SimulatedDay
 from mbta_assets.sources.simulation.timetable import Timetable, random_generator
 from mbta_assets.transit import schema, service_day
-from mbta_assets.transit.platforms import PLATFORM_ALIASES
 
 IN_TRANSIT_TO, INCOMING_AT, STOPPED_AT = range(len(schema.STATUSES))
 METRES_PER_DEGREE = 111_195.0
@@ -235,12 +234,12 @@ def compute_stop_sequences(timetable: Timetable) -> np.ndarray:
 
 def _report_stops(updates: Updates, timetable: Timetable, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     """Return the stop (n,) that each update names, as an index into the returned ids; a vehicle keeps its berth."""
-    stop_ids = [*load_network().platforms, *PLATFORM_ALIASES]
+    stop_ids = [*load_network().platforms, *BERTHS]
     index_of = {stop_id: index for index, stop_id in enumerate(stop_ids)}
     stop_of_visit = np.array([index_of[stop_id] for stop_id in timetable.stop_ids.tolist()])
     berth_of_stop = np.arange(len(stop_ids))[:, None].repeat(2, axis=1)
-    for alias, stop_id in PLATFORM_ALIASES.items():
-        berth_of_stop[index_of[stop_id], int(alias.endswith("02"))] = index_of[alias]
+    for berth, stop_id in BERTHS.items():
+        berth_of_stop[index_of[stop_id], int(berth.endswith("02"))] = index_of[berth]
     stop = stop_of_visit[updates.visit]
     berth = np.array([int(vehicle[-1]) % 2 for vehicle in timetable.vehicle_ids])[timetable.trip[updates.visit]]
     names_berth = (updates.status == STOPPED_AT) & (rng.random(len(stop)) < FEED.berth_share)

@@ -17,6 +17,18 @@ import numpy as np
 FIRST_HOUR = 4
 """Hour of the service day of the first column of `departures.csv`."""
 
+BERTHS = {
+    "Alewife-01": "70061",
+    "Alewife-02": "70061",
+    "Braintree-01": "70105",
+    "Braintree-02": "70105",
+    "Forest Hills-01": "70001",
+    "Forest Hills-02": "70001",
+    "Oak Grove-01": "70036",
+    "Oak Grove-02": "70036",
+}
+"""Platform of the timetable by berth: at four terminals vehicles report the berth, which no timetable names."""
+
 Lane = tuple[str, int]
 """Route and direction whose trains follow and never overtake one another."""
 

@@ -77,7 +77,8 @@ def simulate_features(root: Path, day: date, change: Change = lambda vehicle: ve
             rows = schema.cast_frame(change(rows[rows["route_id"] == ROUTE]), schema.Vehicle)
         tables.write(table, day, to_arrow(table, rows))
     raw = warehouse.join_upstream_tables(day)
-    return compute_transit_features(raw, warehouse.read("vehicle", day), warehouse.read("schedule", day))
+    upstream = (warehouse.read(name, day) for name in ("vehicle", "schedule", "stop"))
+    return compute_transit_features(raw, *upstream)
 
 
 def train_production_model(root: Path) -> None:
