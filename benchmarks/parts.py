@@ -46,7 +46,7 @@ def measure_service_day(store: ParquetTables) -> None:
     """Measure the simulation, the join and the features of a service day, and its storage."""
     source, upstream = SyntheticSource(0), {}
     for name, table in schema.UPSTREAM.items():
-        upstream[name] = source.read(name, DAY)
+        upstream[name] = source.read(name, DAY).rows
         store.write(name, DAY, to_arrow(upstream[name], table))
     warehouse = DuckDBWarehouse(store, store)
     raw = warehouse.join_upstream_tables(DAY)

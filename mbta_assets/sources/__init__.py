@@ -8,9 +8,10 @@ here.
 from importlib import import_module
 
 from mbta_assets.settings import Settings
-from mbta_assets.sources.contract import Source, SourceError, conform
+from mbta_assets.sources.conform import conform
+from mbta_assets.sources.contract import Source, SourceError, SourceRows
 
-__all__ = ["Source", "SourceError", "conform", "find_source", "open_source"]
+__all__ = ["Source", "SourceError", "SourceRows", "conform", "find_source", "open_source"]
 
 
 def find_source(name: str) -> type[Source]:

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
 import pyarrow as arrow
 
 from mbta_assets.gcp.bigquery_types import Column, TableInfo, bigquery_type, quote
 from mbta_assets.settings import Settings, SettingsError
-from mbta_assets.sources.contract import Fault, Source, absent_day_fault, conform, translate_faults
+from mbta_assets.sources.conform import conform
+from mbta_assets.sources.conform_sql import select_usable_rows
+from mbta_assets.sources.contract import Fault, Source, SourceRows, absent_day_fault, translate_faults
 from mbta_assets.transit import schema
 from mbta_assets.transit.service_day import SERVICE_DAY_START_HOUR, TIME_ZONE
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # Google's client takes seconds to import
 
 NAME = "bigquery"
 COMPATIBLE_TYPES = {
-    "STRING": {"STRING"},
+    "STRING": {"STRING", "INT64"},
     "TIMESTAMP": {"TIMESTAMP"},
     "FLOAT64": {"FLOAT64", "INT64", "NUMERIC", "BIGNUMERIC"},
     "INT64": {"INT64", "BOOL"},
@@ -101,9 +102,12 @@ class BigQuerySource(Source):
         except ValueError as error:
             raise SettingsError(f"BIGQUERY_UPSTREAM_LAYOUT: {error}.") from None
 
-    def read(self, table: str, service_date: date) -> pd.DataFrame:
-        """Read all rows of a table on a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
-        return self.tables_in_place.read_day(table, service_date)
+    def read(self, table: str, service_date: date) -> SourceRows:
+        """Read all rows of a table on a service day: those that can be used, and those that are rejected.
+
+        Raises SourceError where the table as a whole cannot be used.
+        """
+        return self.tables_in_place.read_rows(table, service_date)
 
     def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return a version of each service day of which a table has rows, from its metadata. Raises SourceError."""
@@ -140,27 +144,38 @@ class BigQueryUpstreamTables:
         return {day: stored[day] for day in wanted}
 
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
-        """Read the rows of some service days, one day after the other; all columns or some. Raises SourceError."""
+        """Read the rows of some service days that can be used, one day after the other; all columns or some.
+
+        Raises SourceError.
+        """
         model = schema.arrow_schema(schema.UPSTREAM[table])
-        frames = (self.read_day(table, day) for day in days)
+        frames = (self.read_rows(table, day).rows for day in days)
         rows = arrow.concat_tables([arrow.Table.from_pandas(frame, model, preserve_index=False) for frame in frames])
         return rows.select(columns or rows.column_names)
 
-    def read_day(self, table: str, day: date) -> pd.DataFrame:
-        """Read the rows of a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
-        sql = f"SELECT * FROM {self.relation(table, day)}"
+    def read_rows(self, table: str, day: date) -> SourceRows:
+        """Read the rows of a service day that can be used, and those that are rejected. Raises SourceError."""
+        with translate_faults(NAME, table, day):
+            sql = f"SELECT * FROM {self._select_rows(table)}"
         rows = self.bigquery.fetch_rows(f"Read {self.path(table)}", sql, {"service_date": day}, {"table": table})
         if not len(rows):
             self.versions(table, [day])  # raises unless the day has been loaded
         return conform(table, rows, day, NAME)
 
     def relation(self, table: str, day: date) -> str:
-        """Return a subquery with the contract's columns and types for the day in @service_date. Raises SourceError."""
+        """Return a subquery with the rows of a service day that can be used, as `read_rows` has them.
+
+        It has the contract's columns and types, and the parameter @service_date. Raises SourceError.
+        """
         with translate_faults(NAME, table, day):
-            upstream = self._stat(table).columns
-            columns = [f"{self._select(table, name, upstream)} AS {quote(name)}" for name in _contract_types(table)]
-            conditions = " AND ".join(self._conditions(table, upstream))
-            return f"(SELECT {', '.join(columns)} FROM {quote(self.path(table))} WHERE {conditions})"
+            return select_usable_rows(table, day, self._select_rows(table))
+
+    def _select_rows(self, table: str) -> str:
+        """Return a subquery with the contract's columns and types for the day in @service_date. Raises Fault."""
+        upstream = self._stat(table).columns
+        columns = [f"{self._select(table, name, upstream)} AS {quote(name)}" for name in _contract_types(table)]
+        conditions = " AND ".join(self._conditions(table, upstream))
+        return f"(SELECT {', '.join(columns)} FROM {quote(self.path(table))} WHERE {conditions})"
 
     def partition_versions(self, table: str) -> dict[date, str]:
         """Return, by service day, a version that changes with the day's rows. Raises SourceError.
@@ -191,7 +206,8 @@ class BigQueryUpstreamTables:
             remedy = f"Name it in the layout; the table has {', '.join(upstream)}"
             raise Fault(f"{self.path(table)} has no {missing}", remedy, column)
         if not columns and spec.metadata["required"] and not spec.nullable and column != "service_date":
-            raise Fault("the layout says that there is none, and it is required", "Name it in the layout", column)
+            remedy = f"Name it in the layout; the table has {', '.join(upstream)}"
+            raise Fault("the layout says that there is none, and it is required", remedy, column)
         compatible = COMPATIBLE_TYPES[_contract_types(table)[column]]
         for candidate in columns:
             if candidate.type not in compatible:
@@ -208,8 +224,7 @@ class BigQueryUpstreamTables:
         columns, target = self._upstream_columns(table, column, upstream), _contract_types(table)[column]
         if not columns:
             return f"CAST(NULL AS {target})"
-        value = _coalesce(columns)
-        return value if {candidate.type for candidate in columns} == {target} else f"CAST({value} AS {target})"
+        return _coalesce(columns, target)
 
     def _conditions(self, table: str, upstream: Mapping[str, Column]) -> list[str]:
         """Return SQL conditions for the rows of the day in @service_date that let BigQuery prune partitions."""
@@ -229,9 +244,12 @@ class BigQueryUpstreamTables:
         return info
 
 
-def _coalesce(columns: Sequence[Column]) -> str:
-    """Return SQL for the first value of some columns that is not null."""
-    names = [quote(column.name) for column in columns]
+def _coalesce(columns: Sequence[Column], target: str = "") -> str:
+    """Return SQL for the first value of some columns that is not null, cast to a type if one is given."""
+    names = [
+        quote(column.name) if target in ("", column.type) else f"CAST({quote(column.name)} AS {target})"
+        for column in columns
+    ]
     return names[0] if len(names) == 1 else f"COALESCE({', '.join(names)})"
 
 

@@ -1,19 +1,18 @@
-"""The protocol that every source implements, and the validation of what a source reads against the upstream schema.
+"""The protocol that every source implements, and the errors that it raises.
 
-Reading files, feeds or databases belongs to the sources themselves, storing what was read to `storage`.
+Converting and validating what a source reads is up to `conform`, reading files, feeds or databases to the sources
+themselves, and storing what was read to `storage`.
 """
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
-import pyarrow.compute as pc
-from pandera.errors import SchemaError
 
 from mbta_assets.settings import Settings
 from mbta_assets.transit import schema
@@ -27,6 +26,17 @@ class SourceRows(NamedTuple):
     rejected: pd.DataFrame
     """Typed as `schema.RejectedRows`, without `rejected_by`, which whoever stores it adds."""
 
+    @classmethod
+    def from_usable(cls, rows: pd.DataFrame) -> Self:
+        """Return rows of which all can be used."""
+        return cls(rows, schema.to_frame(REJECTED_ROWS.empty_table()))
+
+
+REJECTED_ROWS = arrow.schema(
+    [field for field in schema.arrow_schema(schema.RejectedRows) if field.name != "rejected_by"]
+)
+"""Arrow schema of `SourceRows.rejected`."""
+
 
 class TablesInPlace(Protocol):
     """Upstream tables that are queried where others store them."""
@@ -38,10 +48,19 @@ class TablesInPlace(Protocol):
         """Return a version of each of some service days, which changes with its rows. Raises SourceError."""
 
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
-        """Read the rows of some service days, one day after the other; all columns or some. Raises SourceError."""
+        """Read the rows of some service days that can be used, one day after the other; all columns or some.
+
+        Raises SourceError.
+        """
+
+    def read_rows(self, table: str, day: date) -> SourceRows:
+        """Read the rows of a service day that can be used, and those that are rejected. Raises SourceError."""
 
     def relation(self, table: str, day: date) -> str:
-        """Return a SQL subquery with the contract's columns for a service day. Raises SourceError."""
+        """Return a SQL subquery with the rows of a service day that can be used, as `read` has them.
+
+        Raises SourceError.
+        """
 
 
 class Source(Protocol):
@@ -61,8 +80,11 @@ class Source(Protocol):
         ...
 
     @abstractmethod
-    def read(self, table: str, service_date: date) -> pd.DataFrame:
-        """Read all rows of a table on a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
+    def read(self, table: str, service_date: date) -> SourceRows:
+        """Read all rows of a table on a service day: those that can be used, and those that are rejected.
+
+        Raises SourceError where the table as a whole cannot be used.
+        """
         ...
 
     @abstractmethod
@@ -109,128 +131,8 @@ def translate_faults(source: str, table: str, service_date: date | None) -> Iter
         ) from fault.__cause__
 
 
-def conform(table: str, rows: arrow.Table, service_date: date, source: str) -> pd.DataFrame:
-    """Convert the rows that a source has of a table and service day to the typed table of the contract.
-
-    Columns that are not in the contract are dropped. Optional columns that are absent become missing values, and an
-    absent `service_date` is filled in. Types are converted within their family only: numbers are not parsed from
-    text, and a time without a time zone is an error.
-
-    Raises SourceError with the column and the first row, counted from 0 within `rows`.
-    """
-    model = schema.UPSTREAM[table]
-    with translate_faults(source, table, service_date):
-        typed = _cast_rows(rows, model, service_date)
-        _validate_service_dates(typed["service_date"], service_date)
-        _validate_required_values(typed, model)
-        frame = schema.to_frame(typed)
-        try:
-            return model.validate(frame)
-        except SchemaError as error:
-            raise _fault_from_schema_error(error) from None
-
-
 def absent_day_fault(days: Iterable[object], problem: str, remedy: str) -> Fault:
     """Return the fault of a service day that a table does not have, with the range of the days it has."""
     stored = sorted(map(str, days))
     held = f"it holds {stored[0]} to {stored[-1]}, {len(stored)} in all" if stored else "it holds no rows at all"
     return Fault(f"{problem}; {held}", remedy)
-
-
-def cast_column(column: arrow.ChunkedArray, target: arrow.DataType) -> arrow.ChunkedArray:
-    """Cast a column to a type of the contract if it is of the same family.
-
-    Raises ArrowInvalid, whose text says what the column holds that it must not.
-    """
-    actual = column.type
-    if arrow.types.is_dictionary(actual):
-        return cast_column(column.cast(actual.value_type), target)
-    if actual == target or arrow.types.is_null(actual):
-        return column.cast(target)
-    if arrow.types.is_string(target) and is_text(actual):
-        return column.cast(target)
-    if arrow.types.is_floating(target) and (_is_number(actual) or arrow.types.is_decimal(actual)):
-        return column.cast(target)
-    if arrow.types.is_integer(target) and arrow.types.is_floating(actual):
-        # pandas stores integers as floats where some are missing: NaN is a missing value.
-        return pc.if_else(pc.is_nan(column), None, column).cast(target)
-    if arrow.types.is_integer(target) and (_is_number(actual) or arrow.types.is_boolean(actual)):
-        return column.cast(target)
-    if arrow.types.is_timestamp(target) and arrow.types.is_timestamp(actual):
-        if actual.tz is None:
-            raise arrow.ArrowInvalid("its times have no time zone")
-        return column.cast(target, safe=False)  # truncates times that are finer than a microsecond
-    if arrow.types.is_date(target):
-        return _cast_dates(column)
-    raise arrow.ArrowInvalid(f"its type is {actual}, and must be {target}")
-
-
-def is_text(dtype: arrow.DataType) -> bool:
-    """Return whether a type is one of Arrow's types for text."""
-    return arrow.types.is_string(dtype) or arrow.types.is_large_string(dtype) or arrow.types.is_string_view(dtype)
-
-
-def _is_number(dtype: arrow.DataType) -> bool:
-    return arrow.types.is_integer(dtype) or arrow.types.is_floating(dtype)
-
-
-def _cast_dates(column: arrow.ChunkedArray) -> arrow.ChunkedArray:
-    """Cast dates, ISO text or midnights to dates. Raises ArrowInvalid for other types and for times of day."""
-    actual = column.type
-    if arrow.types.is_date(actual) or is_text(actual):
-        return column.cast(arrow.date32())
-    if arrow.types.is_timestamp(actual):
-        wall_clock = column if actual.tz is None else pc.local_timestamp(column)
-        dates = wall_clock.cast(arrow.date32())
-        if pc.all(pc.equal(dates.cast(wall_clock.type), wall_clock)).as_py() is False:
-            raise arrow.ArrowInvalid("it holds times other than midnight, and must hold days")
-        return dates
-    raise arrow.ArrowInvalid(f"its type is {actual}, and must be a date, or text written YYYY-MM-DD")
-
-
-def _cast_rows(rows: arrow.Table, model: type[schema.Table], service_date: date) -> arrow.Table:
-    """Return the columns of the contract, in its order and with its types. Raises Fault."""
-    columns: list[Any] = []
-    for field in schema.arrow_schema(model):
-        if field.name in rows.column_names:
-            try:
-                columns.append(cast_column(rows[field.name], field.type))
-            except arrow.ArrowInvalid as error:
-                raise Fault(str(error), "Correct the column", field.name) from error
-        elif field.name == "service_date":
-            columns.append(arrow.repeat(arrow.scalar(service_date), len(rows)))
-        elif model.to_schema().columns[field.name].metadata["required"]:
-            present = ", ".join(rows.column_names)
-            raise Fault("the required column is missing", f"Add it to the table, which has {present}", field.name)
-        else:
-            columns.append(arrow.nulls(len(rows), field.type))
-    return arrow.table(columns, schema=schema.arrow_schema(model))
-
-
-def _validate_service_dates(service_dates: arrow.ChunkedArray, service_date: date) -> None:
-    others = sorted(set(pc.unique(service_dates.drop_null()).to_pylist()) - {service_date})
-    if others:
-        remedy = "Keep the rows of each service day in its own partition"
-        raise Fault(f"it holds rows of {', '.join(map(str, others))}", remedy, "service_date")
-
-
-def _validate_required_values(rows: arrow.Table, model: type[schema.Table]) -> None:
-    for name, column in model.to_schema().columns.items():
-        missing = rows[name].null_count
-        if missing and not column.nullable:
-            first = pc.index(rows[name].is_null(), True).as_py()
-            raise Fault(f"{missing} of {len(rows)} values are missing, first at row {first}", "Fill them in", name)
-
-
-def _fault_from_schema_error(error: SchemaError) -> Fault:
-    """Return the fault of the first violated rule: how many rows, the first one, and what the rule allows."""
-    rule: Any = error.check
-    values, rows = error.failure_cases["failure_case"], error.failure_cases["index"]
-    examples = ", ".join(repr(value) if isinstance(value, str) else str(value) for value in values.unique()[:3])
-    noun = "row" if len(rows) == 1 else "rows"
-    problem = f"{examples} in {len(rows)} {noun}, first at row {rows.iloc[0]}"
-    if rule.name == "isin":
-        allowed = ", ".join(map(str, rule.statistics["allowed_values"]))
-        return Fault(f"unknown value {problem}", f"It may be {allowed}", error.schema.name)
-    bound = next(iter(rule.statistics.values()))
-    return Fault(f"value {problem}", f"It must be {rule.name.replace('_', ' ')} {bound}", error.schema.name)

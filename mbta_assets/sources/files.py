@@ -1,11 +1,12 @@
 """The `files` source: upstream tables in Parquet or CSV, as exported by another system or stored by this one.
 
 It finds the rows of a service day in one file of many days or in a directory with a partition for each day, and tells
-from status and content whether they have changed. Validating columns is up to `contract.conform`.
+from status and content whether they have changed. Reading CSV is up to `csv_files`, validating columns to `conform`.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from functools import lru_cache
@@ -15,18 +16,14 @@ from typing import Any, Self
 import pandas as pd
 import pyarrow as arrow
 import pyarrow.compute as pc
-from pyarrow import csv, dataset, parquet
+from pyarrow import dataset, parquet
 
 from mbta_assets.settings import Settings, SettingsError
-from mbta_assets.sources.contract import (
-    Fault,
-    Source,
-    absent_day_fault,
-    cast_column,
-    conform,
-    is_text,
-    translate_faults,
-)
+from mbta_assets.sources.columns import convert_column, is_text, without_views
+from mbta_assets.sources.conform import Part, conform
+from mbta_assets.sources.contract import Fault, Source, SourceRows, absent_day_fault, translate_faults
+from mbta_assets.sources.csv_files import CsvTable
+from mbta_assets.sources.rejection import describe_rows
 from mbta_assets.transit import schema
 
 PARTITION_PREFIX = "service_date="
@@ -38,8 +35,10 @@ class FilesSource(Source):
     """Source of `<table>.parquet` or `<table>.csv`, or of `<table>/service_date=YYYY-MM-DD/*.parquet`.
 
     A single file holds many days, distinguished by its column `service_date`; only the rows of the requested day are
-    read. In a partition the path has the day, and Parquet without rows is a day on which nothing happened. In CSV an
-    empty field is a missing value, a time is ISO 8601 with its offset, and a date is YYYY-MM-DD.
+    read, and those without a day are rejected with each day. In a partition the path has the day, and Parquet without
+    rows is a day on which nothing happened. Directories that are no days, and files whose names begin with a dot or an
+    underscore, are not read. In CSV an empty field is a missing value, a time is ISO 8601 with its offset, and a date
+    is YYYY-MM-DD.
     """
 
     name = "files"
@@ -54,12 +53,28 @@ class FilesSource(Source):
             raise SettingsError("MBTA_FILES_DIR is not set; name the directory of the upstream tables.")
         return cls(settings.files_dir)
 
-    def read(self, table: str, service_date: date) -> pd.DataFrame:
-        """Read all rows of a table on a service day, typed as `schema.UPSTREAM[table]`. Raises SourceError."""
+    def read(self, table: str, service_date: date) -> SourceRows:
+        """Read all rows of a table on a service day: those that can be used, and those that are rejected.
+
+        Raises SourceError where the table as a whole cannot be used.
+        """
         with translate_faults(self.name, table, service_date):
             path = self._find(table)
-            read = _read_partition if path.is_dir() else _read_day
-            return conform(table, read(path, table, service_date), service_date, self.name)
+            if path.is_dir():
+                return conform(table, _read_partition(path, table, service_date), service_date, self.name)
+            if path.suffix == ".csv":
+                return self._read_csv(path, table, service_date)
+            part = _read_day(path, table, service_date)
+            return conform(table, [part], service_date, self.name, fill_service_date=False)
+
+    def _read_csv(self, path: Path, table: str, service_date: date) -> SourceRows:
+        with _translate_read_errors(path):
+            file = CsvTable(path, table)
+            part = _select_day(file, service_date)
+        result = conform(table, [part], service_date, self.name, parse=True, fill_service_date=False)
+        lines = [("unreadable_row", None, json.dumps(line, ensure_ascii=False)) for line in file.unreadable]
+        rejected = pd.concat([result.rejected, describe_rows(table, service_date, lines)], ignore_index=True)
+        return SourceRows(result.rows, rejected if lines else result.rejected)
 
     def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return a version of each service day that there are files of. Raises SourceError.
@@ -95,12 +110,12 @@ def _poll_file(path: Path, table: str, known_versions: Mapping[date, str]) -> di
 
 def _poll_partitions(directory: Path, known_versions: Mapping[date, str]) -> dict[date, str]:
     versions = {}
-    for partition in directory.glob(f"{PARTITION_PREFIX}*"):
+    for day, partition in _list_partitions(directory).items():
         with suppress(FileNotFoundError):  # a file that is being replaced is seen by the next call
-            files = sorted(partition.glob("*.parquet"))
+            files = _list_files(partition)
             if not files:
                 continue
-            day, status = date.fromisoformat(partition.name.removeprefix(PARTITION_PREFIX)), _digest_status(files)
+            status = _digest_status(files)
             known_version = known_versions.get(day)
             if known_version and known_version.startswith(f"{status}-"):
                 versions[day] = known_version
@@ -110,61 +125,78 @@ def _poll_partitions(directory: Path, known_versions: Mapping[date, str]) -> dic
     return versions
 
 
-def _read_partition(directory: Path, table: str, service_date: date) -> arrow.Table:
-    parts = []
-    for path in _list_partition(directory, service_date):
-        with _translate_read_errors(path), parquet.ParquetFile(path) as file:
-            parts.append(file.read(_contract_columns(table, file.schema_arrow)))
-    try:
-        return arrow.concat_tables(parts, promote_options="permissive")
-    except arrow.ArrowInvalid as error:
-        raise Fault(f"the files of the day differ in their columns: {error}", "Write them with one schema") from error
+def _list_partitions(directory: Path) -> dict[date, Path]:
+    """Return the partition of each service day, in order; directories that are not named as a day are no partitions."""
+    partitions = {}
+    for path in sorted(directory.glob(f"{PARTITION_PREFIX}*")):
+        name = path.name.removeprefix(PARTITION_PREFIX)
+        with suppress(ValueError):
+            day = date.fromisoformat(name)
+            if name == day.isoformat():  # not 20240307 or 2024-W10-4, which Python reads as days too
+                partitions[day] = path
+    return partitions
 
 
-def _list_partition(directory: Path, service_date: date) -> list[Path]:
-    files = sorted((directory / f"{PARTITION_PREFIX}{service_date}").glob("*.parquet"))
+def _list_files(partition: Path) -> list[Path]:
+    """Return the Parquet files of a partition; a name with a dot or an underscore is of a file being written."""
+    paths = partition.glob("*.parquet")
+    return sorted(path for path in paths if not path.name.startswith((".", "_")) and not path.is_dir())
+
+
+def _read_partition(directory: Path, table: str, service_date: date) -> list[Part]:
+    partitions = _list_partitions(directory)
+    files = _list_files(partitions[service_date]) if service_date in partitions else []
     if not files:
-        partitions = directory.glob(f"{PARTITION_PREFIX}*/*.parquet")
-        raise _absent_day({path.parent.name.removeprefix(PARTITION_PREFIX) for path in partitions})
-    return files
+        raise _absent_day([day for day, partition in partitions.items() if _list_files(partition)])
+    return [_read_file(path, table) for path in files]
 
 
-def _read_day(path: Path, table: str, service_date: date) -> arrow.Table:
-    """Read the rows of a day in a file of many days; Parquet row groups without the day are skipped."""
+def _read_file(path: Path, table: str) -> Part:
     with _translate_read_errors(path):
-        file = _open_dataset(path)
-        if "service_date" not in file.schema.names:
-            raise _no_service_date()
-        is_of_day = _day_filter(file.schema.field("service_date").type, service_date)
-        rows = file.to_table(columns=_contract_columns(table, file.schema), filter=is_of_day)
-        if not len(rows):
-            days = file.to_table(columns=["service_date"])["service_date"]
-            dates = _cast("service_date", days, arrow.date32()).drop_null()
-            raise _absent_day(set(map(str, dates.to_pylist())))
-    return _parse_text(rows, table) if path.suffix == ".csv" else rows
+        stored = parquet.read_schema(path)
+    columns = _contract_columns(table, stored.names)
+    # Text is read as a dictionary where it is stored as one: each distinct value is converted once.
+    texts = [name for name in columns if arrow.types.is_string(stored.field(name).type)]
+    with _translate_read_errors(path), parquet.ParquetFile(path, read_dictionary=texts) as file:
+        return Part(file.read(columns), stored.names, path.name)
 
 
-def _parse_text(text: arrow.Table, table: str) -> arrow.Table:
-    """Parse the text columns of a CSV file to the types of the contract. Raises Fault."""
-    contract = schema.arrow_schema(schema.UPSTREAM[table])
-    columns = {}
-    for name in text.column_names:
-        target = contract.field(name).type
-        if arrow.types.is_timestamp(target):
-            target = arrow.timestamp("ns", tz="UTC")
-        elif arrow.types.is_integer(target):
-            target = arrow.float64()  # where values are missing, pandas writes 1 as 1.0
-        try:
-            columns[name] = text[name].cast(target)
-        except arrow.ArrowInvalid as error:
-            remedy = "Write numbers plainly, days as YYYY-MM-DD, times as 2023-10-03T08:10:36-04:00"
-            raise Fault(f"wrong type: {error}", remedy, name) from error
-    return arrow.table(columns)
+def _read_day(path: Path, table: str, service_date: date) -> Part:
+    """Read the rows of a day in a file of many days; row groups without the day are skipped."""
+    with _translate_read_errors(path):
+        file = dataset.dataset(path, format="parquet")
+        columns = _contract_columns(table, file.schema.names)
+        _require_service_date(file.schema.names)
+        days = pc.field("service_date")
+        is_of_day = _day_filter(file.schema.field("service_date").type, service_date) | days.is_null()
+        if any(arrow.types.is_string_view(file.schema.field(name).type) for name in columns):
+            rows = without_views(file.to_table(columns=columns)).filter(is_of_day)  # Arrow cannot filter views
+        else:
+            rows = file.to_table(columns=columns, filter=is_of_day)
+        if rows["service_date"].null_count == len(rows):
+            raise _absent_day(_find_days(file.to_batches(columns=["service_date"])))
+    return Part(rows, file.schema.names)
+
+
+def _select_day(file: CsvTable, service_date: date) -> Part:
+    """Read the rows of a day in a CSV file, and those whose day cannot be read."""
+    _require_service_date(file.columns)
+    batches, days = [], set()
+    for batch in file.batches():
+        of_batch = _convert_days(batch["service_date"])
+        days.update(pc.unique(of_batch.drop_null()).to_pylist())
+        batches.append(batch.filter(pc.fill_null(pc.equal(of_batch, service_date), True)))
+    if service_date not in days:
+        undated = next((value for batch in batches for value in batch["service_date"].to_pylist() if value), None)
+        if undated and not days:
+            raise Fault(f"its days cannot be read, such as {undated!r}", "Write them as YYYY-MM-DD", "service_date")
+        raise _absent_day(days)
+    return Part(arrow.concat_tables(batches), file.columns)
 
 
 def _day_filter(dtype: arrow.DataType, service_date: date) -> pc.Expression:
     """Return a filter for the rows of a day, in the type that the file has for days. Raises Fault."""
-    _cast("service_date", arrow.chunked_array([], dtype), arrow.date32())  # raises if the type cannot hold days
+    _convert_days(arrow.chunked_array([], dtype))  # raises if the type cannot hold days
     column = pc.field("service_date")
     if arrow.types.is_timestamp(dtype):
         # A range, so that a time other than midnight fails validation instead of being left out.
@@ -173,26 +205,43 @@ def _day_filter(dtype: arrow.DataType, service_date: date) -> pc.Expression:
     if arrow.types.is_dictionary(dtype):
         column = column.cast(dtype.value_type)
         dtype = dtype.value_type
-    return column == (service_date.isoformat() if is_text(dtype) else service_date)
+    if is_text(dtype):  # also `2024-03-06 00:00:00`
+        return (column >= service_date.isoformat()) & (column < f"{service_date}~")
+    return column == service_date
 
 
-def _cast(name: str, column: arrow.ChunkedArray, target: arrow.DataType) -> arrow.ChunkedArray:
+def _convert_days(column: arrow.ChunkedArray) -> arrow.ChunkedArray:
+    """Convert the column `service_date` to days, missing where they cannot be read. Raises Fault for other types."""
     try:
-        return cast_column(column, target)
+        return convert_column(column, "service_date", arrow.date32()).values
     except arrow.ArrowInvalid as error:
-        raise Fault(str(error), "Correct the column", name) from error
+        raise Fault(str(error), "Correct the column", "service_date") from error
 
 
-def _contract_columns(table: str, stored: arrow.Schema) -> list[str]:
-    return [name for name in schema.arrow_schema(schema.UPSTREAM[table]).names if name in stored.names]
+def _find_days(batches: Iterable[arrow.RecordBatch]) -> set[date]:
+    days: set[date] = set()
+    for batch in batches:
+        column = _convert_days(arrow.chunked_array([batch["service_date"]]))
+        days.update(pc.unique(column.drop_null()).to_pylist())
+    return days
 
 
-def _absent_day(days: set[str]) -> Fault:
+def _contract_columns(table: str, names: Sequence[str]) -> list[str]:
+    """Return the columns of the contract among those of a file. Raises a Fault if one is there twice."""
+    columns = [name for name in schema.arrow_schema(schema.UPSTREAM[table]).names if name in names]
+    if duplicate := next((name for name in columns if names.count(name) > 1), None):
+        raise Fault(f"the column is there {names.count(duplicate)} times", "Keep one of them", duplicate)
+    return columns
+
+
+def _absent_day(days: Iterable[date]) -> Fault:
     return absent_day_fault(days, "the day is not there", "Add that day to the files, or ask for another")
 
 
-def _no_service_date() -> Fault:
-    return Fault("the required column is missing", "A file of many days must have it", "service_date")
+def _require_service_date(names: Sequence[str]) -> None:
+    if "service_date" not in names:
+        problem = f"the required column is missing; the file has {', '.join(names)}"
+        raise Fault(problem, "A file of many days must have it", "service_date")
 
 
 @contextmanager
@@ -204,10 +253,6 @@ def _translate_read_errors(path: Path) -> Iterator[None]:
         yield
     except (arrow.ArrowException, OSError) as error:
         raise Fault(f"{path} is cut short or damaged: {error}", "Export it again") from error
-
-
-def _open_dataset(path: Path) -> dataset.Dataset:
-    return dataset.dataset(path, format=_CSV if path.suffix == ".csv" else "parquet")
 
 
 def _digest_status(files: Sequence[Path]) -> str:
@@ -240,19 +285,28 @@ def _digest_file(path: Path, status: str) -> bytes:
 @lru_cache(maxsize=16)
 def _digest_days(path: Path, table: str, status: str) -> dict[date, str]:
     """Return a digest of the rows of each day in a file of many days; `status` is part of the cache key only."""
-    file = _open_dataset(path)
     digests: dict[date, Any] = {}
-    for batch in file.to_batches(columns=_contract_columns(table, file.schema)):
-        rows = arrow.Table.from_batches([batch])
-        if "service_date" not in rows.column_names:
-            raise _no_service_date()
-        days = _cast("service_date", rows["service_date"], arrow.date32())
-        values = _to_hashable_frame(rows.drop_columns("service_date"))
+    undated = hashlib.sha256()  # rows without a day are rejected with each of them
+    file = CsvTable(path, table) if path.suffix == ".csv" else dataset.dataset(path, format="parquet")
+    names = file.columns if isinstance(file, CsvTable) else file.schema.names
+    _require_service_date(names)
+    for batch in _iterate_rows(file, _contract_columns(table, names)):
+        days = _convert_days(batch["service_date"])
+        values = _to_hashable_frame(batch.drop_columns("service_date"))
         hashes = pd.util.hash_pandas_object(values, index=False).to_numpy()
+        undated.update(hashes[days.is_null().to_numpy()].tobytes())
         for day in pc.unique(days.drop_null()).to_pylist():
             of_day = pc.fill_null(pc.equal(days, day), False).to_numpy()
             digests.setdefault(day, hashlib.sha256()).update(hashes[of_day].tobytes())
-    return {day: digest.hexdigest() for day, digest in digests.items()}
+    undated.update(repr(file.unreadable if isinstance(file, CsvTable) else []).encode())
+    return {day: hashlib.sha256(digest.digest() + undated.digest()).hexdigest() for day, digest in digests.items()}
+
+
+def _iterate_rows(file: CsvTable | dataset.Dataset, columns: list[str]) -> Iterator[arrow.Table]:
+    if isinstance(file, CsvTable):
+        yield from file.batches()
+    else:
+        yield from (without_views(arrow.Table.from_batches([batch])) for batch in file.to_batches(columns=columns))
 
 
 def _to_hashable_frame(rows: arrow.Table) -> pd.DataFrame:
@@ -261,18 +315,6 @@ def _to_hashable_frame(rows: arrow.Table) -> pd.DataFrame:
         if arrow.types.is_integer(column.type) or arrow.types.is_boolean(column.type):
             rows = rows.set_column(index, column.name, rows[column.name].cast(arrow.int64()).cast(arrow.float64()))
     return rows.to_pandas()
-
-
-_CSV = dataset.CsvFileFormat(
-    convert_options=csv.ConvertOptions(
-        # All columns are read as text and parsed afterwards, so that an error names the column of the wrong value.
-        column_types={
-            name: arrow.string() for model in schema.UPSTREAM.values() for name in schema.arrow_schema(model).names
-        },
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-)
 
 
 SOURCE = FilesSource

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.settings import Settings
-from mbta_assets.sources.contract import Source
+from mbta_assets.sources.contract import Source, SourceRows
 from mbta_assets.sources.simulation import feed, process
 from mbta_assets.sources.simulation.network import BERTHS, load_network
 from mbta_assets.sources.simulation.timetable import Timetable, build_timetable
@@ -31,17 +31,18 @@ class SyntheticSource(Source):
         """Return the source with the seed in the settings."""
         return cls(settings.seed)
 
-    def read(self, table: str, service_date: date) -> pd.DataFrame:
-        """Make an upstream table of a service day, typed as `schema.UPSTREAM[table]`; `vehicle` runs the simulation."""
+    def read(self, table: str, service_date: date) -> SourceRows:
+        """Make an upstream table of a service day, of which no row is rejected; `vehicle` runs the simulation."""
         if table == "vehicle":
-            return feed.publish_vehicle_updates(process.simulate(service_date, self.seed))
+            return SourceRows.from_usable(feed.publish_vehicle_updates(process.simulate(service_date, self.seed)))
         if table == "stop":
             columns = _stop_columns()
         elif table == "trip":
             columns = _trip_columns(build_timetable(service_date, self.seed))
         else:
             columns = _schedule_columns(build_timetable(service_date, self.seed), service_date)
-        return schema.cast_frame(pd.DataFrame({"service_date": service_date} | columns), schema.UPSTREAM[table])
+        rows = schema.cast_frame(pd.DataFrame({"service_date": service_date} | columns), schema.UPSTREAM[table])
+        return SourceRows.from_usable(rows)
 
     def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return no service day: any can be simulated, and none ever changes."""

@@ -14,6 +14,7 @@ from mbta_assets.definitions import build_defs
 from mbta_assets.defs.models.quantized_student import parity_holds
 from mbta_assets.defs.production.leaderboard import models_beat_the_lookup
 from mbta_assets.settings import Settings
+from mbta_assets.sources.contract import SourceRows
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -29,17 +30,21 @@ DAY = date(2024, 3, 10)
 class MattapanSource(SyntheticSource):
     """The simulator, of whose vehicles only those of the Mattapan line send updates."""
 
-    def read(self, table: str, service_date: date) -> pd.DataFrame:
-        rows = super().read(table, service_date)
-        return rows[rows["route_id"] == "Mattapan"].reset_index(drop=True) if table == "vehicle" else rows
+    def read(self, table: str, service_date: date) -> SourceRows:
+        result = super().read(table, service_date)
+        if table != "vehicle":
+            return result
+        return SourceRows.from_usable(result.rows[result.rows["route_id"] == "Mattapan"].reset_index(drop=True))
 
 
 class SourceWithoutArrivals(MattapanSource):
     """The Mattapan line, whose vehicles are never reported as stopped."""
 
-    def read(self, table: str, service_date: date) -> pd.DataFrame:
-        rows = super().read(table, service_date)
-        return rows.replace({"current_status": {"STOPPED_AT": "INCOMING_AT"}}) if table == "vehicle" else rows
+    def read(self, table: str, service_date: date) -> SourceRows:
+        result = super().read(table, service_date)
+        if table != "vehicle":
+            return result
+        return SourceRows.from_usable(result.rows.replace({"current_status": {"STOPPED_AT": "INCOMING_AT"}}))
 
 
 def run(store: Path, source: SyntheticSource) -> dg.ExecuteInProcessResult:

@@ -124,7 +124,7 @@ def test_a_model_is_a_module_and_a_line_among_those_that_the_leaderboard_scores(
 
 SOURCE = '''"""The source `constant`, of a contributor: every table of every day has no rows."""
 
-from mbta_assets.sources.contract import Source
+from mbta_assets.sources.contract import Source, SourceRows
 from mbta_assets.transit import schema
 
 
@@ -140,7 +140,7 @@ class ConstantSource(Source):
 
     def read(self, table, service_date):
         """Return no rows."""
-        return schema.empty_frame(schema.UPSTREAM[table])
+        return SourceRows.from_usable(schema.empty_frame(schema.UPSTREAM[table]))
 
     def poll(self, table, known_versions):
         """Return no versions: nothing changes."""

@@ -76,7 +76,7 @@ def assert_equal_features(day: date, tables: Tables, features: pd.DataFrame) -> 
 
 def read_tables(source: Source, day: date) -> Tables:
     """Read the upstream tables of a day."""
-    return {name: source.read(name, day) for name in schema.UPSTREAM}
+    return {name: source.read(name, day).rows for name in schema.UPSTREAM}
 
 
 def select_routes(vehicle: pd.DataFrame, routes: Collection[str]) -> pd.DataFrame:

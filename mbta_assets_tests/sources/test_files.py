@@ -1,4 +1,4 @@
-"""The files source reads files as the contract requires, and refuses invalid ones with a clear message."""
+"""The files source finds the rows of a day and their versions, and refuses invalid files with a clear message."""
 
 import os
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -65,21 +65,22 @@ def refusal(source: FilesSource, table: str = "vehicle", day: date = DAY) -> str
 
 @pytest.mark.parametrize("table", schema.UPSTREAM)
 def test_a_real_day_is_read_with_the_types_of_the_contract(seed_upstream: Path, table: str) -> None:
-    rows = FilesSource(seed_upstream).read(table, DAY)
+    rows, rejected = FilesSource(seed_upstream).read(table, DAY)
     assert len(rows) == {"vehicle": 10195, "trip": 56, "stop": 36, "schedule": 766}[table]
     assert rows.dtypes.equals(schema.empty_frame(schema.UPSTREAM[table]).dtypes)
+    assert rejected.empty
 
 
 def test_every_layout_gives_the_same_rows(tmp_path: Path) -> None:
     two_days = arrow.concat_tables([vehicles(NEXT_DAY), vehicles(DAY)])
-    in_parquet = write(tmp_path / "a", two_days).read("vehicle", DAY)
+    in_parquet = write(tmp_path / "a", two_days).read("vehicle", DAY).rows
     iso_times = [(NOON + timedelta(seconds=i)).astimezone(BOSTON_IN_SUMMER).isoformat() for i in range(3)]
     in_text = with_column(two_days, "updated_at", iso_times * 2)
-    in_csv = write(tmp_path / "b", in_text, "vehicle.csv").read("vehicle", DAY)
+    in_csv = write(tmp_path / "b", in_text, "vehicle.csv").read("vehicle", DAY).rows
     dateless = vehicles().drop_columns(["service_date"])
     write(tmp_path / "c", dateless.slice(0, 2), "vehicle/service_date=2023-10-03/0.parquet")
     source = write(tmp_path / "c", dateless.slice(2), "vehicle/service_date=2023-10-03/1.parquet")
-    partitioned = source.read("vehicle", DAY)
+    partitioned = source.read("vehicle", DAY).rows
 
     assert in_parquet["updated_at"].iloc[0] == pd.Timestamp(NOON)
     assert in_parquet["stop_id"].isna().tolist() == [False, False, True]
@@ -97,12 +98,12 @@ def test_only_the_row_groups_of_the_day_are_read(tmp_path: Path) -> None:
     path.write_bytes(damaged)
     source = FilesSource(tmp_path)
 
-    assert len(source.read("vehicle", DAY)) == 3
+    assert len(source.read("vehicle", DAY).rows) == 3
     assert "cut short or damaged" in refusal(source, day=DAY + timedelta(days=4))
 
 
 def test_a_missing_optional_column_is_a_missing_value(tmp_path: Path) -> None:
-    rows = write(tmp_path, vehicles()).read("vehicle", DAY)
+    rows = write(tmp_path, vehicles()).read("vehicle", DAY).rows
     assert rows[["route_id", "direction_id", "speed"]].isna().all(axis=None)
     assert "colour" not in rows
 
@@ -116,14 +117,21 @@ def test_a_missing_optional_column_is_a_missing_value(tmp_path: Path) -> None:
         ("route_id", arrow.array(["Red", None, "Red"]).dictionary_encode(), ["Red", pd.NA, "Red"]),
         ("route_id", arrow.array(["Red", None, "Red"], arrow.large_string()), ["Red", pd.NA, "Red"]),
         ("route_id", arrow.nulls(3), [pd.NA] * 3),
+        ("id", [70061, 70062, 70063], ["70061", "70062", "70063"]),
+        ("stop_id", [70061.0, None, 70063.0], ["70061", pd.NA, "70063"]),
+        ("stop_id", arrow.array([b"70061", None, b"70063"]), ["70061", pd.NA, "70063"]),
+        ("stop_id", arrow.array(["70061", None, "70063"], arrow.string_view()), ["70061", pd.NA, "70063"]),
+        ("updated_at", arrow.array([NOON] * 3, arrow.timestamp("s", "Asia/Tokyo")), [NOON] * 3),
+        ("updated_at", arrow.array([NOON] * 3, arrow.timestamp("ms", "UTC")), [NOON] * 3),
         ("service_date", ["2023-10-03"] * 3, [DAY] * 3),
+        ("service_date", ["2023-10-03 00:00:00"] * 3, [DAY] * 3),
         ("service_date", arrow.array(["2023-10-03"] * 3).dictionary_encode(), [DAY] * 3),
         ("service_date", arrow.array([DAY] * 3, arrow.date64()), [DAY] * 3),
         ("service_date", arrow.array([datetime(2023, 10, 3)] * 3), [DAY] * 3),
     ],
 )
 def test_types_of_the_same_family_are_accepted(tmp_path: Path, column: str, values: object, expected: object) -> None:
-    rows = write(tmp_path, with_column(vehicles(), column, values)).read("vehicle", DAY)
+    rows = write(tmp_path, with_column(vehicles(), column, values)).read("vehicle", DAY).rows
     pd.testing.assert_series_equal(rows[column], pd.Series(expected, dtype=rows[column].dtype, name=column))
 
 
@@ -131,8 +139,10 @@ def test_types_of_the_same_family_are_accepted(tmp_path: Path, column: str, valu
     ("column", "values", "problem"),
     [
         ("latitude", ["42.1", "42.2", "42.3"], "its type is string, and must be double"),
-        ("id", [1, 2, 3], "its type is int64, and must be string"),
-        ("direction_id", [0.5, 1.0, 0.0], "0.5"),
+        ("id", [True, False, True], "its type is bool, and must be string"),
+        ("stop_id", [0.5, 1.5, 2.0], "2 of 3 values are not of type string, such as 0.5"),
+        ("direction_id", [0.5, 1.5, 0.0], "2 of 3 values are not of type int64, such as 0.5"),
+        ("route_id", arrow.array([b"Caf\xe9"] * 3), "Invalid UTF8"),
         ("updated_at", [datetime(2023, 10, 3)] * 3, "its times have no time zone"),
         ("service_date", [20231003] * 3, "its type is int64, and must be a date"),
         ("service_date", [datetime(2023, 10, 3, 1)] * 3, "times other than midnight"),
@@ -147,12 +157,15 @@ def test_a_wrong_type_is_refused(tmp_path: Path, column: str, values: object, pr
 @pytest.mark.parametrize(
     ("column", "values", "problem"),
     [
-        ("latitude", ["42.1", "north", "42.3"], "'north'"),
-        ("updated_at", ["2023-10-03 12:00:00"] * 3, "expected a zone offset"),
-        ("direction_id", ["1.0", "0.5", ""], "0.5"),
+        ("latitude", ["42.1", "north", "south"], "2 of 3 values are not of type double, such as 'north'"),
+        ("updated_at", ["2023-10-03 12:00:00"] * 3, "its times have no time zone: 3 of 3 values"),
+        ("updated_at", ["yesterday", "today", "2023-10-03T12:00:00Z"], "not of type timestamp[us, tz=UTC]"),
+        ("direction_id", ["1.5", "0.5", ""], "2 of 2 values are not of type int64, such as '1.5'"),
     ],
 )
-def test_a_wrong_value_in_csv_is_refused(tmp_path: Path, column: str, values: object, problem: str) -> None:
+def test_a_column_of_which_most_values_are_wrong_is_refused(
+    tmp_path: Path, column: str, values: object, problem: str
+) -> None:
     text = with_column(vehicles(), "updated_at", ["2023-10-03T12:00:00Z"] * 3)
     message = refusal(write(tmp_path, with_column(text, column, values), "vehicle.csv"))
     assert f"column {column}" in message
@@ -160,29 +173,30 @@ def test_a_wrong_value_in_csv_is_refused(tmp_path: Path, column: str, values: ob
 
 
 @pytest.mark.parametrize("column", ["id", "updated_at", "stop_id"])
-def test_a_missing_required_column_is_refused(tmp_path: Path, column: str) -> None:
-    message = refusal(write(tmp_path, vehicles().drop_columns([column])))
+@pytest.mark.parametrize("name", ["vehicle.parquet", "vehicle.csv", "vehicle/service_date=2023-10-03/0.parquet"])
+def test_a_missing_required_column_is_refused_with_the_columns_that_are_there(
+    tmp_path: Path, column: str, name: str
+) -> None:
+    rows = vehicles().rename_columns([f"{n}_" if n == column else n for n in vehicles().column_names])
+    message = refusal(write(tmp_path, rows, name))
     assert f"column {column}" in message
     assert "the required column is missing" in message
+    assert f"which has {', '.join(rows.column_names)}" in message
 
 
-def test_a_missing_value_is_refused_in_a_required_column(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, with_column(vehicles(), "id", ["R-1", None, None])))
-    assert "column id" in message
-    assert "2 of 3 values are missing, first at row 1" in message
+@pytest.mark.parametrize("name", ["vehicle.parquet", "vehicle.csv"])
+def test_a_file_of_many_days_without_their_column_is_refused_with_the_columns_that_are_there(
+    tmp_path: Path, name: str
+) -> None:
+    rows = vehicles().rename_columns(["date", *vehicles().column_names[1:]])
+    assert f"the file has {', '.join(rows.column_names)}" in refusal(write(tmp_path, rows, name))
 
 
-def test_an_unknown_status_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    statuses = ["STOPPED_AT", "FLYING", "FLYING"]
-    message = refusal(write(tmp_path, with_column(vehicles(), "current_status", statuses)))
-    assert "column current_status" in message
-    assert "unknown value 'FLYING' in 2 rows, first at row 1" in message
-    assert "It may be IN_TRANSIT_TO, INCOMING_AT, STOPPED_AT" in message
-
-
-def test_a_value_out_of_range_is_refused_with_the_range(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, with_column(vehicles(), "latitude", [42.0, 42.0, 420.0])))
-    assert "value 420.0 in 1 row, first at row 2. It must be less than or equal to 90" in message
+@pytest.mark.parametrize("name", ["vehicle.csv", "vehicle/service_date=2023-10-03/0.parquet"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> None:
+    message = refusal(write(tmp_path, vehicles().rename_columns([*vehicles().column_names[:-1], "stop_id"]), name))
+    assert "column stop_id" in message
+    assert "2 times" in message
 
 
 @pytest.mark.parametrize("name", ["vehicle.parquet", "vehicle.csv", "vehicle/service_date=2023-10-03/0.parquet"])
@@ -213,10 +227,10 @@ def test_a_missing_day_is_refused_with_the_days_that_exist(tmp_path: Path) -> No
 def test_a_file_without_rows_holds_no_day_but_a_partition_without_rows_is_an_empty_day(tmp_path: Path) -> None:
     assert "it holds no rows at all" in refusal(write(tmp_path / "a", vehicles(n=0)))
     source = write(tmp_path / "b", vehicles(n=0), "vehicle/service_date=2023-10-03/0.parquet")
-    pd.testing.assert_frame_equal(source.read("vehicle", DAY), schema.empty_frame(schema.Vehicle))
+    pd.testing.assert_frame_equal(source.read("vehicle", DAY).rows, schema.empty_frame(schema.Vehicle))
 
 
-def test_rows_of_another_day_in_a_partition_are_refused(tmp_path: Path) -> None:
+def test_a_partition_with_rows_of_another_day_only_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path, vehicles(NEXT_DAY), "vehicle/service_date=2023-10-03/0.parquet")
     assert "it holds rows of 2023-10-04" in refusal(source)
 
@@ -291,3 +305,42 @@ def test_a_missing_value_elsewhere_in_a_file_of_many_days_changes_no_day(tmp_pat
         versions.append(source.poll("vehicle", versions[-1] if versions else {}))
     assert versions[0][DAY] == versions[1][DAY]
     assert versions[0][NEXT_DAY] != versions[1][NEXT_DAY]
+
+
+NO_DAYS = ["__HIVE_DEFAULT_PARTITION__", "2023-10-03.bak", "2023-10-04%2000%3A00%3A00", "20231004", "2023-W40-3", ""]
+
+
+@pytest.mark.parametrize("name", NO_DAYS)
+def test_a_directory_that_is_no_day_is_neither_listed_nor_read(tmp_path: Path, name: str) -> None:
+    write(tmp_path, vehicles(), "vehicle/service_date=2023-10-03/0.parquet")
+    source = write(tmp_path, vehicles(NEXT_DAY), f"vehicle/service_date={name}/0.parquet")
+    (tmp_path / "vehicle/service_date=2023-10-05").write_bytes(b"a file")
+    assert list(source.poll("vehicle", {})) == [DAY]
+    assert len(source.read("vehicle", DAY).rows) == 3
+    assert "it holds 2023-10-03 to 2023-10-03, 1 in all" in refusal(source, day=NEXT_DAY)
+
+
+@pytest.mark.parametrize("name", [".0.parquet", "_0.parquet", "0.parquet.tmp"])
+def test_a_part_file_that_is_being_written_is_not_read(tmp_path: Path, name: str) -> None:
+    source = write(tmp_path, vehicles(), "vehicle/service_date=2023-10-03/0.parquet")
+    versions = source.poll("vehicle", {})
+    (tmp_path / "vehicle/service_date=2023-10-03" / name).write_bytes(b"PAR1")
+    (tmp_path / "vehicle/service_date=2023-10-03/directory.parquet").mkdir()
+    assert len(source.read("vehicle", DAY).rows) == 3
+    assert source.poll("vehicle", {}) == versions
+
+
+@pytest.mark.parametrize("name", ["vehicle.parquet", "vehicle.csv"])
+def test_a_row_without_a_day_is_rejected_with_each_day_of_its_file(tmp_path: Path, name: str) -> None:
+    days = arrow.array([DAY, None, NEXT_DAY])
+    source = write(tmp_path, vehicles().set_column(0, "service_date", days), name)
+    if name.endswith(".csv"):
+        text = with_column(vehicles(), "updated_at", ["2023-10-03T20:00:00Z"] * 3)
+        source = write(tmp_path, text.set_column(0, "service_date", days), name)
+    before = source.poll("vehicle", {})
+    assert set(before) == {DAY, NEXT_DAY}
+    for day, vehicle in ((DAY, "R-0"), (NEXT_DAY, "R-2")):
+        rows, rejected = source.read("vehicle", day)
+        assert rows["id"].tolist() == [vehicle]
+        assert rejected[["reason", "column_name"]].to_numpy().tolist() == [["missing_value", "service_date"]]
+        assert '"id": "R-1"' in rejected["row"][0]

@@ -20,18 +20,18 @@ CLOCKS_FORWARD, CLOCKS_BACK = date(2024, 3, 10), date(2024, 11, 3)
 
 @pytest.fixture(scope="module")
 def vehicle() -> pd.DataFrame:
-    return SyntheticSource().read("vehicle", WEDNESDAY)
+    return SyntheticSource().read("vehicle", WEDNESDAY).rows
 
 
 @pytest.fixture(scope="module")
 def schedule() -> pd.DataFrame:
-    return SyntheticSource().read("schedule", WEDNESDAY)
+    return SyntheticSource().read("schedule", WEDNESDAY).rows
 
 
 @pytest.mark.parametrize("table", schema.UPSTREAM)
 @pytest.mark.parametrize("service_date", [WEDNESDAY, CLOCKS_FORWARD, CLOCKS_BACK])
 def test_every_table_keeps_the_upstream_contract(table: str, service_date: date) -> None:
-    rows = SyntheticSource().read(table, service_date)
+    rows = SyntheticSource().read(table, service_date).rows
     assert len(rows) > 100
     assert list(rows) == list(schema.UPSTREAM[table].to_schema().columns)
     schema.UPSTREAM[table].validate(rows)
@@ -40,11 +40,11 @@ def test_every_table_keeps_the_upstream_contract(table: str, service_date: date)
 @pytest.mark.integration
 def test_a_day_depends_on_its_date_and_seed_alone(vehicle: pd.DataFrame) -> None:
     script = "import sys, datetime, pandas as pd; from mbta_assets.sources.synthetic import SyntheticSource as S;"
-    script += f"rows = S().read('vehicle', datetime.date.fromisoformat('{WEDNESDAY}'));"
+    script += f"rows = S().read('vehicle', datetime.date.fromisoformat('{WEDNESDAY}')).rows;"
     script += "print(pd.util.hash_pandas_object(rows, index=False).sum())"
     other_process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(other_process.stdout) == pd.util.hash_pandas_object(vehicle, index=False).sum()
-    assert not SyntheticSource(seed=1).read("vehicle", WEDNESDAY).equals(vehicle)
+    assert not SyntheticSource(seed=1).read("vehicle", WEDNESDAY).rows.equals(vehicle)
 
 
 def test_reading_the_timetable_does_not_run_the_process() -> None:
@@ -78,7 +78,8 @@ def test_delays_are_as_large_and_as_persistent_as_observed_ones() -> None:
 
 def test_weekends_have_less_service_and_sundays_start_later() -> None:
     departures = [
-        SyntheticSource().read("schedule", day).dropna(subset="departure_time") for day in (WEDNESDAY, SATURDAY, SUNDAY)
+        SyntheticSource().read("schedule", day).rows.dropna(subset="departure_time")
+        for day in (WEDNESDAY, SATURDAY, SUNDAY)
     ]
     trips = [rows["trip_id"].nunique() for rows in departures]
     first = [rows["departure_time"].min().tz_convert("America/New_York").time() for rows in departures]
@@ -89,7 +90,11 @@ def test_weekends_have_less_service_and_sundays_start_later() -> None:
 def test_the_service_day_counts_from_noon_minus_twelve_hours(schedule: pd.DataFrame) -> None:
     """Sunday's trains run by the wall clock, also on the Sundays on which the clocks change."""
     clock = [
-        SyntheticSource().read("schedule", day)["departure_time"].dt.tz_convert("America/New_York").dt.tz_localize(None)
+        SyntheticSource()
+        .read("schedule", day)
+        .rows["departure_time"]
+        .dt.tz_convert("America/New_York")
+        .dt.tz_localize(None)
         - pd.Timestamp(day)
         for day in (CLOCKS_FORWARD, SUNDAY, CLOCKS_BACK)
     ]
@@ -107,13 +112,13 @@ def test_a_trip_has_no_arrival_at_its_origin_and_no_departure_at_its_terminal(sc
 
 
 def test_trip_ids_repeat_from_day_to_day() -> None:
-    trips = [set(SyntheticSource().read("trip", date(2024, 3, day))["id"]) for day in (5, 6)]
+    trips = [set(SyntheticSource().read("trip", date(2024, 3, day)).rows["id"]) for day in (5, 6)]
     regular = [{trip for trip in day if trip.isdigit()} for day in trips]
     assert regular[0] == regular[1]
 
 
 def test_some_trips_are_added_without_a_schedule(schedule: pd.DataFrame) -> None:
-    trips = SyntheticSource().read("trip", WEDNESDAY)["id"]
+    trips = SyntheticSource().read("trip", WEDNESDAY).rows["id"]
     unscheduled = trips[~trips.isin(schedule["trip_id"])]
     assert 0.04 < len(unscheduled) / len(trips) < 0.09
     assert unscheduled.str.match(r"(ADDED|NONREV)-\d+").all()

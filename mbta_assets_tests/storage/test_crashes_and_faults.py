@@ -195,7 +195,7 @@ def test_the_staging_table_of_a_killed_writer_expires_within_hours(
 def test_a_killed_run_of_dagster_leaves_the_old_partition_and_the_next_run_completes(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, google_environment: dict[str, str]
 ) -> None:
-    old, new = (to_arrow("trip", SyntheticSource(seed).read("trip", DAY)) for seed in (1, 0))
+    old, new = (to_arrow("trip", SyntheticSource(seed).read("trip", DAY).rows) for seed in (1, 0))
     tables.write("trip", DAY, old)
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions"]
     command += ["--select", "trip", "--partition", str(DAY)]

@@ -41,7 +41,7 @@ class Simulation:
         """Simulate, join and sample the days in tables below `directory`."""
         stored, source, days = ParquetTables(directory), SyntheticSource(0), []
         for day in SIMULATED_DAYS:
-            tables = {name: source.read(name, day) for name in schema.UPSTREAM}
+            tables = {name: source.read(name, day).rows for name in schema.UPSTREAM}
             tables["vehicle"] = tables["vehicle"][tables["vehicle"]["route_id"].isin(LINES)].reset_index(drop=True)
             days.append(build(stored, day, tables))
         rows = pd.concat([sample_rows(day, ROWS_PER_DAY) for day in days], ignore_index=True)

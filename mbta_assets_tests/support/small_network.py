@@ -49,7 +49,7 @@ def make_day(day: date, seed: int = 0) -> dict[str, pd.DataFrame]:
 @cache
 def _simulate(day: date, seed: int) -> dict[str, pd.DataFrame]:
     source = SyntheticSource(seed)
-    tables = {table: source.read(table, day) for table in schema.UPSTREAM}
+    tables = {table: source.read(table, day).rows for table in schema.UPSTREAM}
     begins = tables["schedule"].groupby("trip_id")["departure_time"].min().dt.tz_convert(TIME_ZONE).dt.hour
     trips = tables["trip"][tables["trip"]["route_id"] == LINE]
     selected = set(trips["id"]) & set(begins.index[begins < END_HOUR])

@@ -43,7 +43,7 @@ class Day:
 
 def read_tables(source: Source, service_date: date) -> Tables:
     """Return the upstream tables of a service day."""
-    return {name: source.read(name, service_date) for name in schema.UPSTREAM}
+    return {name: source.read(name, service_date).rows for name in schema.UPSTREAM}
 
 
 @pytest.fixture(scope="module")

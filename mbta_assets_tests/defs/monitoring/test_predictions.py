@@ -72,7 +72,7 @@ def simulate_features(root: Path, day: date, change: Change = lambda vehicle: ve
     source, tables = SyntheticSource(0), ParquetTables(root)
     warehouse = DuckDBWarehouse(tables, tables)
     for table in schema.UPSTREAM:
-        rows = source.read(table, day)
+        rows = source.read(table, day).rows
         if table == "vehicle":
             rows = schema.cast_frame(change(rows[rows["route_id"] == ROUTE]), schema.Vehicle)
         tables.write(table, day, to_arrow(table, rows))
