@@ -81,7 +81,11 @@ def write_csv(change: Callable[[dict[str, bytes]], None]) -> Write:
         directory.mkdir(parents=True)
         texts = {}
         for name, table in plain_day.to_tables(plain_day.make_rows()).items():
-            frame = table.drop(columns=[column for column in table if table[column].isna().all()])
+            specs = schema.UPSTREAM[name].to_schema().columns
+            absent = [
+                column for column in table if table[column].isna().all() and not specs[column].metadata["required"]
+            ]
+            frame = table.drop(columns=absent)
             for column in frame.select_dtypes("datetimetz"):
                 frame[column] = frame[column].map(lambda time: time.isoformat(), na_action="ignore")
             texts[name] = frame.assign(service_date=str(DAY)).to_csv(index=False).encode()
