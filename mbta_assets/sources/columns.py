@@ -52,6 +52,9 @@ def convert_column(column: arrow.ChunkedArray, name: str, target: arrow.DataType
         return convert_column(column.cast(actual.value_type), name, target, parse=parse)
     if arrow.types.is_binary(actual) or arrow.types.is_large_binary(actual):
         return convert_column(column.cast(arrow.large_string()), name, target, parse=parse)  # validates UTF-8
+    if arrow.types.is_decimal(actual):
+        column = column.cast(arrow.string()).cast(arrow.float64())  # Arrow's own cast to floats is not exact
+        return convert_column(column, name, target, parse=parse)
     if arrow.types.is_null(actual):
         return Conversion(column.cast(target))
     if _holds_text(actual):
@@ -60,7 +63,7 @@ def convert_column(column: arrow.ChunkedArray, name: str, target: arrow.DataType
         return Conversion(_convert_days(column))
     if arrow.types.is_timestamp(target) and arrow.types.is_timestamp(actual):
         return _convert_times(column, target)
-    is_number = arrow.types.is_integer(actual) or arrow.types.is_floating(actual) or arrow.types.is_decimal(actual)
+    is_number = arrow.types.is_integer(actual) or arrow.types.is_floating(actual)
     if arrow.types.is_floating(target) and is_number:
         return Conversion(column.cast(target, safe=False))
     if arrow.types.is_integer(target) and arrow.types.is_boolean(actual):

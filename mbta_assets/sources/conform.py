@@ -91,18 +91,18 @@ def _convert_part(part: Part, model: type[schema.Table], parse: bool) -> dict[st
     """Return the columns of the contract, in its order and with its types. Raises Fault."""
     columns = {}
     names = list(part.columns or part.rows.column_names)
-    of_part = f" of {part.name}" if part.name else ""
+    in_part = f" in {part.name}" if part.name else ""
     for field in schema.arrow_schema(model):
         if names.count(field.name) > 1:
-            raise Fault(f"the column is there {names.count(field.name)} times{of_part}", "Keep one of them", field.name)
+            raise Fault(f"the column is there {names.count(field.name)} times{in_part}", "Keep one of them", field.name)
         if field.name in names:
             try:
                 columns[field.name] = convert_column(part.rows[field.name], field.name, field.type, parse=parse)
             except arrow.ArrowInvalid as error:
-                raise Fault(f"{error}{of_part and f' (in {part.name})'}", "Correct the column", field.name) from error
+                raise Fault(f"{error}{in_part}", "Correct the column", field.name) from error
         elif model.to_schema().columns[field.name].metadata["required"] and field.name != "service_date":
             remedy = f"Add it to the table, which has {', '.join(names)}"
-            raise Fault(f"the required column is missing{of_part}", remedy, field.name)
+            raise Fault(f"the required column is missing{in_part}", remedy, field.name)
         else:
             columns[field.name] = Conversion(arrow.chunked_array([arrow.nulls(len(part.rows), field.type)]))
     return columns

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import pyarrow as arrow
+import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from mbta_assets.sources.contract import Fault
@@ -24,6 +25,7 @@ BYTE_ORDER_MARKS = {
 }
 """Encoding by the mark at the beginning of a file; the first that fits is the one."""
 SEPARATORS = ",;\t|"
+PADDED_QUOTES = r'(?s)^\s+"(.*)"\s*$'
 MAX_HEADER_BYTES = 1 << 16
 BLOCK_BYTES = 1 << 20
 UNDECODABLE = "\ufffd"
@@ -83,7 +85,7 @@ class CsvTable:
             )
             for batch in reader:
                 n += len(batch)
-                yield arrow.Table.from_batches([batch])
+                yield _unquote_padded(arrow.Table.from_batches([batch]))
         except (arrow.ArrowInvalid, UnicodeError) as error:
             if isinstance(error, UnicodeError) or "UTF8" in str(error):
                 _raise_wrong_encoding(self.path, self.header.encoding)
@@ -118,8 +120,8 @@ class CsvTable:
             while block := file.read(BLOCK_BYTES):
                 lines, quotes = lines + block.count(b"\n"), quotes + block.count(b'"')
         records = self.header.lines + rows + len(self.unreadable)
-        if not quotes or lines in (records - 1, records):
-            return  # no value has a line break
+        if quotes % 2 == 0 and (not quotes or lines in (records - 1, records)):
+            return  # all quotes can be closed, and no value has a line break
         with self.path.open(encoding=self.header.encoding, newline="") as text:
             reader = csv.reader(text, delimiter=self.header.separator, strict=True)
             line = 0
@@ -133,6 +135,17 @@ class CsvTable:
                         problem = f"the quote in line {line + 1} of {self.path.name} is not closed"
                         raise Fault(problem, "Close it, or double quotes that are part of a value") from error
                 line = reader.line_num
+
+
+def _unquote_padded(rows: arrow.Table) -> arrow.Table:
+    """Return rows without the quotes of values that have a blank before them, which the reader takes for text."""
+    for index, column in enumerate(rows.columns):
+        if pc.any(pc.match_substring(column, ' "')).as_py():
+            is_quoted = pc.match_substring_regex(column, PADDED_QUOTES)
+            unquoted = pc.replace_substring(pc.replace_substring_regex(column, PADDED_QUOTES, r"\1"), '""', '"')
+            unquoted = pc.if_else(pc.equal(unquoted, ""), None, unquoted)
+            rows = rows.set_column(index, rows.column_names[index], pc.if_else(is_quoted, unquoted, column))
+    return rows
 
 
 def _read_header(path: Path, contract: Sequence[str]) -> Header:

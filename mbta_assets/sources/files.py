@@ -156,7 +156,7 @@ def _read_file(path: Path, table: str) -> Part:
         stored = parquet.read_schema(path)
     columns = _contract_columns(table, stored.names)
     # Text is read as a dictionary where it is stored as one: each distinct value is converted once.
-    texts = [name for name in columns if arrow.types.is_string(stored.field(name).type)]
+    texts = [name for name in columns if is_text(stored.field(name).type)]
     with _translate_read_errors(path), parquet.ParquetFile(path, read_dictionary=texts) as file:
         return Part(file.read(columns), stored.names, path.name)
 
@@ -240,7 +240,7 @@ def _absent_day(days: Iterable[date]) -> Fault:
 
 def _require_service_date(names: Sequence[str]) -> None:
     if "service_date" not in names:
-        problem = f"the required column is missing; the file has {', '.join(names)}"
+        problem = f"the required column is missing; the file has {', '.join(filter(None, names)) or 'no columns'}"
         raise Fault(problem, "A file of many days must have it", "service_date")
 
 

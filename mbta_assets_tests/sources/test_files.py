@@ -344,3 +344,42 @@ def test_a_row_without_a_day_is_rejected_with_each_day_of_its_file(tmp_path: Pat
         assert rows["id"].tolist() == [vehicle]
         assert rejected[["reason", "column_name"]].to_numpy().tolist() == [["missing_value", "service_date"]]
         assert '"id": "R-1"' in rejected["row"][0]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("stop_id", arrow.array([70061, None], arrow.int64())),
+        ("stop_id", arrow.array([70061.0, float("nan")], arrow.float64())),
+        ("stop_id", arrow.array(["70061.0", ""], arrow.large_string())),
+        ("stop_id", arrow.array(["70061 ", " "]).dictionary_encode()),
+        ("stop_id", arrow.array([b"70061", None], arrow.binary())),
+        ("direction_id", arrow.array([True, False])),
+        ("direction_id", arrow.array([1.0, 0.0])),
+        ("updated_at", arrow.array([NOON, NOON + timedelta(seconds=1)], arrow.timestamp("ns", "Asia/Tokyo"))),
+        ("updated_at", arrow.array([NOON, NOON + timedelta(seconds=1)], arrow.timestamp("ms", "UTC"))),
+        ("latitude", arrow.array([42, 43], arrow.int32())),
+    ],
+)
+def test_part_files_whose_types_differ_and_mean_the_same_are_read_as_the_same(
+    tmp_path: Path, column: str, values: arrow.Array
+) -> None:
+    rows = with_column(vehicles(n=2), "direction_id", [1, 0])
+    parts = [rows, with_column(rows, column, values), rows]
+    for number, part in enumerate(parts):
+        source = write(tmp_path, part, f"vehicle/service_date=2023-10-03/{number}.parquet")
+    result, rejected = source.read("vehicle", DAY)
+    expected = write(tmp_path / "same", rows, "vehicle/service_date=2023-10-03/0.parquet").read("vehicle", DAY).rows
+    assert expected["stop_id"].tolist() == ["70061", pd.NA]
+    pd.testing.assert_frame_equal(result, pd.concat([expected] * 3, ignore_index=True))
+    assert rejected.empty
+
+
+def test_a_row_of_another_day_in_a_partition_costs_itself(tmp_path: Path) -> None:
+    days = many_days((DAY, 3), (NEXT_DAY, 1))
+    rows, rejected = write(tmp_path, days, "vehicle/service_date=2023-10-03/0.parquet").read("vehicle", DAY)
+    assert len(rows) == 3
+    assert rejected[["service_date", "reason"]].to_numpy().tolist() == [[DAY, "other_service_day"]]
+    undated = days.set_column(0, "service_date", arrow.array([None] * 4, arrow.date32()))
+    filled = write(tmp_path, undated, "vehicle/service_date=2023-10-03/0.parquet").read("vehicle", DAY)
+    assert filled.rows["service_date"].tolist() == [DAY] * 4
