@@ -1,0 +1,44 @@
+"""The point-in-time join gives the same rows in BigQuery as in DuckDB, odd rows included."""
+
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pytest
+
+from mbta_assets.storage.bigquery_tables import BigQueryTables
+from mbta_assets.storage.tables import to_arrow
+from mbta_assets.storage.warehouse import BigQueryWarehouse
+from mbta_assets.transit import schema
+from mbta_assets_tests.support import plain_day
+from mbta_assets_tests.support.plain_day import BEGIN, STOPS, Row, Rows
+
+pytestmark = pytest.mark.xdist_group("google")
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def make_odd_day() -> Rows:
+    """Return a day with reports and stop times of other times, blank and padded ids, berths and odd positions."""
+    rows = plain_day.make_rows()
+    rows["stop"][0]["parent_station"] = "station"
+    rows["stop"] += [{"id": "track 2 ", "parent_station": " station"}, {"id": "x", "latitude": 0.0, "longitude": 0.0}]
+    rows["vehicle"][0]["stop_id"] = "\ttrack 2"
+    rows["vehicle"][3] |= {"latitude": 0.0, "longitude": 0.0}
+    rows["vehicle"][4] |= {"latitude": -42.39, "longitude": 71.12}
+    odd: Row = {"id": "R-2", "current_status": "STOPPED_AT", "stop_id": STOPS[3], "trip_id": "1"}
+    times = [EPOCH, BEGIN - timedelta(days=1), BEGIN + timedelta(days=400), BEGIN - timedelta(hours=12, microseconds=1)]
+    rows["vehicle"] += [odd | {"updated_at": time} for time in times]
+    rows["vehicle"] += [odd | {"updated_at": BEGIN, "trip_id": trip} for trip in (None, " ", "ADDED-1", "2")]
+    rows["schedule"][0]["arrival_time"] = BEGIN - timedelta(minutes=5)
+    rows["schedule"] += [{"trip_id": "1", "stop_id": "x", "arrival_time": EPOCH, "departure_time": None}]
+    return rows
+
+
+def test_the_join_gives_the_same_rows_in_both_engines(tables: BigQueryTables) -> None:
+    upstream = plain_day.to_tables(make_odd_day())
+    for name, table in upstream.items():
+        tables.write(name, plain_day.DAY, to_arrow(name, table))
+    joined = BigQueryWarehouse(tables, tables, tables.bigquery).join_upstream_tables(plain_day.DAY)
+    expected = plain_day.join(upstream)
+    assert len(expected) == plain_day.ROWS and expected["current_latitude"].isna().any()
+    pd.testing.assert_frame_equal(schema.cast_frame(joined, schema.RawTransitData), expected)
