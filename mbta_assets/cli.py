@@ -117,12 +117,13 @@ def local(selection: str, partition: str) -> None:
 @selection_option
 @partition_option
 @click.option("--follow", is_flag=True, help="Wait for the pipeline, and report its assets to Dagster.")
-def submit(selection: str, partition: str, follow: bool) -> None:
+@click.option("--no-cache", is_flag=True, help="Execute every step, also those whose inputs have not changed.")
+def submit(selection: str, partition: str, follow: bool, no_cache: bool) -> None:
     """Submit the pipeline to Vertex AI and print its name."""
     require_dagster_home()
     from mbta_assets.launch import commands  # imports Dagster
 
-    commands.submit_selection(selection, partition, follow=follow)
+    commands.submit_selection(selection, partition, follow=follow, use_cache=not no_cache)
 
 
 @launch.command()

@@ -126,17 +126,17 @@ def _build_local_storage(settings: Settings, source: SourceResource) -> dict[str
 def _build_gcp_storage(settings: Settings, source: SourceResource) -> dict[str, Any]:
     # Google's libraries take seconds to import, and a deployment on one machine needs none of them.
     from mbta_assets.defs.resources.gcp import (
+        AccountResource,
         BigQueryTablesResource,
         BigQueryWarehouseResource,
         GCSModelRegistryResource,
         GCSReportStoreResource,
-        GoogleAccount,
     )
 
     dataset, bucket, store = settings.bigquery_dataset, settings.gcs_bucket, settings.store
     if dataset is None or bucket is None:
         raise SettingsError("MBTA_DEPLOYMENT=gcp requires BIGQUERY_DATASET and GCS_BUCKET to be set.")
-    account = GoogleAccount.from_settings(settings)
+    account = AccountResource.from_settings(settings)
     tables = BigQueryTablesResource(
         account=account, dataset=dataset, maximum_bytes_billed=settings.bigquery_maximum_bytes_billed
     )

@@ -1,10 +1,12 @@
 """Commands of `mbta-assets launch`, each called by the command line with its parsed arguments."""
 
+import hashlib
 import os
+import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -42,8 +44,12 @@ def run_selection_locally(selection: str, partition: str) -> None:
             print(f"{asset} {version_token}")
 
 
-def submit_selection(selection: str, partition: str, *, follow: bool) -> None:
-    """Submit the pipeline of a selection to Vertex AI, print its name, and wait for it with `follow`."""
+def submit_selection(selection: str, partition: str, *, follow: bool, use_cache: bool) -> None:
+    """Submit the pipeline of a selection to Vertex AI, print its name, and wait for it with `follow`.
+
+    Where the same pipeline has not ended, nothing is submitted: wait for that one with `follow`, else raise
+    LaunchError.
+    """
     from mbta_assets.launch.vertex import VertexAI  # Google's client takes seconds to import
 
     definitions = build_defs()
@@ -51,10 +57,16 @@ def submit_selection(selection: str, partition: str, *, follow: bool) -> None:
     steps = select_steps(definitions, selection)
     with dg.DagsterInstance.get() as instance:
         versions = external_inputs(definitions, steps, partition, instance)
-        name = vertex.submit(steps, partition, public_environment(), versions)
-        print(name)
+        job = vertex.submit(steps, partition, public_environment(), versions, use_cache=use_cache)
+        if not job.is_new:
+            message = f"The same pipeline was submitted before and is {job.state.lower()}; nothing was submitted."
+            if not follow:
+                command = f"mbta-assets launch follow {job.name} --select '{selection}'"
+                raise LaunchError(f"{message} Wait for it with `{command}`, or cancel it and submit it again.")
+            print(message, file=sys.stderr)
+        print(job.name)
         if follow:
-            vertex.follow(name, steps, get_resource(definitions, "reports"), instance, print)
+            vertex.follow(job.name, steps, get_resource(definitions, "reports"), instance, print)
 
 
 def follow_pipeline(name: str, selection: str) -> None:
@@ -105,20 +117,57 @@ def external_inputs(
     """Return the data versions of what the steps depend on and do not materialize, as `name=version,…`.
 
     As a parameter of the pipeline, it makes Kubeflow's cache miss where an external input has changed. The versions
-    are those of the latest materializations and, for assets without dependencies, the source's.
+    are those of the latest materializations, of each day of a daily asset (all of its days without a partition), and,
+    for assets without dependencies, the source's. Raise LaunchError if the partition is invalid.
     """
+    graph, days = definitions.resolve_asset_graph(), list_days(partition)
     versions: dict[str, str] = {}
     for asset in sorted({name for step in steps for name in step.external_inputs}):
-        partitions = [partition] if partition else None
-        records_filter = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=partitions)
-        for record in instance.fetch_materializations(records_filter, limit=1).records:
-            tags = (record.asset_materialization and record.asset_materialization.tags) or {}
-            versions[asset] = tags.get(DATA_VERSION_TAG, "")
-    if partition and RANGE_SEPARATOR not in partition:
+        partitions: Iterable[str | None] = [None]
+        if graph.get(dg.AssetKey(asset)).is_partitioned:
+            partitions = map(str, days) if days else sorted(instance.get_materialized_partitions(dg.AssetKey(asset)))
+        versions[asset] = summarize_versions({key: find_data_version(instance, asset, key) for key in partitions})
+    if days:
         source = get_resource(definitions, "source")
         for step in steps:
             if not (step.upstream or step.external_inputs):
-                version = source.poll(step.asset, {}).get(date.fromisoformat(partition))
-                if version:
-                    versions[SOURCE_PREFIX + step.asset] = version
-    return ",".join(f"{name}={version}" for name, version in sorted(versions.items()))
+                polled = source.poll(step.asset, {})
+                versions[SOURCE_PREFIX + step.asset] = summarize_versions({str(day): polled.get(day) for day in days})
+    return ",".join(f"{name}={version}" for name, version in sorted(versions.items()) if version)
+
+
+def list_days(partition: str) -> list[date]:
+    """Return the service days of a partition, YYYY-MM-DD or FIRST...LAST; none if it is empty. Raise LaunchError."""
+    if not partition:
+        return []
+    try:
+        first, *last = map(date.fromisoformat, partition.split(RANGE_SEPARATOR))
+        days = (last[-1] - first).days + 1 if last else 1
+    except ValueError:
+        days = 0
+    if days < 1 or len(last) > 1:
+        raise LaunchError(
+            f"The partition {partition!r} is no service date and no range of them. It may be such as 2024-09-09, or "
+            "2024-09-09...2024-09-18, the earlier date first."
+        )
+    return [first + timedelta(days=number) for number in range(days)]
+
+
+def find_data_version(instance: dg.DagsterInstance, asset: str, partition: str | None) -> str | None:
+    """Return the data version of the latest materialization of an asset, or of a partition; None if there is none."""
+    partitions = [partition] if partition else None
+    records_filter = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=partitions)
+    for record in instance.fetch_materializations(records_filter, limit=1).records:
+        tags = (record.asset_materialization and record.asset_materialization.tags) or {}
+        return tags.get(DATA_VERSION_TAG)
+    return None
+
+
+def summarize_versions(versions: Mapping[str | None, str | None]) -> str:
+    """Return one version as it is, and those of several days as their digest; empty if there is none."""
+    if len(versions) == 1:
+        return next(iter(versions.values())) or ""
+    if not any(versions.values()):
+        return ""
+    lines = [f"{day} {version}" for day, version in versions.items() if version]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

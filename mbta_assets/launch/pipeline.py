@@ -20,12 +20,12 @@ LOCAL_IMAGE = "local"
 """Image name of a local run, which uses no image."""
 
 
-def build_pipeline(steps: Sequence[Step], image: str) -> Any:
+def build_pipeline(steps: Sequence[Step], image: str, *, use_cache: bool = True) -> Any:
     """Return a pipeline with a task for each step, named after its asset.
 
     Its parameters are the partition, the environment of all steps, and the data versions of external inputs. A task
     outputs its version token and takes those of its inputs, so that Kubeflow's cache misses exactly where the data
-    version of an input has changed.
+    version of an input has changed. Without `use_cache` every task is executed.
     """
     from kfp import dsl
 
@@ -52,6 +52,7 @@ def build_pipeline(steps: Sequence[Step], image: str) -> Any:
                 environment=environment,
             )
             set_resources(task, step)
+            task.set_caching_options(use_cache)
             tasks[step.asset] = task
         return outputs(**{asset: task.output for asset, task in tasks.items()})
 
@@ -67,18 +68,18 @@ def set_resources(task: Any, step: Step) -> None:
         task.set_accelerator_type(machine.accelerator).set_accelerator_limit(machine.accelerators)
 
 
-def compile_pipeline(steps: Sequence[Step], image: str, path: Path) -> None:
+def compile_pipeline(steps: Sequence[Step], image: str, path: Path, *, use_cache: bool = True) -> None:
     """Write the pipeline as the YAML that Kubeflow and Vertex AI accept."""
     from kfp import compiler
 
-    compiler.Compiler().compile(build_pipeline(steps, image), str(path))
+    compiler.Compiler().compile(build_pipeline(steps, image, use_cache=use_cache), str(path))
 
 
-def pipeline_spec(steps: Sequence[Step], image: str) -> dict[str, Any]:
+def pipeline_spec(steps: Sequence[Step], image: str, *, use_cache: bool = True) -> dict[str, Any]:
     """Return the compiled pipeline as the specification in a request to Vertex AI."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "pipeline.yaml"
-        compile_pipeline(steps, image, path)
+        compile_pipeline(steps, image, path, use_cache=use_cache)
         return yaml.safe_load(path.read_text())
 
 

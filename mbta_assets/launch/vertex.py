@@ -3,10 +3,11 @@
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import dagster as dg
 
@@ -23,12 +24,27 @@ from mbta_assets.storage.reports import ReportStore
 
 TASK_OUTPUT = "output:Output"
 """Name of a task's only output in the metadata of its execution."""
-MAX_SUBMISSIONS = 20
-"""Maximum number of submissions of the same job: the first, and one after each failure."""
+PIPELINE_LABEL = "mbta-assets-pipeline"
+"""Label of a job with the digest of its pipeline and parameters."""
+SUBMISSION_LABEL = "mbta-assets-submission"
+"""Label of a job that tells an own submission whose response was lost from one of somebody else."""
+MAX_SUBMISSION_ATTEMPTS = 20
+"""Job ids that are tried; each was taken by another submission of the same pipeline that has ended meanwhile."""
 REQUEST_TIMEOUT_SECONDS = 60
 FAILED_STATES = ("FAILED", "CANCELLED", "EXPIRED")
+ENDED_STATES = ("SUCCEEDED", *FAILED_STATES)
 ProgressCallback = Callable[[str], None]
 """Function that is called with a line of text for people about each materialized asset."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A pipeline job that is a new one, or the same one that was submitted before and has not ended."""
+
+    name: str
+    state: str
+    """State when it was submitted, such as PENDING or RUNNING."""
+    is_new: bool
 
 
 @dataclass(frozen=True)
@@ -72,17 +88,22 @@ class VertexAI:
         )
 
     def submit(
-        self, steps: Sequence[Step], partition: str, environment: Mapping[str, str], external_inputs: str
-    ) -> str:
-        """Submit a pipeline and return the name of its job.
+        self,
+        steps: Sequence[Step],
+        partition: str,
+        environment: Mapping[str, str],
+        external_inputs: str,
+        *,
+        use_cache: bool = True,
+    ) -> Submission:
+        """Submit a pipeline, unless the same one with the same parameters has not ended: then return that one.
 
-        The same pipeline with the same parameters is submitted once: if it is running or has succeeded, its name is
-        returned; if it has failed, it is submitted again. Raise CloudError if Vertex AI cannot be called, and
-        LaunchError after too many failures.
+        One that has ended, in whatever way, is submitted again. Raise CloudError if Vertex AI cannot be called, and
+        LaunchError if others submit it at the same time again and again.
         """
         job = {
             "display_name": f"{PIPELINE_NAME} {partition}".strip(),
-            "pipeline_spec": pipeline_spec(steps, self.image),
+            "pipeline_spec": pipeline_spec(steps, self.image, use_cache=use_cache),
             "runtime_config": {
                 "gcs_output_directory": self.pipeline_root,
                 "parameter_values": {
@@ -94,15 +115,23 @@ class VertexAI:
             **self._run_as,
         }
         digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
-        for number in range(1, MAX_SUBMISSIONS + 1):
+        labels = {PIPELINE_LABEL: digest, SUBMISSION_LABEL: uuid.uuid4().hex}
+        latest = self._find_latest_number(digest)
+        # The id of a job has a number, so that of two who submit at once one gets the job of the other.
+        for number in range(max(latest, 1), latest + MAX_SUBMISSION_ATTEMPTS):
             job_id = f"{PIPELINE_NAME}-{digest}-{number}"
-            name = f"{self._parent}/pipelineJobs/{job_id}"
-            try:
-                return self.account.call("Submit a pipeline to Vertex AI", partial(self._create_pipeline, job, job_id))
-            except AlreadyExistsError:
-                if pipeline_state(self._get_pipeline(name)) not in FAILED_STATES:
-                    return name
-        raise LaunchError(f"The same pipeline has failed {MAX_SUBMISSIONS} times; see {self._parent}/pipelineJobs.")
+            if number > latest:
+                created = self._create_pipeline({**job, "labels": labels}, job_id)
+                if created:
+                    return Submission(created.name, pipeline_state(created), is_new=True)
+            existing = self._get_pipeline(f"{self._parent}/pipelineJobs/{job_id}")
+            is_own = existing.labels.get(SUBMISSION_LABEL) == labels[SUBMISSION_LABEL]
+            if is_own or pipeline_state(existing) not in ENDED_STATES:
+                return Submission(existing.name, pipeline_state(existing), is_new=is_own)
+        raise LaunchError(
+            f"Others have submitted the same pipeline {MAX_SUBMISSION_ATTEMPTS} times meanwhile; see the jobs with the "
+            f"label {PIPELINE_LABEL}={digest} in {self._parent}/pipelineJobs, and submit it again."
+        )
 
     def submit_job(self, step: Step, partition: str, environment: Mapping[str, str], launch: str) -> str:
         """Submit one asset as a custom job and return the job's name. Raise CloudError.
@@ -146,11 +175,12 @@ class VertexAI:
         reported: set[str] = set()
         while True:
             job = self._get_pipeline(name)
-            for asset, version_token in succeeded_tasks(job, assets).items():
+            for asset, task in succeeded_tasks(job, assets).items():
                 if asset not in reported:
                     reported.add(asset)
-                    is_new = StepRecord.read(reports, asset, version_token).report(instance, launch)
-                    on_progress(f"{asset} {version_token}{'' if is_new else ' (already recorded)'}")
+                    is_new = StepRecord.read(reports, asset, task.version_token).report(instance, launch)
+                    notes = (" (from the cache)" * task.is_cached, "" if is_new else " (already recorded)")
+                    on_progress(f"{asset} {task.version_token}{''.join(notes)}")
             if pipeline_state(job) == "SUCCEEDED":
                 return
             if pipeline_state(job) in FAILED_STATES:
@@ -173,10 +203,30 @@ class VertexAI:
                 raise LaunchError(f"{step.asset} has {state.lower()} in {name}: {job.error.message or 'see its log'}")
             time.sleep(self.poll_seconds)
 
-    def _create_pipeline(self, job: Mapping[str, Any], job_id: str) -> str:
-        """Create a pipeline job and return its name."""
+    def _create_pipeline(self, job: Mapping[str, Any], job_id: str) -> Any:
+        """Create a pipeline job and return it, or return None if there is one with this id."""
         request = {"parent": self._parent, "pipeline_job": job, "pipeline_job_id": job_id}
-        return self._pipelines.create_pipeline_job(request, timeout=REQUEST_TIMEOUT_SECONDS).name
+        create = partial(self._pipelines.create_pipeline_job, request, timeout=REQUEST_TIMEOUT_SECONDS)
+        try:
+            return self.account.call("Submit a pipeline to Vertex AI", create)
+        except AlreadyExistsError:
+            return None
+
+    def _find_latest_number(self, digest: str) -> int:
+        """Return the number of the latest job of a pipeline with some parameters, 0 if none is listed."""
+        request = {
+            "parent": self._parent,
+            "filter": f'labels.{PIPELINE_LABEL}="{digest}"',
+            "order_by": "create_time desc",
+            "page_size": 1,
+            "read_mask": "name",
+        }
+
+        def find() -> int:
+            jobs = self._pipelines.list_pipeline_jobs(request, timeout=REQUEST_TIMEOUT_SECONDS).pipeline_jobs
+            return int(jobs[0].name.rpartition("-")[2]) if jobs else 0
+
+        return self.account.call("List the pipelines of Vertex AI", find)
 
     def _get_pipeline(self, name: str) -> Any:
         """Return a pipeline job with its state and the states of its tasks."""
@@ -220,19 +270,27 @@ def assets_by_task_name(spec: Mapping[str, Any]) -> dict[str, str]:
     return assets | {asset: asset for asset in assets.values()}
 
 
-def succeeded_tasks(job: Any, assets: Mapping[str, str]) -> dict[str, str]:
-    """Return the version token of each asset whose task has succeeded or was cached.
+class SucceededTask(NamedTuple):
+    """The output of a task, and whether it comes from Kubeflow's cache."""
+
+    version_token: str
+    is_cached: bool
+
+
+def succeeded_tasks(job: Any, assets: Mapping[str, str]) -> dict[str, SucceededTask]:
+    """Return the output of each asset whose task has succeeded or was cached.
 
     Raise LaunchError if such a task has none.
     """
-    version_tokens = {}
+    tasks = {}
     for task in job.job_detail.task_details:
         if task.task_name in assets and task.state.name in ("SUCCEEDED", "SKIPPED"):
             asset = assets[task.task_name]
-            version_tokens[asset] = str(dict(task.execution.metadata or {}).get(TASK_OUTPUT, ""))
-            if not version_tokens[asset]:
+            version_token = str(dict(task.execution.metadata or {}).get(TASK_OUTPUT, ""))
+            if not version_token:
                 raise LaunchError(f"{asset} has succeeded in {job.name}, but Vertex AI has no output of its task.")
-    return version_tokens
+            tasks[asset] = SucceededTask(version_token, task.state.name == "SKIPPED")
+    return tasks
 
 
 def describe_failure(name: str, job: Any, assets: Mapping[str, str]) -> str:

@@ -1,13 +1,8 @@
 """Submission to Vertex AI, against a fake of its REST API: what is sent, what is reported to Dagster, and failures."""
 
-import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import dagster as dg
 import pytest
@@ -18,9 +13,10 @@ from mbta_assets.launch import LaunchError
 from mbta_assets.launch.lineage import Machine, Step
 from mbta_assets.launch.record import LAUNCH_TAG, StepRecord
 from mbta_assets.launch.step import version_token_name
-from mbta_assets.launch.vertex import VertexAI
+from mbta_assets.launch.vertex import Submission, VertexAI
 from mbta_assets.settings import Settings
 from mbta_assets.storage.reports import ReportStore
+from mbta_assets_tests.launch.conftest import VERSION_TOKENS, FakeVertexAI
 
 PARENT = "projects/transit-1/locations/us-east4"
 SMALL = Machine.from_type("e2-standard-4")
@@ -29,105 +25,7 @@ STEPS = [
     Step("training_set", ("trip",), ("transit_features",), False, SMALL),
     Step("dnn_teacher", ("training_set",), (), False, Machine.from_type("n1-standard-8", "NVIDIA_TESLA_T4", 1)),
 ]
-VERSION_TOKENS = {"trip": "2024-04-01@v1", "training_set": "@v2", "dnn_teacher": "@v3"}
 DAY = "2024-04-01"
-REASONS = {
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    409: "ALREADY_EXISTS",
-    429: "RESOURCE_EXHAUSTED",
-    503: "UNAVAILABLE",
-}
-
-
-@dataclass
-class FakeVertexAI:
-    """The requests of Vertex AI's REST API that the package sends, with responses in Vertex AI's form."""
-
-    address: str = ""
-    created: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    """Ids and bodies of the created jobs."""
-    states: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    """State of the job and of each of its tasks at each poll; the last one stays."""
-    failures: list[int] = field(default_factory=list)
-    """Statuses of the responses to the next requests; 0 closes the connection."""
-
-    def post(self, path: str, query: dict[str, list[str]], body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        kind = path.rpartition("/")[2]
-        job_id = query["pipelineJobId"][0] if kind == "pipelineJobs" else str(1000 + len(self.created))
-        if any(job_id == created for created, _ in self.created):
-            return error(409, f"The PipelineJob {job_id} already exists.")
-        self.created.append((job_id, body))
-        return 200, {**body, "name": f"{path.removeprefix('/v1/')}/{job_id}", "state": "PIPELINE_STATE_PENDING"}
-
-    def get(self, path: str) -> tuple[int, dict[str, Any]]:
-        name = path.removeprefix("/v1/")
-        job_id = name.rpartition("/")[2]
-        if all(job_id != created for created, _ in self.created):
-            return error(404, f"{name} is not found.")
-        state, tasks = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        if "customJobs" in name:
-            failure = {"error": {"code": 3, "message": "The replica exited with 1."}} if "FAILED" in state else {}
-            return 200, {"name": name, "state": state, **failure}
-        details = [task_detail(index, *task) for index, task in enumerate(tasks.items())]
-        return 200, {"name": name, "state": state, "jobDetail": {"taskDetails": details}}
-
-
-def task_detail(index: int, asset: str, state: str) -> dict[str, Any]:
-    """Return the detail of a task as Vertex AI has it, with the metadata of its execution once it has succeeded."""
-    detail: dict[str, Any] = {"taskId": str(index), "taskName": asset, "state": state}
-    if state in ("SUCCEEDED", "SKIPPED"):
-        detail["execution"] = {"metadata": {"input:asset": asset, "output:Output": VERSION_TOKENS.get(asset, "")}}
-    if state == "FAILED":
-        detail["error"] = {"code": 9, "message": f"The replica workerpool0-0 of {asset} ran out of memory."}
-    return detail
-
-
-def error(status: int, message: str) -> tuple[int, dict[str, Any]]:
-    """Return the response of a failed request."""
-    return status, {"error": {"code": status, "message": message, "status": REASONS[status]}}
-
-
-@pytest.fixture
-def server() -> Iterator[FakeVertexAI]:
-    fake = FakeVertexAI(states=[("PIPELINE_STATE_RUNNING", {})])
-
-    class Handler(BaseHTTPRequestHandler):
-        def _respond(self, method: str) -> None:
-            url = urlsplit(self.path)
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            failure = fake.failures.pop(0) if fake.failures else None
-            if failure == 0:
-                self.connection.close()
-                return
-            if failure:
-                status, content = error(failure, f"No luck: {failure}.")
-            elif method == "POST":
-                status, content = fake.post(url.path, parse_qs(url.query), json.loads(body))
-            else:
-                status, content = fake.get(url.path)
-            response = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(response)))
-            self.end_headers()
-            self.wfile.write(response)
-
-        def do_GET(self) -> None:
-            self._respond("GET")
-
-        def do_POST(self) -> None:
-            self._respond("POST")
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    fake.address = f"http://127.0.0.1:{http.server_port}"
-    yield fake
-    http.shutdown()
-    http.server_close()
 
 
 @pytest.fixture
@@ -167,13 +65,13 @@ def fetch_materializations(instance: dg.DagsterInstance, asset: str) -> list[dg.
     return [record.asset_materialization for record in records if record.asset_materialization]
 
 
-def submit(vertex: VertexAI) -> str:
-    """Submit the pipeline of all steps and return its name."""
-    return vertex.submit(STEPS, DAY, {"MBTA_STORE": "/tmp/mbta"}, "transit_features=v0")
+def submit(vertex: VertexAI, external_inputs: str = "transit_features=v0") -> Submission:
+    """Submit the pipeline of all steps."""
+    return vertex.submit(STEPS, DAY, {"MBTA_STORE": "/tmp/mbta"}, external_inputs)
 
 
 def test_what_is_submitted_is_the_pipeline_with_its_parameters(vertex: VertexAI, server: FakeVertexAI) -> None:
-    name = submit(vertex)
+    name = submit(vertex).name
     [(job_id, job)] = server.created
     assert name == f"{PARENT}/pipelineJobs/{job_id}"
     assert job["runtimeConfig"]["gcsOutputDirectory"] == "gs://b/pipelines"
@@ -187,22 +85,37 @@ def test_what_is_submitted_is_the_pipeline_with_its_parameters(vertex: VertexAI,
     assert names == set(VERSION_TOKENS)
 
 
-def test_a_pipeline_that_is_submitted_again_is_the_same_job_unless_it_has_failed_or_changed(
-    vertex: VertexAI, server: FakeVertexAI
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "CANCELLED"])
+def test_a_pipeline_that_is_submitted_again_after_it_has_ended_is_a_new_job(
+    vertex: VertexAI, server: FakeVertexAI, state: str
 ) -> None:
-    name = submit(vertex)
-    assert submit(vertex) == name
-    server.states = [("PIPELINE_STATE_FAILED", {})]
-    again = submit(vertex)
-    assert again != name
-    assert len(server.created) == 2
-    server.states = [("PIPELINE_STATE_RUNNING", {})]
-    assert vertex.submit(STEPS, DAY, {}, "transit_features=v9") not in (name, again)
+    first = submit(vertex)
+    server.states = [(f"PIPELINE_STATE_{state}", {})]
+    again = [submit(vertex) for _ in range(3)]
+    assert all(job.is_new for job in (first, *again))
+    assert len({job.name for job in (first, *again)}) == len(server.created) == 4
 
 
-def test_a_lost_response_does_not_lead_to_a_second_job(vertex: VertexAI, server: FakeVertexAI) -> None:
-    server.failures = [503, 0]
-    submit(vertex)
+@pytest.mark.parametrize("lists_jobs", [True, False], ids=["listed", "not listed yet"])
+@pytest.mark.parametrize("state", ["QUEUED", "PENDING", "RUNNING", "CANCELLING", "PAUSED"])
+def test_a_pipeline_that_is_submitted_again_before_it_has_ended_is_the_same_job(
+    vertex: VertexAI, server: FakeVertexAI, state: str, lists_jobs: bool
+) -> None:
+    server.lists_jobs = lists_jobs
+    first = submit(vertex)
+    server.states = [(f"PIPELINE_STATE_{state}", {})]
+    assert submit(vertex) == Submission(first.name, state, is_new=False)
+    assert len(server.created) == 1
+    assert submit(vertex, "transit_features=v9").is_new, "another pipeline"
+    assert vertex.submit(STEPS, DAY, {}, "transit_features=v0", use_cache=False).is_new
+
+
+@pytest.mark.parametrize("state", ["PENDING", "SUCCEEDED", "FAILED"])
+def test_a_lost_response_does_not_lead_to_a_second_job(vertex: VertexAI, server: FakeVertexAI, state: str) -> None:
+    server.states = [(f"PIPELINE_STATE_{state}", {})]  # the job may have ended before its existence is noticed
+    server.failures = [200, 503, 0]
+    server.loses_response = True
+    assert submit(vertex).is_new
     assert len(server.created) == 1
 
 
@@ -216,9 +129,9 @@ def test_each_step_is_reported_to_dagster_as_soon_as_it_has_succeeded(
         ("PIPELINE_STATE_SUCCEEDED", dict.fromkeys(VERSION_TOKENS, "SUCCEEDED")),
     ]
     progress: list[str] = []
-    name = submit(vertex)
+    name = submit(vertex).name
     vertex.follow(name, STEPS, reports, instance, progress.append)
-    assert progress == [f"{asset} {version_token}" for asset, version_token in VERSION_TOKENS.items()]
+    assert progress == ["trip 2024-04-01@v1", "training_set @v2 (from the cache)", "dnn_teacher @v3"]
     [materialization] = fetch_materializations(instance, "trip")
     assert (materialization.partition, materialization.metadata["rows"].value) == (DAY, 7)
     assert materialization.tags == {"dagster/data_version": "v1", LAUNCH_TAG: name.rpartition("/")[2]}
@@ -245,7 +158,7 @@ def test_a_failed_step_is_named_with_its_cause_and_the_steps_before_it_are_repor
 def test_a_connection_that_is_lost_while_following_is_opened_again(
     vertex: VertexAI, server: FakeVertexAI, reports: ReportStore, instance: dg.DagsterInstance
 ) -> None:
-    name = submit(vertex)
+    name = submit(vertex).name
     server.states = [("PIPELINE_STATE_SUCCEEDED", dict.fromkeys(VERSION_TOKENS, "SUCCEEDED"))]
     server.failures = [0, 503, 0]
     vertex.follow(name, STEPS, reports, instance, print)
@@ -256,7 +169,7 @@ def test_a_connection_that_is_lost_while_following_is_opened_again(
 def test_a_lasting_failure_is_reported_with_how_to_continue(
     vertex: VertexAI, server: FakeVertexAI, reports: ReportStore, instance: dg.DagsterInstance, status: int
 ) -> None:
-    name = submit(vertex)
+    name = submit(vertex).name
     impatient = replace(vertex, account=replace(vertex.account, retry_seconds=2))
     server.failures = [status] * 100
     with pytest.raises(CloudError, match=rf"{name} .the same command continues.*did not work within 2 s"):
@@ -266,10 +179,10 @@ def test_a_lasting_failure_is_reported_with_how_to_continue(
 def test_an_exceeded_quota_and_a_missing_permission_are_reported_at_submission(
     vertex: VertexAI, server: FakeVertexAI
 ) -> None:
-    server.failures = [403]
+    server.failures = [200, 403]
     with pytest.raises(CloudError, match=r"Submit a pipeline to Vertex AI: .*403"):
         submit(vertex)
-    server.failures = [429] * 100
+    server.failures = [200, *[429] * 100]
     impatient = replace(vertex, account=replace(vertex.account, retry_seconds=2))
     with pytest.raises(CloudError, match=r"Submit a pipeline to Vertex AI: .*within 2 s.*429"):
         submit(impatient)
@@ -283,7 +196,7 @@ def test_a_store_without_the_records_of_the_steps_is_refused(
 ) -> None:
     server.states = [("PIPELINE_STATE_RUNNING", {"trip": "SUCCEEDED"})]
     with pytest.raises(LaunchError, match="no record of trip .*MBTA_STORE"):
-        vertex.follow(submit(vertex), STEPS, ReportStore(tmp_path / "elsewhere"), instance, print)
+        vertex.follow(submit(vertex).name, STEPS, ReportStore(tmp_path / "elsewhere"), instance, print)
 
 
 def test_one_asset_runs_as_a_custom_job_on_the_machine_of_its_tags(

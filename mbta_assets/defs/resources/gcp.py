@@ -3,13 +3,13 @@
 Importing this module imports Google's libraries, which takes seconds: only a deployment on Google Cloud does.
 """
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import dagster as dg
 from pydantic import Field
 
+from mbta_assets.defs.resources.settings import dump_public_settings
 from mbta_assets.gcp.account import Account
 from mbta_assets.gcp.bigquery import BigQuery
 from mbta_assets.gcp.bucket import Bucket
@@ -19,47 +19,21 @@ from mbta_assets.storage.gcs import GCSModelRegistry, GCSReportStore
 from mbta_assets.storage.warehouse import BigQueryRelations, BigQueryWarehouse
 
 
-class GoogleAccount(dg.ConfigurableResource):
+class AccountResource(dg.ConfigurableResource):
     """The account that calls Google Cloud. A key is never part of it, only the path of a key file."""
 
-    project: str = Field(description="Project that pays for queries and has the dataset.")
-    location: str = Field(default="US", description="Location of datasets and queries.")
-    retry_seconds: float = Field(
-        default=600, gt=0, description="Time for which a call with transient failures is retried."
-    )
-    key_file: str | None = Field(
-        default=None, description="Path of a key file; unset, application default credentials."
-    )
-    impersonated_account: str | None = Field(
-        default=None, description="E-mail address of a service account to impersonate."
-    )
-    bigquery_emulator: str | None = Field(
-        default=None, description="Address of an emulator, called without credentials."
-    )
-    read_api_emulator: str | None = Field(default=None, description="host:port of that emulator's Storage Read API.")
-    storage_emulator: str | None = Field(
-        default=None, description="Address of an emulator, called without credentials."
+    settings: dict[str, Any] = Field(
+        description="Settings that differ from their defaults, by name; the account reads those it needs. No secrets."
     )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Return the account that the settings describe."""
-        fields = asdict(Account.from_settings(settings))
-        key_file = fields.pop("key_file")
-        return cls(**fields, key_file=str(key_file) if key_file else None)
+        return cls(settings=dump_public_settings(settings))
 
     def create_resource(self, context: dg.InitResourceContext) -> Account:
         """Return the account; nothing is read or called yet."""
-        return Account(
-            project=self.project,
-            location=self.location,
-            retry_seconds=self.retry_seconds,
-            key_file=Path(self.key_file) if self.key_file else None,
-            impersonated_account=self.impersonated_account,
-            bigquery_emulator=self.bigquery_emulator,
-            read_api_emulator=self.read_api_emulator,
-            storage_emulator=self.storage_emulator,
-        )
+        return Account.from_settings(Settings(**self.settings))
 
 
 class BigQueryTablesResource(dg.ConfigurableResource):

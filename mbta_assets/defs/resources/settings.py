@@ -1,11 +1,11 @@
 """The settings that assets read. Everything else a setting decides is decided when the definitions are built."""
 
-from typing import Self
+from typing import Any, Self
 
 import dagster as dg
 from pydantic import Field
 
-from mbta_assets.settings import Settings
+from mbta_assets.settings import VARIABLES, Settings
 
 
 class TrainingSettings(dg.ConfigurableResource):
@@ -21,3 +21,13 @@ class TrainingSettings(dg.ConfigurableResource):
     def from_settings(cls, settings: Settings) -> Self:
         """Return the settings of training that are part of a deployment's settings."""
         return cls(seed=settings.seed, training_days=settings.training_days, tune_trials=settings.tune_trials)
+
+
+def dump_public_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that differ from their defaults and are no secrets, by name.
+
+    They are the configuration of resources that read several of them: `Settings(**…)` makes the same settings again.
+    """
+    secrets = {variable.field for variable in VARIABLES if variable.secret}
+    hidden = secrets | {"wandb_mode"}  # of no use to such a resource, and "online" requires a secret
+    return settings.model_dump(mode="json", exclude_defaults=True, exclude=hidden)

@@ -5,7 +5,8 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import Field
 
-from mbta_assets.settings import VARIABLES, Settings
+from mbta_assets.defs.resources.settings import dump_public_settings
+from mbta_assets.settings import Settings
 from mbta_assets.sources import Source, open_source
 from mbta_assets.sources.contract import TablesInPlace
 
@@ -21,9 +22,7 @@ class SourceResource(dg.ConfigurableResource):
     def from_settings(cls, settings: Settings) -> Self:
         """Return the source of a deployment. Raises SettingsError if the settings do not describe one."""
         open_source(settings)  # wrong settings are errors when the code location is loaded, not in a run
-        secrets = {variable.field for variable in VARIABLES if variable.secret}
-        hidden = secrets | {"wandb_mode"}  # of no use to a source, and "online" requires a secret
-        return cls(settings=settings.model_dump(mode="json", exclude_defaults=True, exclude=hidden))
+        return cls(settings=dump_public_settings(settings))
 
     def create_resource(self, context: dg.InitResourceContext) -> Source:
         """Open the source."""
