@@ -5,6 +5,7 @@ A command imports what it needs when it is called: Dagster takes seconds to impo
 
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 
 from mbta_assets.gcp import CloudError
 from mbta_assets.launch import LaunchError
+from mbta_assets.storage.bundle import BundleError
 
 selection_option = click.option(
     "--select", "selection", required=True, help="Assets to materialize, in the syntax of `dg launch --assets`."
@@ -30,7 +32,7 @@ class ErrorReportingGroup(click.Group):
 
         try:
             return super().invoke(context)
-        except (SettingsError, LaunchError, CloudError) as error:
+        except (SettingsError, LaunchError, CloudError, BundleError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -82,6 +84,24 @@ def settings(documents: tuple[Path, ...]) -> None:
         click.echo(settings_table())
     for document in documents:
         document.write_text(update_tables(document.read_text()))
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
+def prune(dry_run: bool) -> None:
+    """Remove versions and refused days that nothing needs."""
+    from mbta_assets.settings import Settings  # imports pydantic, which `--help` can do without
+    from mbta_assets.storage import retention
+
+    settings = Settings.from_environment()
+    now, registry = datetime.now(UTC), retention.open_registry(settings)
+    plan = retention.make_plan(registry, retention.Retention.from_settings(settings), now)
+    if not dry_run:
+        plan = retention.apply_plan(registry, plan)
+    for row in plan.to_table(now):
+        click.echo(f"{row['size_bytes']:>14,} bytes  {row['age_days']:>6} days  {row['name']}")
+    verb = "would be removed" if dry_run else "removed"
+    click.echo(f"{plan.size_bytes:>14,} bytes  in {len(plan.versions)} versions and {len(plan.files)} files {verb}.")
 
 
 @main.group()

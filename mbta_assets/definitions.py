@@ -22,7 +22,7 @@ from mbta_assets.defs.resources.local import (
     ReportStoreResource,
 )
 from mbta_assets.defs.resources.ray_cluster import RayCluster
-from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.defs.resources.settings import RetentionSettings, TrainingSettings
 from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
 from mbta_assets.settings import Settings, SettingsError
 
@@ -81,6 +81,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     build_storage = _build_gcp_storage if settings.deployment == "gcp" else _build_local_storage
     return {
         "settings": TrainingSettings.from_settings(settings),
+        "retention": RetentionSettings.from_settings(settings),
         "source": source,
         "tracker": ExperimentTracker(
             project=settings.wandb_project,

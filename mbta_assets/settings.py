@@ -122,6 +122,15 @@ class Settings(BaseSettings):
     poll_seconds: Annotated[int, Ge(1)] = variable(
         "MBTA_POLL_SECONDS", 60, "Interval at which the source is polled for changed service dates, in seconds."
     )
+    keep_versions: Annotated[int, Ge(1)] = variable(
+        "MBTA_KEEP_VERSIONS",
+        20,
+        "Number of latest promotions and rollbacks whose versions are kept, and of versions of each model and training "
+        "set that are kept besides those that are needed.",
+    )
+    keep_staged_days: Annotated[int, Ge(1)] = variable(
+        "MBTA_KEEP_STAGED_DAYS", 14, "Number of days for which refused service dates and abandoned files are kept."
+    )
     alert_webhook: URL | None = variable(
         "MBTA_ALERT_WEBHOOK", None, "URL to which failed runs are posted as JSON.", secret=True
     )

@@ -21,6 +21,9 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 
 # The tag of a materialization or observation that holds its data version, needed to report one from outside a run.
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+# What a step runs in. The contexts of IO managers have it as `step_context`; only it knows all inputs of the step.
+from dagster._core.execution.context.system import StepExecutionContext
 from dagster._core.execution.plan.execute_step import _get_output_asset_events
 
 # The interface of run launchers: Dagster documents how to configure one, and not how to write one.
@@ -94,6 +97,7 @@ __all__ = [
     "ResourceSnap",
     "RunLauncher",
     "StaleStatus",
+    "StepExecutionContext",
     "WorkerStatus",
     "cron_string_iterator",
     "get_current_datetime",

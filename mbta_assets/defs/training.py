@@ -3,7 +3,11 @@
 Both are computed in `ml.training`.
 """
 
+from collections.abc import Iterator, Sequence
+from datetime import date
+
 import dagster as dg
+import pandas as pd
 from pydantic import Field
 
 from mbta_assets.defs.io_managers import StoredTable
@@ -53,12 +57,32 @@ def training_set(
     transit_features: StoredTable,
 ) -> Draft:
     days = list(transit_features.days)[-settings.training_days :]
-    samples = (sample_rows(transit_features.read(day), config.rows_per_day) for day in days)
+    samples = {day: sample_rows(rows, config.rows_per_day) for day, rows in _read_features(transit_features, days)}
     built = dataset.build_training_set(samples, config.build_split())
     parts = table_metadata(built.describe_parts())
     context.add_output_metadata({"parts": parts, "service_days": len(days), "rows": len(built.rows)})
     versions = {str(day): version for day, version in transit_features.versions(days).items()}
     return built.draft(versions, config.rows_per_day)
+
+
+def _read_features(transit_features: StoredTable, days: Sequence[date]) -> Iterator[tuple[date, pd.DataFrame]]:
+    """Yield the features of service days one by one. Raises TrainingSetError where days lack a column."""
+    missing: dict[date, set[str]] = {}
+    for day in days:
+        try:
+            yield day, transit_features.read(day)
+        except KeyError:  # the day was made before there was the column
+            stored = transit_features.tables.read(transit_features.table, [day])
+            missing[day] = set(dataset.COLUMNS) - set(stored.column_names)
+    if missing:
+        columns, first, last = sorted(set().union(*missing.values())), min(missing), max(missing)
+        partitions = f"--partition {first}" if first == last else f"--partition-range {first}...{last}"
+        raise dataset.TrainingSetError(
+            f"No training set can be made: {len(missing)} of {len(days)} service days, {', '.join(map(str, missing))}, "
+            f"were made before transit_features had the column {', '.join(columns)}. Make them again, then "
+            "training_set: dagster asset materialize -m mbta_assets.definitions --select transit_features "
+            f"{partitions}"
+        )
 
 
 @dg.asset(

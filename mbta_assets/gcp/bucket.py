@@ -7,6 +7,7 @@ import base64
 import hashlib
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -29,6 +30,19 @@ class ObjectInfo:
 
     generation: int
     md5: str | None
+    updated: datetime
+    """When it was written (UTC)."""
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """An object of a listing."""
+
+    path: str
+    generation: int
+    size_bytes: int
+    updated: datetime
+    """When it was written (UTC)."""
 
 
 class Bucket:
@@ -123,11 +137,36 @@ class Bucket:
         with self.account.translate_errors(f"Delete {self.uri(path)}"):
             self.client.bucket(self.name).delete_blob(path, retry=self.account.retry)
 
+    def delete_generation(self, path: str, generation: int) -> bool:
+        """Delete an object if its generation is this one, and return whether it is gone. Raises CloudError."""
+        bucket = self.client.bucket(self.name)
+
+        def delete() -> bool:
+            try:
+                bucket.delete_blob(path, if_generation_match=generation, retry=self.account.retry)
+            except NotFound:
+                return True  # also after an own request whose response was lost
+            except PreconditionFailed:
+                return False
+            return True
+
+        return self.account.call(f"Delete {self.uri(path)}", delete)
+
+    def list_objects(self, prefix: str) -> list[ListedObject]:
+        """Return the objects whose path begins with a prefix. Raises CloudError."""
+        bucket = self.client.bucket(self.name)
+
+        def read() -> list[ListedObject]:
+            blobs = bucket.list_blobs(prefix=prefix, retry=self.account.retry)
+            return [ListedObject(blob.name, int(blob.generation), blob.size or 0, blob.updated) for blob in blobs]
+
+        return self.account.call(f"List {self.uri(prefix)}", read)
+
     def stat(self, path: str) -> ObjectInfo | None:
         """Return an object's metadata, or None if there is no such object. Raises CloudError."""
         bucket = self.client.bucket(self.name)
         blob = self.account.call(f"Get the metadata of {self.uri(path)}", lambda: bucket.get_blob(path, retry=None))
-        return ObjectInfo(int(blob.generation), blob.md5_hash) if blob else None
+        return ObjectInfo(int(blob.generation), blob.md5_hash, blob.updated) if blob else None
 
 
 def compute_md5(content: bytes | Path) -> str:

@@ -16,13 +16,12 @@ import dagster as dg
 from dagster_shared.serdes import deserialize_value, serialize_value
 
 from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG
+from mbta_assets.defs.io_managers.pins import LAUNCH_TAG
 from mbta_assets.launch import LaunchError
 from mbta_assets.storage.reports import ReportStore
 
 EVENT_POINTER_PREFIX = "dagster/input_event_pointer/"
 """Prefix of tags with positions in an event log."""
-LAUNCH_TAG = "mbta_assets/launch"
-"""Tag of a reported event with the launch that it comes from."""
 MAX_RECORDS_SEARCHED = 100
 """Number of latest materializations that are searched for a launch."""
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation

@@ -7,13 +7,12 @@ from typing import Any
 import dagster as dg
 
 from mbta_assets.defs.dagster_internals import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+from mbta_assets.defs.io_managers.pins import INPUTS_LAUNCH
 from mbta_assets.launch import LaunchError
 from mbta_assets.launch.record import StepRecord, parse_version_tokens, read_with_ancestors
 
 RANGE_SEPARATOR = "..."
 """Separates the first and the last partition of a range."""
-INPUTS_LAUNCH = "inputs"
-"""Launch under which a step's own instance knows the records of its inputs."""
 
 
 def run_step(asset: str, partition: str, upstream: str, environment: Mapping[str, str], launch: str = "") -> str:

@@ -6,7 +6,9 @@ standard library only, because whoever predicts imports it. Versions of models a
 
 import hashlib
 import json
+import os
 import subprocess
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,6 +17,8 @@ from typing import Any
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+PROJECT = "mbta_assets"
+"""Name of this project in its pyproject.toml."""
 
 
 class BundleError(Exception):
@@ -69,10 +73,7 @@ def write(directory: Path, kind: str, files: Mapping[str, bytes], **fields: Any)
 
 def read(directory: Path, digest: str | None = None) -> Bundle:
     """Read a bundle and verify every file, and the manifest against `digest` if that is given. Raises BundleError."""
-    try:
-        text = (directory / MANIFEST).read_bytes()
-    except FileNotFoundError as error:
-        raise BundleError(f"{directory / MANIFEST} is missing. {_REMEDY}") from error
+    text = read_manifest_text(directory)
     manifest = parse_manifest(text, str(directory), digest)
     for name, entry in manifest["files"].items():
         _read_verified(directory / name, entry)
@@ -80,6 +81,14 @@ def read(directory: Path, digest: str | None = None) -> Bundle:
     if unlisted:
         raise BundleError(f"{directory} holds {', '.join(sorted(unlisted))}, not in its manifest. {_REMEDY}")
     return Bundle(directory, manifest, hashlib.sha256(text).hexdigest())
+
+
+def read_manifest_text(directory: Path) -> bytes:
+    """Read the manifest of a bundle. Raises BundleError if it is missing."""
+    try:
+        return (directory / MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{directory / MANIFEST} is missing. {_REMEDY}") from error
 
 
 def parse_manifest(text: bytes, location: str, digest: str | None = None) -> dict[str, Any]:
@@ -110,12 +119,28 @@ def library_versions(*names: str) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of this code, with the suffix `-dirty` if files differ from it; None outside a git checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return the commit of this code, with the suffix `-dirty` if files differ from it.
+
+    None outside a checkout of this project. A repository that has the package in it, copied or installed, is another
+    project, whose commit does not say which code this is.
+    """
+    this_file, root = Path(__file__).resolve(), Path(__file__).resolve().parents[2]
     try:
-        process = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        project = tomllib.loads((root / "pyproject.toml").read_text())["project"]["name"]
+        is_checkout = project == PROJECT and Path(_run_git(root, "rev-parse", "--show-toplevel")).samefile(root)
+        if not is_checkout or not _run_git(root, "ls-files", str(this_file)):
+            return None
+        return _run_git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, KeyError, ValueError, subprocess.CalledProcessError):
         return None
+
+
+def _run_git(directory: Path, *arguments: str) -> str:
+    """Return what git prints in a directory. Raises OSError or CalledProcessError."""
+    # In a hook, git's variables name the repository that the hook is of.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", *arguments]
+    process = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=True)
     return process.stdout.strip()
 
 

@@ -8,18 +8,23 @@ A version's objects are written once and never changed. The pointer is replaced 
 that of two concurrent writers one succeeds. The current version is never found by listing objects.
 """
 
+import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mbta_assets.gcp.bucket import Bucket, compute_md5
+from mbta_assets.gcp.bucket import Bucket, ListedObject, compute_md5
 from mbta_assets.gcp.errors import CloudError
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError, Draft
-from mbta_assets.storage.model_registry import ModelRegistry, Pointer, PointerMoved
+from mbta_assets.storage.model_registry import ModelRegistry, Pointer, PointerMoved, StoredVersion, parse_manifest
 from mbta_assets.storage.reports import ReportStore
 
 MAX_REPORT_WRITES = 10
 """Number of times that a report is written because another writer has replaced it meanwhile."""
+
+MAX_AGE = timedelta(hours=1)
+"""Age up to which the manifest of a version is not written again where the version is stored again."""
 
 
 class GCSModelRegistry(ModelRegistry):
@@ -50,7 +55,9 @@ class GCSModelRegistry(ModelRegistry):
         for name in (*stored.manifest["files"], MANIFEST):
             path, file = f"{_prefix(asset, stored.digest)}/{name}", stored.path / name
             existing = self.bucket.stat(path)
-            if existing is None or existing.md5 != compute_md5(file):
+            # A manifest that is written again says that its version is in use again, and not to be removed.
+            is_old = existing is not None and name == MANIFEST and datetime.now(UTC) - existing.updated > MAX_AGE
+            if existing is None or is_old or existing.md5 != compute_md5(file):
                 self.bucket.put(path, file, expected_generation=existing.generation if existing else 0)
         return stored
 
@@ -69,6 +76,51 @@ class GCSModelRegistry(ModelRegistry):
         # A version that the cache does not have is downloaded under the lock that moving the pointer takes.
         self.get(asset, digest)
         super().set_current(asset, digest, expected, why)
+
+    def read_manifest(self, asset: str, digest: str) -> dict[str, Any]:
+        """Read and verify the manifest of a version, from the cache or the bucket. Raises BundleError or CloudError."""
+        try:
+            return super().read_manifest(asset, digest)
+        except BundleError:
+            prefix = _prefix(asset, digest)
+            return parse_manifest(self._read_object(f"{prefix}/{MANIFEST}"), self.bucket.uri(prefix), digest)
+
+    def assets(self) -> list[str]:
+        """Return the assets that have versions, in alphabetical order. Raises CloudError."""
+        return sorted({listed.path.split("/")[1] for listed in self.bucket.list_objects("models/")})
+
+    def versions(self, asset: str) -> list[StoredVersion]:
+        """Return every version of an asset in the bucket. Raises CloudError."""
+        objects: dict[str, dict[str, ListedObject]] = {}
+        for listed in self.bucket.list_objects(f"models/{asset}/"):
+            _, _, version, *file = listed.path.split("/")
+            if file:
+                objects.setdefault(version, {})[file[0]] = listed
+        return [
+            StoredVersion(
+                asset,
+                version,
+                sum(listed.size_bytes for listed in files.values()),
+                max(listed.updated for listed in files.values()),
+                MANIFEST in files,
+            )
+            for version, files in sorted(objects.items())
+        ]
+
+    def remove(self, stored: StoredVersion) -> bool:
+        """Remove a version from the bucket and the cache, unless it is current or was stored again meanwhile.
+
+        The manifest goes first: without it a version is not there, and not damaged. Raises CloudError.
+        """
+        current = self.current_digest(stored.asset) or ""
+        objects = self.bucket.list_objects(f"{_prefix(stored.asset, stored.version)}/")
+        if current.startswith(stored.version) or any(listed.updated > stored.stored_at for listed in objects):
+            return False
+        objects.sort(key=lambda listed: not listed.path.endswith(f"/{MANIFEST}"))
+        if not all(self.bucket.delete_generation(listed.path, listed.generation) for listed in objects):
+            return False
+        shutil.rmtree(self._path(stored.asset, stored.version), ignore_errors=True)  # a cached version is verified
+        return True
 
     def read_pointer(self, asset: str) -> Pointer | None:
         """Read the pointer of an asset; None before it was first set. Raises CloudError."""

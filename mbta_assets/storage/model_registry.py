@@ -6,9 +6,12 @@ bundles/<asset>/current.json                           the pointer
 Which version becomes current is decided elsewhere, in `defs.production`. The registry in a bucket is in `storage.gcs`.
 """
 
+import hashlib
 import json
 import os
+import random
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,6 +21,13 @@ from typing import Any, Self
 from mbta_assets.storage import bundle
 from mbta_assets.storage.atomic import lock_directory, sync
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
+
+REMOVED = ".removed"
+"""Name in an asset's directory of a version that is being removed."""
+MAX_MOVES = 20
+"""Attempts to move a pointer that others move too."""
+MIN_MOVE_DELAY_SECONDS, MAX_MOVE_DELAY_SECONDS = 0.02, 2.0
+"""Maximum of the random delay after the first attempt, which doubles with each further one up to the second value."""
 
 
 class PointerMoved(Exception):
@@ -31,6 +41,20 @@ class Move:
     digest: str
     at: str | None = None
     why: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """A version in the registry, as it is listed."""
+
+    asset: str
+    version: str
+    """First 16 digits of the digest."""
+    size_bytes: int
+    stored_at: datetime
+    """When it was stored, or stored again (UTC)."""
+    is_complete: bool
+    """Its manifest is there; otherwise it is being stored or removed, or that was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +104,50 @@ class ModelRegistry:
         """Read and verify a version. Raises BundleError."""
         return bundle.read(self._path(asset, digest), digest)
 
+    def read_manifest(self, asset: str, digest: str) -> dict[str, Any]:
+        """Read and verify the manifest of a version, without its other files. Raises BundleError.
+
+        `digest` may be its version, the first 16 digits.
+        """
+        path = self._path(asset, digest)
+        return parse_manifest(bundle.read_manifest_text(path), str(path), digest)
+
+    def assets(self) -> list[str]:
+        """Return the assets that have versions, in alphabetical order."""
+        return sorted(path.name for path in (self.root / "bundles").glob("*") if path.is_dir())
+
+    def versions(self, asset: str) -> list[StoredVersion]:
+        """Return every stored version of an asset."""
+        return [
+            StoredVersion(
+                asset,
+                path.name,
+                sum(file.stat().st_size for file in path.iterdir()),
+                datetime.fromtimestamp(path.stat().st_mtime, UTC),
+                (path / bundle.MANIFEST).exists(),
+            )
+            for path in sorted(self._directory(asset).glob("[!.]*"))
+            if path.is_dir()
+        ]
+
+    def remove(self, stored: StoredVersion) -> bool:
+        """Remove a version, unless it is current or was stored again since it was listed; return whether it is gone.
+
+        Its directory is renamed first: a version that is removed in part is not there, and not damaged.
+        """
+        directory = self._directory(stored.asset)
+        path, removed = directory / stored.version, directory / REMOVED
+        with lock_directory(directory):
+            shutil.rmtree(removed, ignore_errors=True)
+            current = self.current_digest(stored.asset) or ""
+            if not path.exists():
+                return True
+            if current.startswith(stored.version) or path.stat().st_mtime > stored.stored_at.timestamp():
+                return False
+            os.rename(path, removed)
+            shutil.rmtree(removed)
+        return True
+
     def current(self, asset: str) -> Bundle:
         """Read and verify the current version of an asset. Raises BundleError."""
         digest = self.current_digest(asset)
@@ -124,6 +192,22 @@ class ModelRegistry:
                 latest = Move(digest, datetime.now(UTC).isoformat(timespec="seconds"), why)
                 self._write_pointer(asset, Pointer((latest, *moves)), previous)
 
+    def make_current(self, asset: str, digest: str, why: str = "materialized") -> None:
+        """Make a stored version current whatever is current now: of several writers at once the last one wins.
+
+        Raises BundleError if the version is not stored intact, PointerMoved if others move the pointer all the time.
+        """
+        for attempt in range(MAX_MOVES):
+            try:
+                return self.set_current(asset, digest, self.current_digest(asset), why)
+            except PointerMoved:
+                # A bucket replaces one object about once a second; random delays let other writers through.
+                time.sleep(random.uniform(0, min(MAX_MOVE_DELAY_SECONDS, MIN_MOVE_DELAY_SECONDS * 2**attempt)))
+        raise PointerMoved(
+            f"Others have moved the pointer of {asset} in {self.location} during each of {MAX_MOVES} attempts. "
+            f"Version {digest[:16]} is stored. See which runs make {asset} at the same time, and run this one again."
+        )
+
     def describe(self, asset: str, stored: Bundle) -> dict[str, Any]:
         """Return metadata with the location of a version."""
         return {"path": stored.path}
@@ -145,12 +229,13 @@ class ModelRegistry:
         directory = self._directory(asset)
         incoming, damaged = directory / ".incoming", directory / ".damaged"
         with lock_directory(directory):
-            for abandoned in (incoming, damaged):
+            for abandoned in (incoming, damaged, directory / REMOVED):
                 shutil.rmtree(abandoned, ignore_errors=True)
             new = make(incoming)
             path = self._path(asset, new.digest)
             if _is_intact(path, new.digest):
                 shutil.rmtree(incoming)
+                os.utime(path)  # it is in use again, and not to be removed
             else:
                 for file in (*incoming.iterdir(), incoming):
                     sync(file)
@@ -167,6 +252,12 @@ class ModelRegistry:
     def _path(self, asset: str, digest: str) -> Path:
         """Return the directory of a version."""
         return self._directory(asset) / digest[:16]
+
+
+def parse_manifest(text: bytes, location: str, digest: str) -> dict[str, Any]:
+    """Parse the manifest of a version, given its digest or the first 16 digits of it. Raises BundleError."""
+    actual = hashlib.sha256(text).hexdigest()
+    return bundle.parse_manifest(text, location, actual if actual.startswith(digest) else digest)
 
 
 def _copy_draft(stored: Bundle) -> Draft:

@@ -1,7 +1,8 @@
-"""Jobs: the selections of assets that are run together, and the rollback of the production model."""
+"""Jobs: the selections of assets that are run together, the rollback of the production model, and pruning."""
 
 import dagster as dg
 
+from mbta_assets.defs.automation import pruning
 from mbta_assets.defs.dagster_internals import BaseAssetGraph
 from mbta_assets.defs.production import promotion
 from mbta_assets.settings import Settings
@@ -37,7 +38,12 @@ def rollback_production() -> None:
     promotion.roll_back()
 
 
-JOBS = (daily_tables, service_day, training, daily_predictions, rollback_production)
+@dg.job(description="Remove versions and refused service days that nothing needs any more, as MBTA_KEEP_… say.")
+def prune_versions() -> None:
+    pruning.prune()
+
+
+JOBS = (daily_tables, service_day, training, daily_predictions, rollback_production, prune_versions)
 
 
 def select_downstream_assets(

@@ -21,7 +21,6 @@ from mbta_assets.defs.automation.jobs import default_sensor_status, training
 from mbta_assets.defs.automation.runs import (
     FEATURES,
     MAX_ATTEMPTS,
-    TRAINING_SET,
     get_last_training_time,
     is_retry_due,
     is_training_canceled,
@@ -35,7 +34,6 @@ from mbta_assets.defs.dagster_internals import (
     is_valid_cron_string,
     latest_check_records,
 )
-from mbta_assets.defs.production.promotion import find_failed_checks
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.warehouse import Warehouse
@@ -64,9 +62,6 @@ def follows_features(settings: Settings) -> dg.AutomationCondition:
     changed = condition.any_deps_match(condition.data_version_changed()).since_last_handled()
     due = (time_has_come & changed).since_last_handled().with_label("due")  # type: ignore[misc]
     with_its_inputs = condition.any_deps_match(condition.will_be_requested()).with_label("with_its_inputs")
-    # Not `all_deps_blocking_checks_passed`: of concurrent runs, the check that ends last often belongs to another run
-    # than the latest materialization, and then counts as missing until the next run.
-    rejected = condition.any_deps_match(condition.any_checks_match(condition.check_failed(), blocking_only=True))
     # Missing service days are normal, a missing model is not.
     missing = condition.any_deps_missing().ignore(dg.AssetSelection.assets(FEATURES))
     return (
@@ -75,7 +70,6 @@ def follows_features(settings: Settings) -> dg.AutomationCondition:
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()
         & ~condition.asset_matches(LAST_ASSET, condition.in_progress()).with_label("training_in_progress")
-        & (with_its_inputs | ~rejected)
     ).with_label("follows_features")
 
 
@@ -137,7 +131,7 @@ def unnoticed_changes(settings: Settings) -> dg.SensorDefinition:
         if now < due:
             reason = f"The condition has until {due:%Y-%m-%d %H:%M %Z} to follow the features."
             return dg.SensorResult(skip_reason=reason, cursor=since.isoformat())
-        if reason_to_wait := _find_reason_to_wait(context, failed, now):
+        if reason_to_wait := _find_reason_to_wait(context.instance, failed, now):
             return dg.SkipReason(reason_to_wait)
         request = dg.RunRequest(
             run_key=f"features {features_digest} {len(earlier) + 1}", tags={FEATURES_TAG: features_digest}
@@ -153,10 +147,9 @@ def find_untrained_features(settings: Settings, warehouse: Warehouse, model_regi
     if not days:
         return None
     versions = {str(day): version for day, version in warehouse.tables.versions("transit_features", days).items()}
-    training_set, student = (_current_manifest(model_registry, name) for name in ("training_set", "quantized_student"))
-    has_features = training_set.get("data_versions") == versions
-    has_training_set = student.get("training_set") == model_registry.current_digest("training_set")
-    if has_features and has_training_set:
+    student = model_registry.current_digest("quantized_student")
+    # A student's manifest has the versions of the features that it comes from, whatever the current training set is.
+    if student and model_registry.read_manifest("quantized_student", student).get("data_versions") == versions:
         return None
     return hashlib.sha256(json.dumps(versions, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -190,17 +183,10 @@ def drift(settings: Settings) -> dg.SensorDefinition:
     return sensor
 
 
-def _find_reason_to_wait(
-    context: dg.SensorEvaluationContext, failed: Sequence[dg.RunRecord], now: datetime
-) -> str | None:
+def _find_reason_to_wait(instance: dg.DagsterInstance, failed: Sequence[dg.RunRecord], now: datetime) -> str | None:
     """Return why no training is requested now, given the failed trainings on the same features, latest first."""
-    if context.repository_def is None:
-        raise ValueError("The sensor unnoticed_changes needs the definitions of its code location; there are none.")
-    _, rejected = find_failed_checks(context.instance, context.repository_def.asset_graph, TRAINING_SET)
-    if rejected:
-        return f"Blocking checks failed when they last ran: {', '.join(rejected)}."
     canceled = any(record.dagster_run.status == dg.DagsterRunStatus.CANCELED for record in failed)
-    if canceled or is_training_canceled(context.instance):
+    if canceled or is_training_canceled(instance):
         return TRAINING_CANCELED
     if len(failed) >= MAX_ATTEMPTS:
         return f"{MAX_ATTEMPTS} trainings on these features have failed; the next one follows when they change."
@@ -217,10 +203,6 @@ def _list_warnings(instance: dg.DagsterInstance, last_training: datetime | None)
         if record.event and record.evaluation and not record.evaluation.passed
         if not last_training or record.event.timestamp > last_training.timestamp()
     ]
-
-
-def _current_manifest(model_registry: ModelRegistry, asset: str) -> dict[str, Any]:
-    return model_registry.current(asset).manifest if model_registry.current_digest(asset) else {}
 
 
 def _next_retraining_time(settings: Settings, after: datetime) -> datetime:

@@ -1,11 +1,17 @@
-"""Schedules: every night the service days that have just ended, every week a training."""
+"""Schedules: every night the service days that have just ended, every week a training and a removal of versions."""
 
 from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
 
-from mbta_assets.defs.automation.jobs import default_schedule_status, select_downstream_assets, service_day, training
+from mbta_assets.defs.automation.jobs import (
+    default_schedule_status,
+    prune_versions,
+    select_downstream_assets,
+    service_day,
+    training,
+)
 from mbta_assets.defs.automation.runs import get_last_training_time, is_training_run, list_unfinished_runs
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.defs.upstream import reads_in_place
@@ -69,3 +75,15 @@ def weekly_training(settings: Settings) -> dg.ScheduleDefinition:
         return dg.RunRequest(run_key=f"{time:%Y-%m-%d}")
 
     return schedule
+
+
+def weekly_pruning(settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule that removes what nothing needs any more."""
+    return dg.ScheduleDefinition(
+        name="weekly_pruning",
+        job=prune_versions,
+        cron_schedule="0 15 * * 0",
+        execution_timezone=TIME_ZONE,
+        default_status=default_schedule_status(settings),
+        description="Remove on Sundays the versions and refused service days that nothing needs any more.",
+    )

@@ -21,8 +21,10 @@ from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training.search_spaces import Choice, SearchSpace
+from mbta_assets.ml.training.xgboost_model import HELD_OUT
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.provenance import list_references
 
 if TYPE_CHECKING:
     from mbta_assets.ml.training.distillation import StudentTraining
@@ -160,7 +162,7 @@ def distilled_student(
     from mbta_assets.ml.training.distillation import distill_student
 
     training = config.build_training(settings.tune_trials, settings.seed)
-    trees = model_registry.get("xgboost_held_out", xgboost_model.manifest["held_out"])
+    trees = model_registry.get(HELD_OUT, list_references(xgboost_model.manifest)[HELD_OUT])
     distilled = distill_student(
         training_set, runtime_lookup, trees, dnn_teacher, pruned_teacher, training, cluster.executor
     )

@@ -10,7 +10,6 @@ from mbta_assets.defs.models.common import model_asset, selection_metadata
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.inference.intervals import DEFAULT_CONFIDENCE_LEVEL, IntervalCalibration
 from mbta_assets.storage.bundle import Bundle, Draft
-from mbta_assets.storage.model_registry import ModelRegistry
 
 if TYPE_CHECKING:
     from mbta_assets.ml.training.quantization import QuantizationTraining
@@ -78,8 +77,8 @@ def quantized_student(
     blocking=True,
     description="Require ONNX Runtime and PyTorch to predict the same for every row of the test part.",
 )
-def parity_holds(model_registry: dg.ResourceParam[ModelRegistry]) -> dg.AssetCheckResult:
-    parity = model_registry.current("quantized_student").manifest["parity"]
+def parity_holds(quantized_student: Bundle) -> dg.AssetCheckResult:
+    parity = quantized_student.manifest["parity"]
     return dg.AssetCheckResult(passed=parity["max_seconds"] <= parity["bound_seconds"], metadata=parity)
 
 

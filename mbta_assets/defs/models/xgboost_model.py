@@ -20,7 +20,7 @@ from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training.hyperparameters import ALL_INPUTS, REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.search_spaces import SearchSpace
-from mbta_assets.ml.training.xgboost_model import XGBoostTraining, train_xgboost
+from mbta_assets.ml.training.xgboost_model import HELD_OUT, XGBoostTraining, train_xgboost
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 
@@ -146,7 +146,7 @@ def xgboost_model(
 ) -> Draft:
     training = config.build_training(settings.tune_trials, settings.seed)
     trained = train_xgboost(training_set, runtime_lookup, training, cluster.executor)
-    held_out = model_registry.put("xgboost_held_out", trained.held_out_draft())
+    held_out = model_registry.put(HELD_OUT, trained.held_out_draft())
     logged = {"training_set": training_set.digest, "seed": settings.seed}
     importance = list(trained.importance.items())[:MAX_IMPORTANCE_ROWS]
     context.add_output_metadata(
@@ -161,4 +161,4 @@ def xgboost_model(
             "importance": table_metadata([{"input": name, "share_of_gain": share} for name, share in importance]),
         }
     )
-    return trained.draft(held_out.digest)
+    return trained.draft(held_out)

@@ -1,11 +1,13 @@
 """The settings that assets read. Everything else a setting decides is decided when the definitions are built."""
 
+from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
 from pydantic import Field
 
 from mbta_assets.settings import VARIABLES, Settings
+from mbta_assets.storage.retention import Retention
 
 
 class TrainingSettings(dg.ConfigurableResource):
@@ -21,6 +23,29 @@ class TrainingSettings(dg.ConfigurableResource):
     def from_settings(cls, settings: Settings) -> Self:
         """Return the settings of training that are part of a deployment's settings."""
         return cls(seed=settings.seed, training_days=settings.training_days, tune_trials=settings.tune_trials)
+
+
+class RetentionSettings(dg.ConfigurableResource):
+    """Settings of what is kept, which the launchpad can change for one run."""
+
+    store: str = Field(description="Directory of staged service days and of files that were abandoned.")
+    keep_versions: int = Field(
+        ge=1, description="Number of latest moves of the production model, and of versions of each asset besides."
+    )
+    keep_staged_days: int = Field(ge=1, description="Number of days for which refused service days are kept.")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the settings of retention that are part of a deployment's settings."""
+        return cls(
+            store=str(settings.store),
+            keep_versions=settings.keep_versions,
+            keep_staged_days=settings.keep_staged_days,
+        )
+
+    def create_resource(self, context: dg.InitResourceContext) -> Retention:
+        """Return the retention as plain data."""
+        return Retention(Path(self.store), self.keep_versions, self.keep_staged_days)
 
 
 def dump_public_settings(settings: Settings) -> dict[str, Any]:

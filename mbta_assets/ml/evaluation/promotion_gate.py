@@ -1,12 +1,13 @@
 """The promotion gate: decides whether a candidate may replace the production model.
 
-Every rule is judged on rows that none of the compared models was trained on. How a decision is stored and shown belongs
-to `mbta_assets.defs.production`.
+Every rule is judged on unseen rows: rows of the candidate's own test part that none of the compared models was trained
+on, stopped early by or chosen by, each according to its own manifest. How a decision is stored and shown belongs to
+`mbta_assets.defs.production`.
 """
 
 import math
 import timeit
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,17 +115,17 @@ def decide_promotion(
 ) -> Decision:
     """Judge a candidate on n labelled rows, the same for all contenders.
 
-    Without a production model the run-time lookup is the only rival. Only rows newer than the training data of every
-    contender are used. `extra_rules` are outcomes of rules that do not depend on rows.
+    Without a production model the run-time lookup is the only rival. Only rows that no contender has seen are used; see
+    `select_unseen`. `extra_rules` are outcomes of rules that do not depend on rows.
     """
     if production and production.bundle.digest == candidate.bundle.digest:
         return Decision((Rule(False, "The candidate is already the production model: nothing changes."),))
     contenders = {CANDIDATE: candidate, **({PRODUCTION: production} if production else {}), LOOKUP: lookup}
-    training_end = max(get_training_end(contender.bundle.manifest) for contender in contenders.values())
-    unseen = rows[(rows["time_stamp"] > training_end).to_numpy()]
+    manifests = {name: contender.bundle.manifest for name, contender in contenders.items()}
+    unseen = select_unseen(rows, manifests.values())
     rules = [
         _require_finite_predictions(candidate),
-        _require_rows(gate, unseen, training_end),
+        _require_rows(gate, unseen, manifests),
     ]
     comparison: tuple[dict[str, Any], ...] = ()
     if all(rule.passed for rule in rules):
@@ -134,13 +135,33 @@ def decide_promotion(
     return Decision((*rules, *_judge_bundle(gate, candidate), *extra_rules), comparison)
 
 
-def get_training_end(manifest: Mapping[str, Any]) -> pd.Timestamp:
-    """Return the time stamp of the newest row that a model was trained on or selected by.
+def select_unseen(rows: pd.DataFrame, manifests: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows of n that are newer than whatever any of some models has learned from.
 
-    Validation rows count: hyperparameters were selected by them.
+    A model has learned from the rows of its training and validation parts, by which it was trained, stopped early and
+    chosen. The arrivals of these rows are known until its test part begins: a row from before that may be about an
+    arrival that the model has seen.
     """
+    time = rows["time_stamp"]
+    unseen = np.ones(len(rows), dtype=bool)
+    for manifest in manifests:
+        unseen &= (time > get_training_end(manifest)).to_numpy()
+        test_begin = _get_test_begin(manifest)
+        if test_begin is not None:
+            unseen &= (time >= test_begin).to_numpy()
+    return rows[unseen]
+
+
+def get_training_end(manifest: Mapping[str, Any]) -> pd.Timestamp:
+    """Return the time stamp of the newest row of the training and validation parts of a model."""
     parts = manifest["training_window"]
     return max(pd.Timestamp(part["to"]) for part in parts if part["part"] != "test" and part["rows"])
+
+
+def _get_test_begin(manifest: Mapping[str, Any]) -> pd.Timestamp | None:
+    """Return the time stamp of the oldest row of the test part of a model; None if it has no test part."""
+    begins = [part["from"] for part in manifest["training_window"] if part["part"] == "test" and part["rows"]]
+    return pd.Timestamp(begins[0]) if begins else None
 
 
 def _require_finite_predictions(candidate: Contender) -> Rule:
@@ -149,12 +170,14 @@ def _require_finite_predictions(candidate: Contender) -> Rule:
     return Rule(finite == n, f"{finite:,} of {n:,} predictions are finite numbers.")
 
 
-def _require_rows(gate: Gate, unseen: pd.DataFrame, training_end: pd.Timestamp) -> Rule:
-    """Require enough rows that no contender was trained on."""
+def _require_rows(gate: Gate, unseen: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]]) -> Rule:
+    """Require enough rows that no contender has seen."""
+    ends = {name: get_training_end(manifest) for name, manifest in manifests.items()}
+    latest = max(ends, key=ends.__getitem__)
     return Rule(
         len(unseen) >= gate.min_test_rows,
-        f"{len(unseen):,} labelled rows are newer than {training_end:%Y-%m-%d %H:%M:%S} UTC, when the training data of "
-        f"the models ends; {gate.min_test_rows:,} is the minimum.",
+        f"{len(unseen):,} labelled rows are newer than {ends[latest]:%Y-%m-%d %H:%M:%S} UTC, when the training and "
+        f"validation data of the models ends (latest that of the {latest}); {gate.min_test_rows:,} is the minimum.",
     )
 
 

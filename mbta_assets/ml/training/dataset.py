@@ -4,8 +4,9 @@ Features are computed in `transit`. How rows become model inputs belongs to `cro
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ import pyarrow.parquet as parquet
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE
 from mbta_assets.storage.bundle import Bundle, Draft, git_commit
+from mbta_assets.storage.provenance import INPUTS, TRAINING_SET, Origin, merge_inputs
 from mbta_assets.transit import schema
 
 PARTS = ("train", "validation", "test")
+MIN_LABELLED_ROWS = 2
+"""Minimum number of rows with a label in each part: batch normalization needs two."""
 ROWS_FILE = "rows.parquet"
 NUMERIC_FEATURES = schema.columns_with_role(schema.TransitFeatures, "numeric")
 CATEGORICAL_FEATURES = schema.columns_with_role(schema.TransitFeatures, "category")
@@ -50,6 +54,11 @@ class TrainingSet:
         """Return the time span and the number of rows of each part."""
         return [_describe_part(part, self.rows[self.rows["part"] == part]) for part in PARTS]
 
+    def list_learned_days(self) -> list[str]:
+        """Return the service days that have rows of the training or validation part, YYYY-MM-DD, in order."""
+        learned = self.rows.loc[self.rows["part"] != "test", "service_date"]
+        return sorted(np.unique(schema.to_service_dates(learned)).astype(str).tolist())
+
     def draft(self, data_versions: Mapping[str, str], rows_per_day: int) -> Draft:
         """Return the bundle, which names the version of each service day of `transit_features`."""
         buffer = io.BytesIO()
@@ -57,15 +66,36 @@ class TrainingSet:
         return Draft(
             "training_set",
             {ROWS_FILE: buffer.getvalue(), ENCODER_FILE: self.encoder.to_json()},
-            {"parts": self.describe_parts(), "data_versions": dict(data_versions), "rows_per_day": rows_per_day},
+            {
+                "parts": self.describe_parts(),
+                "learned_days": self.list_learned_days(),
+                "data_versions": dict(data_versions),
+                "rows_per_day": rows_per_day,
+            },
         )
 
 
-def build_training_set(days: Iterable[pd.DataFrame], split: SplitConfig) -> TrainingSet:
-    """Concatenate rows of `transit_features` of several service days, split them and fit an encoder."""
-    rows = pd.concat(days, ignore_index=True)
+class TrainingSetError(ValueError):
+    """Service days from which no training set can be made; the message says why and what to do."""
+
+
+def build_training_set(samples: Mapping[date, pd.DataFrame], split: SplitConfig) -> TrainingSet:
+    """Concatenate rows of `transit_features` by service day, split them and fit an encoder.
+
+    Raises TrainingSetError where there is too little to learn from, or to tell what was learned.
+    """
+    rows = pd.concat(samples.values(), ignore_index=True)
+    if rows.empty:
+        raise _too_little(samples, "transit_features has no rows of them, as no report of a vehicle was used")
+    if rows["delay_seconds"].isna().all():
+        reason = "no vehicle was reported STOPPED_AT a stop that was ahead of it"
+        raise _too_little(samples, f"none of their {len(rows):,} rows has a label, as {reason}")
     rows["part"] = assign_parts(rows, split)
     rows = rows[rows["part"] != ""].reset_index(drop=True)
+    labels = {part: len(select_labelled(rows, part)) for part in PARTS}
+    if min(labels.values()) < MIN_LABELLED_ROWS:
+        counts = ", ".join(f"{n:,} in the {part} part" for part, n in labels.items())
+        raise _too_little(samples, f"rows with a label are {counts}; {MIN_LABELLED_ROWS} in each is the minimum")
     encoder = Encoder.fit(select_labelled(rows, "train"), NUMERIC_FEATURES, CATEGORICAL_FEATURES)
     return TrainingSet(rows, encoder)
 
@@ -74,17 +104,19 @@ def assign_parts(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
     """Return the part (n,) of each row: "train", then "validation", then "test" in time, or "" for a row to leave out.
 
     A row is left out if its arrival is later than the start of the next part: its label was not known when a model of
-    its part would have been trained. Parts are whole service days if there are `split.min_days` or more.
+    its part would have been trained. Parts are whole service days if `split.min_days` or more have a label; at least
+    one row has.
     """
     time = rows["time_stamp"].to_numpy(dtype="datetime64[us]")
     day = schema.to_service_dates(rows["service_date"])
-    days = np.unique(day)
+    is_labelled = rows["delay_seconds"].notna().to_numpy()
+    days = np.unique(day[is_labelled])  # so that each part has a day with labels
     if len(days) >= split.min_days:
         first_validation, first_test = _find_boundaries(len(days), split)
         starts = [time[day == first].min() for first in (days[first_validation], days[first_test])]
         part = np.digitize(np.searchsorted(days, day), [first_validation, first_test])
     else:
-        labelled = np.sort(time[rows["delay_seconds"].notna()])
+        labelled = np.sort(time[is_labelled])
         starts = [labelled[index] for index in _find_boundaries(len(labelled), split)]
         part = np.digitize(time.view(np.int64), [start.view(np.int64) for start in starts])
     names = np.array(PARTS)[part]
@@ -110,22 +142,38 @@ def select_labelled(rows: pd.DataFrame, *parts: str) -> pd.DataFrame:
     return rows[rows["part"].isin(parts) & rows["delay_seconds"].notna()].reset_index(drop=True)
 
 
-def make_provenance(training_set: Bundle) -> dict[str, Any]:
-    """Return the manifest fields of a model that say what it was trained on, copied from its training set."""
+def make_provenance(training_set: Bundle, **inputs: Bundle) -> dict[str, Any]:
+    """Return the manifest fields of a model that say what it was made from, copied from the manifests of its inputs.
+
+    `inputs` are the further bundles by asset. Raises MixedVersions unless all of them come from this training set.
+    """
+    origins = {name: Origin.from_bundle(bundle) for name, bundle in {TRAINING_SET: training_set, **inputs}.items()}
+    copied = {"training_window": "parts", "data_versions": "data_versions", "learned_days": "learned_days"}
     return {
+        INPUTS: merge_inputs(origins),
         "training_set": training_set.digest,
-        "training_window": training_set.manifest["parts"],
-        "data_versions": training_set.manifest["data_versions"],
+        # Training sets from before there were `learned_days` have none.
+        **{name: training_set.manifest[field] for name, field in copied.items() if field in training_set.manifest},
         "git_commit": git_commit(),
         "units": {"label": "seconds of delay", "time": "UTC"},
     }
 
 
 def _find_boundaries(n: int, split: SplitConfig) -> tuple[int, int]:
-    """Return the first index of validation and of test among n ordered items; each has at least one item."""
+    """Return the first index of validation and of test among n ordered items; each has at least one item if n > 1."""
     validation = max(1, round(n * split.validation_fraction))
     test = max(1, round(n * split.test_fraction))
-    return n - validation - test, n - test
+    return max(0, n - validation - test), n - test
+
+
+def _too_little(days: Collection[date], reason: str) -> TrainingSetError:
+    """Return the error that some service days are too little to train on."""
+    span = f"service day {min(days)}" if len(days) == 1 else f"{len(days)} service days {min(days)} to {max(days)}"
+    return TrainingSetError(
+        f"No training set can be made of the {span}: {reason}. Materialize more service days, then training_set "
+        "again: dagster asset materialize -m mbta_assets.definitions --select 'group:upstream or group:transit' "
+        "--partition YYYY-MM-DD"
+    )
 
 
 def _describe_part(part: str, rows: pd.DataFrame) -> dict[str, Any]:

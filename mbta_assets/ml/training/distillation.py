@@ -5,7 +5,7 @@ on the labels alone.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -14,7 +14,6 @@ import numpy as np
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training import tuning
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
-from mbta_assets.ml.training.dataset import make_provenance
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import (
     DistillationConfig,
@@ -115,7 +114,8 @@ class DistilledStudent:
     control: Fitted
     """Control: the student's architecture trained on the labels alone."""
     data: NetworkData
-    teacher_digests: dict[str, str]
+    teachers: dict[str, Bundle]
+    """Models that the student was taught by, or that set its size and columns, by asset."""
     workers: int
 
     @property
@@ -134,7 +134,7 @@ class DistilledStudent:
 
     def control_draft(self) -> Draft:
         """Return the bundle of the student trained on the labels alone."""
-        return self.data.draft(self.control, _without_teacher(self.configuration), self.workers)
+        return self.data.draft(self.control, _without_teacher(self.configuration), self.workers, self.teachers)
 
     def draft(self, control_digest: str) -> Draft:
         """Return the bundle of the student, which names its teachers and its control."""
@@ -142,7 +142,11 @@ class DistilledStudent:
             self.fitted,
             self.configuration,
             self.workers,
-            teacher={**self.teacher_digests, "trees": self.mixture.tree_fraction},
+            self.teachers,
+            teacher={
+                **{name: self.teachers[name].digest for name in ("pruned_teacher", "xgboost_held_out")},
+                "trees": self.mixture.tree_fraction,
+            },
             control={"asset": "untaught_student", "digest": control_digest},
         )
 
@@ -165,7 +169,8 @@ def distill_student(
         data.train, data.validation, mixture.train, training.network, optimization, training.distillation
     )
     trial_data = distillation_data.subsample(training.budget.rows, training.trial_epochs)
-    max_bytes = training.size.for_teacher(teacher) - _count_fixed_bytes(data)
+    teachers = {"xgboost_held_out": held_out_trees, "dnn_teacher": teacher, "pruned_teacher": pruned_teacher}
+    max_bytes = training.size.for_teacher(teacher) - _count_fixed_bytes(data, teachers)
     trials = executor.search(
         run_trial,
         select_configurations(training, trial_data.train, max_bytes),
@@ -174,8 +179,7 @@ def distill_student(
     )
     best = tuning.best_result(trials).configuration
     fitted, control = executor.train_networks(train_configuration, [best, _without_teacher(best)], distillation_data)
-    digests = {"pruned_teacher": pruned_teacher.digest, "xgboost_held_out": held_out_trees.digest}
-    return DistilledStudent(trials, mixture, fitted, control, data, digests, executor.torch_workers)
+    return DistilledStudent(trials, mixture, fitted, control, data, teachers, executor.torch_workers)
 
 
 def mix_teachers(
@@ -263,7 +267,7 @@ def _without_teacher(configuration: Configuration) -> Configuration:
     return {**configuration, "weight": 0.0}
 
 
-def _count_fixed_bytes(data: NetworkData) -> int:
+def _count_fixed_bytes(data: NetworkData, teachers: Mapping[str, Bundle]) -> int:
     """Return the size of the files of a bundle beside the network: preprocessor and manifest."""
     preprocessor = sum(map(len, data.stored_preprocessor.to_files().values()))
-    return preprocessor + MANIFEST_BYTES + len(json.dumps(make_provenance(data.training_set), indent=1))
+    return preprocessor + MANIFEST_BYTES + len(json.dumps(data.make_provenance(teachers), indent=1))

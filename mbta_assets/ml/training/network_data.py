@@ -1,6 +1,6 @@
 """The rows that networks are trained on, the predictions of teachers on them, and the bundle that networks end in."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -68,6 +68,10 @@ class NetworkData:
         error = (predict(fitted.network, validation) - validation.target) * validation.scale
         return float(np.abs(error).mean(dtype=np.float64))
 
+    def make_provenance(self, teachers: Mapping[str, Bundle]) -> dict[str, Any]:
+        """Return the manifest fields of a network that say what it was made from. Raises MixedVersions."""
+        return make_provenance(self.training_set, runtime_lookup=self.runtime_lookup, **teachers)
+
     def describe(self, fitted: Fitted) -> dict[str, Any]:
         """Return the errors and sizes of a trained network; errors without a unit are in units of the scale."""
         return {
@@ -78,8 +82,15 @@ class NetworkData:
             "layers": str(fitted.network.architecture()["layers"]),
         }
 
-    def draft(self, fitted: Fitted, configuration: Configuration, workers: int, **fields: Any) -> Draft:
-        """Return the bundle of a trained network, with further manifest fields."""
+    def draft(
+        self,
+        fitted: Fitted,
+        configuration: Configuration,
+        workers: int,
+        teachers: Mapping[str, Bundle] | None = None,
+        **fields: Any,
+    ) -> Draft:
+        """Return the bundle of a trained network, with further manifest fields; `teachers` by asset, if it had any."""
         validation = {
             "error": fitted.validation_error,
             "mae": self.mae_seconds(fitted),
@@ -89,7 +100,7 @@ class NetworkData:
             "network",
             {**to_files(fitted.network), **self.stored_preprocessor.to_files()},
             {
-                **make_provenance(self.training_set),
+                **self.make_provenance(teachers or {}),
                 "residual_to": RESIDUAL_TO,
                 "configuration": configuration,
                 "features": self.preprocessor.feature_names,

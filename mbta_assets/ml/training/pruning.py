@@ -147,7 +147,7 @@ class PrunedTeacher:
     def control_draft(self) -> Draft:
         """Return the bundle of the candidate that is not pruned."""
         unpruned = find_unpruned(self.candidates)
-        return self.data.draft(unpruned.fitted, self._name_cut("none"), self.workers)
+        return self.data.draft(unpruned.fitted, self._name_cut("none"), self.workers, self._teachers)
 
     def draft(self, control_digest: str) -> Draft:
         """Return the bundle of the selected candidate, which names its teacher and its control."""
@@ -155,6 +155,7 @@ class PrunedTeacher:
             self.selected.fitted,
             self._name_cut(self.selected.cut.name),
             self.workers,
+            self._teachers,
             teacher=self.teacher.digest,
             # Without latencies: the same network must give the same digest.
             candidates=[
@@ -162,6 +163,11 @@ class PrunedTeacher:
             ],
             control={"asset": "unpruned_teacher", "digest": control_digest},
         )
+
+    @property
+    def _teachers(self) -> dict[str, Bundle]:
+        """Return the network that the candidates were made from, by its asset."""
+        return {"dnn_teacher": self.teacher}
 
     def _name_cut(self, cut: str) -> Configuration:
         """Return the teacher's configuration with the name of a cut."""

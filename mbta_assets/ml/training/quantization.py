@@ -78,6 +78,7 @@ class QuantizedStudent:
     parity: dict[str, Any]
     """Maximum difference between torch and ONNX Runtime in seconds, its bound, and the number of rows."""
     training_set: Bundle
+    runtime_lookup: Bundle
     student: Bundle
 
     def to_table(self) -> list[dict[str, Any]]:
@@ -94,7 +95,9 @@ class QuantizedStudent:
                 **self.preprocessor.to_files(),
             },
             {
-                **make_provenance(self.training_set),
+                **make_provenance(
+                    self.training_set, runtime_lookup=self.runtime_lookup, distilled_student=self.student
+                ),
                 **{name: self.student.manifest[name] for name in COPIED_FIELDS},
                 "student": self.student.digest,
                 "variant": self.selected.name,
@@ -130,7 +133,7 @@ def quantize_student(
     delay = predict_delay(data.preprocessor, residual_to, load_onnx(selected.model), validation)
     error = validation["delay_seconds"].to_numpy() - delay
     interval = IntervalCalibration.fit(validation, error, training.confidence_level)
-    return QuantizedStudent(variants, selected, interval, preprocessor, parity, training_set, student)
+    return QuantizedStudent(variants, selected, interval, preprocessor, parity, training_set, runtime_lookup, student)
 
 
 def make_variants(

@@ -27,6 +27,9 @@ from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.ml.training.xgboost_trainer import XGBoostTrainer
 from mbta_assets.storage.bundle import Bundle, Draft, library_versions
 
+HELD_OUT = "xgboost_held_out"
+"""Name of the trees that were not trained on the validation part, in the registry."""
+
 
 @dataclass(frozen=True)
 class XGBoostTraining:
@@ -60,8 +63,10 @@ class TrainedXGBoost:
     preprocessor: Preprocessor
     validation_mae: float
     """Mean absolute error of `held_out` in seconds."""
+    training_set: Bundle
+    runtime_lookup: Bundle
     fields: dict[str, Any]
-    """Manifest fields of both bundles."""
+    """Manifest fields of both bundles, without their provenance."""
 
     @property
     def configuration(self) -> Configuration:
@@ -75,11 +80,14 @@ class TrainedXGBoost:
 
     def held_out_draft(self) -> Draft:
         """Return the bundle of the trees trained without the validation part."""
-        return _make_draft(self.held_out, self.held_out_preprocessor, self.fields)
+        provenance = make_provenance(self.training_set, runtime_lookup=self.runtime_lookup)
+        return _make_draft(self.held_out, self.held_out_preprocessor, {**provenance, **self.fields})
 
-    def draft(self, held_out_digest: str) -> Draft:
-        """Return the bundle of the model, which names that of `held_out_draft`."""
-        return _make_draft(self.booster, self.preprocessor, {**self.fields, "held_out": held_out_digest})
+    def draft(self, held_out: Bundle) -> Draft:
+        """Return the bundle of the model, whose number of boosting rounds is that of the stored `held_out_draft`."""
+        inputs = {"runtime_lookup": self.runtime_lookup, HELD_OUT: held_out}
+        provenance = make_provenance(self.training_set, **inputs)
+        return _make_draft(self.booster, self.preprocessor, {**provenance, **self.fields})
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,6 @@ def train_xgboost(
         replace(trainer, boosting=rounds), rows.arrays(final_fitted, final_rows, residual_to)
     )
     fields = {
-        **make_provenance(training_set),
         "residual_to": residual_to,
         "configuration": configuration,
         "features": feature_names,
@@ -152,7 +159,17 @@ def train_xgboost(
         "validation": {"mae": mae, "n": len(validation)},
         "libraries": {"xgboost": _get_xgboost_version(), **library_versions("numpy")},
     }
-    return TrainedXGBoost(trials, held_out, fitted.preprocessor, booster, final_fitted.preprocessor, mae, fields)
+    return TrainedXGBoost(
+        trials,
+        held_out,
+        fitted.preprocessor,
+        booster,
+        final_fitted.preprocessor,
+        mae,
+        training_set,
+        runtime_lookup,
+        fields,
+    )
 
 
 def run_trial(configuration: Configuration, data: TrialData, report: Report, resources: Resources) -> None:

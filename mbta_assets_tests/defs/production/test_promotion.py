@@ -26,6 +26,7 @@ from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Pr
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.provenance import MixedVersions
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 NAME = "production_model"
@@ -102,7 +103,6 @@ def make_linear_model(learned: float, red_error_seconds: float = 0.0) -> Draft:
         ONNX_KIND,
         {ONNX_FILE: network.SerializeToString(), **preprocessor.to_files()},
         {
-            "training_set": "another one",
             "training_window": PARTS,
             "parity": {"max_seconds": 0.01, "bound_seconds": 0.1, "rows": 100},
             "residual_to": "lookup",
@@ -276,20 +276,36 @@ def test_a_candidate_that_is_in_production_changes_nothing_but_repairs_a_damaged
     assert deployment.registry.moves(NAME) == moves
 
 
-def test_a_candidate_of_another_training_set_is_judged_and_the_decision_says_so(
+def test_a_candidate_is_judged_by_the_test_part_of_its_own_training_set_whichever_is_current(
     deployment: Deployment,
 ) -> None:
-    current = deployment.registry.current_digest("training_set")
-    assert current
-    metadata = deployment.promote(make_linear_model(0.5))
+    inputs = {asset: deployment.registry.current_digest(asset) for asset in ("training_set", "runtime_lookup")}
+    deployment.set_current("training_set", Draft("training_set", {"rows.parquet": b"no rows at all"}))
+    deployment.set_current("runtime_lookup", Draft("runtime_lookup", {LOOKUP_FILE: b"{}"}))
+    candidate = make_linear_model(0.5)
+    metadata = deployment.promote(Draft(candidate.kind, candidate.files, {**candidate.fields, "inputs": inputs}))
     assert metadata["promoted"]
-    assert (
-        f"✓ It was trained on training set another one, and is judged by test rows of {current[:16]}"
-        in metadata["decision"]
-    )
-    better = make_linear_model(0.9)
-    of_this_training_set = Draft(better.kind, better.files, {**better.fields, "training_set": current})
-    assert "It was trained on" not in deployment.promote(of_this_training_set)["decision"]
+    assert metadata["training_set"] == inputs["training_set"]
+    assert metadata["comparison"].records[0].data["n"] == 4000
+
+
+def test_a_lookup_of_another_training_set_than_the_candidate_is_refused_with_the_command(
+    deployment: Deployment,
+) -> None:
+    first = deployment.registry.current("training_set")
+    other = deployment.registry.put("training_set", Draft("training_set", {}))
+    lookup = Draft("runtime_lookup", {LOOKUP_FILE: MEDIANS.to_bytes()}, {"inputs": {"training_set": other.digest}})
+    deployment.set_current("runtime_lookup", lookup)
+    candidate = make_linear_model(0.5)
+    with pytest.raises(MixedVersions) as error:
+        deployment.promote(
+            Draft(candidate.kind, candidate.files, {**candidate.fields, "inputs": {"training_set": first.digest}})
+        )
+    message = str(error.value)
+    assert f"quantized_student was made from version {first.digest[:16]}" in message
+    assert f"runtime_lookup was made from version {other.digest[:16]}" in message
+    assert "--select 'training_set+ and +production_model'" in message
+    assert deployment.current_digest is None
 
 
 def make_definitions(*checks: dg.AssetChecksDefinition) -> dg.Definitions:
@@ -352,6 +368,26 @@ def test_a_check_that_failed_once_and_passes_now_is_no_obstacle() -> None:
             defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, raise_on_error=False)
         graph = defs.resolve_asset_graph()
         assert promotion.find_failed_checks(instance, graph, dg.AssetKey("model")) == (1, [])
+
+
+def test_a_refused_service_day_upstream_is_no_obstacle() -> None:
+    """It is not published, so that nothing was made from it."""
+
+    @dg.asset(partitions_def=dg.DailyPartitionsDefinition("2024-03-01"))
+    def table() -> None: ...
+
+    @dg.asset(deps=[table])
+    def model() -> None: ...
+
+    defs = dg.Definitions([table, model], asset_checks=[make_check(FAILED)])
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_implicit_global_asset_job_def()
+        selection = [dg.AssetKey("table")]
+        job.execute_in_process(
+            instance=instance, asset_selection=selection, partition_key="2024-03-01", raise_on_error=False
+        )
+        graph = defs.resolve_asset_graph()
+        assert promotion.find_failed_checks(instance, graph, dg.AssetKey("model")) == (0, [])
 
 
 CODE_LOCATION = """

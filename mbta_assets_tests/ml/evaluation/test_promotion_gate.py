@@ -42,10 +42,14 @@ class Contenders:
         self.registry, self.rows = ModelRegistry(root), rows
 
     def make(
-        self, error_seconds: float | np.ndarray, training_end: pd.Timestamp = TRAINING_END, **fields: Any
+        self,
+        error_seconds: float | np.ndarray,
+        training_end: pd.Timestamp = TRAINING_END,
+        test_begin: pd.Timestamp | None = None,
+        **fields: Any,
     ) -> Contender:
         """Store a model whose predictions are off by so many seconds, early or late at random."""
-        parts = [
+        parts: list[dict[str, Any]] = [
             {"part": part, "rows": 10, "from": str(training_end), "to": str(to)}
             for part, to in (
                 ("train", training_end - pd.Timedelta("1h")),
@@ -53,6 +57,8 @@ class Contenders:
                 ("test", "2030-01-01"),
             )
         ]
+        if test_begin is not None:
+            parts[-1]["from"] = str(test_begin)
         manifest = {
             "parity": {"max_seconds": 0.01, "bound_seconds": 0.1, "rows": 500},
             "training_window": parts,
@@ -160,6 +166,16 @@ def test_rows_that_any_of_the_three_was_trained_on_do_not_count(
         "runtime_lookup": pytest.approx(50),
     }
     assert not decision.promoted
+
+
+@pytest.mark.parametrize("seen_longest", ["candidate", "production"])
+def test_rows_before_a_test_part_do_not_count_as_their_arrivals_may_be_known(
+    contenders: Contenders, rows: pd.DataFrame, seen_longest: str
+) -> None:
+    begin = rows["time_stamp"].iloc[N // 2]
+    candidate = contenders.make(10.0, test_begin=begin if seen_longest == "candidate" else None)
+    production = contenders.make(40.0, test_begin=begin if seen_longest == "production" else None)
+    assert contenders.decide(candidate, production).comparison[0]["n"] == N // 2
 
 
 def test_too_few_rows_that_no_contender_was_trained_on_decide_nothing(

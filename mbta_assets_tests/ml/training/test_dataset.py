@@ -1,11 +1,31 @@
 """The split of a training set into parts and its samples, on rows that can be checked by hand."""
 
+from datetime import date
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.training.dataset import SplitConfig, assign_parts
+from mbta_assets.ml.training.dataset import (
+    CATEGORICAL_FEATURES,
+    MIN_LABELLED_ROWS,
+    NUMERIC_FEATURES,
+    PARTS,
+    SplitConfig,
+    TrainingSetError,
+    assign_parts,
+    build_training_set,
+    make_provenance,
+    select_labelled,
+)
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
+from mbta_assets.storage.bundle import Draft
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.provenance import MixedVersions
 from mbta_assets.transit.sampling import sample_rows
 
 SPLIT = SplitConfig()
@@ -40,6 +60,71 @@ def test_fewer_days_are_split_by_time_and_no_label_is_known_only_in_a_later_part
     assert rows.loc[part == "train", "actual_arrival_time"].max() < times["min"]["validation"]
     assert (part == "test").sum() == 30
     assert (part == "").sum() == 2 * 5
+
+
+def test_days_without_labels_do_not_make_a_part_of_whole_days_empty() -> None:
+    rows = make_days(12)
+    unlabelled = rows["service_date"].isin(rows["service_date"].unique()[-2:])
+    rows.loc[unlabelled, ["delay_seconds", "actual_arrival_time"]] = None
+    labelled = rows[~unlabelled]
+    parts = pd.Series(assign_parts(rows, SPLIT))[~unlabelled].groupby(labelled["service_date"]).unique()
+    assert [list(part) for part in parts] == [["train"]] * 6 + [["validation"]] * 2 + [["test"]] * 2
+
+
+def make_samples(labels_by_day: list[int], rows_per_day: int = 12) -> dict[date, pd.DataFrame]:
+    """Return features by service day, with so many labels on each; features are missing or one category."""
+    samples = {}
+    rows = make_days(len(labels_by_day), rows_per_day)
+    for labels, (day, group) in zip(labels_by_day, rows.groupby("service_date"), strict=True):
+        columns = dict.fromkeys(NUMERIC_FEATURES, np.nan) | dict.fromkeys(CATEGORICAL_FEATURES, "only")
+        features = group.assign(**{name: value for name, value in columns.items() if name not in group})
+        features.loc[features.index[labels:], ["delay_seconds", "actual_arrival_time"]] = None
+        samples[pd.Timestamp(str(day)).date()] = features
+    return samples
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=12))
+def test_a_training_set_has_labels_in_each_part_or_is_an_error_that_says_what_to_do(labels_by_day: list[int]) -> None:
+    samples = make_samples(labels_by_day)
+    try:
+        built = build_training_set(samples, SPLIT)
+    except TrainingSetError as error:
+        message = str(error)
+        assert str(min(samples)) in message and str(max(samples)) in message
+        assert "dagster asset materialize" in message
+        assert ("none of their" in message) == (sum(labels_by_day) == 0)
+    else:
+        assert min(len(select_labelled(built.rows, part)) for part in PARTS) >= MIN_LABELLED_ROWS
+
+
+def test_days_without_rows_are_an_error_that_says_so() -> None:
+    samples = {day: rows[:0] for day, rows in make_samples([1, 1]).items()}
+    with pytest.raises(TrainingSetError, match=r"2 service days 2024-03-01 to 2024-03-02: .* has no rows"):
+        build_training_set(samples, SPLIT)
+
+
+def test_learned_days_are_those_of_the_training_and_validation_parts() -> None:
+    built = build_training_set(make_samples([12] * 10), SPLIT)
+    assert built.list_learned_days() == [f"2024-03-{day:02}" for day in range(1, 9)]
+    one_day = build_training_set(make_samples([60], rows_per_day=60), SPLIT)
+    assert one_day.list_learned_days() == ["2024-03-01"]
+
+
+def test_provenance_is_copied_from_the_training_set_and_other_training_sets_are_refused(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    first, second = (
+        registry.put("training_set", build_training_set(make_samples([n] * 10), SPLIT).draft({"2024-03-01": "v"}, 12))
+        for n in (11, 12)
+    )
+    lookup = registry.put("runtime_lookup", Draft("toy", {}, make_provenance(first)))
+    provenance = make_provenance(first, runtime_lookup=lookup)
+    assert provenance["inputs"] == {"training_set": first.digest, "runtime_lookup": lookup.digest}
+    assert provenance["training_set"] == first.digest
+    assert provenance["learned_days"] == lookup.manifest["learned_days"] == first.manifest["learned_days"]
+    assert provenance["data_versions"] == {"2024-03-01": "v"}
+    assert provenance["training_window"] == first.manifest["parts"]
+    with pytest.raises(MixedVersions, match=f"runtime_lookup was made from version {first.digest[:16]}"):
+        make_provenance(second, runtime_lookup=lookup)
 
 
 def test_a_sample_is_the_same_whatever_the_order_of_the_rows() -> None:

@@ -1,0 +1,55 @@
+"""The asset `training_set`: what it says of service days that nothing can be learned from."""
+
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager
+from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.defs.training import training_set
+from mbta_assets.ml.training.dataset import TrainingSetError
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets.transit import schema
+
+DAYS = [date(2024, 3, day) for day in (6, 7, 8)]
+FEATURES = schema.arrow_schema(schema.TransitFeatures).empty_table()
+
+
+def make_training_set(store: Path) -> None:
+    """Materialize the training set of the stored features. Raises TrainingSetError."""
+
+    @dg.asset(io_manager_key="tables", partitions_def=dg.DailyPartitionsDefinition("2024-03-01"))
+    def transit_features() -> None: ...
+
+    tables, registry = ParquetTables(store), ModelRegistry(store)
+    dg.materialize(
+        [transit_features, training_set],
+        selection=["training_set"],
+        resources={
+            "settings": TrainingSettings(),
+            "tables": TablesIOManager(tables=tables),
+            "bundles": BundleIOManager(model_registry=registry),
+        },
+    )
+
+
+def test_days_from_before_a_feature_are_named_with_the_column_and_the_command(tmp_path: Path) -> None:
+    tables = ParquetTables(tmp_path)
+    for day in DAYS:
+        lacking = [] if day == DAYS[1] else ["stops_behind"]
+        tables.write("transit_features", day, FEATURES.drop_columns(lacking))
+    with pytest.raises(TrainingSetError) as error:
+        make_training_set(tmp_path)
+    assert "2 of 3 service days, 2024-03-06, 2024-03-08," in str(error.value)
+    assert "before transit_features had the column stops_behind." in str(error.value)
+    assert "--select transit_features --partition-range 2024-03-06...2024-03-08" in str(error.value)
+
+
+def test_days_without_rows_are_an_error_and_no_training_set(tmp_path: Path) -> None:
+    ParquetTables(tmp_path).write("transit_features", DAYS[0], FEATURES)
+    with pytest.raises(TrainingSetError, match="service day 2024-03-06: transit_features has no rows"):
+        make_training_set(tmp_path)
+    assert ModelRegistry(tmp_path).current_digest("training_set") is None
