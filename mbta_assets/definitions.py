@@ -139,7 +139,10 @@ def _build_gcp_storage(settings: Settings, source: SourceResource) -> dict[str, 
         raise SettingsError("MBTA_DEPLOYMENT=gcp requires BIGQUERY_DATASET and GCS_BUCKET to be set.")
     account = AccountResource.from_settings(settings)
     tables = BigQueryTablesResource(
-        account=account, dataset=dataset, maximum_bytes_billed=settings.bigquery_maximum_bytes_billed
+        account=account,
+        dataset=dataset,
+        maximum_bytes_billed=settings.bigquery_maximum_bytes_billed,
+        keep_refused_days=settings.keep_staged_days,
     )
     upstream_tables = TablesInPlaceResource(source=source) if upstream.reads_in_place(settings) else tables
     cache = str(store / "cache" / bucket)

@@ -13,7 +13,7 @@ import dagster as dg
 from dagster._check import CheckError
 
 # Dagster reports the partitions of an output when all of them are stored; `report_materialization` does one by one.
-from dagster._core.definitions.asset_checks.asset_check_result import AssetCheckResult
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.assets.definition.asset_spec import AssetExecutionType
 
 # The type of `repository_def.asset_graph`, which resolves ancestors and the checks of assets.
@@ -100,10 +100,12 @@ __all__ = [
     "StepExecutionContext",
     "WorkerStatus",
     "cron_string_iterator",
+    "find_materialization",
     "get_current_datetime",
     "get_current_timestamp",
     "is_valid_cron_string",
     "latest_check_records",
+    "latest_check_records_by_partition",
     "observe",
     "report_check",
     "report_materialization",
@@ -120,6 +122,14 @@ def latest_check_records(
     `DagsterInstance` has no public method for the records of several checks.
     """
     return instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+
+
+def latest_check_records_by_partition(
+    instance: dg.DagsterInstance, key: dg.AssetCheckKey, limit: int
+) -> Mapping[str | None, AssetCheckExecutionRecord]:
+    """Return the latest of a check's last `limit` records for each partition that they are of."""
+    records = instance.event_log_storage.get_asset_check_execution_history(key, limit)
+    return {record.partition: record for record in reversed(records)}
 
 
 def report_materialization(
@@ -145,22 +155,30 @@ def suppress_final_report(context: dg.OutputContext) -> None:
     context._asset_key = None
 
 
+def find_materialization(context: dg.OutputContext, day: date) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """Return the latest materialization of a service day of an output, which results of checks refer to."""
+    any_result = dg.AssetCheckResult(passed=True)
+    return any_result._get_partitioned_target_materialization_data(context.step_context, context.asset_key, str(day))
+
+
 def report_check(
-    context: dg.OutputContext, day: date, result: dg.AssetCheckResult, *, blocking: bool
+    context: dg.OutputContext,
+    day: date,
+    result: dg.AssetCheckResult,
+    target: AssetCheckEvaluationTargetMaterializationData | None,
+    *,
+    blocking: bool,
 ) -> dg.DagsterEvent:
     """Return the event of a check's result on a service day; Dagster's own results have no partition in a range."""
-    step, asset_key = context.step_context, context.asset_key
     evaluation = dg.AssetCheckEvaluation(
-        asset_key=asset_key,
+        asset_key=context.asset_key,
         check_name=result.check_name or "",
         passed=result.passed,
         metadata=result.metadata,
-        target_materialization_data=AssetCheckResult._get_partitioned_target_materialization_data(
-            result, step, asset_key, str(day)
-        ),
+        target_materialization_data=target,
         severity=result.severity,
         description=result.description,
         blocking=blocking,
         partition=str(day),
     )
-    return dg.DagsterEvent.asset_check_evaluation(step, evaluation)
+    return dg.DagsterEvent.asset_check_evaluation(context.step_context, evaluation)

@@ -147,26 +147,24 @@ class BigQueryTables:
         names = self.bigquery.list_tables(self.dataset_path, prefix)
         return sorted(datetime.strptime(name.removeprefix(prefix), "%Y%m%d").date() for name in names)
 
-    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "", part: str = "") -> WriteResult:
+    def write_part(self, table: str, day: date, part: str, rows: arrow.Table) -> None:
+        """Replace the rows of a part of a service day in one transaction; other parts stay."""
+        if len(rows):
+            self._load(table, day, rows, part=part)
+        elif self.bigquery.stat(self.path(table)) is not None:
+            delete = (
+                f"DELETE FROM {quote(self.path(table))} "
+                f"WHERE service_date = {format_literal(day)} AND {PART_COLUMN} = {format_literal(part)}"
+            )
+            self.bigquery.query(f"Delete part {part} of service day {day} of {self.path(table)}", delete)
+
+    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "") -> WriteResult:
         """Publish a service day of a table in one transaction; columns that the table does not have are added.
 
         Raises ValueError where a row is of another service day or a column does not fit the table, CloudError where
         BigQuery refuses; the stored partition stays as it was.
         """
-        validate_service_date(table, day, rows)
-        columns = self._ensure_columns(table, derive_columns(table, rows.schema))
-        version = content_version(rows)
-        rows = to_loadable(rows, columns)
-        labels = _labels(table, service_date=str(day), run=run_id)
-        staging = self.path(f"{STAGING_PREFIX}{table}_{day:%Y%m%d}_{uuid.uuid4().hex[:12]}")
-        action = f"Load service day {day} of {self.path(table)}"
-        try:
-            self.bigquery.create_table(action, staging, columns, expires=datetime.now(UTC) + STAGING_LIFETIME)
-            self.bigquery.load_rows(action, staging, rows, columns, labels)
-            entry = LedgerEntry(version, len(rows))
-            job = self._replace(table, staging, day, columns, entry, run_id, part)
-        finally:
-            self._delete_quietly(staging)
+        version, job = self._load(table, day, rows, run_id)
         self._delete_quietly(self._refused_path(table, day))
         return WriteResult(
             version,
@@ -212,6 +210,22 @@ class BigQueryTables:
         delete = f"DELETE FROM {quote(self.path(LEDGER))} WHERE table_name = @table"
         self.bigquery.query(f"Delete {table} from the ledger", delete, {"table": table}, _labels(table))
         self.bigquery.delete_table(self.path(table))
+
+    def _load(self, table: str, day: date, rows: arrow.Table, run_id: str = "", part: str = "") -> tuple[str, Any]:
+        """Replace a service day, or a part of it, and return the content version and the query job."""
+        validate_service_date(table, day, rows)
+        columns = self._ensure_columns(table, derive_columns(table, rows.schema))
+        version = content_version(rows)
+        rows = to_loadable(rows, columns)
+        labels = _labels(table, service_date=str(day), run=run_id)
+        staging = self.path(f"{STAGING_PREFIX}{table}_{day:%Y%m%d}_{uuid.uuid4().hex[:12]}")
+        action = f"Load service day {day} of {self.path(table)}"
+        try:
+            self.bigquery.create_table(action, staging, columns, expires=datetime.now(UTC) + STAGING_LIFETIME)
+            self.bigquery.load_rows(action, staging, rows, columns, labels)
+            return version, self._replace(table, staging, day, columns, LedgerEntry(version, len(rows)), run_id, part)
+        finally:
+            self._delete_quietly(staging)
 
     def _replace(
         self,

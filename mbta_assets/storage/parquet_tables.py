@@ -39,11 +39,21 @@ class ParquetTables:
         files = (self.root / "tables" / table).glob(f"{PARTITION_PREFIX}*/[!.]*.parquet")
         return _list_days({file.parent for file in files})
 
-    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "", part: str = "") -> WriteResult:
-        """Publish a service day of a table, or a part of it. Raises ValueError where a row is of another day."""
+    def write_part(self, table: str, day: date, part: str, rows: arrow.Table) -> None:
+        """Replace the rows of a part of a service day, a file of its own; without rows there is none."""
+        validate_service_date(table, day, rows)
+        path = self.path(table, day, part)
+        if len(rows):
+            _replace_file(path, rows)
+            sync(path.parent.parent)
+        else:
+            path.unlink(missing_ok=True)
+
+    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "") -> WriteResult:
+        """Publish a service day of a table. Raises ValueError where a row is of another service day."""
         validate_service_date(table, day, rows)
         version = content_version(rows)
-        path = self.path(table, day, part)
+        path = self.path(table, day)
         size_bytes = _replace_file(path, rows.replace_schema_metadata({_VERSION_KEY: version}))
         sync(path.parent.parent)  # the partition's directory may be new
         refused = self._partition("staged", table, day)

@@ -54,12 +54,14 @@ class TableStore(DailyTables, Protocol):
     def prepare(self) -> None:
         """Check, before anything is computed, that tables can be stored. Raises an error that says what to do."""
 
-    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "", part: str = "") -> WriteResult:
+    def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "") -> WriteResult:
         """Publish a service day of a table: readers see the earlier version or this one, and nothing in between.
 
-        With `part`, only the rows of that part of the day are replaced; see `PART_COLUMN`. Raises ValueError where a
-        row is of another service day; the published partition stays as it was.
+        Raises ValueError where a row is of another service day; the published partition stays as it was.
         """
+
+    def write_part(self, table: str, day: date, part: str, rows: arrow.Table) -> None:
+        """Replace the rows of a part of a service day, which have it in `PART_COLUMN`; there may be none."""
 
     def refuse(self, table: str, day: date, rows: arrow.Table | None, reasons: Sequence[str]) -> str:
         """Keep a service day that is not published for inspection, and return its location apart from the tables.

@@ -32,7 +32,7 @@ from mbta_assets.defs.dagster_internals import (
     cron_string_iterator,
     get_current_datetime,
     is_valid_cron_string,
-    latest_check_records,
+    latest_check_records_by_partition,
 )
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -47,6 +47,8 @@ FEATURES_TAG = "mbta_assets/features"
 CONDITION_GRACE = timedelta(minutes=30)
 """Time after MBTA_RETRAIN_AT in which the condition may still start a run."""
 TRAINING_CANCELED = "A training on these features was cancelled; the next one follows when they change."
+MAX_CHECKED_DAYS = 200
+"""Latest results of a drift check that are looked at."""
 DRIFT_CHECKS = tuple(
     dg.AssetCheckKey(dg.AssetKey("prediction_accuracy"), name)
     for name in ("drift_within_bounds", "accuracy_within_bounds")
@@ -196,10 +198,11 @@ def _find_reason_to_wait(instance: dg.DagsterInstance, failed: Sequence[dg.RunRe
 
 
 def _list_warnings(instance: dg.DagsterInstance, last_training: datetime | None) -> list[int]:
-    """Return the ids of the latest drift checks that have failed since the last training."""
+    """Return the ids of the drift checks that failed since the last training, the latest of each service day."""
     return [
         record.id
-        for record in latest_check_records(instance, DRIFT_CHECKS).values()
+        for key in DRIFT_CHECKS
+        for record in latest_check_records_by_partition(instance, key, MAX_CHECKED_DAYS).values()
         if record.event and record.evaluation and not record.evaluation.passed
         if not last_training or record.event.timestamp > last_training.timestamp()
     ]

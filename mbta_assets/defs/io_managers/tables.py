@@ -13,7 +13,12 @@ import pandas as pd
 import pyarrow as arrow
 from pydantic import Field
 
-from mbta_assets.defs.dagster_internals import report_check, report_materialization, suppress_final_report
+from mbta_assets.defs.dagster_internals import (
+    find_materialization,
+    report_check,
+    report_materialization,
+    suppress_final_report,
+)
 from mbta_assets.defs.daily_tables import (
     NOT_EVALUATED,
     PUBLISHED,
@@ -93,7 +98,7 @@ class TablesIOManager(dg.ConfigurableIOManager):
             except (SourceError, MissingPartition) as error:
                 reasons[str(day)] = str(error)
                 self.tables.refuse(table, day, None, [str(error)])
-                yield _report_published(context, day, str(error))
+                yield from _report_outcomes(context, day, {}, str(error))
                 continue
             reason = yield from self._audit_and_publish(context, table, day, made, obj.checks)
             if reason:
@@ -120,18 +125,14 @@ class TablesIOManager(dg.ConfigurableIOManager):
         refusals = [f"{check.name}: {outcomes[check]}" for check in checks if _refuses(check, outcomes[check])]
         yield from self._store_rejected_rows(context, table, day, made)
         if refusals:
-            metadata: dict[str, Any] = {"refused_rows": self.tables.refuse(table, day, rows, refusals)}
-            metadata |= made.metadata
+            metadata: dict[str, Any] = {"refused_rows": self.tables.refuse(table, day, rows, refusals), **made.metadata}
         else:
             written = self.tables.write(table, day, rows, context.run_id)
             metadata = {"dagster/row_count": len(rows), "content_version": written.version, **written.metadata}
             yield from report_materialization(context, day, written.version, {**metadata, **made.metadata})
             yield from self._store_usage(context, day, made)
-        for check, outcome in outcomes.items():
-            if outcome != NOT_EVALUATED:
-                yield _report_outcome(context, day, check, outcome)
         reason = "; ".join(refusals) or None
-        yield _report_published(context, day, reason, metadata)
+        yield from _report_outcomes(context, day, outcomes, reason, metadata)
         return reason
 
     def _store_rejected_rows(
@@ -140,8 +141,9 @@ class TablesIOManager(dg.ConfigurableIOManager):
         """Store the upstream rows that the making of a service day rejects, whether the day is published or not."""
         if made.rejected is not None:
             rows = to_arrow(REJECTED_ROWS, made.rejected.assign(rejected_by=table))
-            self.tables.write(REJECTED_ROWS, day, rows, context.run_id, table)
-            yield _report_side_table(context, REJECTED_ROWS, day, rows)
+            self.tables.write_part(REJECTED_ROWS, day, table, rows)
+            if len(rows):
+                yield _report_side_table(context, REJECTED_ROWS, day, rows)
 
     def _store_usage(self, context: dg.OutputContext, day: date, made: ServiceDay) -> Iterator[dg.DagsterEvent]:
         """Store the use of the upstream rows of a service day that is published."""
@@ -191,18 +193,22 @@ def _report_side_table(context: dg.OutputContext, table: str, day: date, rows: a
     return dg.DagsterEvent.asset_materialization(context.step_context, event)
 
 
-def _report_outcome(context: dg.OutputContext, day: date, check: Check, outcome: Problem) -> dg.DagsterEvent:
-    result = dg.AssetCheckResult(
-        check_name=check.name, passed=outcome is None, severity=check.severity, description=outcome
-    )
-    return report_check(context, day, result, blocking=check.blocking)
-
-
-def _report_published(
-    context: dg.OutputContext, day: date, reason: str | None, metadata: Mapping[str, Any] | None = None
-) -> dg.DagsterEvent:
-    """Return the event that says whether a service day was published, with the reason if it was not."""
-    result = dg.AssetCheckResult(
+def _report_outcomes(
+    context: dg.OutputContext,
+    day: date,
+    outcomes: Mapping[Check, Problem],
+    reason: str | None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Iterator[dg.DagsterEvent]:
+    """Yield the result of each check of a service day, and whether it was published, with the reason if it was not."""
+    target = find_materialization(context, day)
+    for check, outcome in outcomes.items():
+        if outcome != NOT_EVALUATED:
+            result = dg.AssetCheckResult(
+                check_name=check.name, passed=outcome is None, severity=check.severity, description=outcome
+            )
+            yield report_check(context, day, result, target, blocking=check.blocking)
+    published = dg.AssetCheckResult(
         check_name=PUBLISHED, passed=reason is None, description=reason, metadata=metadata or {}
     )
-    return report_check(context, day, result, blocking=True)
+    yield report_check(context, day, published, target, blocking=True)

@@ -3,6 +3,7 @@
 Importing this module imports Google's libraries, which takes seconds: only a deployment on Google Cloud does.
 """
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,10 +43,14 @@ class BigQueryTablesResource(dg.ConfigurableResource):
     account: dg.ResourceDependency[Account]
     dataset: str = Field(description="Dataset of the tables.")
     maximum_bytes_billed: int = Field(gt=0, description="A query that would read more bytes fails.")
+    keep_refused_days: int = Field(
+        default=14, ge=1, description="Number of days for which service days that were refused are kept."
+    )
 
     def create_resource(self, context: dg.InitResourceContext) -> BigQueryTables:
         """Return the tables."""
-        return BigQueryTables(BigQuery(self.account, self.maximum_bytes_billed), self.dataset)
+        bigquery = BigQuery(self.account, self.maximum_bytes_billed)
+        return BigQueryTables(bigquery, self.dataset, timedelta(days=self.keep_refused_days))
 
 
 class BigQueryWarehouseResource(dg.ConfigurableResource):
