@@ -241,10 +241,10 @@ def _describe_unmatched(
     for reason, column in (("trip_not_in_schedule", "trip_id"), ("stop_not_on_trip", "stop_id")):
         dropped = reasons == reason
         if dropped.any():
-            given, known = _list_examples(vehicle.loc[dropped, column]), _list_examples(schedule[column])
+            given, scheduled = _list_examples(vehicle.loc[dropped, column]), _list_examples(schedule[column])
             sentences.append(
                 f"{dropped.sum():,} reports have a {column} that {_UNKNOWN[column]}, such as {given}; "
-                f"`schedule` has ids such as {known}."
+                f"`schedule` has ids such as {scheduled}."
             )
     late = reasons == TIME_OUT_OF_RANGE
     if late.any():

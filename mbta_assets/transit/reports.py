@@ -49,8 +49,8 @@ class IdCodes:
 
     def encode_stretches(self, stops: np.ndarray, destinations: np.ndarray, moving: np.ndarray) -> np.ndarray:
         """Return one code (n,) for each current stop, destination and state; -1 where a stop is -1."""
-        known = (stops >= 0) & (destinations >= 0)
-        return np.where(known, (stops * len(self.stops) + destinations) * 2 + moving, -1)
+        has_both = (stops >= 0) & (destinations >= 0)
+        return np.where(has_both, (stops * len(self.stops) + destinations) * 2 + moving, -1)
 
     def decode_stretches(self, stretches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return current stops, destinations and states (n,) of codes of `encode_stretches`."""

@@ -87,7 +87,7 @@ def _make_reports(
     named = np.where(rng.random(arrival.shape) < SHARE_AT_OTHER_PLATFORM, stops // STOPS_IN_STATION, -1)
     named = np.where(named >= 0, np.minimum(named * STOPS_IN_STATION, len(stop_ids) - 1), stops)
     trip = np.repeat(np.arange(len(trip_ids)), STOPS_OF_TRIP * REPORTS_OF_STOP)
-    trip_of_report = np.where(rng.random(len(trip_ids)) < SHARE_WITHOUT_TRIP, None, trip_ids)[trip]
+    trip_of_report = pd.Series(trip_ids).mask(rng.random(len(trip_ids)) < SHARE_WITHOUT_TRIP).to_numpy()[trip]
     order = rng.permutation(len(trip))
     columns = {
         "id": np.array([f"vehicle {n}" for n in range(len(trip_ids))], dtype=object)[trip],
@@ -125,7 +125,7 @@ def _to_times(seconds: np.ndarray) -> pd.DatetimeIndex:
 
 def read_plainly(tables: Tables) -> PlainDay:
     """Return the tables for a plain computation."""
-    records = {}
+    records: dict[str, Any] = {}
     for name, table in tables.items():
         plain = table.astype(object).where(table.notna(), None)
         records[name] = plain.to_dict("records")
