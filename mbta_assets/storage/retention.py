@@ -66,7 +66,7 @@ class Plan:
     @property
     def size_bytes(self) -> int:
         """Return the size of everything that would be removed."""
-        return sum(item.size_bytes for item in (*self.versions, *self.files))
+        return sum(item.size_bytes for item in self.versions) + sum(item.size_bytes for item in self.files)
 
     def to_table(self, now: datetime) -> list[dict[str, object]]:
         """Return a row of each version and file: its name, size in bytes and age in days."""
@@ -101,10 +101,10 @@ def make_plan(registry: ModelRegistry, retention: Retention, now: datetime) -> P
     CloudError.
     """
     versions = {asset: {stored.version: stored for stored in registry.versions(asset)} for asset in registry.assets()}
-    needed = find_needed(registry, versions, retention.keep_versions, now)
+    required = find_required(registry, versions, retention.keep_versions, now)
     removable: list[StoredVersion] = []
     for asset, stored in versions.items():
-        rest = [item for item in stored.values() if (asset, item.version) not in needed]
+        rest = [item for item in stored.values() if (asset, item.version) not in required]
         newest_first = sorted(rest, key=lambda item: (item.stored_at, item.version), reverse=True)
         removable += newest_first[retention.keep_versions :]
     return Plan(removable, list(_find_files(retention, now)))
@@ -124,21 +124,21 @@ def apply_plan(registry: ModelRegistry, plan: Plan) -> Plan:
     return Plan([stored for stored in plan.versions if registry.remove(stored)], plan.files)
 
 
-def find_needed(registry: ModelRegistry, stored: Stored, keep_versions: int, now: datetime) -> set[tuple[str, str]]:
+def find_required(registry: ModelRegistry, stored: Stored, keep_versions: int, now: datetime) -> set[tuple[str, str]]:
     """Return the asset and version of each stored version that is needed. Raises BundleError or CloudError."""
     pending = [
         (asset, version) for asset in stored for version in _list_roots(registry, stored, asset, keep_versions, now)
     ]
-    needed: set[tuple[str, str]] = set()
+    required: set[tuple[str, str]] = set()
     while pending:
         asset, version = pending.pop()
         item = stored.get(asset, {}).get(version)
-        if (asset, version) in needed or item is None or not item.is_complete:
+        if (asset, version) in required or item is None or not item.is_complete:
             continue
-        needed.add((asset, version))
+        required.add((asset, version))
         references = list_references(registry.read_manifest(asset, version))
         pending += [(name, digest[:VERSION_DIGITS]) for name, digest in references.items()]
-    return needed
+    return required
 
 
 def _list_roots(

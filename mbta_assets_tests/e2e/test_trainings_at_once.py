@@ -17,7 +17,7 @@ from mbta_assets.storage.provenance import list_inputs
 from mbta_assets_tests.support import real_day
 from mbta_assets_tests.support.dagster_dev import ROOT, environment, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 FEATURES = f"tables/transit_features/service_date={real_day.DAY}"
 DAILY = ("--select", "group:upstream or group:transit", "--partition", str(real_day.DAY))
@@ -55,7 +55,7 @@ class Command:
 
     def succeed(self) -> None:
         """Wait for the command. Raise AssertionError with what it printed if it fails."""
-        assert self.process.wait(timeout=240) == 0, self.log.read_text()[-4000:]
+        assert self.process.wait(timeout=500) == 0, self.log.read_text()[-4000:]
 
 
 def read_run(instance: dg.DagsterInstance, run_id: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -82,7 +82,7 @@ def train_old_and_new(root: Path) -> dict[str, str]:
         training = ("--select", TRAINING, "--config-json", CONFIG)
         commands.append(Command(variables["old"], root / "first.log", *training))
         registry = ModelRegistry(root / "old")
-        eventually("a training set is made", 60, lambda: registry.current_digest("training_set"))
+        eventually("a training set is made", 180, lambda: registry.current_digest("training_set"))
         shutil.rmtree(root / "old" / FEATURES)
         (root / "new" / FEATURES).rename(root / "old" / FEATURES)
         commands.append(Command(variables["old"], root / "second.log", *training))

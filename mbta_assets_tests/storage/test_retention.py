@@ -122,7 +122,7 @@ rollbacks = st.tuples(st.just("roll_back"), st.integers(1, 3))
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.one_of(trainings, trainings, promotions, rollbacks), max_size=14), st.integers(1, 3), st.integers(0, 3)
+    st.lists(st.one_of(trainings, trainings, promotions, rollbacks), max_size=14), st.integers(1, 3), st.integers(0, 8)
 )
 def test_after_any_history_what_is_needed_stays_and_all_else_goes(
     steps: list[tuple[str, *tuple[int, ...]]], keep: int, young: int
@@ -168,6 +168,23 @@ def test_a_version_that_is_stored_or_made_current_meanwhile_stays(tmp_path: Path
     removed = apply_plan(registry, plan)
     assert [stored.version for stored in removed.versions] == [digests[2][:16]]
     assert registry.get("model", digests[0]) and registry.current("model")
+
+
+def test_a_training_under_way_keeps_its_versions_and_what_it_reads_though_none_is_current(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    for content in range(5):
+        history.train(content, last=5)
+    [old, *_] = [version for version in history.stored if version[0] == "training_set"]
+    draft = Draft("toy", {"content": b"under way"}, {"inputs": {"training_set": old[1]}})
+    young = history.put("quantized_student", draft, {old})
+    history.set_ages(young=1)
+    apply_plan(history.registry, make_plan(history.registry, Retention(tmp_path, 1, 14), NOW))
+    for asset, digest in (young, old):
+        assert history.registry.get(asset, digest)
+    later = NOW + timedelta(days=1)
+    apply_plan(history.registry, make_plan(history.registry, Retention(tmp_path, 1, 14), later))
+    with pytest.raises(BundleError):
+        history.registry.get(*old)
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])

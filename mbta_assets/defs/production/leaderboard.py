@@ -51,7 +51,7 @@ def model_leaderboard(
         controls[control["asset"]] = model_registry.get(control["asset"], control["digest"])
     leaderboard = rank_models(_predict_baselines(test, runtime_lookup, source), models | controls, test)
     location = reports.write(LEADERBOARD, json.dumps(leaderboard, indent=1).encode())
-    rows = {"test_rows": len(test), "training_set": training_set.digest}
+    rows: dict[str, Any] = {"test_rows": len(test), "training_set": training_set.digest}
     return dg.MaterializeResult(metadata={**describe_leaderboard(leaderboard), **location, **rows})
 
 
