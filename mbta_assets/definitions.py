@@ -3,6 +3,7 @@
 `defs` is the code location of the environment's settings.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dagster as dg
@@ -11,6 +12,7 @@ from mbta_assets.defs import automation, models, training, transit, upstream
 from mbta_assets.defs.executor import step_executor
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager, UpstreamIOManager
 from mbta_assets.defs.labels import label_assets
+from mbta_assets.defs.metadata import CODE_REFERENCES
 from mbta_assets.defs.monitoring import network_snapshot, predictions
 from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, service_days
 from mbta_assets.defs.production import leaderboard, promotion
@@ -45,7 +47,7 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
     ]
     assets = automation.with_conditions(settings, label_assets(settings, assets))
     return dg.Definitions(
-        assets=dg.with_source_code_references(assets),
+        assets=[*link_to_source(assets)],
         asset_checks=[
             *dg.load_asset_checks_from_modules(MODULES),
             *dg.load_asset_checks_from_package_module(models),
@@ -57,6 +59,16 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
         resources={**build_resources(settings), **resource_overrides},
         executor=step_executor,
     )
+
+
+def link_to_source(assets: Iterable[Any]) -> Iterator[Any]:
+    """Yield the assets, each with a link to its source line."""
+    for asset in assets:
+        specs = asset.specs if isinstance(asset, dg.AssetsDefinition) else []
+        if any(CODE_REFERENCES in spec.metadata for spec in specs):
+            yield asset
+        else:
+            yield from dg.with_source_code_references([asset])
 
 
 def build_daily_assets(settings: Settings) -> list[DailyDefinition]:

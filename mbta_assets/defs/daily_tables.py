@@ -17,7 +17,7 @@ import dagster as dg
 import pandas as pd
 
 from mbta_assets.defs.freshness import NIGHTLY, newest_day_check
-from mbta_assets.defs.metadata import daily_table_metadata
+from mbta_assets.defs.metadata import code_reference, daily_table_metadata
 from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, ServiceDays
 from mbta_assets.storage.tables import Frame, TableStore
 from mbta_assets.transit import schema
@@ -135,7 +135,7 @@ def daily_table(
             specs = _check_specs(table, all_checks, days)
             asset = dg.asset(
                 name=table,
-                metadata=daily_table_metadata(table),
+                metadata={**daily_table_metadata(table), **code_reference(function)},
                 partitions_def=days,
                 backfill_policy=backfill_policy,
                 io_manager_key="tables",

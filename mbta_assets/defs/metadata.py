@@ -4,6 +4,7 @@ Everything here turns values into metadata. What the values mean is decided by t
 """
 
 import base64
+import inspect
 import io
 import math
 import numbers
@@ -14,6 +15,7 @@ import dagster as dg
 
 from mbta_assets.transit import schema
 
+CODE_REFERENCES = "dagster/code_references"
 Cell: TypeAlias = bool | int | float | str | None
 _TYPE_NAMES = {bool: "bool", int: "int", float: "float", str: "string"}
 
@@ -21,6 +23,16 @@ _TYPE_NAMES = {bool: "bool", int: "int", float: "float", str: "string"}
 def daily_table_metadata(table: str) -> dict[str, Any]:
     """Return the definition metadata of a daily table: its partition column and its column schema."""
     return {"partition_expr": "service_date", "dagster/column_schema": column_schema(table)}
+
+
+def code_reference(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the definition metadata that links an asset to the source of a function.
+
+    `dagster.with_source_code_references` does so for functions that are not wrapped.
+    """
+    path, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
+    reference = dg.LocalFileCodeReference(file_path=str(path), line_number=line)
+    return {CODE_REFERENCES: dg.CodeReferencesMetadataValue(code_references=[reference])}
 
 
 def column_schema(table: str) -> dg.TableSchema:

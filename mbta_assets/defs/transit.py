@@ -93,13 +93,13 @@ def raw_transit_data(warehouse: dg.ResourceParam[Warehouse], source: dg.Resource
 
 def describe_account(account: Accounting) -> dict[str, Any]:
     """Return the metadata of the use of a service day's upstream rows."""
-    usage = account.usage
+    usage, columns = account.usage, ["source_table", "outcome", "reason", "row_count"]
     totals = usage.groupby("source_table")["row_count"].sum()
     matched = usage[usage["outcome"] == "matched"].set_index("source_table")["row_count"]
     return {
         **{f"{table}_rows": int(totals.get(table, 0)) for table in schema.UPSTREAM},
         **{f"{table}_rows_matched": int(matched.get(table, 0)) for table in schema.UPSTREAM},
-        "upstream_rows": table_metadata(usage.drop(columns="service_date").to_dict("records")),
+        "upstream_rows": table_metadata([dict(zip(columns, row, strict=True)) for row in usage[columns].to_numpy()]),
         "values_made_missing": table_metadata(
             [{"column": name, "values": count} for name, count in account.values_made_missing.items()]
         ),

@@ -148,7 +148,7 @@ def test_updates_have_the_irregularities_of_the_real_feed(vehicle: pd.DataFrame,
 
 
 def test_a_berth_is_a_stop_in_the_station_of_its_platform() -> None:
-    stop = SyntheticSource().read("stop", WEDNESDAY).set_index("id")
+    stop = SyntheticSource().read("stop", WEDNESDAY).rows.set_index("id")
     berths, platforms = stop.loc[list(BERTHS)], stop.loc[list(BERTHS.values())]
     assert berths.reset_index(drop=True).equals(platforms.reset_index(drop=True))
     assert berths["parent_station"].str.startswith("place-").all()

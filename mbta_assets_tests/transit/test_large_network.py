@@ -34,7 +34,7 @@ def test_features_of_a_network_equal_those_computed_row_by_row(seed: int) -> Non
 
 def test_features_of_a_simulated_day_equal_those_computed_row_by_row() -> None:
     assert date(2024, 3, 6) == plain_day.DAY
-    tables = {name: SyntheticSource(0).read(name, plain_day.DAY) for name in schema.UPSTREAM}
+    tables = {name: SyntheticSource(0).read(name, plain_day.DAY).rows for name in schema.UPSTREAM}
     of_line = tables["vehicle"]["route_id"].isin(["Red", "Mattapan"])
     tables["vehicle"] = tables["vehicle"][of_line].reset_index(drop=True)
     features = compute(tables)

@@ -88,7 +88,9 @@ class TablesIOManager(dg.ConfigurableIOManager):
         """Check, before any asset of the run is made, that tables can be stored."""
         self.tables.prepare()
 
-    def handle_output(self, context: dg.OutputContext, obj: DailyOutput) -> Iterator[dg.DagsterEvent]:
+    def handle_output(  # type: ignore[override]
+        self, context: dg.OutputContext, obj: DailyOutput
+    ) -> Iterator[dg.DagsterEvent]:
         """Publish service days one after the other, and report each with its checks as soon as it is published."""
         table, days = context.asset_key.path[-1], to_days(context.asset_partition_keys)
         reasons: dict[str, str] = {}
@@ -188,7 +190,7 @@ def _refuses(check: Check, outcome: Problem) -> bool:
 
 def _report_side_table(context: dg.OutputContext, table: str, day: date, rows: arrow.Table) -> dg.DagsterEvent:
     """Return the event that a table was written beside the output of a step."""
-    metadata = {"dagster/row_count": len(rows), "made_by": context.asset_key.path[-1]}
+    metadata: dict[str, Any] = {"dagster/row_count": len(rows), "made_by": context.asset_key.path[-1]}
     event = dg.AssetMaterialization(table, partition=str(day), metadata=metadata)
     return dg.DagsterEvent.asset_materialization(context.step_context, event)
 

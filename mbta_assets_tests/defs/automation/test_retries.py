@@ -1,6 +1,5 @@
 """Assets that read and store are retried, training is not, and errors that a retry cannot mend fail at once."""
 
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -9,8 +8,9 @@ import pandas as pd
 import pytest
 
 from mbta_assets.definitions import build_defs
-from mbta_assets.defs.io_managers import DailyOutput, TablesIOManager
-from mbta_assets.defs.retries import READ_RETRY_POLICY, no_retry_on_bad_input
+from mbta_assets.defs.daily_tables import DailyOutput
+from mbta_assets.defs.io_managers import TablesIOManager
+from mbta_assets.defs.retries import READ_RETRY_POLICY
 from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError
 from mbta_assets.storage.parquet_tables import ParquetTables
@@ -38,13 +38,13 @@ def test_a_transient_error_is_retried_and_a_lasting_one_fails_at_once(
         io_manager_key="tables",
     )
     def trip() -> DailyOutput:
-        def read() -> Iterator[tuple[date, pd.DataFrame]]:
+        def make(service_day: date) -> pd.DataFrame:
             started.append(len(started))
             if len(started) < 3:
                 raise error
-            yield day(0), build_tables(day(0))["trip"].assign(service_date=day(0), headsign=None)
+            return build_tables(service_day)["trip"].assign(service_date=service_day, headsign=None)
 
-        return DailyOutput(no_retry_on_bad_input(read()))
+        return DailyOutput(make)
 
     result = dg.materialize(
         [trip],

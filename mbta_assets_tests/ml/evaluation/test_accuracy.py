@@ -71,7 +71,7 @@ def test_a_day_without_rows_has_the_measures_and_no_values() -> None:
 
 def test_a_predicted_arrival_is_the_scheduled_one_plus_the_predicted_delay(four_rows: pd.DataFrame) -> None:
     features = four_rows.assign(scheduled_arrival=pd.Timestamp("2024-03-05 12:10", tz="UTC"))
-    table = make_predictions_table(features, np.array([90.5, 0.0, -61.25, 3600.0]), "version")
+    table = make_predictions_table(features, np.array([90.5, 0.0, -61.25, 3600.0]), "version", out_of_sample=True)
     assert table["predicted_arrival"].dt.strftime("%H:%M:%S.%f").tolist() == [
         "12:11:30.500000", "12:10:00.000000", "12:08:58.750000", "13:10:00.000000"
     ]  # fmt: skip
