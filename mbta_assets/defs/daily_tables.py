@@ -194,12 +194,12 @@ def unpublished_days_failure(table: str, reasons: Mapping[str, str]) -> dg.Failu
 
 
 def _check_specs(table: str, checks: Sequence[Check], days: ServiceDays) -> list[dg.AssetCheckSpec]:
-    described = [(check.name, check.description, check.blocking) for check in checks]
+    named = [(check.name, check.description, check.blocking) for check in checks]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # checks by partition are new in Dagster
         return [
             dg.AssetCheckSpec(check, asset=table, description=description, blocking=blocking, partitions_def=days)
-            for check, description, blocking in [*described, (PUBLISHED, PUBLISHED_DESCRIPTION, True)]
+            for check, description, blocking in [*named, (PUBLISHED, PUBLISHED_DESCRIPTION, True)]
         ]
 
 

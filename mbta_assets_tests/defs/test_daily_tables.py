@@ -11,11 +11,13 @@ import pytest
 from pyarrow import parquet
 
 from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, daily_table
+from mbta_assets.defs.freshness import newest_day_check
 from mbta_assets.defs.io_managers import StoredTable, TablesIOManager
 from mbta_assets.defs.partitions import UnknownServiceDay, service_days
 from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError
 from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import schema
 
 DAYS = [date(2024, 3, 1) + timedelta(days=n) for n in range(4)]
@@ -201,3 +203,21 @@ def test_a_partition_that_is_no_service_day_is_explained(key: str, problem: str)
 
 def test_partitions_follow_the_settings_of_the_definitions() -> None:
     assert service_days(Settings(start_date=date(2019, 9, 15))).get_first_partition_key() == "2019-09-15"
+
+
+def evaluate_newest_day(tables: ParquetTables, day: date) -> dg.AssetCheckResult:
+    """Publish a service day, and evaluate the check of the newest one."""
+    tables.write("trip", day, to_arrow("trip", trips(day)))
+    result = newest_day_check("trip", service_days(Settings()))(table_store=tables)
+    assert isinstance(result, dg.AssetCheckResult)
+    return result
+
+
+def test_a_backfill_of_a_past_day_does_not_hide_that_last_night_is_missing(tmp_path: Path) -> None:
+    tables = ParquetTables(tmp_path)
+    past = evaluate_newest_day(tables, date(2024, 1, 10))
+    assert not past.passed and "is not published; the newest is 2024-01-10" in (past.description or "")
+    newest = service_days(Settings()).get_last_partition_key()
+    for key in service_days(Settings()).get_partition_keys()[-2:]:  # of which the last may have ended just now
+        result = evaluate_newest_day(tables, date.fromisoformat(key))
+    assert result.passed and result.metadata["newest_published"].value == newest

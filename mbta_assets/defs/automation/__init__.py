@@ -11,7 +11,7 @@ import dagster as dg
 
 from mbta_assets.defs.automation.jobs import JOBS
 from mbta_assets.defs.automation.retraining import drift, retraining, unnoticed_changes, with_conditions
-from mbta_assets.defs.automation.schedules import nightly, weekly_pruning, weekly_training
+from mbta_assets.defs.automation.schedules import nightly, nightly_freshness, weekly_pruning, weekly_training
 from mbta_assets.defs.automation.upstream import upstream_changes
 from mbta_assets.defs.automation.webhooks import production_model_changed, run_failure
 from mbta_assets.settings import Settings
@@ -21,7 +21,7 @@ __all__ = ["JOBS", "schedules", "sensors", "with_conditions"]
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """Return the schedules of a deployment."""
-    return [nightly(settings), weekly_training(settings), weekly_pruning(settings)]
+    return [nightly(settings), nightly_freshness(settings), weekly_training(settings), weekly_pruning(settings)]
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:

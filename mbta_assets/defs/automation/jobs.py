@@ -4,6 +4,7 @@ import dagster as dg
 
 from mbta_assets.defs.automation import pruning
 from mbta_assets.defs.dagster_internals import BaseAssetGraph
+from mbta_assets.defs.freshness import NEWEST_DAY_PUBLISHED
 from mbta_assets.defs.production import promotion
 from mbta_assets.settings import Settings
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -43,7 +44,22 @@ def prune_versions() -> None:
     pruning.prune()
 
 
-JOBS = (daily_tables, service_day, training, daily_predictions, rollback_production, prune_versions)
+NIGHTLY_TABLES = ("transit_features", "delay_predictions")
+"""Tables whose latest service day is expected every night."""
+
+freshness = dg.define_asset_job(
+    "freshness",
+    selection=dg.AssetSelection.checks(
+        *(
+            dg.AssetCheckKey(dg.AssetKey(table), NEWEST_DAY_PUBLISHED)
+            for table in ("transit_features", "delay_predictions")
+        )
+    ),
+    description="Check that the service day that ended last is published.",
+)
+
+
+JOBS = (freshness, daily_tables, service_day, training, daily_predictions, rollback_production, prune_versions)
 
 
 def select_downstream_assets(

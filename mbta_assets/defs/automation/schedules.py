@@ -7,6 +7,7 @@ import dagster as dg
 
 from mbta_assets.defs.automation.jobs import (
     default_schedule_status,
+    freshness,
     prune_versions,
     select_downstream_assets,
     service_day,
@@ -22,6 +23,8 @@ from mbta_assets.transit.service_day import TIME_ZONE
 
 NIGHTS_PER_DAY = 2
 """Nights on which a service day is made: the one after it, and the next, when late data has been corrected."""
+HOURS_AFTER_NIGHTLY = 3
+"""Hours after the nightly run begins within which it has published its service days."""
 MIN_TRAINING_AGE = timedelta(days=6)
 """A little less than a week, so that a training one week ago to the hour does not count as this week's."""
 
@@ -52,6 +55,18 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
             )
 
     return schedule
+
+
+def nightly_freshness(settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule that checks whether the nightly run has published the latest service day."""
+    return dg.ScheduleDefinition(
+        name="freshness",
+        job=freshness,
+        cron_schedule=f"0 {min(settings.nightly_hour + HOURS_AFTER_NIGHTLY, 23)} * * *",
+        execution_timezone=TIME_ZONE,
+        default_status=default_schedule_status(settings),
+        description="Check that the service day that ended last is published.",
+    )
 
 
 def weekly_training(settings: Settings) -> dg.ScheduleDefinition:

@@ -72,9 +72,9 @@ def prediction_accuracy(
         features = transit_features.read(day)
         tables, metadata = [schema.empty_frame(schema.PredictionAccuracy)], dict[str, Any]()
         for version, of_version in predictions.groupby("model_version", sort=True):
-            rows, described = _measure_version(str(version), of_version, features, read_reference)
+            rows, version_metadata = _measure_version(str(version), of_version, features, read_reference)
             tables.append(accuracy.make_accuracy_table(day, str(version), rows))
-            metadata = {"model_version": str(version), **described}
+            metadata = {"model_version": str(version), **version_metadata}
         if not metadata:
             metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}
         return ServiceDay(pd.concat(tables, ignore_index=True), metadata=metadata)

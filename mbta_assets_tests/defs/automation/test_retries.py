@@ -20,7 +20,8 @@ from mbta_assets_tests.defs.automation.conftest import TABLES, build_tables, day
 def test_only_assets_that_read_sources_or_join_tables_are_retried(tmp_path: Path) -> None:
     defs = build_defs(Settings(store=tmp_path))
     keys = [spec.key for spec in defs.resolve_all_asset_specs()]
-    retried = {key.to_user_string() for key in keys if defs.get_assets_def(key).op.retry_policy}
+    executable = [key for key in keys if defs.get_assets_def(key).is_executable]
+    retried = {key.to_user_string() for key in executable if defs.get_assets_def(key).op.retry_policy}
     assert retried == {*TABLES, "raw_transit_data"}
     assert READ_RETRY_POLICY.backoff == dg.Backoff.EXPONENTIAL
 
