@@ -13,10 +13,17 @@ from typing import Any, Self
 
 import numpy as np
 
+from mbta_assets.transit import service_day
+from mbta_assets.transit.plausibility import MAX_SCHEDULED_HOURS, MIN_SCHEDULED_HOURS
+
 EVENT_ID_KEY = "cloud_event"
 """Metadata key of a reported observation; its value is the id of the CloudEvent."""
 SNAPSHOT_INTERVAL_SECONDS = 600
 CATEGORY_PREFIX, CODES_PREFIX, NUMBER_PREFIX = "category_", "codes_", "number_"
+
+
+class DamagedSnapshot(ValueError):
+    """The content is not a snapshot; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,17 @@ class NetworkSnapshot:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Read a snapshot from the archive that `to_bytes` made."""
+        """Read a snapshot from the archive that `to_bytes` made. Raises DamagedSnapshot for anything else."""
+        try:
+            snapshot = cls._parse(content)
+            snapshot._check()
+        except Exception as error:  # NumPy, zipfile and zlib have a dozen for damaged archives
+            raise DamagedSnapshot(f"It is not a whole snapshot ({type(error).__name__}: {error}).") from error
+        return snapshot
+
+    @classmethod
+    def _parse(cls, content: bytes) -> Self:
+        """Read a snapshot from an archive. Raises whatever NumPy, json and date raise."""
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = dict(archive)
         about = json.loads(str(arrays["about"]))
@@ -98,6 +115,26 @@ class NetworkSnapshot:
             columns=_read_columns(arrays),
             lines=tuple(_read_line(line) for line in about["lines"]),
         )
+
+    def _check(self) -> None:
+        """Raise ValueError unless the arrays belong together and their times to the service day."""
+        rows = {"vehicle_id": self.vehicle_id, "scheduled_arrival": self.scheduled_arrival, **self.columns}
+        for name, values in rows.items():
+            if values.shape != self.time_index.shape or values.ndim != 1:
+                raise ValueError(f"{name} has the shape {values.shape}, time_index {self.time_index.shape}")
+            if name not in ("vehicle_id", "scheduled_arrival") and values.dtype not in (np.float32, np.object_):
+                raise ValueError(f"{name} has the type {values.dtype}")
+        if self.times.ndim != 1 or self.times.dtype.kind not in "iu" or self.time_index.dtype.kind not in "iu":
+            raise ValueError("times or time_index are not whole numbers")
+        if len(self.time_index) and not 0 <= self.time_index[0] <= self.time_index[-1] < len(self.times):
+            raise ValueError("time_index names times that are not there")
+        if (np.diff(self.time_index) < 0).any():
+            raise ValueError("time_index is not in order")
+        start = service_day.start_time(self.service_date).timestamp()
+        for name, times in (("times", self.times), ("scheduled_arrival", self.scheduled_arrival)):
+            hours = (times - start) / 3600
+            if not ((hours >= MIN_SCHEDULED_HOURS) & (hours < MAX_SCHEDULED_HOURS)).all():
+                raise ValueError(f"{name} has times that are not of {self.service_date}")
 
 
 def _read_columns(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -114,5 +151,9 @@ def _read_columns(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _read_line(stored: dict[str, Any]) -> Line:
-    """Return a line from its JSON object."""
-    return Line(**{**stored, "stations": tuple(Station(**station) for station in stored["stations"])})
+    """Return a line from its JSON object. Raises ValueError if a name or an id is not text."""
+    line = Line(**{**stored, "stations": tuple(Station(**station) for station in stored["stations"])})
+    texts = [line.route_id, line.towards, *(text for station in line.stations for text in asdict(station).values())]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(line.direction_id, int | None):
+        raise ValueError(f"the line {stored['route_id']!r} has a name or an id that is not text")
+    return line

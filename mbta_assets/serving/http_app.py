@@ -1,17 +1,17 @@
-"""The HTTP function `predict`: routing, reading of request bodies, responses, errors, metrics and request logs.
+"""The HTTP function `predict`: routing, responses, errors, metrics and request logs.
 
 functions-framework sends every path to this one function, which dispatches by `ROUTES`. The model, the page's data and
-the metrics are created with the first request of a process and kept by it. The JSON of requests and responses is
-defined in `openapi`.
+the metrics are created with the first request of a process and kept by it. Where there is no model, or the settings
+are wrong, the process lives and says so: `/healthz` answers 200, whatever needs a model 503. The JSON of requests and
+responses is defined in `openapi`, the reading of bodies in `request_body`.
 """
 
-import io
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from flask import Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,48 +20,27 @@ from pydantic import ValidationError
 
 from mbta_assets.gcp.errors import CloudError
 from mbta_assets.serving import logs, openapi, page
-from mbta_assets.serving.model_source import Unavailable, configured_model_source
+from mbta_assets.serving.model_source import ModelSource, UnusableSource, configured_model_source
+from mbta_assets.serving.openapi import InvalidQueries
 from mbta_assets.serving.page import InvalidTime, NetworkOverview
 from mbta_assets.serving.predictor import make_predictor_cache
-from mbta_assets.settings import Settings
+from mbta_assets.serving.refreshing_cache import Unavailable
+from mbta_assets.serving.request_body import (
+    ACCEPTED_ENCODINGS,
+    BodyTooLarge,
+    UnreadableBody,
+    UnsupportedEncoding,
+    decode_body,
+    read_body,
+)
+from mbta_assets.settings import Settings, SettingsError
+from mbta_assets.storage.bundle import BundleError
 
-READ_CHUNK_BYTES = 64 * 1024
-MAX_DRAIN_FACTOR = 10
-"""An oversized body is read up to this multiple of its limit, so that its sender gets the response."""
 RETRY_AFTER_SECONDS = 5
 LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 OTHER = "other"
 """Label of unknown methods and paths in metrics, which limits the number of time series."""
-
-
-class BodyTooLarge(Exception):
-    """A request body exceeds its limit; the message states the limit."""
-
-
-class UnreadableBody(Exception):
-    """A request body is not valid HTTP or was cut off."""
-
-
-def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the body of a request and leave nothing of it to read. Raises BodyTooLarge or UnreadableBody.
-
-    functions-framework reads the rest of a body into memory after the response, whatever its size, so the request's
-    stream is replaced by an empty one.
-    """
-    stream, content = request.stream, bytearray()
-    request.stream = io.BytesIO()
-    bytes_read = 0
-    try:
-        while bytes_read <= max_bytes * MAX_DRAIN_FACTOR and (chunk := stream.read(READ_CHUNK_BYTES)):
-            bytes_read += len(chunk)
-            if bytes_read <= max_bytes:
-                content += chunk
-    except Exception as error:  # every WSGI server raises its own exceptions
-        raise UnreadableBody("The request body could not be read.") from error
-    if bytes_read > max_bytes:
-        raise BodyTooLarge(f"The request body has more than {max_bytes:,} bytes.")
-    return bytes(content)
 
 
 def predict(request: Request) -> Response:
@@ -72,11 +51,23 @@ def predict(request: Request) -> Response:
 class HttpApp:
     """The request handlers, and the model, page data and metrics they share."""
 
-    def __init__(self, settings: Settings) -> None:
-        source = configured_model_source(settings)
-        self._predictors = make_predictor_cache(source, settings.refresh_seconds)
-        self._overview = NetworkOverview(source, settings.refresh_seconds)
+    def __init__(self, source: ModelSource, refresh_seconds: float) -> None:
+        self._predictors = make_predictor_cache(source, refresh_seconds)
+        self._overview = NetworkOverview(source, refresh_seconds)
         self._metrics = RequestMetrics()
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Return the app of the environment's settings; with wrong ones, an app that has no model and says why."""
+        refresh_seconds = float(Settings.model_fields["refresh_seconds"].default)
+        try:
+            settings = Settings.from_environment()
+            refresh_seconds = settings.refresh_seconds
+            source = configured_model_source(settings)
+        except (SettingsError, BundleError, CloudError) as error:
+            logs.write_exception("settings not usable", error)
+            source = UnusableSource(str(error))
+        return cls(source, refresh_seconds)
 
     def handle(self, request: Request) -> Response:
         """Return the response to any request, and count and log it. Unexpected errors are logged and give 500."""
@@ -90,6 +81,9 @@ class HttpApp:
             response = _json_response(openapi.format_error(str(error)), 503)
         except BodyTooLarge as error:
             response = _json_response(openapi.format_error(str(error)), 413)
+        except UnsupportedEncoding as error:
+            response = _json_response(openapi.format_error(str(error)), 415)
+            response.headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
         except UnreadableBody as error:
             response = _json_response(openapi.format_error(str(error)), 400)
         except Exception as error:
@@ -102,8 +96,11 @@ class HttpApp:
         """Return the predictions for the queries in the body."""
         if request.mimetype != "application/json":
             return _json_response(openapi.format_error("Send the body as Content-Type: application/json."), 415)
+        encoding = request.headers.get("Content-Encoding", "")
         try:
-            queries = openapi.parse_queries(body)
+            queries = openapi.parse_queries(decode_body(body, encoding, openapi.MAX_BODY_BYTES))
+        except InvalidQueries as error:
+            return _json_response(openapi.format_invalid_fields(error.field_messages), 422)
         except ValidationError as error:
             status = 400 if openapi.is_invalid_json(error) else 422
             return _json_response(openapi.format_validation_error(error), status)
@@ -239,7 +236,7 @@ ROUTES = {
 @cache
 def _app() -> HttpApp:
     """Return the process's app, created from the environment on the first call."""
-    return HttpApp(Settings.from_environment())
+    return HttpApp.from_environment()
 
 
 def _json_response(content: Any, status: int = 200) -> Response:

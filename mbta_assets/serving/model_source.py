@@ -1,19 +1,17 @@
-"""Where the serving functions read models and reports from, and how these are kept fresh in memory.
+"""Where the serving functions read models and reports from.
 
 A `ModelSource` is either the production model of a registry, whose current version may change, or the directory of one
-bundle. `RefreshingCache` holds a value that is reloaded in the background. What is done with a model belongs to
-`predictor`.
+bundle. A place where there is no model yet is a source too: reading from it says what to do. What is done with a model
+belongs to `predictor`, how it is kept fresh in memory to `refreshing_cache`.
 """
 
-import threading
-import time
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
-from mbta_assets.gcp.errors import CloudError
-from mbta_assets.serving import logs
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -22,12 +20,10 @@ from mbta_assets.storage.reports import ReportStore
 if TYPE_CHECKING:
     from mbta_assets.settings import Settings
 
-T = TypeVar("T")
 PRODUCTION_ASSET = "production_model"
 MAX_CLOUD_RETRY_SECONDS = 20
 """Upper limit of GCP_RETRY_SECONDS here, because a client is waiting for a response."""
-FIRST_LOAD_PAUSE_SECONDS = 1.0
-"""Time after a failed first load during which the failure is repeated without another attempt."""
+MAKE_A_MODEL = f"Make one with: dagster asset materialize --select {PRODUCTION_ASSET}"
 LOCATION_HELP = (
     "A model location is a store, a directory such as .local; one model of a store, such as "
     ".local/bundles/production_model; the directory of one bundle, with its manifest.json; gs://bucket; or "
@@ -83,14 +79,16 @@ class RegisteredModel:
     report_store: ReportStore
 
     def current_version(self) -> str | None:
-        """Return the digest of the current bundle, or None before the first one. Raises CloudError."""
-        return self.registry.current_digest(self.asset)
+        """Return the digest of the current bundle, or None before the first one. Raises BundleError or CloudError."""
+        with self._explain_damaged_pointer():
+            return self.registry.current_digest(self.asset)
 
     def load_bundle(self, version: str | None = None) -> Bundle:
         """Return a verified bundle, by default the current one. Raises BundleError or CloudError."""
-        if version is None:
+        if version is not None:
+            return self.registry.get(self.asset, version)
+        with self._explain_damaged_pointer():
             return self.registry.current(self.asset)
-        return self.registry.get(self.asset, version)
 
     def read_report(self, name: str) -> bytes | None:
         """Return the content of a report, or None if there is none. Raises CloudError."""
@@ -100,11 +98,95 @@ class RegisteredModel:
             return None
 
     def read_promotions(self) -> dict[str, str]:
-        """Return when and why each version was last promoted, in words, by digest. Raises CloudError."""
-        moves = self.registry.moves(self.asset)
+        """Return when and why each version was last promoted, by digest. Raises BundleError or CloudError."""
+        with self._explain_damaged_pointer():
+            moves = self.registry.moves(self.asset)
         return {
             move.digest: f"{move.at or 'unknown time'} ({move.why or 'no reason given'})" for move in reversed(moves)
         }
+
+    @contextmanager
+    def _explain_damaged_pointer(self) -> Iterator[None]:
+        """Translate what a damaged `current.json` raises into a BundleError that says what to do."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(
+                f"The pointer of {self.asset} in {self.registry.location}, its current.json, is damaged "
+                f"({type(error).__name__}). Put back a copy of it, or delete it and promote a version again."
+            ) from error
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model at a local path, whose form is looked at with each reading, as a store may be made at any time."""
+
+    path: Path
+
+    def current_version(self) -> str | None:
+        """Return the digest of the current bundle, or None before the first one. Raises BundleError."""
+        with self._explain_unreadable_path():
+            return self._open().current_version()
+
+    def load_bundle(self, version: str | None = None) -> Bundle:
+        """Return a verified bundle, by default the current one. Raises BundleError."""
+        with self._explain_unreadable_path():
+            return self._open().load_bundle(version)
+
+    def read_report(self, name: str) -> bytes | None:
+        """Return the content of a report, or None if there is none. Raises BundleError."""
+        with self._explain_unreadable_path():
+            return self._open().read_report(name)
+
+    def read_promotions(self) -> dict[str, str]:
+        """Return when and why each version was last promoted, in words, by digest. Raises BundleError."""
+        with self._explain_unreadable_path():
+            return self._open().read_promotions()
+
+    def _open(self) -> BundleDirectory | RegisteredModel:
+        """Return the source that the path is now. Raises BundleError or OSError."""
+        path = self.path.resolve()
+        if (path / MANIFEST).is_file():
+            return BundleDirectory(path)
+        if (path / "bundles").is_dir():
+            return _registered_model(path, PRODUCTION_ASSET)
+        if path.parent.name == "bundles":
+            return _registered_model(path.parent.parent, path.name)
+        raise BundleError(f"There is no model at {self.path} yet. {MAKE_A_MODEL}. {LOCATION_HELP}")
+
+    @contextmanager
+    def _explain_unreadable_path(self) -> Iterator[None]:
+        """Translate an OSError into a BundleError that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise BundleError(
+                f"{error.filename or self.path} cannot be read: {error.strerror}. Make {self.path} and all below it "
+                f"readable for the user of this process, whose id is {os.getuid()}."
+            ) from error
+
+
+@dataclass(frozen=True)
+class UnusableSource:
+    """A source that the settings do not allow to open; each reading says why."""
+
+    reason: str
+
+    def current_version(self) -> str | None:
+        """Raise BundleError."""
+        raise BundleError(self.reason)
+
+    def load_bundle(self, version: str | None = None) -> Bundle:
+        """Raise BundleError."""
+        raise BundleError(self.reason)
+
+    def read_report(self, name: str) -> bytes | None:
+        """Raise BundleError."""
+        raise BundleError(self.reason)
+
+    def read_promotions(self) -> dict[str, str]:
+        """Raise BundleError."""
+        raise BundleError(self.reason)
 
 
 def configured_model_source(settings: "Settings") -> ModelSource:
@@ -113,25 +195,18 @@ def configured_model_source(settings: "Settings") -> ModelSource:
         return open_model_source(settings.model, settings)
     if settings.deployment == "gcp":
         return open_model_source(f"gs://{settings.gcs_bucket}", settings)
-    return _registered_model(settings.store, PRODUCTION_ASSET)
+    return open_model_source(str(settings.store), settings)
 
 
 def open_model_source(location: str, settings: "Settings | None" = None) -> ModelSource:
-    """Return the source at a local path or a `gs://` address; nothing is read from a bucket yet.
+    """Return the source at a local path or a `gs://` address; nothing is read yet, and a store may still be missing.
 
-    `settings` are read from the environment by default. Raises BundleError if the location has none of the forms in
+    `settings` are read from the environment by default. Raises BundleError if an address has none of the forms in
     `LOCATION_HELP`.
     """
     if location.startswith("gs://"):
         return _open_bucket(location, settings)
-    path = Path(location).expanduser().resolve()
-    if (path / MANIFEST).is_file():
-        return BundleDirectory(path)
-    if (path / "bundles").is_dir():
-        return _registered_model(path, PRODUCTION_ASSET)
-    if path.parent.name == "bundles":
-        return _registered_model(path.parent.parent, path.name)
-    raise BundleError(f"There is no model at {location}. {LOCATION_HELP}")
+    return LocalModel(Path(location).expanduser().absolute())
 
 
 def _registered_model(store: Path, asset: str) -> RegisteredModel:
@@ -156,68 +231,3 @@ def _open_bucket(location: str, settings: "Settings | None") -> RegisteredModel:
     bucket = Bucket(replace(account, retry_seconds=min(account.retry_seconds, MAX_CLOUD_RETRY_SECONDS)), name)
     directory = settings.store / "cache" / name
     return RegisteredModel(GCSModelRegistry(bucket, directory), parts[1], GCSReportStore(bucket, directory))
-
-
-class Unavailable(Exception):
-    """A cache has no value yet; the message says why."""
-
-
-class RefreshingCache(Generic[T]):
-    """A cached value that is refreshed in the background (stale-while-revalidate).
-
-    `load` makes the value; it gets the cached one, or None, and may return it unchanged. A `get` after
-    `refresh_seconds` starts a refresh in a thread and returns the value that is cached. If the refresh fails, the
-    failure is logged and the cached value stays.
-    """
-
-    def __init__(self, name: str, load: Callable[[T | None], T], refresh_seconds: float) -> None:
-        """Create an empty cache; `name` appears in log entries and error messages."""
-        self._name, self._load, self._refresh_seconds = name, load, refresh_seconds
-        self._loaded_at = float("-inf")
-        self._failure: str | None = None
-        self._loading = threading.Lock()
-        self.value: T | None = None
-        """The cached value, or None before the first load; reading it loads nothing."""
-
-    def get(self) -> T:
-        """Return the value, loading it first if there is none. Raises Unavailable if that fails."""
-        value = self.value
-        if value is None:
-            return self._get_first_value()
-        is_stale = time.monotonic() - self._loaded_at >= self._refresh_seconds
-        if is_stale and self._loading.acquire(blocking=False):
-            threading.Thread(target=self._refresh, name=f"refresh {self._name}", daemon=True).start()
-        return value
-
-    def _get_first_value(self) -> T:
-        """Return the first value, loaded by one thread while the others wait. Raises Unavailable."""
-        with self._loading:
-            has_just_failed = self._failure and time.monotonic() - self._loaded_at < FIRST_LOAD_PAUSE_SECONDS
-            if self.value is None and not has_just_failed:
-                self._try_load()
-            if self.value is None:
-                raise Unavailable(self._failure)
-            return self.value
-
-    def _refresh(self) -> None:
-        """Load the value and release the lock that `get` acquired."""
-        try:
-            self._try_load()
-        finally:
-            self._loading.release()
-
-    def _try_load(self) -> None:
-        """Load the value, or log the failure and keep the cached value."""
-        try:
-            self.value, self._failure = self._load(self.value), None
-        except (BundleError, CloudError) as error:
-            self._record_failure(error, str(error))
-        except Exception as error:  # any failure must leave the cached value in use
-            self._record_failure(error, f"{type(error).__name__} while the {self._name} was loaded")
-        finally:
-            self._loaded_at = time.monotonic()
-
-    def _record_failure(self, error: Exception, public_message: str) -> None:
-        """Log an error and keep the message that clients may see."""
-        self._failure = public_message
-        logs.write("ERROR", f"{self._name} not loaded", error=f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
 """Requests and responses of the HTTP function: their JSON, their validation, and the OpenAPI description.
 
 The models and `PATHS` are the only definition of what the function accepts and returns. Request handling belongs to
-`http_app`; the meaning of a query's fields comes from `ArrivalQuery`.
+`http_app`; the meaning of a query's fields comes from `ArrivalQuery`, the rules between them from `query_rules`.
 """
 
 import json
@@ -24,6 +24,7 @@ from pydantic import (
     create_model,
 )
 
+from mbta_assets.serving import query_rules
 from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS, ArrivalInterval, ArrivalQuery, Prediction
 
 MAX_QUERIES = 1_000
@@ -115,10 +116,26 @@ class ErrorResponse(BaseModel):
     fields: list[FieldError] = []
 
 
+class InvalidQueries(Exception):
+    """Queries break rules between their fields; `field_messages` has the path of each field and what is wrong."""
+
+    def __init__(self, field_messages: Sequence[tuple[str, str]]) -> None:
+        super().__init__(f"{len(field_messages)} fields break a rule")
+        self.field_messages = field_messages
+
+
 def parse_queries(body: bytes) -> list[ArrivalQuery]:
-    """Return the queries of a request's body. Raises pydantic's ValidationError."""
+    """Return the queries of a request's body. Raises pydantic's ValidationError, or InvalidQueries."""
     request = PredictRequest.model_validate_json(body)
-    return [ArrivalQuery(**query.__dict__) for query in request.queries]
+    queries = [ArrivalQuery(**query.__dict__) for query in request.queries]
+    broken = [
+        (f"queries.{index}.{name}", message)
+        for index, query in enumerate(queries)
+        for name, message in query_rules.find_broken_rules(query)
+    ]
+    if broken:
+        raise InvalidQueries(broken)
+    return queries
 
 
 def format_predictions(queries: Sequence[ArrivalQuery], predictions: Sequence[Prediction]) -> JSONObject:
@@ -158,7 +175,11 @@ def format_error(message: str, field_messages: Sequence[tuple[str, str]] = ()) -
 def format_validation_error(error: ValidationError) -> JSONObject:
     """Return the JSON of a request's validation error, which names every field that is wrong."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    field_messages = [(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]
+    return format_invalid_fields([(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details])
+
+
+def format_invalid_fields(field_messages: Sequence[tuple[str, str]]) -> JSONObject:
+    """Return the JSON of an error of a request, with a message for each field that is wrong."""
     return format_error("The request does not match its description in /openapi.json.", field_messages)
 
 
@@ -200,6 +221,7 @@ TIME_PARAMETER: JSONObject = {
 EXAMPLE_JSON: JSONObject = json.loads(
     QueryModel(**{spec.name: getattr(EXAMPLE_QUERY, spec.name) for spec in fields(EXAMPLE_QUERY)}).model_dump_json()
 )
+ENCODING_DESCRIPTION = "The body may be compressed: send it with `Content-Encoding: gzip`."
 PREDICT_BODY: JSONObject = {
     "required": True,
     "content": {
@@ -226,13 +248,14 @@ PATHS: dict[str, dict[str, JSONObject]] = {
         "post": {
             "operationId": "predict",
             "summary": "Predict delays",
+            "description": f"{ENCODING_DESCRIPTION}\n\n{query_rules.DESCRIPTION}",
             "requestBody": PREDICT_BODY,
             "responses": {
                 "200": _json_response("The predictions.", "PredictResponse"),
-                "400": _error("The body is not JSON."),
-                "413": _error(f"The body has more than {MAX_BODY_BYTES:,} bytes."),
-                "415": _error("The content type is not application/json."),
-                "422": _error("Fields are missing or invalid; each is named."),
+                "400": _error("The body is not JSON, or not what its Content-Encoding says."),
+                "413": _error(f"The body has more than {MAX_BODY_BYTES:,} bytes, as sent or decompressed."),
+                "415": _error("The content type is not application/json, or the content encoding is not gzip."),
+                "422": _error("Fields are missing or invalid, or break a rule; each is named."),
                 "503": _error(NO_MODEL),
             },
         }

@@ -16,10 +16,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from mbta_assets.serving.formats import Line, NetworkSnapshot
-from mbta_assets.serving.model_source import ModelSource, RefreshingCache
+from mbta_assets.serving.formats import DamagedSnapshot, Line, NetworkSnapshot
+from mbta_assets.serving.model_source import ModelSource
 from mbta_assets.serving.openapi import CLOCK_TIME_PATTERN
 from mbta_assets.serving.predictor import Predictor
+from mbta_assets.serving.refreshing_cache import LoadError, RefreshingCache, Unavailable
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT
 from mbta_assets.transit.service_day import SERVICE_DAY_START_HOUR, TIME_ZONE
 
@@ -30,6 +31,7 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Response header with which the browser loads nothing but the page itself."""
+MAKE_A_SNAPSHOT = "Make it again with: dagster asset materialize --select network_snapshot"
 LINE_COLORS = {"Red": "#c8102e", "Mattapan": "#c8102e", "Orange": "#d9730d", "Blue": "#0b4a9e", "Green": "#00703c"}
 """Colors of the MBTA's lines, dark enough for white text; a branch has the color of its line."""
 DEFAULT_LINE_COLOR = "#4a4a4a"
@@ -115,7 +117,8 @@ class NetworkReports:
     snapshot_content: bytes | None
     """The snapshot as stored, by which a change is recognized."""
     snapshot: NetworkSnapshot | None
-    leaderboard: Sequence[Mapping[str, Any]]
+    accuracies: Mapping[str, ModelAccuracy]
+    """The leaderboard's figures of each version, by digest."""
     promotions: Mapping[str, str]
     """When and why each version was last promoted, by digest."""
 
@@ -135,7 +138,7 @@ class NetworkOverview:
         if clock_time is not None and not re.fullmatch(CLOCK_TIME_PATTERN, clock_time):
             raise InvalidTime("The time must be written as HH:MM, such as 08:30.")
         reports = self._reports.get()
-        accuracy = _find_accuracy(reports.leaderboard, predictor.version)
+        accuracy = reports.accuracies.get(predictor.version)
         promotion = reports.promotions.get(predictor.version)
         snapshot = reports.snapshot
         if snapshot is None or not len(snapshot.times):
@@ -158,20 +161,72 @@ class NetworkOverview:
         )
 
     def _load_reports(self, cached: NetworkReports | None) -> NetworkReports:
-        """Read the reports; an unchanged snapshot is not parsed again."""
+        """Read the reports; an unchanged snapshot is not parsed again. Raises LoadError if one is damaged."""
         content = self._source.read_report(NETWORK_SNAPSHOT)
-        snapshot = None
         if cached is not None and cached.snapshot_content == content:
             snapshot = cached.snapshot
-        elif content:
-            snapshot = NetworkSnapshot.from_bytes(content)
-        leaderboard = json.loads(self._source.read_report(LEADERBOARD) or b"[]")
-        return NetworkReports(content, snapshot, leaderboard, self._source.read_promotions())
+        else:
+            snapshot = None if content is None else _parse_snapshot(content)
+        leaderboard = self._source.read_report(LEADERBOARD)
+        accuracies = {} if leaderboard is None else _parse_leaderboard(leaderboard)
+        return NetworkReports(content, snapshot, accuracies, self._source.read_promotions())
+
+
+def _parse_snapshot(content: bytes) -> NetworkSnapshot:
+    """Return the stored snapshot. Raises LoadError."""
+    try:
+        return NetworkSnapshot.from_bytes(content)
+    except DamagedSnapshot as error:
+        raise LoadError(f"The report {NETWORK_SNAPSHOT} is damaged. {error} {MAKE_A_SNAPSHOT}") from error
+
+
+def _parse_leaderboard(content: bytes) -> dict[str, ModelAccuracy]:
+    """Return the figures of each version of the stored leaderboard, by digest. Raises LoadError."""
+    try:
+        leaderboard = json.loads(content)
+        baselines = {row["model"]: _read_number(row["mae"]) for row in leaderboard if row["model"] in SHOWN_BASELINES}
+        return {row["version"]: _parse_accuracy(row, baselines) for row in leaderboard if row.get("version")}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LoadError(
+            f"The report {LEADERBOARD} is damaged ({type(error).__name__}: {error}). "
+            "Make it again with: dagster asset materialize --select model_leaderboard"
+        ) from error
+
+
+def _parse_accuracy(row: Mapping[str, Any], baselines: dict[str, float]) -> ModelAccuracy:
+    """Return the figures of a row of the leaderboard. Raises ValueError, KeyError or TypeError if it has others."""
+    interval = row.get("interval") or {}
+    level, coverage = interval.get("confidence_level"), interval.get("coverage")
+    return ModelAccuracy(
+        test_rows=int(row["n"]),
+        mae_seconds=_read_number(row["mae"]),
+        mae_by_stops_ahead={stops: _read_number(metrics["mae"]) for stops, metrics in row["by_stops_ahead"].items()},
+        confidence_level=None if level is None else _read_number(level),
+        coverage=None if coverage is None else _read_number(coverage),
+        baselines=baselines,
+    )
+
+
+def _read_number(value: Any) -> float:
+    """Return a number as a float. Raises ValueError or TypeError unless it is one and finite."""
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(f"{number} is not a finite number")
+    return number
 
 
 def _predict_lines(snapshot: NetworkSnapshot, rows: np.ndarray, predictor: Predictor) -> tuple[LineView, ...]:
-    """Return the lines with the earliest predicted arrival at each station, from rows (k,) of the snapshot."""
-    arrivals = _predict_arrivals(snapshot, rows, predictor) if len(rows) else {}
+    """Return the lines with the earliest predicted arrival at each station, from rows (k,) of the snapshot.
+
+    Raises Unavailable if the snapshot does not have what the model reads, as one that is older than a feature.
+    """
+    try:
+        arrivals = _predict_arrivals(snapshot, rows, predictor) if len(rows) else {}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise Unavailable(
+            f"The report {NETWORK_SNAPSHOT} of {snapshot.service_date} does not fit the model {predictor.version[:16]} "
+            f"({type(error).__name__}: {error}). {MAKE_A_SNAPSHOT}"
+        ) from error
     return tuple(_build_line(line, arrivals) for line in snapshot.lines if line.stations)
 
 
@@ -211,22 +266,6 @@ def _predict_arrivals(
 def _round_bound(seconds: np.floating) -> float | None:
     """Return a bound of an interval rounded to a tenth of a second, or None for NaN."""
     return None if np.isnan(seconds) else round(float(seconds), 1)
-
-
-def _find_accuracy(leaderboard: Sequence[Mapping[str, Any]], version: str) -> ModelAccuracy | None:
-    """Return the leaderboard's figures of a model version, or None if the leaderboard has no row of it."""
-    for row in leaderboard:
-        if row.get("version") == version:
-            interval = row.get("interval") or {}
-            return ModelAccuracy(
-                test_rows=row["n"],
-                mae_seconds=row["mae"],
-                mae_by_stops_ahead={stops: metrics["mae"] for stops, metrics in row["by_stops_ahead"].items()},
-                confidence_level=interval.get("confidence_level"),
-                coverage=interval.get("coverage"),
-                baselines={other["model"]: other["mae"] for other in leaderboard if other["model"] in SHOWN_BASELINES},
-            )
-    return None
 
 
 def _format_clock_time(epoch_seconds: float, time_format: str = "%H:%M") -> str:

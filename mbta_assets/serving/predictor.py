@@ -14,8 +14,8 @@ import numpy as np
 
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.serving import logs
-from mbta_assets.serving.model_source import ModelSource, RefreshingCache, open_model_source
-from mbta_assets.serving.timetable import canonical_stop_id
+from mbta_assets.serving.model_source import ModelSource, open_model_source
+from mbta_assets.serving.refreshing_cache import RefreshingCache
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.transit import formulas
 
@@ -39,9 +39,9 @@ SECONDS_RANGE = {"ge": -1_000_000.0, "le": 1_000_000.0}
 class ArrivalQuery:
     """The state of one vehicle and one stop ahead of it when the vehicle reports its position.
 
-    Times carry a UTC offset. Delays are in seconds, positive when late. Stop ids are those of the feed, berths of
-    terminals included. Values about the vehicle's own trip include the report itself; values about other trips are
-    from before it.
+    Times carry a UTC offset. Delays are in seconds, positive when late. Stop ids are those of the timetable, also where
+    the vehicle reports another berth or track of the station. Values about the vehicle's own trip include the report
+    itself; values about other trips are from before it.
     """
 
     service_date: date = required("Service date of the trip; a service day starts at 3 am local time.")
@@ -103,8 +103,8 @@ def feature_columns(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
         }
     )
     return {
-        "stop_id": _objects([canonical_stop_id(query.stop_id) for query in queries]),
-        "current_stop_id": _objects([canonical_stop_id(query.current_stop_id) for query in queries]),
+        "stop_id": _objects([query.stop_id for query in queries]),
+        "current_stop_id": _objects([query.current_stop_id for query in queries]),
         "stops_ahead": np.array([query.stops_ahead for query in queries], dtype=np.int64),
         "current_status": _objects([query.current_status for query in queries]),
         "route_id": _objects([query.route_id for query in queries]),

@@ -1,7 +1,8 @@
 """The timetable of a service day: the rows of `trip`, `stop` and `schedule`, indexed for the stream.
 
-Stops are named as the timetable names them (`canonical_stop_id`). Nothing here changes during the service day; what
-vehicles report is kept in `stream`.
+The rules are those of `transit.reports`: scheduled times count if they are of the service day, a trip does not arrive
+at its origin, and a report at any stop of a station counts for the stop that its trip serves there. Nothing here
+changes during the service day; what vehicles report is kept in `observations`.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,8 +11,9 @@ from datetime import date, datetime
 from itertools import groupby
 from typing import Any, TypeVar
 
+from mbta_assets.transit import plausibility, service_day
 from mbta_assets.transit.formulas import UNSCHEDULED_TRIP_PREFIXES
-from mbta_assets.transit.platforms import PLATFORM_ALIASES
+from mbta_assets.transit.plausibility import BLANKS, TripTimes
 
 Row = TypeVar("Row")
 Key = TypeVar("Key")
@@ -30,13 +32,14 @@ class StopTime:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
-    """A row of `stop`: a platform, with its position in degrees."""
+    """A row of `stop`: a platform, with its position in degrees and its station."""
 
     id: str
     name: str | None = None
     platform_name: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    parent_station: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +63,10 @@ class Timetable:
         trips: Iterable[Trip] = (),
     ) -> None:
         self.service_date = service_date
-        rows = [_with_canonical_stop(row) for row in schedule if not row.trip_id.startswith(UNSCHEDULED_TRIP_PREFIXES)]
-        self.scheduled_arrivals = _earliest_arrivals(rows)
-        """The scheduled arrival that delays are counted from, by (trip_id, stop_id)."""
+        self.start_time = service_day.start_time(service_date)
         self.stop_times = {
-            trip_id: list(of_trip) for trip_id, of_trip in groupby(_sort_by_trip(rows), lambda row: row.trip_id)
+            trip_id: _without_arrival_at_origin(list(stop_times))
+            for trip_id, stop_times in groupby(self._select_stop_times(schedule), lambda row: row.trip_id)
         }
         """The stop times of each trip in order of travel, by trip_id."""
         self.stop_index = {
@@ -73,8 +75,15 @@ class Timetable:
             for index, stop_time in enumerate(stop_times)
         }
         """The position of a stop in its trip, counted from 0, by (trip_id, stop_id)."""
-        self.stops = _first_by_key(stops, lambda stop: canonical_stop_id(stop.id), _stop_order)
-        self.trips = _first_by_key(trips, lambda trip: trip.id, _trip_order)
+        self.trip_times = {trip_id: _find_trip_times(stop_times) for trip_id, stop_times in self.stop_times.items()}
+        """The first and last scheduled time of each trip, by trip_id."""
+        named = _first_by_key(stops, lambda stop: clean_id(stop.id), _stop_order)
+        self.stops = {stop_id: _clean_stop(stop) for stop_id, stop in named.items()}
+        """The stops by id, their positions None where they are not plausible."""
+        self.trips = _first_by_key(trips, lambda trip: clean_id(trip.id), _trip_order)
+        self.box = plausibility.enclose_stops((stop.latitude, stop.longitude) for stop in self.stops.values())
+        """The box in which vehicles can be."""
+        self._stop_in_station = self._index_stations()
 
     def previous_departure(self, trip_id: str, index: int) -> datetime | None:
         """Return the scheduled departure from the stop before the stop at `index`, or None at the first stop."""
@@ -83,41 +92,94 @@ class Timetable:
         previous = self.stop_times[trip_id][index - 1]
         return previous.departure_time or previous.arrival_time
 
+    def scheduled_arrival(self, trip_id: str, stop_id: str) -> datetime | None:
+        """Return the scheduled arrival of a trip at a stop, or None if it has none there."""
+        index = self.stop_index.get((trip_id, stop_id))
+        return None if index is None else self.stop_times[trip_id][index].arrival_time
 
-def canonical_stop_id(stop_id: str) -> str:
-    """Return the id that the timetable uses for a stop; a berth of a terminal has the id of its platform there."""
-    return PLATFORM_ALIASES.get(stop_id, stop_id)
+    def match_stop(self, trip_id: str | None, stop_id: str) -> str:
+        """Return the stop for which a report of a trip at a stop counts.
+
+        It is that stop if the trip serves it or has no schedule, otherwise the trip's first stop in the station.
+        """
+        if trip_id not in self.stop_times or (trip_id, stop_id) in self.stop_index:
+            return stop_id
+        stop = self.stops.get(stop_id)
+        station = stop.parent_station if stop else None
+        return self._stop_in_station.get((trip_id, station), stop_id)
+
+    def is_plausible_time(self, trip_id: str | None, time: datetime) -> bool:
+        """Return whether a report of a trip, or without one, can have been made at a time."""
+        trip_times = None if trip_id is None else self.trip_times.get(trip_id)
+        return plausibility.is_plausible_report_time(time, self.start_time, trip_times)
+
+    def _select_stop_times(self, schedule: Iterable[StopTime]) -> list[StopTime]:
+        """Return the earliest stop time of each trip and stop, ordered by trip and then by order of travel.
+
+        Rows without an id or a plausible time, and those of added and non-revenue trips, are left out.
+        """
+        cleaned = (_clean_stop_time(row, self.start_time) for row in schedule)
+        rows = [row for row in cleaned if row is not None]
+        earliest = _first_by_key(rows, lambda row: (row.trip_id, row.stop_id), _choice_order)
+        return sorted(earliest.values(), key=_travel_order)
+
+    def _index_stations(self) -> dict[tuple[str | None, str | None], str]:
+        """Return the first stop of each trip in each station, by (trip_id, parent_station)."""
+        first: dict[tuple[str | None, str | None], str] = {}
+        for trip_id, stop_times in self.stop_times.items():
+            for stop_time in stop_times:
+                stop = self.stops.get(stop_time.stop_id)
+                if stop is not None and stop.parent_station is not None:
+                    first.setdefault((trip_id, stop.parent_station), stop_time.stop_id)
+        return first
 
 
-def _with_canonical_stop(row: StopTime) -> StopTime:
-    """Return a stop time whose stop has its canonical id."""
-    if row.stop_id in PLATFORM_ALIASES:
-        return replace(row, stop_id=canonical_stop_id(row.stop_id))
-    return row
+def clean_id(text: str | None) -> str | None:
+    """Return an id without blanks around it, or None if nothing is left."""
+    return None if text is None else text.strip(BLANKS) or None
 
 
-def _earliest_arrivals(rows: Iterable[StopTime]) -> dict[tuple[str, str], datetime]:
-    """Return the earliest scheduled arrival for each (trip_id, stop_id)."""
-    earliest: dict[tuple[str, str], datetime] = {}
-    for row in rows:
-        if row.arrival_time is not None:
-            key = row.trip_id, row.stop_id
-            earliest[key] = min(row.arrival_time, earliest.get(key, row.arrival_time))
-    return earliest
-
-
-def _sort_by_trip(rows: Iterable[StopTime]) -> list[StopTime]:
-    """Return the earliest stop time of each trip and stop, ordered by trip and then by order of travel.
-
-    Rows without a time are left out.
-    """
-    timed = [row for row in rows if row.arrival_time is not None or row.departure_time is not None]
-    earliest = _first_by_key(
-        timed,
-        lambda row: (row.trip_id, row.stop_id),
-        lambda row: (row.arrival_time or row.departure_time, *missing_first(row.stop_sequence)),
+def _clean_stop_time(row: StopTime, start: datetime) -> StopTime | None:
+    """Return a stop time with clean ids and plausible times, or None if it lacks one or its trip has no schedule."""
+    trip_id, stop_id = clean_id(row.trip_id), clean_id(row.stop_id)
+    arrival, departure = (
+        time if time is not None and plausibility.is_plausible_scheduled_time(time, start) else None
+        for time in (row.arrival_time, row.departure_time)
     )
-    return sorted(earliest.values(), key=_travel_order)
+    if trip_id is None or stop_id is None or (arrival is None and departure is None):
+        return None
+    if trip_id.startswith(UNSCHEDULED_TRIP_PREFIXES):
+        return None
+    return replace(row, trip_id=trip_id, stop_id=stop_id, arrival_time=arrival, departure_time=departure)
+
+
+def _clean_stop(stop: Stop) -> Stop:
+    """Return a stop with a clean station, and without a position that is not plausible."""
+    is_plausible = plausibility.is_plausible_position(stop.latitude, stop.longitude)
+    return replace(
+        stop,
+        latitude=stop.latitude if is_plausible else None,
+        longitude=stop.longitude if is_plausible else None,
+        parent_station=clean_id(stop.parent_station),
+    )
+
+
+def _without_arrival_at_origin(stop_times: list[StopTime]) -> list[StopTime]:
+    """Return the stop times of a trip; at the first one an arrival only stands in for a missing departure."""
+    first, *rest = stop_times
+    return [replace(first, arrival_time=None, departure_time=first.departure_time or first.arrival_time), *rest]
+
+
+def _find_trip_times(stop_times: list[StopTime]) -> TripTimes:
+    """Return the first and last scheduled time of a trip."""
+    times = [time for row in stop_times if (time := row.arrival_time or row.departure_time) is not None]
+    return times[0], max(times)
+
+
+def _choice_order(row: StopTime) -> tuple[Any, ...]:
+    """Return the sort key of a stop time among those of a trip at one stop."""
+    times = missing_first(row.stop_sequence, row.arrival_time, row.departure_time)
+    return row.arrival_time or row.departure_time, *times
 
 
 def _travel_order(row: StopTime) -> tuple[Any, ...]:
@@ -133,9 +195,8 @@ def _travel_order(row: StopTime) -> tuple[Any, ...]:
 
 
 def _stop_order(stop: Stop) -> tuple[Any, ...]:
-    """Return the sort key of a stop among those with the same canonical id; the one with that id comes first."""
-    alias = None if canonical_stop_id(stop.id) == stop.id else stop.id
-    return missing_first(alias, stop.name, stop.platform_name, stop.latitude, stop.longitude)
+    """Return the sort key of a stop among those with the same id."""
+    return missing_first(stop.name, stop.platform_name, stop.latitude, stop.longitude, stop.parent_station)
 
 
 def _trip_order(trip: Trip) -> tuple[Any, ...]:

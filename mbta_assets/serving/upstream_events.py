@@ -23,7 +23,14 @@ from flask import Request, Response
 from mbta_assets.gcp.errors import CloudError
 from mbta_assets.serving import logs
 from mbta_assets.serving.formats import EVENT_ID_KEY
-from mbta_assets.serving.http_app import BodyTooLarge, UnreadableBody, read_body
+from mbta_assets.serving.request_body import (
+    ACCEPTED_ENCODINGS,
+    BodyTooLarge,
+    UnreadableBody,
+    UnsupportedEncoding,
+    decode_body,
+    read_body,
+)
 from mbta_assets.settings import Settings
 
 MAX_BODY_BYTES = 1_000_000
@@ -90,6 +97,10 @@ def _handle(request: Request, settings: Settings) -> Response:
         changes = parse_changes(event["type"], event["id"], event["data"], _map_table_names(settings))
     except BodyTooLarge as error:
         return _json_response(413, error=str(error))
+    except UnsupportedEncoding as error:
+        response = _json_response(415, error=str(error))
+        response.headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
+        return response
     except UnreadableBody as error:
         return _json_response(400, error=str(error))
     except ValueError as error:
@@ -117,7 +128,8 @@ def _report_changes(changes: list[TableChange], event: Mapping[str, Any], settin
 
 def _read_event(request: Request) -> dict[str, Any]:
     """Return the required attributes and the data of a CloudEvent. Raises ValueError if it is not one."""
-    body = read_body(request, MAX_BODY_BYTES)
+    encoding = request.headers.get("Content-Encoding", "")
+    body = decode_body(read_body(request, MAX_BODY_BYTES), encoding, MAX_BODY_BYTES)
     if request.mimetype == "application/cloudevents+json":
         event = _parse_json(body)
         if not isinstance(event, dict):

@@ -24,6 +24,8 @@ SERVICE_DAY_HOURS = 30
 """Hours from the start time of the service day in which reports without a scheduled trip count, the end excluded."""
 MIN_SCHEDULED_HOURS, MAX_SCHEDULED_HOURS = -24, 72
 """Hours from the start time of the service day in which scheduled times count, the end excluded."""
+SERVICE_DAY_LENGTH, TRIP_MARGIN = timedelta(hours=SERVICE_DAY_HOURS), timedelta(hours=MAX_HOURS_FROM_TRIP)
+"""The same, made once, as every report of a stream is compared with them."""
 MAX_LATE_SECONDS = 12 * 3600
 """An arrival with a larger delay has none, like one that is more than `MAX_EARLY_SECONDS` early."""
 NULL_ISLAND_DEGREES = 1.0
@@ -31,6 +33,8 @@ NULL_ISLAND_DEGREES = 1.0
 MAX_DEGREES_FROM_STOPS = 2.0
 """Degrees by which a vehicle may be outside of the bounding box of the day's stops."""
 MAX_LATITUDE, MAX_LONGITUDE = 90.0, 180.0
+BLANKS = " \t\r\n"
+"""Characters that are no part of an id; an id of nothing else is missing."""
 
 TripTimes = tuple[datetime, datetime]
 """First and last scheduled time of a trip: the departure from its first stop, and the latest arrival at its stops. The
@@ -56,10 +60,9 @@ def is_plausible_report_time(updated_at: datetime, start: datetime, trip_times: 
     `trip_times` are plausible scheduled times; None for a report without a trip, or of a trip without a schedule.
     """
     if trip_times is None:
-        return start <= updated_at < start + timedelta(hours=SERVICE_DAY_HOURS)
+        return start <= updated_at < start + SERVICE_DAY_LENGTH
     first, last = trip_times
-    margin = timedelta(hours=MAX_HOURS_FROM_TRIP)
-    return first - margin <= updated_at <= last + margin
+    return first - TRIP_MARGIN <= updated_at <= last + TRIP_MARGIN
 
 
 def find_plausible_report_times(updated_at: np.ndarray, start: int, first: np.ndarray, last: np.ndarray) -> np.ndarray:

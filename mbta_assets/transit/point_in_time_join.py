@@ -10,11 +10,11 @@ from importlib.resources import files
 import sqlglot
 from sqlglot import exp
 
-from mbta_assets.transit import formulas, plausibility, reports, service_day
+from mbta_assets.transit import formulas, plausibility, service_day
 
 CONSTANTS = {
     "time_zone": service_day.TIME_ZONE,
-    "blanks": reports.BLANKS,
+    "blanks": plausibility.BLANKS,
     "min_scheduled_hours": plausibility.MIN_SCHEDULED_HOURS,
     "max_scheduled_hours": plausibility.MAX_SCHEDULED_HOURS,
     "max_hours_from_trip": plausibility.MAX_HOURS_FROM_TRIP,

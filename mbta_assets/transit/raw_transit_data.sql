@@ -2,7 +2,7 @@
 -- along the trip by scheduled time, with the observed arrival as the label. BigQuery dialect.
 --
 -- Reads `vehicle`, `trip`, `stop` and `schedule` for @service_date. The other parameters are constants of
--- `plausibility`, `formulas`, `reports` and `service_day`, which are filled in when the statement is rendered.
+-- `plausibility`, `formulas` and `service_day`, which are filled in when the statement is rendered.
 -- No column but the label depends on anything after the row's `time_stamp`, nor does the existence of the row.
 WITH service_day AS (
   SELECT

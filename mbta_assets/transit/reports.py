@@ -15,10 +15,7 @@ import pyarrow.compute as compute
 
 from mbta_assets.transit import plausibility, service_day
 from mbta_assets.transit.formulas import UNSCHEDULED_TRIP_PREFIXES
-from mbta_assets.transit.plausibility import NAT
-
-BLANKS = " \t\r\n"
-"""Characters that are no part of an id; an id of nothing else is missing."""
+from mbta_assets.transit.plausibility import BLANKS, NAT
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,25 @@ def test_every_volume_is_declared_and_used_and_the_predictor_only_reads(services
     assert all(path in commands for path in directories - {"/tmp"})
 
 
+def test_whichever_container_is_first_creates_the_store_for_the_user_of_all(services: dict[str, Any]) -> None:
+    """A new volume has the content and the owner that the image of the first container has at its place."""
+    owners = set()
+    for name in ("daemon", "webserver", "predictor"):
+        instructions = read_instructions(ROOT / services[name]["build"]["dockerfile"])
+        last_stage = max(index for index, step in enumerate(instructions) if step.name == "FROM")
+        commands = [
+            command.split()
+            for step in instructions[last_stage:]
+            if step.name == "RUN"
+            for command in step.arguments.split("&&")
+        ]
+        [user] = [command for command in commands if command[0] == "useradd"]
+        assert any(command[0] == "mkdir" and "/store" in command for command in commands), name
+        assert any(command[0] == "chown" and user[-1] in command and "/store" in command for command in commands), name
+        owners.add(user[user.index("--uid") + 1])
+    assert len(owners) == 1
+
+
 def session_of(process: int) -> int | None:
     """Return the id of a process's session; None if the process has ended."""
     try:

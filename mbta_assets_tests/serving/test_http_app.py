@@ -1,10 +1,13 @@
 """The HTTP function predicts, refuses invalid requests cleanly, and changes its model without failing a request."""
 
+import gzip
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,16 @@ from hypothesis import strategies as st
 from mbta_assets.serving import ArrivalQuery, Predictor, openapi
 from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS
 from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT
+from mbta_assets_tests.deploy import compose
 from mbta_assets_tests.serving.conftest import ModelStore, query_json
-from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.dagster_dev import ROOT, eventually
 from mbta_assets_tests.support.function_server import FunctionServer, Response, serve_predictions
+from mbta_assets_tests.support.image import read_instructions
 
 JSON = {"Content_Type": "application/json"}
+SHARED_CASES = "MBTA_SHARED_CASES"
+"""Environment variable that names a directory of odd inputs, in directories of their own."""
 
 
 def assert_refused(response: Response, *statuses: int) -> dict[str, Any]:
@@ -76,13 +84,18 @@ def test_optional_fields_may_be_left_out(server: FunctionServer) -> None:
         ({"direction_id": False}, "direction_id"),
         ({"scheduled_arrival": None}, "scheduled_arrival"),
         ({"colour": "red"}, "colour"),
+        ({"current_latitude": None}, "current_latitude"),
+        ({"time_stamp": "1970-01-01T00:00:00Z"}, "time_stamp"),
+        ({"state_since": "2024-03-06T09:30:12-05:00"}, "state_since"),
+        ({"leader_arrival": "2024-03-06T09:30:12-05:00"}, "leader_arrival"),
+        ({"scheduled_arrival": "2024-03-07T08:31:00-05:00"}, "scheduled_arrival"),
     ],
 )
 def test_an_invalid_field_is_named(server: FunctionServer, changes: dict[str, Any], field: str) -> None:
     response = server.request("/predict", {"queries": [query_json(), query_json(**changes)]})
     errors = assert_refused(response, 422)["fields"]
-    assert [error["field"] for error in errors] == [f"queries.1.{field}"]
-    assert all(error["message"] for error in errors)
+    assert f"queries.1.{field}" in {error["field"] for error in errors}
+    assert all(error["field"].startswith("queries.1.") and error["message"] for error in errors)
 
 
 def test_all_invalid_fields_are_named_at_once(server: FunctionServer) -> None:
@@ -119,6 +132,63 @@ def test_a_body_that_is_too_large_is_refused_whether_or_not_its_size_is_declared
             yield b" " * 100_000
 
     assert_refused(server.request("/predict", chunks(), method="POST", **JSON), 413)
+
+
+def test_a_compressed_body_is_predicted_like_the_body_itself(server: FunctionServer) -> None:
+    body = json.dumps({"queries": [query_json()] * 100}).encode()
+    expected = server.request("/predict", body, **JSON).json()
+    for encoding in ("gzip", "x-gzip", "identity"):
+        sent = body if encoding == "identity" else gzip.compress(body)
+        response = server.request("/predict", sent, Content_Encoding=encoding, **JSON)
+        assert (response.status, response.json()) == (200, expected)
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip"])
+def test_another_encoding_is_refused_by_name(server: FunctionServer, encoding: str) -> None:
+    response = server.request("/predict", b"{}", Content_Encoding=encoding, **JSON)
+    assert encoding in assert_refused(response, 415)["error"]
+    assert response.headers["Accept-Encoding"] == "gzip, identity"
+
+
+ODD_BODIES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "a_position_of_0_0": {"current_latitude": 0.0, "current_longitude": 0.0},
+    "a_time_stamp_of_1970": {"time_stamp": "1970-01-01T00:00:00Z"},
+    "due_a_day_later": {"scheduled_arrival": "2024-03-07T08:31:00-05:00"},
+    "the_leader_arrived_later": {"leader_arrival": "2024-03-06T09:30:12-05:00"},
+    "the_state_began_later": {"state_since": "2024-03-06T09:30:12-05:00"},
+}
+"""Changes of the example that make it odd."""
+
+
+def read_odd_bodies() -> dict[str, bytes]:
+    """Return the bodies of the shared cases if the environment names them, otherwise the same made here."""
+    if SHARED_CASES not in os.environ:
+        return {name: json.dumps({"queries": [query_json(**fields)]}).encode() for name, fields in ODD_BODIES.items()}
+    [plain] = Path(os.environ[SHARED_CASES]).rglob("plain.json")
+    # The shared bodies have the name that queries had before.
+    return {path.stem: path.read_bytes().replace(b'"moments"', b'"queries"') for path in plain.parent.glob("*.json")}
+
+
+@pytest.mark.parametrize("name", ODD_BODIES)
+def test_an_odd_body_is_refused_by_field(server: FunctionServer, name: str) -> None:
+    body = read_odd_bodies()[name]
+    for sent, encoding in ((body, "identity"), (gzip.compress(body), "gzip")):
+        response = server.request("/predict", sent, Content_Encoding=encoding, **JSON)
+        if name == "plain":
+            assert response.status == 200
+        else:
+            fields = {error["field"] for error in assert_refused(response, 422)["fields"]}
+            assert {f"queries.0.{field}" for field in ODD_BODIES[name]} <= fields
+
+
+def test_a_damaged_or_too_large_compressed_body_is_refused(server: FunctionServer) -> None:
+    compressed = gzip.compress(json.dumps({"queries": [query_json()]}).encode())
+    for body in (compressed[:-1], compressed + b"x", b"no gzip", b""):
+        assert_refused(server.request("/predict", body, Content_Encoding="gzip", **JSON), 400)
+    expanding = gzip.compress(b" " * (openapi.MAX_BODY_BYTES + 1))
+    assert len(expanding) < 10_000
+    assert_refused(server.request("/predict", expanding, Content_Encoding="gzip", **JSON), 413)
 
 
 def test_invalid_chunks_are_refused(server: FunctionServer) -> None:
@@ -253,3 +323,105 @@ def test_without_a_model_responses_name_the_command_that_makes_one_and_the_first
         version = empty_store.promote(empty_store.models[0])
         eventually("the server is ready", 10, lambda: server.request("/readyz").status == 200)
         assert server.request("/predict", {"queries": [query_json()]}).json()["model_version"] == version
+
+
+def read_container_environment(store: Path) -> dict[str, str]:
+    """Return the variables of the predictor's container, with a directory in the place of its volume."""
+    service = compose.read_services(DAGSTER_POSTGRES_PASSWORD="tram")["predictor"]
+    instructions = read_instructions(ROOT / service["build"]["dockerfile"])
+    image = dict(
+        pair.split("=", 1) for step in instructions if step.name == "ENV" for pair in shlex.split(step.arguments)
+    )
+    [volume] = service["volumes"]
+    variables = {**image, **service["environment"]}
+    return {name: value.replace(volume.split(":")[1], str(store)) for name, value in variables.items()}
+
+
+NO_ACCESS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+"""Command with which root may read only what the permissions of files allow it to read."""
+
+
+@pytest.mark.parametrize("volume", ["missing", "empty", "unreadable"])
+def test_on_a_fresh_volume_the_process_lives_says_what_to_do_and_serves_the_first_model(
+    model_store: ModelStore, tmp_path: Path, volume: str
+) -> None:
+    store = tmp_path / "volume"
+    if volume != "missing":
+        store.mkdir(mode=0o000 if volume == "unreadable" else 0o755)
+    prefix = NO_ACCESS if os.geteuid() == 0 else ()
+    variables = read_container_environment(store)
+    server = FunctionServer.start("predict", tmp_path / "log", prefix, **variables)
+    try:
+        assert server.request("/healthz").json() == {"status": "alive"}
+        assert server.request("/openapi.json").status == server.request("/metrics").status == 200
+        remedy = "readable for the user" if volume == "unreadable" else "--select production_model"
+        for path, body in (("/readyz", None), ("/predict", {"queries": [query_json()]}), ("/network", None)):
+            message = assert_refused(server.request(path, body), 503)["error"]
+            assert str(store) in message
+            assert remedy in message
+        assert server.request("/").status == 503
+        store.mkdir(exist_ok=True)
+        store.chmod(0o755)
+        shutil.copytree(model_store.root, store, dirs_exist_ok=True)
+        eventually("the server is ready", 10, lambda: server.request("/readyz").status == 200)
+        assert server.request("/predict", {"queries": [query_json()]}).status == 200
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("MBTA_MODEL", "gs://bucket/elsewhere"), ("MBTA_REFRESH_SECONDS", "soon")]
+)
+def test_with_a_wrong_setting_the_process_lives_and_names_it(tmp_path: Path, variable: str, value: str) -> None:
+    server = FunctionServer.start("predict", tmp_path / "log", **{variable: value})
+    try:
+        assert server.request("/healthz").status == 200
+        for path, body in (("/readyz", None), ("/predict", {"queries": [query_json()]})):
+            assert value in assert_refused(server.request(path, body), 503)["error"]
+    finally:
+        server.stop()
+
+
+def test_a_version_that_was_rolled_back_while_nobody_asked_answers_no_more(
+    model_store: ModelStore, tmp_path: Path
+) -> None:
+    body = {"queries": [query_json()]}
+    with serve_predictions(model_store.root, tmp_path / "log", MBTA_REFRESH_SECONDS="2") as server:
+        for number in (1, 0, 1, 0):
+            version = model_store.promote(model_store.models[number])
+            time.sleep(2.1)
+            assert server.request("/predict", body).json()["model_version"] == version
+
+
+@pytest.mark.parametrize(
+    ("report", "content", "remedy"),
+    [
+        (NETWORK_SNAPSHOT, b"", "network_snapshot"),
+        (NETWORK_SNAPSHOT, b"half", "network_snapshot"),
+        (LEADERBOARD, b"", "model_leaderboard"),
+        (LEADERBOARD, b'[{"model": "schedule", "mae"', "model_leaderboard"),
+        (LEADERBOARD, b'{"model": 1}', "model_leaderboard"),
+    ],
+)
+def test_a_damaged_report_is_named_and_predictions_go_on(
+    store_copy: ModelStore, tmp_path: Path, report: str, content: bytes, remedy: str
+) -> None:
+    path = store_copy.root / "reports" / report
+    intact = path.read_bytes()
+    path.write_bytes(intact[: len(intact) // 2] if content == b"half" else content)
+    with serve_predictions(store_copy.root, tmp_path / "log") as server:
+        message = assert_refused(server.request("/network"), 503)["error"]
+        assert report in message
+        assert f"dagster asset materialize --select {remedy}" in message
+        assert server.request("/").status == 503
+        assert server.request("/predict", {"queries": [query_json()]}).status == 200
+        path.write_bytes(intact)
+        eventually("the page is back", 10, lambda: server.request("/network").status == 200)
+        path.unlink()
+        eventually("the page does without it", 10, lambda: is_missing_from_page(server, report))
+
+
+def is_missing_from_page(server: FunctionServer, report: str) -> bool:
+    """Return whether the page is served without what a report contributes."""
+    content = server.request("/network").json()
+    return content["service_date" if report == NETWORK_SNAPSHOT else "accuracy"] is None

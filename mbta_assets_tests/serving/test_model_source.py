@@ -1,5 +1,7 @@
 """Models are loaded from stores, bundles and buckets; a bucket is followed, and the model kept while it is away."""
 
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import pytest
 
 from mbta_assets.gcp.account import Account
 from mbta_assets.gcp.bucket import Bucket
-from mbta_assets.serving import Predictor
+from mbta_assets.serving import Predictor, follow_model
 from mbta_assets.serving.predictor import EXAMPLE_QUERY
+from mbta_assets.serving.refreshing_cache import MAX_WAIT_SECONDS, RefreshingCache, Unavailable
 from mbta_assets.storage.bundle import BundleError
 from mbta_assets.storage.gcs import GCSModelRegistry, GCSReportStore
 from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
@@ -44,6 +47,33 @@ def test_a_damaged_bundle_is_not_opened(model_store: ModelStore) -> None:
     (version / "model.onnx").write_bytes(b"something else")
     with pytest.raises(BundleError, match=r"model\.onnx is not what the manifest says"):
         Predictor.load(str(model_store.root))
+
+
+def test_a_damaged_pointer_is_named_with_what_to_do(model_store: ModelStore) -> None:
+    pointer = model_store.root / "bundles/production_model/current.json"
+    intact = pointer.read_bytes()
+    for content in (b"", b"[]", b"{}", b"null", intact[: len(intact) // 2]):
+        pointer.write_bytes(content)
+        with pytest.raises(BundleError, match=r"its current\.json, is damaged .* promote a version again"):
+            Predictor.load(str(model_store.root))
+
+
+def test_a_model_that_is_made_after_its_place_was_opened_is_followed(model_store: ModelStore, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    predictors = follow_model(str(place), refresh_seconds=0)
+    with pytest.raises(Unavailable, match="Make one with: dagster asset materialize --select production_model"):
+        predictors.get()
+    shutil.copytree(model_store.root, place)
+    version = model_store.models[0].digest
+    eventually("the model is loaded", 5, lambda: has_version(predictors, version))
+
+
+def has_version(predictors: RefreshingCache[Predictor], version: str) -> bool:
+    """Return whether a cache has a version of the model."""
+    try:
+        return predictors.get().version == version
+    except Unavailable:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +161,47 @@ def test_a_server_follows_a_bucket_and_keeps_its_model_while_the_bucket_is_unava
             assert server.request("/").status == 200
         finally:
             proxy.clear()
+
+
+def test_after_idle_time_the_bucket_is_read_before_the_first_answer_and_only_for_a_bounded_time(
+    bucket_registry: GCSModelRegistry, proxy: FaultProxy, full_store: ModelStore, tmp_path: Path
+) -> None:
+    first, second = (model.digest for model in full_store.models)
+    promote(bucket_registry, full_store, 0)
+    settings = {"MBTA_MODEL": f"gs://{BUCKET}", "STORAGE_EMULATOR_HOST": proxy.url, "MBTA_REFRESH_SECONDS": "2"}
+    with serve_predictions(tmp_path / "reader", tmp_path / "log", **settings) as server:
+
+        def served_version() -> str:
+            return server.request("/readyz").json()["model_version"]
+
+        assert served_version() == first
+        for number, version in ((1, second), (0, first)):
+            promote(bucket_registry, full_store, number)
+            time.sleep(2.1)
+            assert served_version() == version
+        promote(bucket_registry, full_store, 1)
+        proxy.inject(Rule(path="current.json", hang=2 * MAX_WAIT_SECONDS))
+        try:
+            time.sleep(2.1)
+            started_at = time.monotonic()
+            assert served_version() == first
+            assert time.monotonic() - started_at < 2 * MAX_WAIT_SECONDS
+            assert [entry for entry in server.log_entries() if "not refreshed in time" in entry["message"]]
+        finally:
+            proxy.clear()
+        eventually("the second version is served", 20, lambda: served_version() == second)
+
+
+def test_a_damaged_report_of_a_bucket_is_named(
+    bucket_registry: GCSModelRegistry, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    reports = GCSReportStore(bucket_registry.bucket, tmp_path / "writer")
+    intact = reports.read(NETWORK_SNAPSHOT)
+    reports.write(NETWORK_SNAPSHOT, intact[: len(intact) // 2])
+    settings = {"MBTA_MODEL": f"gs://{BUCKET}", "STORAGE_EMULATOR_HOST": proxy.url}
+    with serve_predictions(tmp_path / "reader", tmp_path / "log", **settings) as server:
+        response = server.request("/network")
+        assert response.status == 503
+        assert "network_snapshot.npz is damaged" in response.json()["error"]
+        reports.write(NETWORK_SNAPSHOT, intact)
+        eventually("the page is back", 10, lambda: server.request("/network").status == 200)

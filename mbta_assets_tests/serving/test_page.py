@@ -1,17 +1,21 @@
 """The page shows lines, stations and delays at a time, with the keyboard or on a phone, and loads nothing else."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from mbta_assets.serving.formats import NetworkSnapshot
 from mbta_assets.serving.model_source import open_model_source
 from mbta_assets.serving.page import NetworkOverview, NetworkView, classify_delay, format_minutes, render_page
 from mbta_assets.serving.predictor import Predictor
+from mbta_assets.serving.refreshing_cache import Unavailable
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, ReportStore
 from mbta_assets.transit.service_day import TIME_ZONE
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
@@ -19,6 +23,13 @@ from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
 from mbta_assets_tests.support.dagster_dev import eventually
 from mbta_assets_tests.support.days import LINES, SIMULATED_DAYS
 from mbta_assets_tests.support.function_server import FunctionServer
+
+KEYS = ("model", "version", "n", "mae", "by_stops_ahead", "interval", "coverage", "1")
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("schedule"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=20,
+)
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +212,31 @@ def test_damaged_reports_leave_the_page_unchanged(store_copy: ModelStore, capsys
 
     eventually("the reports have been read", 10, damage_is_logged)
     assert overview.build_view(predictor, "08:30") == before
+
+
+@given(content=st.binary(max_size=50) | any_json.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_leaderboard_is_shown_or_named_as_damaged(store_copy: ModelStore, content: bytes) -> None:
+    ReportStore(store_copy.root).write(LEADERBOARD, content)
+    view, reason = None, ""
+    try:
+        view = build_view(store_copy, "08:30")
+    except Unavailable as error:
+        reason = str(error)
+    if view is None:
+        assert LEADERBOARD in reason
+    else:
+        assert json.dumps(view.to_json(), allow_nan=False)
+        assert render_page(view)
+
+
+def test_a_snapshot_that_is_older_than_a_feature_of_the_model_is_named(store_copy: ModelStore) -> None:
+    reports = ReportStore(store_copy.root)
+    snapshot = NetworkSnapshot.from_bytes(reports.read(NETWORK_SNAPSHOT))
+    columns = {name: values for name, values in snapshot.columns.items() if name != "leader_headway_seconds"}
+    reports.write(NETWORK_SNAPSHOT, replace(snapshot, columns=columns).to_bytes())
+    with pytest.raises(Unavailable, match=r"does not fit the model .* 'leader_headway_seconds'.* network_snapshot"):
+        build_view(store_copy, "08:30")
 
 
 def test_names_are_escaped_in_html(store_copy: ModelStore) -> None:

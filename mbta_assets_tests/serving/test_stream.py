@@ -5,7 +5,7 @@ from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, chang
 KEY = ["time_stamp", "vehicle_id", "trip_id", "stops_ahead"]
 FEATURES = [name for role in ("numeric", "category") for name in schema.columns_with_role(schema.TransitFeatures, role)]
 COMPARED_ROWS = 10_000
+Key = tuple[datetime, str, str, int]
+"""Time, vehicle, trip and stops ahead of a row."""
 Record = TypeVar("Record", StopTime, Stop, Trip, VehicleUpdate)
 
 
@@ -37,34 +39,40 @@ def make_records(rows: pd.DataFrame, record_type: type[Record]) -> Iterator[Reco
     return (record_type(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
 
 
-def stream_queries(day: date, tables: Tables, rows: pd.DataFrame) -> list[ArrivalQuery]:
-    """Stream the updates of a day and return the query of each row of `transit_features`, made at the row's time."""
-    keys = [(time.to_pydatetime(), *rest) for time, *rest in rows[KEY].itertuples(index=False)]
-    trips_by_time: dict[datetime, set[str]] = {}
-    for time, _, trip_id, _ in keys:
-        trips_by_time.setdefault(time, set()).add(trip_id)
-    timetable = Timetable(
+def make_timetable(day: date, tables: Tables) -> Timetable:
+    """Return the timetable of a day."""
+    return Timetable(
         day,
         make_records(tables["schedule"], StopTime),
         make_records(tables["stop"], Stop),
         make_records(tables["trip"], Trip),
     )
-    stream = Stream(timetable)
-    queries: dict[tuple[Any, ...], ArrivalQuery] = {}
+
+
+def stream_queries(day: date, tables: Tables, times: Collection[datetime] | None = None) -> dict[Key, ArrivalQuery]:
+    """Stream the updates of a day in order of time; return all queries made at the time of an update, by row key.
+
+    With `times`, queries are made at these only.
+    """
+    stream = Stream(make_timetable(day, tables))
+    queries: dict[Key, ArrivalQuery] = {}
     updates = sorted(make_records(tables["vehicle"], VehicleUpdate), key=lambda update: update.updated_at)
     for time, simultaneous in groupby(updates, key=lambda update: update.updated_at):
         stream.update(simultaneous)
-        for trip_id in trips_by_time.get(time, ()):
-            for query in stream.iter_trip_queries(trip_id):
-                queries[time, query.vehicle_id, trip_id, query.stops_ahead] = query
-    assert stream.late_updates == 0
-    return [queries[key] for key in keys]
+        if times is None or time in times:
+            for query in stream.iter_queries(since=time):
+                if query.time_stamp == time:
+                    queries[time, query.vehicle_id or "", query.trip_id or "", query.stops_ahead] = query
+    assert stream.late_updates == stream.revoked_updates == 0
+    return queries
 
 
 def assert_equal_features(day: date, tables: Tables, features: pd.DataFrame) -> None:
     """Raise AssertionError unless a sample of 10,000 rows equals the features of the streamed queries."""
-    rows = features.sample(COMPARED_ROWS, random_state=7)
-    columns = feature_columns(stream_queries(day, tables, rows))
+    rows = features if len(features) <= COMPARED_ROWS else features.sample(COMPARED_ROWS, random_state=7)
+    keys = [(time.to_pydatetime(), *rest) for time, *rest in rows[KEY].itertuples(index=False)]
+    queries = stream_queries(day, tables, {time for time, *_ in keys})
+    columns = feature_columns([queries[key] for key in keys])
     assert set(FEATURES) == set(columns)
     for name, values in columns.items():
         # The stubs of pandas do not know that what is missing may become None.
@@ -72,6 +80,8 @@ def assert_equal_features(day: date, tables: Tables, features: pd.DataFrame) -> 
         served = np.array([None if value != value else value for value in values.tolist()], dtype=object)
         differing = np.flatnonzero(expected != served)
         assert not len(differing), f"{name}: {expected[differing][:3]}, served as {served[differing][:3]}"
+    if rows is features:
+        assert set(queries) == set(keys)
 
 
 def read_tables(source: Source, day: date) -> Tables:
@@ -128,7 +138,7 @@ def after_noon(seconds: float) -> datetime:
 
 @pytest.fixture
 def stream() -> Stream:
-    """Return a stream with a trip of four stops, five minutes apart."""
+    """Return a stream with a trip of four stops, five minutes apart; the first is in a station with another berth."""
     stops = ["70061", "70063", "70065", "70067"]
     schedule = [
         StopTime(
@@ -139,7 +149,8 @@ def stream() -> Stream:
         )
         for n, stop in enumerate(stops)
     ]
-    return Stream(Timetable(SIMULATED, schedule))
+    berths = [Stop(id=stop, parent_station="place-alfcl") for stop in ("70061", "Alewife-01")]
+    return Stream(Timetable(SIMULATED, schedule, berths))
 
 
 def make_update(seconds: float, status: str, stop_id: str | None, trip_id: str | None = "1") -> VehicleUpdate:

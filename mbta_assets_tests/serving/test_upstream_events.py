@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import gzip
 import json
 import threading
 import time
@@ -288,6 +289,18 @@ def test_an_unrelated_event_is_acknowledged_and_not_reported(
     response = post_event(event_server, make_object_data(table="parking"))
     assert (response.status, response.json()) == (200, {"reported": []})
     assert webserver.reports == []
+
+
+@pytest.mark.integration
+def test_a_compressed_event_is_reported_and_another_encoding_is_refused(
+    event_server: FunctionServer, webserver: FakeWebserver
+) -> None:
+    data = gzip.compress(json.dumps(make_object_data()).encode())
+    refused = post_event(event_server, data, Content_Encoding="br")
+    assert (refused.status, refused.headers["Accept-Encoding"]) == (415, "gzip, identity")
+    assert "br" in refused.json()["error"]
+    assert post_event(event_server, data, Content_Encoding="gzip").status == 200
+    assert len(webserver.reports) == 1
 
 
 @pytest.mark.integration

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,14 @@ class FunctionServer:
         self._process, self.port, self.log = process, port, log
 
     @classmethod
-    def start(cls, target: str, log: Path, **variables: str) -> "FunctionServer":
-        """Start functions-framework with settings in its environment, and wait until it listens."""
+    def start(cls, target: str, log: Path, prefix: Sequence[str] = (), **variables: str) -> "FunctionServer":
+        """Start functions-framework with settings in its environment, and wait until it listens.
+
+        `prefix` is a command that executes another, with its options.
+        """
         port = free_port()
         program = Path(sys.executable).with_name("functions-framework")
-        command = [str(program), "--source", str(ROOT / "deploy/functions/main.py"), "--target", target]
+        command = [*prefix, str(program), "--source", str(ROOT / "deploy/functions/main.py"), "--target", target]
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", "--port", str(port)],

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.partitions import daily_asset, requested_days
-from mbta_assets.serving.formats import SNAPSHOT_INTERVAL_SECONDS, Line, NetworkSnapshot, Station
+from mbta_assets.serving.formats import SNAPSHOT_INTERVAL_SECONDS, DamagedSnapshot, Line, NetworkSnapshot, Station
 from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
 from mbta_assets.transit import schema
 
@@ -59,10 +59,10 @@ def network_snapshot(
 
 
 def read_stored_day(reports: ReportStore) -> date | None:
-    """Return the service day of the stored snapshot, None before there is one."""
+    """Return the service day of the stored snapshot, None if there is none or it is damaged."""
     try:
         return NetworkSnapshot.from_bytes(reports.read(NETWORK_SNAPSHOT)).service_date
-    except FileNotFoundError:
+    except (FileNotFoundError, DamagedSnapshot):
         return None
 
 

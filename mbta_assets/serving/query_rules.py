@@ -1,0 +1,103 @@
+"""Rules between the fields of a request's query: its times against its report and its service day, and its positions.
+
+They are for requests, whose sender can be told what is wrong; the queries of a `Stream` come from reports that are
+plausible already. Types and ranges of single fields are checked in `openapi`.
+"""
+
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+
+from mbta_assets.serving.predictor import POSITION_FIELDS, TIME_FIELDS, ArrivalQuery
+from mbta_assets.transit import service_day
+from mbta_assets.transit.plausibility import NULL_ISLAND_DEGREES, is_plausible_position
+
+MIN_HOURS, MAX_HOURS = -12, 84
+"""Hours from the start time of the service day in which reports and what they have observed may lie."""
+EARLIEST, LATEST, NO_TIME = timedelta(hours=MIN_HOURS), timedelta(hours=MAX_HOURS), timedelta(0)
+MAX_HOURS_TO_ARRIVAL = 12
+"""Hours between a report and the scheduled arrival that is predicted."""
+MAX_HOURS_TO_DEPARTURE = 24
+"""Hours between a report and the scheduled departure from the last stop."""
+SCHEDULED_LIMITS = (
+    ("scheduled_arrival", MAX_HOURS_TO_ARRIVAL, timedelta(hours=MAX_HOURS_TO_ARRIVAL)),
+    ("scheduled_last_departure", MAX_HOURS_TO_DEPARTURE, timedelta(hours=MAX_HOURS_TO_DEPARTURE)),
+)
+"""Name of each scheduled time, with its limit in hours."""
+OBSERVED_FIELDS = tuple(name for name in TIME_FIELDS if name not in {name for name, *_ in SCHEDULED_LIMITS})
+"""Times of what was known when the vehicle reported."""
+POSITIONS = tuple(zip(POSITION_FIELDS[::2], POSITION_FIELDS[1::2], strict=True))
+"""Names of the latitude and the longitude of each position."""
+DESCRIPTION = f"""Besides the type and range of each field, a query must keep these rules:
+
+- `time_stamp` lies in the hours {MIN_HOURS} to {MAX_HOURS} of its service day, counted from noon minus 12 hours.
+- {", ".join(f"`{name}`" for name in OBSERVED_FIELDS)} lie in the same hours and are not later than `time_stamp`.
+- `platform_left` is not before `platform_arrival`.
+- `scheduled_arrival` is at most {MAX_HOURS_TO_ARRIVAL} hours, `scheduled_last_departure` at most \
+{MAX_HOURS_TO_DEPARTURE} hours from `time_stamp`.
+- Of a position, latitude and longitude are given or neither is, and not both are within \
+{NULL_ISLAND_DEGREES:g} degree of 0.
+
+Leave out what is not known. A query that breaks a rule is answered with 422, which names its index and its field, \
+and so are all others with it.
+"""
+"""The rules in words, for the description of the interface."""
+
+FieldMessage = tuple[str, str]
+"""Name of a field, and what is wrong with it."""
+
+
+def find_broken_rules(query: ArrivalQuery) -> list[FieldMessage]:
+    """Return the fields of a query that break a rule, each with what is wrong and what is allowed."""
+    return [*_find_implausible_times(query), *_find_implausible_positions(query)]
+
+
+def _find_implausible_times(query: ArrivalQuery) -> Iterator[FieldMessage]:
+    """Yield the times that are not of the service day, too far from the report, or after what they must precede.
+
+    Times are subtracted rather than shifted, as those at the ends of the calendar cannot be shifted.
+    """
+    now = query.time_stamp
+    elapsed = now - _start_time(query.service_date)
+    if not EARLIEST <= elapsed <= LATEST:
+        yield "time_stamp", _describe_other_day(now, query.service_date)
+    for name in OBSERVED_FIELDS:
+        time: datetime | None = getattr(query, name)
+        if time is None:
+            continue
+        age = now - time
+        if age < NO_TIME:
+            yield name, f"{time.isoformat()} is later than time_stamp; it must be known when the vehicle reports."
+        elif elapsed - age < EARLIEST:
+            yield name, _describe_other_day(time, query.service_date)
+    for name, hours, limit in SCHEDULED_LIMITS:
+        time = getattr(query, name)
+        if time is not None and abs(time - now) > limit:
+            yield name, f"{time.isoformat()} is more than {hours} hours from time_stamp."
+    arrival, left = query.platform_arrival, query.platform_left
+    if arrival is not None and left is not None and left < arrival:
+        yield "platform_left", f"{left.isoformat()} is before platform_arrival."
+
+
+def _describe_other_day(time: datetime, service_date: date) -> str:
+    """Return the message about a time that is not of the service day."""
+    return f"{time.isoformat()} is not in the hours {MIN_HOURS} to {MAX_HOURS} of the service day {service_date}."
+
+
+def _find_implausible_positions(query: ArrivalQuery) -> Iterator[FieldMessage]:
+    """Yield the coordinates that are at null island, or whose other coordinate is missing."""
+    for names in POSITIONS:
+        latitude, longitude = (getattr(query, name) for name in names)
+        if latitude is None and longitude is None:
+            continue
+        if latitude is None or longitude is None:
+            missing, given = names if latitude is None else names[::-1]
+            yield missing, f"It is missing, but {given} is given; give both or neither."
+        elif not is_plausible_position(latitude, longitude):
+            yield from ((name, "The position is at null island, 0 and 0; leave it out.") for name in names)
+
+
+@lru_cache(maxsize=1024)
+def _start_time(service_date: date) -> datetime:
+    """Return the start time of a service date."""
+    return service_day.start_time(service_date)
