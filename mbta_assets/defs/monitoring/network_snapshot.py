@@ -40,7 +40,10 @@ def network_snapshot(
     transit_features: StoredTable,
     raw_transit_data: StoredTable,
 ) -> dg.MaterializeResult:
-    day, stored_day = max(requested_days(context)), read_stored_day(reports)
+    published = set(transit_features.tables.days(transit_features.table))
+    days = requested_days(context)
+    day = max((day for day in days if day in published), default=max(days))
+    stored_day = read_stored_day(reports)
     if stored_day and stored_day > day:
         context.log.info(f"The page still shows {stored_day}, which is later than {day}.")
         return dg.MaterializeResult(metadata={"service_date": str(stored_day)})
