@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from mbta_assets_tests.support.dagster_dev import free_port
 from mbta_assets_tests.support.days import Simulation
@@ -23,7 +24,10 @@ NOBODY = "nobody"
 PASSWORD = "tram"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a machine that is busy may take its time
+# A machine that is busy may take its time.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 
 E2E_FIXTURES = {"trained", "dev", "chromium", "postgres", "one_server", "image"}
 INTEGRATION_FIXTURES = {"bigquery_emulator", "storage_emulator", "server", "trained_models", "ray", "proxy"}

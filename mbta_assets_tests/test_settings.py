@@ -27,6 +27,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "the name of a dataset: letters, digits and underscores": ("delays", "delays"),
     "the name of a dataset, or project.dataset": ("other-team.feed", "other-team.feed"),
     "the name of a bucket, without gs://": ("delay-models", "delay-models"),
+    "a number from 0 to 1": ("0.25", 0.25),
     "an address that begins with gs://": ("gs://pipelines/root", "gs://pipelines/root"),
 }
 """For each kind of value a text that is no variable's default, and the value that is read from it."""

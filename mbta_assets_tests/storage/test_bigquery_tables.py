@@ -20,7 +20,7 @@ from mbta_assets.defs.io_managers import TablesIOManager
 from mbta_assets.gcp.bigquery import BigQuery
 from mbta_assets.storage.bigquery_tables import CLUSTERING, BigQueryTables
 from mbta_assets.storage.parquet_tables import ParquetTables
-from mbta_assets.storage.tables import MissingPartition, content_version, to_arrow
+from mbta_assets.storage.tables import MissingPartition, TableStore, content_version, to_arrow
 from mbta_assets.transit import schema
 from mbta_assets_tests.support.google_fixtures import MAX_BYTES_BILLED
 
@@ -329,6 +329,56 @@ def test_a_run_writes_many_partitions_and_describes_each(tables: BigQueryTables)
         assert tables.bigquery.client.get_job(event.metadata["bigquery_job"].value).state == "DONE"
     dg.materialize([toys, consumer], selection=["consumer"], resources=resources)
     assert consumed == [[10, 11, 11, 12, 12, 12]]
+
+
+def make_rejected(rejected_by: str, *ids: str) -> arrow.Table:
+    """Return rows of `rejected_rows` that an asset has rejected."""
+    columns = {"service_date": DAY, "source_table": "vehicle", "rejected_by": rejected_by, "reason": "missing_value"}
+    rows = [{**columns, "column_name": "id", "row": row} for row in ids]
+    return arrow.Table.from_pylist(rows, schema.arrow_schema(schema.RejectedRows))
+
+
+@pytest.mark.parametrize("kind", ["bigquery", "parquet"])
+def test_a_part_of_a_service_day_is_replaced_and_the_others_stay(
+    tables: BigQueryTables, tmp_path: Path, kind: str
+) -> None:
+    stored: TableStore = tables if kind == "bigquery" else ParquetTables(tmp_path)
+    stored.write_part("rejected_rows", DAY, "stop", make_rejected("stop"))
+    stored.write_part("rejected_rows", DAY, "vehicle", make_rejected("vehicle", "1", "2"))
+    stored.write_part("rejected_rows", DAY, "raw_transit_data", make_rejected("raw_transit_data", "3"))
+    assert sorted(stored.read("rejected_rows", [DAY])["row"].to_pylist()) == ["1", "2", "3"]
+    stored.write_part("rejected_rows", DAY, "vehicle", make_rejected("vehicle", "4"))
+    assert sorted(stored.read("rejected_rows", [DAY])["row"].to_pylist()) == ["3", "4"]
+    stored.write_part("rejected_rows", DAY, "vehicle", make_rejected("vehicle"))
+    assert stored.read("rejected_rows", [DAY])["row"].to_pylist() == ["3"]
+
+
+@pytest.mark.parametrize("kind", ["bigquery", "parquet"])
+def test_a_refused_day_is_kept_apart_from_the_table_until_it_is_published(
+    tables: BigQueryTables, tmp_path: Path, kind: str
+) -> None:
+    stored: TableStore = tables if kind == "bigquery" else ParquetTables(tmp_path)
+    published = stored.write("trip", DAY, make_trips("1"))
+    location = stored.refuse("trip", DAY, make_trips("2"), ["schema_holds: column id"])
+    stored.refuse("trip", NEXT_DAY, None, ["the file is cut short"])
+    assert "trip" in location
+    assert stored.refused_days("trip") == [DAY, NEXT_DAY]
+    assert stored.versions("trip", [DAY]) == {DAY: published.version}
+    assert stored.read("trip", [DAY])["id"].to_pylist() == ["1"] and stored.days("trip") == [DAY]
+    stored.write("trip", DAY, make_trips("3"))
+    assert stored.refused_days("trip") == [NEXT_DAY]
+
+
+def make_trips(*ids: str) -> arrow.Table:
+    """Return rows of `trip`."""
+    return arrow.Table.from_pylist([{"service_date": DAY, "id": id} for id in ids], schema.arrow_schema(schema.Trip))
+
+
+def test_values_of_a_column_are_counted_by_service_day(tables: BigQueryTables) -> None:
+    rows = make_trips("1", "2", "3").set_column(3, "route_id", arrow.array(["Red", None, None]))
+    tables.write("trip", DAY, rows)
+    assert tables.row_counts("trip", NEXT_DAY, 5) == {DAY: 3}
+    assert tables.row_counts("trip", NEXT_DAY, 5, "route_id") == {DAY: 1}
 
 
 LARGE_TABLE = """
