@@ -142,7 +142,8 @@ def report_materialization(
     """
     step = context.step_context
     step.add_asset_metadata(metadata, context.asset_key, str(day))
-    output = dg.Output(None, output_name=context.name, data_version=dg.DataVersion(version))
+    step.set_data_version(context.asset_key, dg.DataVersion(version))
+    output = dg.Output(None, output_name=context.name)
     output_def = step.op_def.output_def_named(context.name)
     execution_type = AssetExecutionType.MATERIALIZATION
     events = _get_output_asset_events(context.asset_key, [str(day)], output, output_def, {}, step, execution_type)

@@ -160,7 +160,7 @@ def daily_spec(table: str, *, deps: Sequence[str]) -> DailyAsset:
                 deps=deps,
                 description=schema.TABLES[table].__doc__,
                 group_name="transit",
-                metadata=daily_table_metadata(table),
+                metadata={**daily_table_metadata(table), **code_reference(schema.TABLES[table])},
                 partitions_def=days,
             )
         ]

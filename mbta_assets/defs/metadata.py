@@ -26,7 +26,7 @@ def daily_table_metadata(table: str) -> dict[str, Any]:
 
 
 def code_reference(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the definition metadata that links an asset to the source of a function.
+    """Return the definition metadata that links an asset to the source of a function or class.
 
     `dagster.with_source_code_references` does so for functions that are not wrapped.
     """

@@ -8,7 +8,7 @@ record to the instance of the deployment.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -29,6 +29,11 @@ VersionTokens = Mapping[str, str]
 """Version token of each asset: `<partition>@<data version>`, or `@<data version>` for an asset without partitions."""
 
 
+def combine_versions(versions: Sequence[str]) -> str:
+    """Return one version of the partitions of a run: that of a single one, or a digest of those of several."""
+    return versions[0] if len(versions) == 1 else hashlib.sha256("".join(versions).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """Events of one materialized asset, with the version tokens of its inputs."""
@@ -45,17 +50,19 @@ class StepRecord:
     ) -> Self:
         """Return the record of a run. Raise LaunchError if the run has not materialized the asset."""
         events: list[Event] = []
-        data_version = None
+        versions: list[str] = []
         for event in run_events:
             if event.is_step_materialization:
                 materialization = event.step_materialization_data.materialization
-                data_version = (materialization.tags or {}).get(DATA_VERSION_TAG)
+                version = (materialization.tags or {}).get(DATA_VERSION_TAG)
+                if version and materialization.asset_key == dg.AssetKey(asset):
+                    versions.append(version)
                 events.append(materialization)
             elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                 events.append(event.asset_check_evaluation_data)
-        if data_version is None:
+        if not versions:
             raise LaunchError(f"The run of {asset} has ended without materializing it.")
-        return cls(asset, f"{partition}@{data_version}", dict(upstream), tuple(events))
+        return cls(asset, f"{partition}@{combine_versions(versions)}", dict(upstream), tuple(events))
 
     @classmethod
     def read(cls, reports: ReportStore, asset: str, version_token: str) -> Self:
