@@ -135,10 +135,10 @@ class Observations:
         trip_id, reported_stop = clean_id(update.trip_id), clean_id(update.stop_id)
         if reported_stop is None:
             return None
-        if not self._timetable.is_plausible_time(trip_id, update.updated_at):
+        stop_id = self._timetable.place_report(trip_id, reported_stop, update.is_moving, update.updated_at)
+        if stop_id is None:
             self.implausible_updates += 1
             return None
-        stop_id = self._timetable.match_stop(trip_id, reported_stop)
         latitude, longitude = update.latitude, update.longitude
         if not plausibility.is_plausible_position(latitude, longitude, self._timetable.box):
             latitude = longitude = None
@@ -239,7 +239,7 @@ class Observations:
         scheduled = None
         if has_trip_id(visit.trip_key):
             scheduled = self._timetable.scheduled_arrival(visit.trip_key[1], visit.stop_id)
-        if scheduled is not None and plausibility.is_plausible_delay(now - scheduled):
+        if scheduled is not None:
             visit.delay_us = (now - scheduled) // MICROSECOND
         previous = trip.last_arrival
         if previous and previous.delay_us is not None and visit.delay_us is not None:

@@ -24,10 +24,9 @@ from mbta_assets.serving.observations import (
 )
 from mbta_assets.serving.predictor import ArrivalQuery
 from mbta_assets.serving.timetable import StopTime, Timetable, missing_first
-from mbta_assets.transit.formulas import MAX_EARLY_SECONDS, RECENT_DELAY_WINDOW_SECONDS, RECENT_RUN_COUNT, STOPS_AHEAD
+from mbta_assets.transit.formulas import RECENT_DELAY_WINDOW_SECONDS, RECENT_RUN_COUNT, STOPS_AHEAD
 
 MICROSECONDS_PER_SECOND = 1_000_000
-MAX_EARLY = timedelta(seconds=MAX_EARLY_SECONDS)
 
 
 class _TripPosition(NamedTuple):
@@ -45,7 +44,7 @@ class Stream:
 
     Updates of one vehicle should come in order of time; those of different vehicles may be interleaved. Then the
     queries are those of the table. An update that does not count in the table either is ignored: one whose time is not
-    of its trip or the service day, or that names no stop.
+    of its trip at that stop or of the service day, or that names no stop.
 
     An update that is older than the latest one of its trip is late and ignored. If it is older by more than
     `observations.MAX_DISORDER`, a clock is wrong, of the late updates or of the newer ones, and the majority decides:
@@ -164,8 +163,7 @@ class Stream:
     def _locate(self, trip_id: str, updates: list[VehicleUpdate]) -> _TripPosition | None:
         """Return the position furthest along the trip among updates of one time.
 
-        Return None if no update is at a stop of the trip, or all are so early that the vehicle must be running
-        another trip.
+        Return None if no update is at a stop of the trip.
         """
         positions = []
         for update in updates:
@@ -174,12 +172,9 @@ class Stream:
                 continue
             stop_time = self.timetable.stop_times[trip_id][index]
             if update.is_moving:
-                scheduled = last_departure = self.timetable.previous_departure(trip_id, index)
+                last_departure = self.timetable.previous_departure(trip_id, index)
             else:
-                scheduled = stop_time.arrival_time
                 last_departure = stop_time.departure_time or stop_time.arrival_time
-            if index > 0 and scheduled and scheduled - update.updated_at > MAX_EARLY:
-                continue
             next_index = index if update.is_moving else index + 1
             positions.append(_TripPosition(update, next_index, last_departure))
         return min(positions, key=_furthest_first, default=None)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from mbta_assets.transit import plausibility, service_day
 from mbta_assets.transit.formulas import UNSCHEDULED_TRIP_PREFIXES
-from mbta_assets.transit.plausibility import BLANKS, TripTimes
+from mbta_assets.transit.plausibility import BLANKS, TimeRange, TripTimes
 
 Row = TypeVar("Row")
 Key = TypeVar("Key")
@@ -84,6 +84,12 @@ class Timetable:
         self.box = plausibility.enclose_stops((stop.latitude, stop.longitude) for stop in self.stops.values())
         """The box in which vehicles can be."""
         self._stop_in_station = self._index_stations()
+        self._day_range = TimeRange.from_trip(self.start_time, None)
+        self._trip_ranges = {
+            trip_id: TimeRange.from_trip(self.start_time, trip_times) for trip_id, trip_times in self.trip_times.items()
+        }
+        self._stop_ranges: dict[tuple[str, str, bool], TimeRange] = {}
+        """The times at which a trip can be on its way to a stop, or standing there; made where they are needed."""
 
     def previous_departure(self, trip_id: str, index: int) -> datetime | None:
         """Return the scheduled departure from the stop before the stop at `index`, or None at the first stop."""
@@ -97,21 +103,32 @@ class Timetable:
         index = self.stop_index.get((trip_id, stop_id))
         return None if index is None else self.stop_times[trip_id][index].arrival_time
 
-    def match_stop(self, trip_id: str | None, stop_id: str) -> str:
-        """Return the stop for which a report of a trip at a stop counts.
+    def place_report(self, trip_id: str | None, stop_id: str, moving: bool, time: datetime) -> str | None:
+        """Return the stop at which a report of a trip counts, or None if the trip cannot be there at its time.
 
-        It is that stop if the trip serves it or has no schedule, otherwise the trip's first stop in the station.
+        It is the stop of the report if the trip serves it or has no schedule, otherwise the trip's first stop in the
+        station.
         """
-        if trip_id not in self.stop_times or (trip_id, stop_id) in self.stop_index:
-            return stop_id
-        stop = self.stops.get(stop_id)
-        station = stop.parent_station if stop else None
-        return self._stop_in_station.get((trip_id, station), stop_id)
+        if trip_id is None or trip_id not in self._trip_ranges:
+            earliest, latest = self._day_range
+        else:
+            if (trip_id, stop_id) not in self.stop_index:
+                stop = self.stops.get(stop_id)
+                station = stop.parent_station if stop else None
+                stop_id = self._stop_in_station.get((trip_id, station), stop_id)
+            key = trip_id, stop_id, moving
+            earliest, latest = self._stop_ranges.get(key) or self._find_stop_range(*key)
+        return stop_id if earliest <= time <= latest else None
 
-    def is_plausible_time(self, trip_id: str | None, time: datetime) -> bool:
-        """Return whether a report of a trip, or without one, can have been made at a time."""
-        trip_times = None if trip_id is None else self.trip_times.get(trip_id)
-        return plausibility.is_plausible_report_time(time, self.start_time, trip_times)
+    def _find_stop_range(self, trip_id: str, stop_id: str, moving: bool) -> TimeRange:
+        """Return when a scheduled trip can report to be at, or on its way to, a stop; at any other one, when at all."""
+        of_trip, index = self._trip_ranges[trip_id], self.stop_index.get((trip_id, stop_id))
+        if index is None:
+            return of_trip
+        arrival = self.stop_times[trip_id][index].arrival_time
+        of_stop = of_trip.narrow_to_stop(moving, arrival, self.previous_departure(trip_id, index))
+        self._stop_ranges[trip_id, stop_id, moving] = of_stop
+        return of_stop
 
     def _select_stop_times(self, schedule: Iterable[StopTime]) -> list[StopTime]:
         """Return the earliest stop time of each trip and stop, ordered by trip and then by order of travel.

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.transit import plausibility, schema
-from mbta_assets.transit.formulas import MAX_EARLY_SECONDS
 from mbta_assets.transit.plausibility import NAT
 from mbta_assets.transit.reports import (
     Reports,
@@ -35,7 +34,6 @@ JOIN = "raw_transit_data"
 MAX_REJECTED_ROWS = 10_000
 """Rejected rows of a service day that are kept; all of them are counted."""
 MAX_EXAMPLES = 3
-MAX_EARLY = MAX_EARLY_SECONDS * 1_000_000
 
 Case: TypeAlias = tuple[str, np.ndarray]
 """A reason and the rows (n,) that it applies to."""
@@ -104,19 +102,16 @@ def _judge_reports(vehicle: pd.DataFrame, reports: Reports) -> list[Case]:
 
     Reports without a scheduled trip are dropped by the join, but count for the headways of other vehicles.
     """
-    stop_times, index = reports.stop_times, reports.stop_time
-    first_time, _ = stop_times.trip_times(reports.trip)
-    moving = (vehicle["current_status"] != "STOPPED_AT").to_numpy(dtype=bool)
-    expected = np.append(np.where(stop_times.is_first, NAT, stop_times.previous_departure), NAT)[index]
-    expected = np.where(moving, expected, np.append(stop_times.arrival, NAT)[index])
+    first_time, _ = reports.stop_times.trip_times(reports.trip)
     cases = [
         (TIME_OUT_OF_RANGE, ~reports.is_plausible),
         ("no_trip", reports.trip < 0),
         ("no_stop", reports.stop < 0),
         ("unscheduled_trip", find_unscheduled(reports.codes, reports.trip)),
         ("trip_not_in_schedule", first_time == NAT),
-        ("stop_not_on_trip", index < 0),
-        ("too_early", (expected != NAT) & (reports.time < expected - MAX_EARLY)),
+        ("stop_not_on_trip", reports.stop_time < 0),
+        ("too_early", reports.is_early),
+        ("too_late", reports.is_late),
     ]
     located = _find_reasons(len(vehicle), cases) == MATCHED
     keys = pd.DataFrame({"vehicle": pd.factorize(vehicle["id"])[0], "trip": reports.trip, "time": reports.time})

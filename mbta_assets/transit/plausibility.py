@@ -8,7 +8,7 @@ are degrees. Nothing here knows tables.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from mbta_assets.transit.formulas import MAX_EARLY_SECONDS
 
 NAT = np.iinfo(np.int64).min
 """Missing time among epoch microseconds."""
-MICROSECONDS_PER_HOUR = 3_600_000_000
+MICROSECONDS_PER_SECOND, MICROSECONDS_PER_HOUR = 1_000_000, 3_600_000_000
 
 MAX_HOURS_FROM_TRIP = 12
 """A report of a scheduled trip further from the trip's scheduled times is of another run or has a wrong clock."""
@@ -24,10 +24,9 @@ SERVICE_DAY_HOURS = 30
 """Hours from the start time of the service day in which reports without a scheduled trip count, the end excluded."""
 MIN_SCHEDULED_HOURS, MAX_SCHEDULED_HOURS = -24, 72
 """Hours from the start time of the service day in which scheduled times count, the end excluded."""
-SERVICE_DAY_LENGTH, TRIP_MARGIN = timedelta(hours=SERVICE_DAY_HOURS), timedelta(hours=MAX_HOURS_FROM_TRIP)
-"""The same, made once, as every report of a stream is compared with them."""
 MAX_LATE_SECONDS = 12 * 3600
-"""An arrival with a larger delay has none, like one that is more than `MAX_EARLY_SECONDS` early."""
+"""An arrival with a larger delay is of another run, like one that is more than `MAX_EARLY_SECONDS` early."""
+MICROSECOND = timedelta(microseconds=1)
 NULL_ISLAND_DEGREES = 1.0
 """A position closer to latitude 0 and longitude 0 than this, in both, is that of a receiver without a fix."""
 MAX_DEGREES_FROM_STOPS = 2.0
@@ -54,15 +53,37 @@ def find_plausible_scheduled_times(times: np.ndarray, start: int) -> np.ndarray:
     return (start + earliest <= times) & (times < start + latest)
 
 
-def is_plausible_report_time(updated_at: datetime, start: datetime, trip_times: TripTimes | None) -> bool:
-    """Return whether the time of a report belongs to its trip, or to the service day that starts at `start`.
+class TimeRange(NamedTuple):
+    """Times at which a report can have been made, both ends included."""
 
-    `trip_times` are plausible scheduled times; None for a report without a trip, or of a trip without a schedule.
-    """
-    if trip_times is None:
-        return start <= updated_at < start + SERVICE_DAY_LENGTH
-    first, last = trip_times
-    return first - TRIP_MARGIN <= updated_at <= last + TRIP_MARGIN
+    earliest: datetime
+    latest: datetime
+
+    @classmethod
+    def from_trip(cls, start: datetime, trip_times: TripTimes | None) -> Self:
+        """Return the times at which reports of a trip count, on the service day that starts at `start`.
+
+        `trip_times` are plausible scheduled times; None for reports without a trip, or of a trip without a schedule.
+        """
+        if trip_times is None:
+            return cls(start, start + timedelta(hours=SERVICE_DAY_HOURS) - MICROSECOND)
+        first, last = trip_times
+        margin = timedelta(hours=MAX_HOURS_FROM_TRIP)
+        return cls(first - margin, last + margin)
+
+    def narrow_to_stop(self, moving: bool, arrival: datetime | None, previous_departure: datetime | None) -> Self:
+        """Return the times at which the trip can be on its way to a stop, or standing there.
+
+        `arrival` and `previous_departure` are the scheduled arrival at the stop and departure from the stop before,
+        both None at the origin.
+        """
+        earliest, latest = self
+        expected = previous_departure if moving or arrival is None else arrival
+        if expected is not None:
+            earliest = max(earliest, expected - timedelta(seconds=MAX_EARLY_SECONDS))
+        if arrival is not None and not moving:
+            latest = min(latest, arrival + timedelta(seconds=MAX_LATE_SECONDS))
+        return type(self)(earliest, latest)
 
 
 def find_plausible_report_times(updated_at: np.ndarray, start: int, first: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -79,9 +100,21 @@ def find_plausible_report_times(updated_at: np.ndarray, start: int, first: np.nd
     return np.where(has_trip, near_trip, in_service_day)
 
 
-def is_plausible_delay(delay: timedelta) -> bool:
-    """Return whether an arrival with this delay, + is late, is one of its trip and not of another run."""
-    return timedelta(seconds=-MAX_EARLY_SECONDS) <= delay <= timedelta(seconds=MAX_LATE_SECONDS)
+def find_early_reports(
+    updated_at: np.ndarray, moving: np.ndarray, arrival: np.ndarray, previous_departure: np.ndarray
+) -> np.ndarray:
+    """Return which reports (n,) are of a time at which their trip cannot have been so far.
+
+    `arrival` and `previous_departure` (n,) are the scheduled arrival at the stop of the report and departure from the
+    stop before; both are `NAT` at an origin, and where the trip has no stop time.
+    """
+    expected = np.where(moving | (arrival == NAT), previous_departure, arrival)
+    return (expected != NAT) & (updated_at < expected - MAX_EARLY_SECONDS * MICROSECONDS_PER_SECOND)
+
+
+def find_late_arrivals(updated_at: np.ndarray, moving: np.ndarray, arrival: np.ndarray) -> np.ndarray:
+    """Return which reports (n,) of standing vehicles are too late for the scheduled `arrival`, `NAT` without one."""
+    return ~moving & (arrival != NAT) & (updated_at > arrival + MAX_LATE_SECONDS * MICROSECONDS_PER_SECOND)
 
 
 @dataclass(frozen=True)

@@ -158,12 +158,18 @@ report AS (
   WHERE v.service_date = @service_date
 ),
 
--- A report hours from its trip's scheduled times is of another run of the trip, or has a wrong clock.
+-- A report at a time at which its trip cannot be at the stop is of another run of the trip, has a wrong clock, or is of
+-- a vehicle that is assigned to another trip's slot: one hours from the trip's scheduled times, one more than 30 minutes
+-- before the departure from the previous stop or the arrival at this one, and an arrival more than 12 hours late.
 vehicle_update AS (
   SELECT
     v.vehicle_id,
     v.trip_id,
-    COALESCE(t.stop_id, a.stop_id) AS stop_id,
+    t.stop_id,
+    t.position,
+    t.arrival_time,
+    t.departure_time,
+    t.previous_departure,
     v.time_stamp,
     v.current_status,
     IF(v.has_position, v.latitude, NULL) AS latitude,
@@ -172,13 +178,25 @@ vehicle_update AS (
     v.direction_id
   FROM report AS v
   INNER JOIN trip_time AS w ON w.trip_id = v.trip_id
-  LEFT JOIN stop_time AS t ON t.trip_id = v.trip_id AND t.stop_id = v.stop_id
+  LEFT JOIN stop_time AS n ON n.trip_id = v.trip_id AND n.stop_id = v.stop_id
   LEFT JOIN named_stop AS s ON s.id = v.stop_id
   LEFT JOIN station_stop AS a ON a.trip_id = v.trip_id AND a.parent_station = s.parent_station
+  INNER JOIN stop_time AS t ON t.trip_id = v.trip_id AND t.stop_id = COALESCE(n.stop_id, a.stop_id)
   WHERE
     v.time_stamp >= TIMESTAMP_SUB(w.first_time, INTERVAL @max_hours_from_trip HOUR)
     AND v.time_stamp <= TIMESTAMP_ADD(w.last_time, INTERVAL @max_hours_from_trip HOUR)
-    AND COALESCE(t.stop_id, a.stop_id) IS NOT NULL
+    AND COALESCE(
+      v.time_stamp >= TIMESTAMP_SUB(
+        COALESCE(IF(v.current_status = 'STOPPED_AT', t.arrival_time, NULL), t.previous_departure),
+        INTERVAL @max_early_seconds SECOND
+      ),
+      TRUE
+    )
+    AND COALESCE(
+      v.current_status != 'STOPPED_AT'
+      OR v.time_stamp <= TIMESTAMP_ADD(t.arrival_time, INTERVAL @max_late_seconds SECOND),
+      TRUE
+    )
 ),
 
 -- The first STOPPED_AT of a trip at a stop is its arrival; later ones belong to the same stop visit.
@@ -190,8 +208,7 @@ arrival AS (
 ),
 
 -- The position of each update along its trip. Of several statuses of a vehicle at the same time the one furthest
--- along counts, which also removes duplicates. A vehicle more than 30 minutes ahead of its schedule is assigned to
--- another trip's slot and left out.
+-- along counts, which also removes duplicates.
 located AS (
   SELECT
     u.vehicle_id,
@@ -203,25 +220,15 @@ located AS (
     u.longitude,
     u.route_id,
     u.direction_id,
-    IF(u.current_status = 'STOPPED_AT', t.position + 1, t.position) AS next_position,
+    IF(u.current_status = 'STOPPED_AT', u.position + 1, u.position) AS next_position,
     IF(
-      u.current_status = 'STOPPED_AT', COALESCE(t.departure_time, t.arrival_time), t.previous_departure
+      u.current_status = 'STOPPED_AT', COALESCE(u.departure_time, u.arrival_time), u.previous_departure
     ) AS scheduled_last_departure
   FROM vehicle_update AS u
-  INNER JOIN stop_time AS t ON t.trip_id = u.trip_id AND t.stop_id = u.stop_id
-  WHERE
-    t.position = 1
-    OR COALESCE(
-      u.time_stamp >= TIMESTAMP_SUB(
-        IF(u.current_status = 'STOPPED_AT', t.arrival_time, t.previous_departure),
-        INTERVAL @max_early_seconds SECOND
-      ),
-      TRUE
-    )
   QUALIFY ROW_NUMBER() OVER (
     PARTITION BY u.vehicle_id, u.trip_id, u.time_stamp
     ORDER BY
-      IF(u.current_status = 'STOPPED_AT', t.position + 1, t.position) DESC,
+      IF(u.current_status = 'STOPPED_AT', u.position + 1, u.position) DESC,
       u.current_status,
       u.latitude,
       u.longitude
@@ -260,13 +267,7 @@ SELECT
   COALESCE(u.direction_id, n.direction_id) AS direction_id,
   t.departure_time AS scheduled_departure,
   t.arrival_time AS scheduled_arrival,
-  -- An arrival more than 30 minutes early or 12 hours late belongs to another run; the label is missing.
-  IF(
-    a.arrived_at < TIMESTAMP_SUB(t.arrival_time, INTERVAL @max_early_seconds SECOND)
-    OR a.arrived_at > TIMESTAMP_ADD(t.arrival_time, INTERVAL @max_late_seconds SECOND),
-    NULL,
-    a.arrived_at
-  ) AS actual_arrival_time
+  a.arrived_at AS actual_arrival_time
 FROM located AS u
 CROSS JOIN UNNEST([1, 3, 5, 10]) AS stops_ahead
 INNER JOIN stop_time AS t ON t.trip_id = u.trip_id AND t.position = u.next_position + stops_ahead - 1

@@ -121,7 +121,9 @@ class Reports:
     - `stop`: code of the stop at which the report counts; `named_stop`: of the stop that it names; -1 without one.
     - `time`: time of the report.
     - `stop_time`: index of the trip's stop time there; -1 without one.
+    - `moving`: whether the vehicle is on its way to the stop.
     - `is_plausible`: whether the time belongs to the trip or the service day.
+    - `is_early`, `is_late`: whether the trip cannot have been at that stop yet, or have arrived there so late.
     """
 
     codes: IdCodes
@@ -131,12 +133,15 @@ class Reports:
     named_stop: np.ndarray
     time: np.ndarray
     stop_time: np.ndarray
+    moving: np.ndarray
     is_plausible: np.ndarray
+    is_early: np.ndarray
+    is_late: np.ndarray
 
     @property
     def counts(self) -> np.ndarray:
         """Return which reports (n,) determine stop visits: plausible ones that name a stop."""
-        return self.is_plausible & (self.stop >= 0)
+        return self.is_plausible & ~self.is_early & ~self.is_late & (self.stop >= 0)
 
 
 def match_reports(vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame, service_date: date) -> Reports:
@@ -156,6 +161,10 @@ def match_reports(vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFr
     stop_time = stop_times.find(trips, stops)
     elsewhere = np.flatnonzero((stop_time < 0) & (trips >= 0) & (stops >= 0))
     stop_time[elsewhere] = stop_times.find_in_station(trips[elsewhere], stops[elsewhere])
+    moving = (vehicle["current_status"] != "STOPPED_AT").to_numpy(dtype=bool)
+    arrival, previous_departure = (
+        np.append(times, NAT)[stop_time] for times in (stop_times.arrival, stop_times.previous_departure)
+    )
     return Reports(
         codes=codes,
         stop_times=stop_times,
@@ -164,7 +173,10 @@ def match_reports(vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFr
         named_stop=stops,
         time=time,
         stop_time=stop_time,
+        moving=moving,
         is_plausible=plausibility.find_plausible_report_times(time, start, *stop_times.trip_times(trips)),
+        is_early=plausibility.find_early_reports(time, moving, arrival, previous_departure),
+        is_late=plausibility.find_late_arrivals(time, moving, arrival),
     )
 
 

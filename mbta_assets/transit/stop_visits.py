@@ -11,13 +11,11 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
-from mbta_assets.transit.formulas import MAX_EARLY_SECONDS
-from mbta_assets.transit.plausibility import MAX_LATE_SECONDS, NAT
+from mbta_assets.transit.plausibility import NAT
 from mbta_assets.transit.reports import IdCodes, Reports, match_reports
 
 MICROSECONDS = 1_000_000
 """Microseconds of a second."""
-MIN_DELAY, MAX_DELAY = -MAX_EARLY_SECONDS * MICROSECONDS, MAX_LATE_SECONDS * MICROSECONDS
 
 
 def to_seconds(times: np.ndarray) -> np.ndarray:
@@ -63,7 +61,7 @@ def _encode_updates(vehicle: pd.DataFrame, reports: Reports) -> pd.DataFrame:
             "trip": reports.trip,
             "stop": reports.stop,
             "time": reports.time,
-            "moving": (vehicle["current_status"] != "STOPPED_AT").to_numpy(dtype=bool),
+            "moving": reports.moving,
             "vehicle": pd.factorize(vehicle["id"], sort=True)[0],
             "line": codes.encode_lines(vehicle["route_id"], vehicle["direction_id"]),
         }
@@ -103,12 +101,11 @@ def _extract_visits(updates: pd.DataFrame) -> pd.DataFrame:
 
 
 def _add_delays(visits: pd.DataFrame, reports: Reports) -> pd.DataFrame:
-    """Add `delay` and `change`; an arrival that is so early or late that it belongs to another run has none."""
+    """Add the `delay` of each arrival, and its `change` since the trip's previous arrival."""
     trips = visits["trip"].to_numpy()
     trips = np.where(trips < len(reports.codes.trips), trips, -1)
     scheduled = np.append(reports.stop_times.arrival, NAT)[reports.stop_times.find(trips, visits["stop"].to_numpy())]
-    delay = _subtract_times(visits["arrived"].to_numpy(), scheduled)
-    visits["delay"] = np.where((delay < MIN_DELAY) | (delay > MAX_DELAY), NAT, delay)
+    visits["delay"] = _subtract_times(visits["arrived"].to_numpy(), scheduled)
     arrivals = visits[visits["arrived"] != NAT].sort_values(["trip", "arrived", "stop"])
     previous = arrivals.groupby("trip")["delay"].shift(fill_value=NAT).to_numpy()
     change = pd.Series(_subtract_times(arrivals["delay"].to_numpy(), previous), index=arrivals.index)

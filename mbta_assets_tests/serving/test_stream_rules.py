@@ -19,25 +19,11 @@ from mbta_assets.transit import schema
 from mbta_assets.transit.features import compute_transit_features
 from mbta_assets_tests.serving.test_stream import assert_equal_features, make_records, make_timetable
 from mbta_assets_tests.support import plain_day
-from mbta_assets_tests.support.plain_day import BEGIN, DAY, STOPS, Rows, make_reports, make_stop_times, make_trip
+from mbta_assets_tests.support.plain_day import BEGIN, DAY, STOPS, Rows, make_odd_report, make_reports, make_two_trips
 
 HOUR = timedelta(hours=1)
 SHARED_CASES = "MBTA_SHARED_CASES"
 """Environment variable that names a directory of odd inputs, in directories of their own."""
-
-
-def make_two_trips() -> Rows:
-    """Return the plain day with a second trip, a vehicle without a trip, and one of an added trip."""
-    rows = plain_day.make_rows()
-    rows["trip"].append(make_trip("2"))
-    rows["schedule"] += make_stop_times("2", begin=BEGIN + timedelta(minutes=4))
-    rows["vehicle"] += make_reports("2", "R-2", begin=BEGIN + timedelta(minutes=4))
-    rows["vehicle"] += make_reports(None, "R-3", begin=BEGIN - timedelta(minutes=7))
-    rows["vehicle"] += make_reports("ADDED-1", "R-4", begin=BEGIN - timedelta(minutes=3))
-    for stop in (rows["stop"][0], rows["stop"][2]):
-        stop["parent_station"] = "place-" + stop["id"]
-        rows["stop"].append({**stop, "id": stop["id"] + "-berth"})
-    return rows
 
 
 def add_stopped(rows: Rows, time: datetime, stop: str = STOPS[3], **fields: Any) -> None:
@@ -65,6 +51,9 @@ ODD_DAYS: dict[str, Callable[[Rows], None]] = {
     "another report is of 1970": lambda rows: add_stopped(rows, datetime.fromisoformat("1970-01-01T00:00Z"), id="v999"),
     "a report of the trip is of 1970": lambda rows: add_stopped(rows, datetime.fromisoformat("1970-01-01T00:00Z")),
     "a report of the trip is of 2106": lambda rows: add_stopped(rows, datetime.fromisoformat("2106-02-07T06:28Z")),
+    "a report is of an hour before": lambda rows: add_stopped(rows, BEGIN - HOUR),
+    "a report of the trip is eleven hours early": lambda rows: add_stopped(rows, BEGIN - 11 * HOUR, id="v999"),
+    "an arrival is twelve hours late": lambda rows: add_stopped(rows, BEGIN + 12.3 * HOUR),
     "a report is of the day before": lambda rows: add_stopped(rows, BEGIN - 24 * HOUR),
     "a report is of the next day": lambda rows: add_stopped(rows, BEGIN + 24 * HOUR),
     "reports are of yesterday's run": shift_all,
@@ -196,9 +185,12 @@ def read_rows(source: FilesSource, table: str) -> Any:
     return getattr(rows, "rows", rows)
 
 
-def follow(updates: list[VehicleUpdate]) -> tuple[Stream, list[ArrivalQuery]]:
-    """Give a stream of the plain day one update after the other; return it and the queries at the time of each."""
-    stream = Stream(make_timetable(DAY, plain_day.to_tables(plain_day.make_rows())))
+def follow(updates: list[VehicleUpdate], rows: Rows | None = None) -> tuple[Stream, list[ArrivalQuery]]:
+    """Give a stream of a day, by default the plain one, one update after the other.
+
+    Return it and the queries at the time of each update.
+    """
+    stream = Stream(make_timetable(DAY, plain_day.to_tables(rows or plain_day.make_rows())))
     queries: list[ArrivalQuery] = []
     for update in updates:
         stream.update([update])
@@ -206,13 +198,17 @@ def follow(updates: list[VehicleUpdate]) -> tuple[Stream, list[ArrivalQuery]]:
     return stream, queries
 
 
-def plain_updates() -> list[VehicleUpdate]:
-    """Return the updates of the plain day, in order."""
-    return list(make_records(plain_day.to_tables(plain_day.make_rows())["vehicle"], VehicleUpdate))
+def list_updates(rows: Rows) -> list[VehicleUpdate]:
+    """Return the updates of a day, in order."""
+    updates = make_records(plain_day.to_tables(rows)["vehicle"], VehicleUpdate)
+    return sorted(updates, key=lambda update: update.updated_at)
 
 
-PLAIN = plain_updates()
+PLAIN = list_updates(plain_day.make_rows())
 PLAIN_QUERIES = follow(PLAIN)[1]
+TWO_TRIPS = make_two_trips()
+TWO_UPDATES = list_updates(TWO_TRIPS)
+TWO_QUERIES = follow(TWO_UPDATES, TWO_TRIPS)[1]
 
 
 def move(update: VehicleUpdate, shift: timedelta) -> VehicleUpdate:
@@ -229,6 +225,22 @@ def test_an_implausible_time_costs_its_own_update_only(place: int, shift: timede
     stream, queries = follow([*PLAIN[:place], move(PLAIN[place], shift), *PLAIN[place:]])
     assert stream.implausible_updates == 1
     assert queries == PLAIN_QUERIES
+
+
+@given(
+    place=st.integers(0, len(TWO_UPDATES)),
+    stop=st.integers(1, len(STOPS) - 1),
+    status=st.sampled_from(schema.STATUSES),
+    seconds=st.integers(-11 * 3600, -1) | st.integers(1, 11 * 3600),
+    vehicle=st.sampled_from(["R-1", "R-2", "R-3", "v999"]),
+    trip=st.sampled_from(["1", "2"]),
+)
+def test_a_report_too_early_or_late_for_its_stop_costs_itself_only(place: int, **odd: Any) -> None:
+    assume(odd["seconds"] < 0 or odd["status"] == "STOPPED_AT")
+    [update] = list_updates({**TWO_TRIPS, "vehicle": [make_odd_report(**odd)]})
+    stream, queries = follow([*TWO_UPDATES[:place], update, *TWO_UPDATES[place:]], TWO_TRIPS)
+    assert stream.implausible_updates == 1
+    assert queries == TWO_QUERIES
 
 
 @given(
@@ -258,7 +270,7 @@ def test_a_clock_in_the_past_costs_nothing(place: int, number: int, seconds: int
     assume(len(late) <= len([time for time in newer if time > late[0].updated_at]))
     stream, queries = follow([*PLAIN[:place], *late, *PLAIN[place:]])
     assert [query for query in queries if query.time_stamp in {update.updated_at for update in PLAIN}] == PLAIN_QUERIES
-    assert (stream.late_updates, stream.revoked_updates) == (len(late), 0)
+    assert (stream.late_updates + stream.implausible_updates, stream.revoked_updates) == (len(late), 0)
 
 
 def test_a_revoked_update_that_is_repeated_does_not_count() -> None:

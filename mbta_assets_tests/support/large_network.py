@@ -1,4 +1,4 @@
-"""Clean upstream tables of a network of any size, made at random, and a comparison with features computed plainly."""
+"""Upstream tables of a network of any size, made at random, and a comparison with features computed plainly."""
 
 from dataclasses import dataclass
 from datetime import UTC, date
@@ -19,6 +19,8 @@ REPORTS_OF_STOP = 2
 STOPS_IN_STATION = 4
 SHARE_WITHOUT_TRIP = 0.01
 SHARE_AT_OTHER_PLATFORM = 0.02
+SHARE_AT_WRONG_TIME = 0.01
+MAX_HOURS_WRONG = 14
 COMPARED = [
     "current_stop_id", "current_status", "season", "delay_seconds",
     *schema.columns_with_role(schema.TransitFeatures, "numeric"),
@@ -41,7 +43,7 @@ def make_day(size: Size, seed: int) -> Tables:
     """Return the upstream tables: every trip serves `STOPS_OF_TRIP` stops and has two reports about each.
 
     Pairs of patterns share all stops but the first few. Delays change from stop to stop, so that vehicles overtake one
-    another. A few reports name no trip, or another platform of the station.
+    another. A few reports name no trip, or another platform of the station, or have a time that is wrong by hours.
     """
     rng = np.random.default_rng(seed)
     pairs = [rng.choice(size.stops, STOPS_OF_TRIP + STOPS_OF_BRANCH, replace=False) for _ in range(size.patterns // 2)]
@@ -84,6 +86,8 @@ def _make_reports(
     """Return a report on the way to each stop and one of the arrival, in random order."""
     before = rng.integers(5, 40, arrival.shape)
     seconds = np.stack([arrival - before, arrival], axis=2).ravel()
+    wrong = rng.integers(-3600 * MAX_HOURS_WRONG, 3600 * MAX_HOURS_WRONG, len(seconds))
+    seconds = seconds + np.where(rng.random(len(seconds)) < SHARE_AT_WRONG_TIME, wrong, 0)
     named = np.where(rng.random(arrival.shape) < SHARE_AT_OTHER_PLATFORM, stops // STOPS_IN_STATION, -1)
     named = np.where(named >= 0, np.minimum(named * STOPS_IN_STATION, len(stop_ids) - 1), stops)
     trip = np.repeat(np.arange(len(trip_ids)), STOPS_OF_TRIP * REPORTS_OF_STOP)

@@ -93,6 +93,38 @@ def make_rows() -> Rows:
     }
 
 
+def make_two_trips() -> Rows:
+    """Return the plain day with a second trip, a vehicle without a trip, and one of an added trip.
+
+    Two of the stations have another berth.
+    """
+    rows = make_rows()
+    rows["trip"].append(make_trip("2"))
+    rows["schedule"] += make_stop_times("2", begin=BEGIN + timedelta(minutes=4))
+    rows["vehicle"] += make_reports("2", "R-2", begin=BEGIN + timedelta(minutes=4))
+    rows["vehicle"] += make_reports(None, "R-3", begin=BEGIN - timedelta(minutes=7))
+    rows["vehicle"] += make_reports("ADDED-1", "R-4", begin=BEGIN - timedelta(minutes=3))
+    for stop in (rows["stop"][0], rows["stop"][2]):
+        stop["parent_station"] = "place-" + stop["id"]
+        rows["stop"].append({**stop, "id": stop["id"] + "-berth"})
+    return rows
+
+
+def make_odd_report(stop: int, status: str, seconds: int, vehicle: str, trip: str = "1") -> Row:
+    """Return a report of a trip of `make_two_trips` that is so early, or late, by some seconds that it cannot be right.
+
+    It names the stop number `stop`, not the origin. One with negative seconds is early: before the earliest time at
+    which the trip can be on its way there, or stand there. One with others is late: after the latest arrival.
+    """
+    [due] = [row for row in make_two_trips()["schedule"] if (row["trip_id"], row["stop_id"]) == (trip, STOPS[stop])]
+    earliest = due["arrival_time"] - timedelta(minutes=30)
+    if status != "STOPPED_AT":
+        earliest -= INTERVAL
+    latest = due["arrival_time"] + timedelta(hours=12)
+    at = (earliest if seconds < 0 else latest) + timedelta(seconds=seconds)
+    return make_reports(trip, vehicle)[0] | {"updated_at": at, "current_status": status, "stop_id": STOPS[stop]}
+
+
 def to_tables(rows: Rows, day: date = DAY) -> Tables:
     """Return the rows as the upstream tables of a service day; what a row does not give is missing."""
     tables = {}

@@ -129,12 +129,15 @@ class PlainDay:
         for row in vehicle:
             stop, trip = self._find_stop(row["trip_id"], row["stop_id"]), row["trip_id"]
             time = microseconds(row["updated_at"])
+            moving = row["current_status"] != "STOPPED_AT"
             if stop is None or time is None or not self._is_plausible(trip, time):
+                continue
+            if not self._can_be_there(trip, stop, time, moving):
                 continue
             latitude, longitude = row["latitude"], row["longitude"]
             has_position = latitude == latitude and longitude == longitude and None not in (latitude, longitude)
             report = Report(
-                time, row["current_status"] != "STOPPED_AT", stop, row["id"], row["current_status"],
+                time, moving, stop, row["id"], row["current_status"],
                 (latitude, longitude) if has_position else None, row["route_id"], row["direction_id"],
             )  # fmt: skip
             if trip is None:
@@ -171,6 +174,18 @@ class PlainDay:
         last = max((due.departure if due.arrival is None else due.arrival) or 0 for due in stop_times)
         return first - 12 * HOUR <= time <= last + 12 * HOUR
 
+    def _can_be_there(self, trip: str | None, stop: str, time: int, moving: bool) -> bool:
+        """Return whether a trip can be at a stop: at most half an hour early, and twelve hours late to arrive."""
+        before = None
+        for due in self.stop_times.get(trip or "", []):
+            left = before and (before.arrival if before.departure is None else before.departure)
+            if due.stop == stop and before is not None:
+                if not moving and due.arrival is not None:
+                    return -1800 * SECOND <= time - due.arrival <= 12 * HOUR
+                return left is None or time - left >= -1800 * SECOND
+            before = due
+        return True
+
     def _make_visits(self) -> None:
         """Make the visits of each trip, with their times and delays."""
         by_vehicle: dict[str, list[Visit]] = defaultdict(list)
@@ -198,7 +213,7 @@ class PlainDay:
         before = None
         for visit in sorted(self._arrivals_of(trip), key=lambda visit: (visit.arrived, visit.stop)):
             due = arrivals_due.get(visit.stop)
-            if due is not None and visit.arrived is not None and -1800 * SECOND <= visit.arrived - due <= 12 * HOUR:
+            if due is not None and visit.arrived is not None:
                 visit.delay = visit.arrived - due
                 if before is not None and before.delay is not None:
                     visit.change = visit.delay - before.delay
@@ -226,7 +241,6 @@ class PlainDay:
         line = line_of(report.route or named.get("route_id"), direction)
         arrival = due.arrival or 0
         label = None if there is None or there.arrived is None else there.arrived - arrival
-        label = None if label is None or not -1800 * SECOND <= label <= 12 * HOUR else label
         return {
             "stop_id": due.stop,
             "current_stop_id": report.stop,
@@ -256,9 +270,6 @@ class PlainDay:
                     continue
                 before = stop_times[index - 1] if index else None
                 left = None if before is None else before.arrival if before.departure is None else before.departure
-                expected = left if report.moving else due.arrival
-                if index and expected is not None and time < expected - 1800 * SECOND:
-                    continue
                 departs = due.arrival if due.departure is None else due.departure
                 furthest = -(index if report.moving else index + 1)
                 position = report.position or (-math.inf, -math.inf)

@@ -66,7 +66,8 @@ def test_each_row_that_is_not_used_has_its_reason() -> None:
     rows["vehicle"] += [
         report(trip=None), report(trip=" "), report(stop=""), report(trip="ADDED-1"), report(trip="NONREV-1"),
         report(trip="1.0"), report(stop="70061.0"), report(updated_at=EPOCH), report(updated_at=EPOCH, trip=None),
-        report(-3600, STOPS[5]), report(70), report(70), report(70, latitude=0.0, longitude=0.0),
+        report(-3600, STOPS[5]), report(43_800, STOPS[1]), report(70), report(70),
+        report(70, latitude=0.0, longitude=0.0),
     ]  # fmt: skip
     rows["schedule"] += [
         {"trip_id": "ADDED-1", "stop_id": "70061", "arrival_time": BEGIN},
@@ -82,7 +83,7 @@ def test_each_row_that_is_not_used_has_its_reason() -> None:
     accounted = account(rows)
     assert list_dropped(accounted, "vehicle") == {
         "no_trip": 2, "no_stop": 1, "unscheduled_trip": 2, "trip_not_in_schedule": 1, "stop_not_on_trip": 1,
-        "time_out_of_range": 2, "too_early": 1, "repeated": 2,
+        "time_out_of_range": 2, "too_early": 1, "too_late": 1, "repeated": 2,
     }  # fmt: skip
     assert list_dropped(accounted, "schedule") == {
         "unscheduled_trip": 1, "no_time": 1, "time_out_of_range": 1, "repeated": 1, "trip_not_reported": 1,

@@ -18,7 +18,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def make_odd_day() -> Rows:
-    """Return a day with reports and stop times of other times, blank and padded ids, berths and odd positions."""
+    """Return a day with reports and stop times at other times, blank and padded ids, berths and odd positions."""
     rows = plain_day.make_rows()
     rows["stop"][0]["parent_station"] = "station"
     rows["stop"] += [{"id": "track 2 ", "parent_station": " station"}, {"id": "x", "latitude": 0.0, "longitude": 0.0}]
@@ -27,7 +27,10 @@ def make_odd_day() -> Rows:
     rows["vehicle"][4] |= {"latitude": -42.39, "longitude": 71.12}
     odd: Row = {"id": "R-2", "current_status": "STOPPED_AT", "stop_id": STOPS[3], "trip_id": "1"}
     times = [EPOCH, BEGIN - timedelta(days=1), BEGIN + timedelta(days=400), BEGIN - timedelta(hours=12, microseconds=1)]
+    times += [BEGIN - timedelta(minutes=16), BEGIN + timedelta(hours=12, minutes=20), BEGIN - timedelta(hours=11)]
     rows["vehicle"] += [odd | {"updated_at": time} for time in times]
+    too_early = odd | {"updated_at": BEGIN - timedelta(minutes=21), "current_status": "IN_TRANSIT_TO"}
+    rows["vehicle"].append(too_early)
     rows["vehicle"] += [odd | {"updated_at": BEGIN, "trip_id": trip} for trip in (None, " ", "ADDED-1", "2")]
     rows["schedule"][0]["arrival_time"] = BEGIN - timedelta(minutes=5)
     rows["schedule"] += [{"trip_id": "1", "stop_id": "x", "arrival_time": EPOCH, "departure_time": None}]

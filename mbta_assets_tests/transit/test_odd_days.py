@@ -5,9 +5,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mbta_assets.transit import schema
+from mbta_assets.transit.accounting import account_for_rows
 from mbta_assets.transit.checks import NUMERIC_FEATURES
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.plain_day import BEGIN, INTERVAL, STOPS, Row, Rows
@@ -21,6 +23,12 @@ LINES = {line: [f"{line}{n}" for n in range(14)] for line in "abc"}
 def plain() -> pd.DataFrame:
     """Return the features of the plain day."""
     return plain_day.compute(plain_day.make_rows())
+
+
+@pytest.fixture(scope="module")
+def two_trips() -> pd.DataFrame:
+    """Return the features of the day of two trips."""
+    return plain_day.compute(plain_day.make_two_trips())
 
 
 def compute_with(**added: list[Row]) -> pd.DataFrame:
@@ -40,6 +48,46 @@ def test_the_plain_day_is_a_minute_late(plain: pd.DataFrame) -> None:
 def test_a_report_of_another_time_changes_nothing(plain: pd.DataFrame, trip: str | None, when: datetime) -> None:
     odd = {"id": "v999", "updated_at": when, "current_status": "STOPPED_AT", "stop_id": STOPS[3], "trip_id": trip}
     pd.testing.assert_frame_equal(compute_with(vehicle=[odd]), plain)
+
+
+@pytest.mark.parametrize("minutes_early", [31, 60, 240, 690])
+@pytest.mark.parametrize("vehicle", ["R-1", "v999"])
+@pytest.mark.parametrize("stop", range(1, len(STOPS)))
+def test_an_arrival_that_is_too_early_changes_nothing(
+    plain: pd.DataFrame, stop: int, vehicle: str, minutes_early: int
+) -> None:
+    [on_time] = plain_day.make_reports(vehicle=vehicle, stops=STOPS[: stop + 1], late_seconds=0)[-1:]
+    odd = on_time | {"updated_at": on_time["updated_at"] - timedelta(minutes=minutes_early)}
+    pd.testing.assert_frame_equal(compute_with(vehicle=[odd]), plain)
+
+
+@pytest.mark.parametrize("minutes_late", [720.5, 725])
+def test_an_arrival_that_is_too_late_changes_nothing(minutes_late: float) -> None:
+    rows = plain_day.make_rows()
+    del rows["vehicle"][5:]
+    clean = plain_day.compute(rows)
+    odd = plain_day.make_reports(stops=STOPS[:3], late_seconds=minutes_late * 60)[-1]
+    assert clean["delay_seconds"].isna().any()
+    pd.testing.assert_frame_equal(plain_day.compute(rows | {"vehicle": [*rows["vehicle"], odd]}), clean)
+
+
+@given(
+    stop=st.integers(1, len(STOPS) - 1),
+    status=st.sampled_from(schema.STATUSES),
+    seconds=st.integers(-11 * 3600, -1) | st.integers(1, 300),
+    vehicle=st.sampled_from(["R-1", "R-2", "R-3", "R-4", "v999"]),
+    trip=st.sampled_from(["1", "2"]),
+)
+@settings(max_examples=20, deadline=None)
+def test_a_report_too_early_or_late_for_its_stop_changes_no_row(two_trips: pd.DataFrame, **odd: Any) -> None:
+    assume(odd["seconds"] < 0 or odd["status"] == "STOPPED_AT")
+    rows = plain_day.make_two_trips()
+    rows["vehicle"].append(plain_day.make_odd_report(**odd))
+    pd.testing.assert_frame_equal(plain_day.compute(rows), two_trips)
+    tables = plain_day.to_tables(rows)
+    usage = account_for_rows(*(tables[name] for name in schema.UPSTREAM), plain_day.DAY).usage
+    reasons = usage.loc[usage["reason"].isin(["too_early", "too_late", "time_out_of_range"]), "row_count"]
+    assert reasons.tolist() == [1]
 
 
 def test_one_report_of_1970_changes_no_row_of_three_lines() -> None:

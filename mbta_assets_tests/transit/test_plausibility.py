@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbta_assets.transit import plausibility
-from mbta_assets.transit.plausibility import NAT, BoundingBox
+from mbta_assets.transit.plausibility import NAT, BoundingBox, TimeRange
 
 START = datetime(2024, 3, 6, 5, tzinfo=UTC)
 MICROSECOND, HOUR = timedelta(microseconds=1), timedelta(hours=1)
@@ -33,12 +33,17 @@ def microseconds(time: datetime | None) -> int:
     return NAT if time is None else (time - EPOCH) // MICROSECOND
 
 
+def contains(times: TimeRange, time: datetime) -> bool:
+    """Return whether a time is in a range."""
+    return times.earliest <= time <= times.latest
+
+
 @given(time=times, trip=st.one_of(st.none(), trip_times))
 def test_one_time_counts_if_it_counts_among_many(time: datetime, trip: tuple[datetime, datetime] | None) -> None:
     first, last = (np.array([microseconds(t)]) for t in trip or (None, None))
     time_array, start = np.array([microseconds(time)]), microseconds(START)
     reported = plausibility.find_plausible_report_times(time_array, start, first, last)
-    assert reported.tolist() == [plausibility.is_plausible_report_time(time, START, trip)]
+    assert reported.tolist() == [contains(TimeRange.from_trip(START, trip), time)]
     scheduled = plausibility.find_plausible_scheduled_times(time_array, start)
     assert scheduled.tolist() == [plausibility.is_plausible_scheduled_time(time, START)]
 
@@ -66,7 +71,7 @@ def test_extreme_and_missing_times_do_not_count() -> None:
 def test_a_report_counts_near_its_trip_or_else_in_its_service_day(
     time: datetime, trip: tuple[datetime, datetime] | None, expected: bool
 ) -> None:
-    assert plausibility.is_plausible_report_time(time, START, trip) == expected
+    assert contains(TimeRange.from_trip(START, trip), time) == expected
 
 
 @given(latitude=coordinates, longitude=coordinates, in_box=st.booleans())
@@ -107,6 +112,35 @@ def test_a_vehicle_is_within_two_degrees_of_the_stops_that_have_a_position() -> 
     assert plausibility.enclose_stops([(0.0, 0.5), (None, None)]) is None
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(-1800, True), (-1801, False), (43_200, True), (43_201, False)])
-def test_a_delay_is_at_most_half_an_hour_early_and_twelve_hours_late(seconds: int, expected: bool) -> None:
-    assert plausibility.is_plausible_delay(timedelta(seconds=seconds)) == expected
+stop_times = st.one_of(st.none(), st.integers(-24, 71).map(lambda hours: START + hours * HOUR))
+
+
+@given(time=times, moving=st.booleans(), arrival=stop_times, departure=stop_times)
+def test_one_report_can_be_at_a_stop_if_it_can_among_many(
+    time: datetime, moving: bool, arrival: datetime | None, departure: datetime | None
+) -> None:
+    updated_at, arrivals, departures = (np.array([microseconds(t)]) for t in (time, arrival, departure))
+    early = plausibility.find_early_reports(updated_at, np.array([moving]), arrivals, departures)
+    late = plausibility.find_late_arrivals(updated_at, np.array([moving]), arrivals)
+    always = TimeRange(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+    assert (~early & ~late).tolist() == [contains(always.narrow_to_stop(moving, arrival, departure), time)]
+
+
+@pytest.mark.parametrize(
+    ("moving", "arrival", "departure", "earliest", "latest"),
+    [
+        (False, 6, 5, 5.5, 18),
+        (True, 6, 5, 4.5, 22),
+        (False, None, 5, 4.5, 22),
+        (False, 11, 10, 10.5, 22),
+        (False, 6, None, 5.5, 18),
+        (True, None, None, -4, 22),
+        (False, None, None, -4, 22),
+    ],
+)
+def test_a_report_is_half_an_hour_early_at_most_and_an_arrival_twelve_hours_late(
+    moving: bool, arrival: int | None, departure: int | None, earliest: float, latest: float
+) -> None:
+    given_times = [None if hours is None else START + hours * HOUR for hours in (arrival, departure)]
+    of_trip = TimeRange.from_trip(START, (START + 8 * HOUR, START + 10 * HOUR))
+    assert of_trip.narrow_to_stop(moving, *given_times) == (START + earliest * HOUR, START + latest * HOUR)
