@@ -22,6 +22,8 @@ from mbta_assets.storage import bundle
 from mbta_assets.storage.atomic import lock_directory, sync
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 
+INCOMING_POINTER = ".current.json"
+"""Name in an asset's directory of a pointer that is being written."""
 REMOVED = ".removed"
 """Name in an asset's directory of a version that is being removed."""
 MAX_MOVES = 20
@@ -188,6 +190,7 @@ class ModelRegistry:
             if current != expected:
                 raise PointerMoved(f"The current version of {asset} is {current}, no longer {expected}.")
             self._verify_stored(asset, digest)
+            (self._directory(asset) / INCOMING_POINTER).unlink(missing_ok=True)  # left by a writer that was killed
             if digest != current:
                 latest = Move(digest, datetime.now(UTC).isoformat(timespec="seconds"), why)
                 self._write_pointer(asset, Pointer((latest, *moves)), previous)
@@ -215,7 +218,7 @@ class ModelRegistry:
     def _write_pointer(self, asset: str, pointer: Pointer, previous: Pointer | None) -> None:
         """Replace the pointer if it is still the previous one. Raises PointerMoved."""
         directory = self._directory(asset)
-        incoming = directory / ".current.json"
+        incoming = directory / INCOMING_POINTER
         incoming.write_bytes(pointer.to_json())
         sync(incoming)
         os.replace(incoming, directory / "current.json")

@@ -17,6 +17,8 @@ from mbta_assets.storage.atomic import lock_directory, sync
 from mbta_assets.storage.tables import WriteResult, content_version, missing_partition, validate_service_date
 
 PARTITION_PREFIX = "service_date="
+INCOMING = ".incoming"
+"""Name of a file that is being written, in the directory of its service day."""
 _VERSION_KEY = b"content_version"
 
 
@@ -46,8 +48,10 @@ class ParquetTables:
         if len(rows):
             _replace_file(path, rows)
             sync(path.parent.parent)
-        else:
-            path.unlink(missing_ok=True)
+        elif path.parent.exists():
+            with lock_directory(path.parent):
+                for file in (path, path.with_name(INCOMING)):  # the latter left by a writer that was killed
+                    file.unlink(missing_ok=True)
 
     def write(self, table: str, day: date, rows: arrow.Table, run_id: str = "") -> WriteResult:
         """Publish a service day of a table. Raises ValueError where a row is of another service day."""
@@ -130,7 +134,7 @@ class ParquetTables:
 
 def _replace_file(path: Path, rows: arrow.Table) -> int:
     """Replace a file atomically and durably, and return its size in bytes."""
-    incoming = path.with_name(".incoming")
+    incoming = path.with_name(INCOMING)
     with lock_directory(path.parent):
         try:
             parquet.write_table(rows, incoming, compression="zstd")

@@ -24,7 +24,7 @@ PRODUCTION = "production_model"
 MIN_AGE = timedelta(hours=24)
 """Age below which nothing is removed: longer than any training, whose versions may not be current yet."""
 STAGED_DAYS = "staged/*/service_date=*"
-ABANDONED = ("bundles/*/.*", "cache/*/bundles/*/.*", "tables/*/*/.*")
+ABANDONED = ("bundles/*/.*", "cache/*/bundles/*/.*", "tables/*/*/.*", "reports/.*")
 """Files of writers that were killed, each in a directory that its writer locks."""
 
 Stored = Mapping[str, Mapping[str, StoredVersion]]

@@ -20,7 +20,7 @@ from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.transit import schema
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.dagster_dev import environment
-from mbta_assets_tests.support.plain_day import BEGIN, Row, Rows
+from mbta_assets_tests.support.plain_day import BEGIN, Rows
 from mbta_assets_tests.support.warm_dagster import WarmDagster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("odd inputs")]
@@ -99,21 +99,7 @@ def write_day(directory: Path, day: date, change: Change = lambda rows: None) ->
     """Write the plain day with a change as a service day, a Parquet file for each table."""
     rows = plain_day.make_rows()
     change(rows)
-    plain_day.write(directory, shift_rows(rows, day), day)
-
-
-def shift_rows(rows: Rows, day: date) -> Rows:
-    """Return the rows with their times on another day."""
-    return {table: [_shift(row, day) for row in of_table] for table, of_table in rows.items()}
-
-
-def _shift(row: Row, day: date) -> Row:
-    """Return a row with its times on another day; times of other years stay."""
-    shift = day - plain_day.DAY
-    return {
-        name: value + shift if isinstance(value, datetime) and value.year == BEGIN.year else value
-        for name, value in row.items()
-    }
+    plain_day.write(directory, plain_day.shift_rows(rows, day), day)
 
 
 def write_parts(directory: Path, day: date, part_files: PartFiles) -> None:
@@ -151,7 +137,7 @@ def tables(dagster: WarmDagster, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.mark.parametrize("name", DAYS)
 def test_what_is_odd_is_left_out_and_all_else_is_as_without_it(tables: ParquetTables, name: str) -> None:
     day = DAYS[name]
-    plain = plain_day.compute(shift_rows(plain_day.make_rows(), day), day)
+    plain = plain_day.compute(plain_day.shift_rows(plain_day.make_rows(), day), day)
     pd.testing.assert_frame_equal(schema.to_frame(tables.read("transit_features", [day])), plain)
     assert len(plain) == plain_day.ROWS and plain["delay_seconds"].eq(plain_day.LATE_SECONDS).all()
 

@@ -29,6 +29,16 @@ def test_the_pointer_keeps_its_history_and_can_go_back(tmp_path: Path) -> None:
     assert registry.history("model") == [a, b, a]
 
 
+def test_a_pointer_that_a_killed_writer_left_half_written_goes_although_the_old_version_stays(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    stored = registry.put("model", make_draft(1)).digest
+    registry.make_current("model", stored)
+    (tmp_path / "bundles/model/.current.json").write_bytes(b'{"version": "01')
+    registry.make_current("model", stored)
+    assert registry.history("model") == [stored]
+    assert {path.name for path in (tmp_path / "bundles/model").iterdir()} == {"current.json", stored[:16]}
+
+
 def test_the_history_says_when_each_version_became_current_and_why(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path)
     a, b = (registry.put("model", make_draft(n)).digest for n in (1, 2))

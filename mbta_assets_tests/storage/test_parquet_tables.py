@@ -83,6 +83,17 @@ def test_the_content_version_depends_on_values_and_not_on_their_encoding() -> No
     assert len({version, *map(content_version, changed)}) == 1 + len(changed)
 
 
+def test_a_part_without_rows_leaves_no_file_not_even_that_of_a_killed_writer(tmp_path: Path) -> None:
+    tables = ParquetTables(tmp_path)
+    directory = tables.path("toy", DAY).parent
+    tables.write_part("toy", DAY, "vehicle", make_rows(1))
+    (directory / ".incoming").write_bytes(b"half")
+    tables.write_part("toy", DAY, "vehicle", make_rows(1, n=0))
+    assert list(directory.iterdir()) == []
+    tables.write_part("toy", NEXT_DAY, "vehicle", make_rows(1, n=0))
+    assert not tables.path("toy", NEXT_DAY).parent.exists()
+
+
 WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path

@@ -242,6 +242,7 @@ def test_refused_days_and_abandoned_files_go_once_they_are_old(tmp_path: Path) -
         "staged/transit_features/service_date=2024-03-07/data.parquet": 13,
         "bundles/model/.incoming/weights": 15,
         "tables/vehicle/service_date=2024-03-06/.incoming": 15,
+        "reports/.incoming-model_leaderboard.json": 15,
         "tables/vehicle/service_date=2024-03-06/data.parquet": 400,
     }
     for name, days in paths.items():
@@ -253,7 +254,7 @@ def test_refused_days_and_abandoned_files_go_once_they_are_old(tmp_path: Path) -
             os.utime(changed, (time, time))
     registry = ModelRegistry(tmp_path)
     plan = make_plan(registry, Retention(tmp_path, 20, 14), NOW)
-    assert plan.size_bytes == 30
+    assert plan.size_bytes == 40
     apply_plan(registry, plan)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {name for name, days in paths.items() if days in (13, 400)}

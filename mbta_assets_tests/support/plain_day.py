@@ -125,6 +125,18 @@ def make_odd_report(stop: int, status: str, seconds: int, vehicle: str, trip: st
     return make_reports(trip, vehicle)[0] | {"updated_at": at, "current_status": status, "stop_id": STOPS[stop]}
 
 
+def shift_rows(rows: Rows, day: date) -> Rows:
+    """Return the rows with their times on another day; times of other years stay."""
+    return {table: [_shift(row, day - DAY) for row in of_table] for table, of_table in rows.items()}
+
+
+def _shift(row: Row, by: timedelta) -> Row:
+    return {
+        name: value + by if isinstance(value, datetime) and value.year == BEGIN.year else value
+        for name, value in row.items()
+    }
+
+
 def to_tables(rows: Rows, day: date = DAY) -> Tables:
     """Return the rows as the upstream tables of a service day; what a row does not give is missing."""
     tables = {}

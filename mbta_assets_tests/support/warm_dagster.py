@@ -3,6 +3,7 @@
 Everything else is as in a process of its own: the environment, the arguments, the code location, the exit status.
 """
 
+import contextlib
 import json
 import os
 import runpy
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,39 @@ WARM_MODULES = ("dagster", "dagster._cli", "duckdb", "pandas", "mbta_assets.defs
 
 
 class WarmDagster:
-    """A process that runs commands one after the other, each in a fork of it."""
+    """A process that runs commands one after the other, each in a fork of it and a process group of its own.
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", __name__]
-        variables = {**os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    `modules` are imported besides those that every command needs, with the values of `variables`.
+    """
+
+    def __init__(self, modules: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", __name__, *modules]
+        environment = {**os.environ, **(variables or {}), "PYTHONPATH": str(ROOT), "DAGSTER_DISABLE_TELEMETRY": "1"}
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def start(self, variables: Mapping[str, str], log: Path, *arguments: str) -> int:
+        """Start `dagster` with some arguments in an environment, and return the id of its process group.
+
+        What it prints goes to a file that exists. `wait` must be called before another command is started.
+        """
+        if self._process.stdin is None:
+            raise ValueError("The process was started without pipes.")
+        request = {"variables": dict(variables), "arguments": arguments, "log": str(log)}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._read_number()
+
+    def wait(self) -> int:
+        """Return the exit status of the command that was started, negative if a signal has ended it."""
+        return self._read_number()
 
     def run(self, variables: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `dagster` with some arguments in an environment, and return its status and all that it printed."""
-        if self._process.stdin is None or self._process.stdout is None:
-            raise ValueError("The process was started without pipes.")
         with tempfile.NamedTemporaryFile(mode="r", suffix=".log") as log:
-            request = {"variables": dict(variables), "arguments": arguments, "log": log.name}
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            status = int(self._process.stdout.readline())
-            return subprocess.CompletedProcess(["dagster", *arguments], status, Path(log.name).read_text())
+            self.start(variables, Path(log.name), *arguments)
+            return subprocess.CompletedProcess(["dagster", *arguments], self.wait(), Path(log.name).read_text())
 
     def materialize(self, variables: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `dagster asset materialize` of the project's definitions."""
@@ -48,16 +63,25 @@ class WarmDagster:
         """End the process."""
         self._process.communicate()
 
+    def _read_number(self) -> int:
+        if self._process.stdout is None:
+            raise ValueError("The process was started without pipes.")
+        return int(self._process.stdout.readline())
+
 
 def serve() -> None:
-    """Run the commands that are read from standard input, and print the status of each."""
-    for module in WARM_MODULES:
+    """Run the commands that are read from standard input, and print the process group and the status of each."""
+    for module in (*WARM_MODULES, *sys.argv[1:]):
         __import__(module)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
+            os.setpgid(0, 0)
             run_command(request)
+        with contextlib.suppress(PermissionError):  # it has already done so
+            os.setpgid(child, child)
+        print(child, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dagster import DagsterEventType, DagsterRun
 
+from mbta_assets.defs.commands import LOST_MESSAGE, is_lost
 from mbta_assets.defs.dagster_internals import GRPC_INFO_TAG, CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 
 CLOCK_TOLERANCE_SECONDS = 1.0
@@ -16,7 +17,7 @@ class LocalRunLauncher(DefaultRunLauncher):
 
     Without a health check, a run that was killed together with its code server (by a reboot or the out-of-memory
     killer) would stay "started" forever and keep its place among the concurrent runs. Runs that a command executes
-    itself are not judged.
+    itself are judged by the process that they are tagged with (`defs.commands`).
     """
 
     @property
@@ -27,6 +28,8 @@ class LocalRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Return whether the process that executes a run still exists."""
         if GRPC_INFO_TAG not in run.tags:
+            if is_lost(run):
+                return CheckRunHealthResult(WorkerStatus.NOT_FOUND, LOST_MESSAGE)
             return CheckRunHealthResult(WorkerStatus.RUNNING, "A command executes it, in a process of its own.")
         worker = self._find_worker(run)
         if worker is None or is_running(*worker):

@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mbta_assets.defs.commands import PROCESS_TAG, describe_process
 from mbta_assets.defs.dagster_internals import GRPC_INFO_TAG, EngineEventData, WorkerStatus
 from mbta_assets.defs.run_launchers.local import LocalRunLauncher, is_running
 from mbta_assets_tests.support.dagster_dev import ROOT
@@ -58,8 +59,20 @@ def test_a_run_whose_process_has_not_logged_anything_yet_is_left_to_the_start_ti
     assert check_health(instance, None) == WorkerStatus.RUNNING
 
 
-def test_a_run_that_a_command_executes_is_not_judged(instance: dg.DagsterInstance) -> None:
+def test_a_run_that_a_command_executes_is_not_judged_without_a_tag_of_its_process(
+    instance: dg.DagsterInstance,
+) -> None:
     assert check_health(instance, start_and_end_process(), launched=False) == WorkerStatus.RUNNING
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc describes processes")
+def test_a_run_of_a_command_is_lost_when_the_process_it_is_tagged_with_is_gone(instance: dg.DagsterInstance) -> None:
+    own = describe_process(os.getpid())
+    assert own
+    gone = f"{own.rpartition(' ')[0]} 1"  # another process that had the id of this one
+    for process, status in ((own, WorkerStatus.RUNNING), (gone, WorkerStatus.NOT_FOUND)):
+        run = instance.create_run_for_job(dg.GraphDefinition("nothing").to_job(), tags={PROCESS_TAG: process})
+        assert instance.run_launcher.check_run_worker_health(run).status == status
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc has the start of a process")
