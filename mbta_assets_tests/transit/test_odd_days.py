@@ -85,7 +85,7 @@ def test_a_report_too_early_or_late_for_its_stop_changes_no_row(two_trips: pd.Da
     rows["vehicle"].append(plain_day.make_odd_report(**odd))
     pd.testing.assert_frame_equal(plain_day.compute(rows), two_trips)
     tables = plain_day.to_tables(rows)
-    usage = account_for_rows(*(tables[name] for name in schema.UPSTREAM), plain_day.DAY).usage
+    usage = account_for_rows(**tables, service_date=plain_day.DAY).usage
     reasons = usage.loc[usage["reason"].isin(["too_early", "too_late", "time_out_of_range"]), "row_count"]
     assert reasons.tolist() == [1]
 
