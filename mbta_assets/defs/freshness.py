@@ -33,7 +33,8 @@ def newest_day_check(table: str, days: ServiceDays) -> dg.AssetChecksDefinition:
         time = get_current_datetime() - timedelta(hours=MAX_HOURS_TO_PUBLISH)
         expected = days.get_partition_keys(current_time=time)[-1:]
         published = [str(day) for day in table_store.days(table)]
-        missing = [day for day in expected if day not in published]
+        # Before a table is made for the first time, none of its service days is expected.
+        missing = [day for day in expected if day not in published] if published else []
         newest = published[-1] if published else "none"
         return dg.AssetCheckResult(
             passed=not missing,
