@@ -43,11 +43,11 @@ def is_lost(run: dg.DagsterRun) -> bool:
 
     A process on another machine or in another container cannot be seen from here, and is not judged.
     """
-    tagged, here = run.tags.get(PROCESS_TAG), describe_process(os.getpid())
-    if tagged is None or here is None:
+    tagged, own = run.tags.get(PROCESS_TAG), describe_process(os.getpid())
+    if tagged is None or own is None:
         return False
     machine, boot, namespace, pid, _ = tagged.split()
-    this_machine, this_boot, this_namespace, *_ = here.split()
+    this_machine, this_boot, this_namespace, *_ = own.split()
     if machine != this_machine:
         return False
     if boot != this_boot:
