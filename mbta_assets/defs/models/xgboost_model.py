@@ -124,8 +124,8 @@ class XGBoostConfig(SearchConfig):
         return XGBoostTraining(
             self.space.build_search_space(),
             self.build_budget(trials),
-            BoostingConfig(self.trial_rounds, self.patience_rounds, self.rounds_per_step),
-            BoostingConfig(self.rounds, self.patience_rounds, self.rounds_per_step),
+            BoostingConfig(self.trial_rounds, self.patience_rounds, min(self.rounds_per_step, self.trial_rounds)),
+            BoostingConfig(self.rounds, self.patience_rounds, min(self.rounds_per_step, self.rounds)),
             seed,
         )
 
