@@ -116,7 +116,9 @@ class Observations:
     def add(self, updates: Iterable[VehicleUpdate]) -> None:
         """Add updates in any order; repeated updates have no effect."""
         placed = [found for update in updates if (found := self._place(update)) is not None]
-        for update in sorted(placed, key=_update_order):
+        if len(placed) > 1:
+            placed.sort(key=_update_order)
+        for update in placed:
             self._add(update)
 
     def find_departure(self, visit: StopVisit) -> datetime | None:
@@ -135,16 +137,20 @@ class Observations:
         trip_id, reported_stop = clean_id(update.trip_id), clean_id(update.stop_id)
         if reported_stop is None:
             return None
-        stop_id = self._timetable.place_report(trip_id, reported_stop, update.is_moving, update.updated_at)
+        moving = update.current_status != "STOPPED_AT"
+        stop_id = self._timetable.place_report(trip_id, reported_stop, moving, update.updated_at)
         if stop_id is None:
             self.implausible_updates += 1
             return None
         latitude, longitude = update.latitude, update.longitude
         if not plausibility.is_plausible_position(latitude, longitude, self._timetable.box):
             latitude = longitude = None
-        if (trip_id, stop_id, latitude, longitude) == (
-            update.trip_id, update.stop_id, update.latitude, update.longitude,
-        ):  # fmt: skip
+        if (
+            trip_id == update.trip_id
+            and stop_id == update.stop_id
+            and latitude == update.latitude
+            and longitude == update.longitude
+        ):
             return update
         return replace(update, trip_id=trip_id, stop_id=stop_id, latitude=latitude, longitude=longitude)
 
@@ -194,7 +200,7 @@ class Observations:
 
     def _apply(self, key: TripKey, update: VehicleUpdate) -> None:
         """Add an update that is not older than the others of its trip."""
-        now, stop_id = update.updated_at, update.stop_id or ""
+        now, stop_id, moving = update.updated_at, update.stop_id or "", update.current_status != "STOPPED_AT"
         trip = self.trips.get(key)
         if trip is None:
             trip = self.trips[key] = TripState(first_updated_at=now, last_updated_at=now)
@@ -206,16 +212,17 @@ class Observations:
         else:
             trip.latest_updates[update.id] = [update]
         trip.updates.append(update)
-        trip.challengers.clear()
+        if trip.challengers:
+            trip.challengers.clear()
         trip.last_updated_at = now
-        state = stop_id, update.is_moving
+        state = stop_id, moving
         if trip.state != state:
             trip.state_started_at[state] = now if trip.state else None
             trip.state = state
         visit = self.visits.get((key, stop_id)) or self._begin_visit(key, trip, update)
-        if update.is_moving and visit.movement_started_at is None and not visit.is_first_observation:
+        if moving and visit.movement_started_at is None and not visit.is_first_observation:
             visit.movement_started_at = now
-        elif not update.is_moving and visit.arrived_at is None:
+        elif not moving and visit.arrived_at is None:
             self._record_arrival(visit, trip, now)
 
     def _begin_visit(self, key: TripKey, trip: TripState, update: VehicleUpdate) -> StopVisit:
@@ -230,7 +237,11 @@ class Observations:
             is_first_observation=now == trip.first_updated_at,
         )
         self.visits[key, stop_id] = visit
-        insort(self._vehicles[update.id].visits, visit, key=_visit_order)
+        visits = self._vehicles[update.id].visits
+        if visits and visit.order < visits[-1].order:
+            insort(visits, visit, key=_visit_order)
+        else:
+            visits.append(visit)
         return visit
 
     def _record_arrival(self, visit: StopVisit, trip: TripState, now: datetime) -> None:
@@ -267,7 +278,7 @@ def to_route_direction(route_id: str | None, direction_id: int | None) -> RouteD
 def _assign_trip_key(update: VehicleUpdate, vehicle: _VehicleState) -> TripKey:
     """Return the trip of an update; a vehicle without a trip starts a new one whenever its stop changes."""
     if update.trip_id is not None:
-        return to_trip_key(update.trip_id)
+        return 0, update.trip_id
     if vehicle.unassigned_stop_id != update.stop_id:
         vehicle.unassigned_stop_id = update.stop_id
         vehicle.unassigned_number += 1

@@ -5,10 +5,10 @@ The models and `PATHS` are the only definition of what the function accepts and 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field as DataclassField
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal, get_args
@@ -25,7 +25,14 @@ from pydantic import (
 )
 
 from mbta_assets.serving import query_rules
-from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS, ArrivalInterval, ArrivalQuery, Prediction
+from mbta_assets.serving.predictor import (
+    EXAMPLE_QUERY,
+    REQUIRED_FIELDS,
+    TIME_FIELDS,
+    ArrivalInterval,
+    ArrivalQuery,
+    Prediction,
+)  # fmt: skip
 
 MAX_QUERIES = 1_000
 MAX_BODY_BYTES = 2_000_000
@@ -66,6 +73,16 @@ def _declare_field(spec: DataclassField) -> tuple[Any, Any]:
 
 _QUERY_FIELDS: dict[str, Any] = {spec.name: _declare_field(spec) for spec in fields(ArrivalQuery)}
 QueryModel: Any = create_model("ArrivalQuery", __base__=RequestModel, __doc__=ArrivalQuery.__doc__, **_QUERY_FIELDS)
+
+
+_SLOTS: list[tuple[str, Callable[[ArrivalQuery, Any], None]]] = [
+    (spec.name, getattr(ArrivalQuery, spec.name).__set__) for spec in fields(ArrivalQuery)
+]
+_SLOTS_IN_UTC = [
+    (name, set_field)
+    for name, set_field in _SLOTS
+    if name in {"time_stamp", *TIME_FIELDS} and name != "scheduled_arrival"
+]
 
 
 class PredictRequest(RequestModel):
@@ -127,15 +144,36 @@ class InvalidQueries(Exception):
 def parse_queries(body: bytes) -> list[ArrivalQuery]:
     """Return the queries of a request's body. Raises pydantic's ValidationError, or InvalidQueries."""
     request = PredictRequest.model_validate_json(body)
-    queries = [ArrivalQuery(**query.__dict__) for query in request.queries]
-    broken = [
-        (f"queries.{index}.{name}", message)
-        for index, query in enumerate(queries)
-        for name, message in query_rules.find_broken_rules(query)
-    ]
+    queries, broken = [], []
+    for index, model in enumerate(request.queries):
+        query = _make_query(model.__dict__)
+        queries.append(query)
+        if query_rules.find_broken_rules(query):
+            as_given = ArrivalQuery(**model.__dict__)
+            messages = query_rules.find_broken_rules(as_given)
+            broken += [(f"queries.{index}.{name}", message) for name, message in messages]
     if broken:
         raise InvalidQueries(broken)
     return queries
+
+
+def _make_query(values: JSONObject) -> ArrivalQuery:
+    """Return the query with validated values, its times in UTC but for the scheduled arrival, which is answered.
+
+    Times in one time zone of the standard library are compared and subtracted ten times as fast as in pydantic's. The
+    fields are set by their slots, as the constructor of a frozen dataclass takes twice as long. Both pay for the rules.
+    """
+    query = object.__new__(ArrivalQuery)
+    for name, set_field in _SLOTS:
+        set_field(query, values[name])
+    try:
+        for name, set_field in _SLOTS_IN_UTC:
+            time = values[name]
+            if time is not None:
+                set_field(query, time.astimezone(UTC))
+    except OverflowError:
+        return query  # with times at an end of the calendar as they are
+    return query
 
 
 def format_predictions(queries: Sequence[ArrivalQuery], predictions: Sequence[Prediction]) -> JSONObject:

@@ -5,9 +5,10 @@ predicts arrivals for many queries at a time. Where a model is stored is decided
 belong to `http_app` and `openapi`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
@@ -91,15 +92,20 @@ TIME_FIELDS = (
 POSITION_FIELDS = ("current_latitude", "current_longitude", "destination_latitude", "destination_longitude")
 
 
+EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+_NUMBER_FIELDS = (*POSITION_FIELDS, *formulas.OBSERVED_FEATURES)
+_get_times: Callable[[ArrivalQuery], tuple[datetime | None, ...]] = attrgetter("time_stamp", *TIME_FIELDS)
+_get_numbers: Callable[[ArrivalQuery], tuple[float | None, ...]] = attrgetter(*_NUMBER_FIELDS)
+
+
 def feature_columns(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
     """Return the features (n,) of n queries, with the names and types of the table `transit_features`."""
     numbers = formulas.compute_features(
         {
-            "service_date": np.array([query.service_date for query in queries], dtype="datetime64[D]"),
-            "now": _epoch_seconds(queries, "time_stamp"),
+            "service_date": _service_dates(queries),
             "moving": np.array([query.current_status != "STOPPED_AT" for query in queries], dtype=bool),
-            **{name: _epoch_seconds(queries, name) for name in TIME_FIELDS},
-            **{name: _numbers(queries, name) for name in (*POSITION_FIELDS, *formulas.OBSERVED_FEATURES)},
+            **_epoch_seconds(queries),
+            **_numbers(queries),
         }
     )
     return {
@@ -116,15 +122,26 @@ def feature_columns(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
     }
 
 
-def _epoch_seconds(queries: Sequence[ArrivalQuery], name: str) -> np.ndarray:
-    """Return a time field (n,) as epoch seconds, NaN where it is None."""
-    times = [getattr(query, name) for query in queries]
-    return np.array([np.nan if time is None else time.timestamp() for time in times], dtype=np.float64)
+def _service_dates(queries: Sequence[ArrivalQuery]) -> np.ndarray:
+    """Return the service dates (n,) datetime64[D]; made from numbers of days, as NumPy converts dates slowly."""
+    days = np.array([query.service_date.toordinal() for query in queries], dtype=np.int64)
+    return (days - EPOCH_ORDINAL).astype("datetime64[D]")
 
 
-def _numbers(queries: Sequence[ArrivalQuery], name: str) -> np.ndarray:
-    """Return a numeric field (n,), NaN where it is None."""
-    return np.array([getattr(query, name) for query in queries], dtype=np.float64)
+def _epoch_seconds(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
+    """Return the time fields (n,) by name as epoch seconds, NaN where they are None; `now` is the `time_stamp`."""
+    rows = [_get_times(query) for query in queries]
+    return {
+        name: np.array([np.nan if (time := row[n]) is None else time.timestamp() for row in rows], dtype=np.float64)
+        for n, name in enumerate(("now", *TIME_FIELDS))
+    }
+
+
+def _numbers(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
+    """Return the numeric fields (n,) by name, NaN where they are None."""
+    rows = np.array([_get_numbers(query) for query in queries], dtype=np.float64)
+    columns = np.ascontiguousarray(rows.reshape(len(queries), len(_NUMBER_FIELDS)).T)
+    return dict(zip(_NUMBER_FIELDS, columns, strict=True))
 
 
 def _objects(values: list[Any]) -> np.ndarray:
@@ -182,17 +199,16 @@ class Predictor:
             return []
         columns = feature_columns(queries)
         delay, lower, upper = self.predict_delays(columns)
-        scheduled_arrivals = [query.scheduled_arrival for query in queries]
+        scheduled = [query.scheduled_arrival for query in queries]
+        delays = delay.tolist()
         intervals: list[ArrivalInterval | None] = [None] * len(queries)
         if self._model.interval:
-            level = self._model.interval.confidence_level
-            intervals = [
-                ArrivalInterval(level, low, high, _shift_time(scheduled, low), _shift_time(scheduled, high))
-                for scheduled, low, high in zip(scheduled_arrivals, lower.tolist(), upper.tolist(), strict=True)
-            ]
+            level, lows, highs = self._model.interval.confidence_level, lower.tolist(), upper.tolist()
+            bounds = zip(lows, highs, _shift_times(scheduled, lows), _shift_times(scheduled, highs), strict=True)
+            intervals = [ArrivalInterval(level, *bound) for bound in bounds]
         return [
-            Prediction(seconds, _shift_time(scheduled, seconds), interval, self.version)
-            for scheduled, seconds, interval in zip(scheduled_arrivals, delay.tolist(), intervals, strict=True)
+            Prediction(seconds, arrival, interval, self.version)
+            for seconds, arrival, interval in zip(delays, _shift_times(scheduled, delays), intervals, strict=True)
         ]
 
     def predict_one(self, query: ArrivalQuery) -> Prediction:
@@ -235,6 +251,14 @@ def make_predictor_cache(source: ModelSource, refresh_seconds: float) -> Refresh
         return predictor
 
     return RefreshingCache("model", load_predictor, refresh_seconds)
+
+
+def _shift_times(times: Sequence[datetime], seconds: Sequence[float]) -> list[datetime]:
+    """Return times (n,) shifted by some seconds (n,), limited to the range of datetime."""
+    try:
+        return [time + timedelta(seconds=shift) for time, shift in zip(times, seconds, strict=True)]
+    except OverflowError:
+        return [_shift_time(time, shift) for time, shift in zip(times, seconds, strict=True)]
 
 
 def _shift_time(time: datetime, seconds: float) -> datetime:

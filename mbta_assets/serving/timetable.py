@@ -88,8 +88,6 @@ class Timetable:
         self._trip_ranges = {
             trip_id: TimeRange.from_trip(self.start_time, trip_times) for trip_id, trip_times in self.trip_times.items()
         }
-        self._stop_ranges: dict[tuple[str, str, bool], TimeRange] = {}
-        """The times at which a trip can be on its way to a stop, or standing there; made where they are needed."""
 
     def previous_departure(self, trip_id: str, index: int) -> datetime | None:
         """Return the scheduled departure from the stop before the stop at `index`, or None at the first stop."""
@@ -109,33 +107,33 @@ class Timetable:
         It is the stop of the report if the trip serves it or has no schedule, otherwise the trip's first stop in the
         station.
         """
-        if trip_id is None or trip_id not in self._trip_ranges:
+        of_trip = None if trip_id is None else self._trip_ranges.get(trip_id)
+        if trip_id is None or of_trip is None:
             earliest, latest = self._day_range
-        else:
-            if (trip_id, stop_id) not in self.stop_index:
-                stop = self.stops.get(stop_id)
-                station = stop.parent_station if stop else None
-                stop_id = self._stop_in_station.get((trip_id, station), stop_id)
-            key = trip_id, stop_id, moving
-            earliest, latest = self._stop_ranges.get(key) or self._find_stop_range(*key)
-        return stop_id if earliest <= time <= latest else None
-
-    def _find_stop_range(self, trip_id: str, stop_id: str, moving: bool) -> TimeRange:
-        """Return when a scheduled trip can report to be at, or on its way to, a stop; at any other one, when at all."""
-        of_trip, index = self._trip_ranges[trip_id], self.stop_index.get((trip_id, stop_id))
+            return stop_id if earliest <= time <= latest else None
+        earliest, latest = of_trip
+        if not earliest <= time <= latest:
+            return None
+        index = self.stop_index.get((trip_id, stop_id))
         if index is None:
-            return of_trip
-        arrival = self.stop_times[trip_id][index].arrival_time
-        of_stop = of_trip.narrow_to_stop(moving, arrival, self.previous_departure(trip_id, index))
-        self._stop_ranges[trip_id, stop_id, moving] = of_stop
-        return of_stop
+            stop = self.stops.get(stop_id)
+            stop_id = self._stop_in_station.get((trip_id, stop.parent_station if stop else None), stop_id)
+            index = self.stop_index.get((trip_id, stop_id))
+        if not index:
+            return stop_id  # the origin, or no stop of the trip
+        stop_times = self.stop_times[trip_id]
+        previous = stop_times[index - 1]
+        departure = previous.departure_time or previous.arrival_time
+        is_plausible = plausibility.can_be_at_stop(time, moving, stop_times[index].arrival_time, departure)
+        return stop_id if is_plausible else None
 
     def _select_stop_times(self, schedule: Iterable[StopTime]) -> list[StopTime]:
         """Return the earliest stop time of each trip and stop, ordered by trip and then by order of travel.
 
         Rows without an id or a plausible time, and those of added and non-revenue trips, are left out.
         """
-        cleaned = (_clean_stop_time(row, self.start_time) for row in schedule)
+        plausible = TimeRange.from_service_day(self.start_time)
+        cleaned = (_clean_stop_time(row, plausible) for row in schedule)
         rows = [row for row in cleaned if row is not None]
         earliest = _first_by_key(rows, lambda row: (row.trip_id, row.stop_id), _choice_order)
         return sorted(earliest.values(), key=_travel_order)
@@ -156,17 +154,25 @@ def clean_id(text: str | None) -> str | None:
     return None if text is None else text.strip(BLANKS) or None
 
 
-def _clean_stop_time(row: StopTime, start: datetime) -> StopTime | None:
+def _clean_stop_time(row: StopTime, plausible: TimeRange) -> StopTime | None:
     """Return a stop time with clean ids and plausible times, or None if it lacks one or its trip has no schedule."""
     trip_id, stop_id = clean_id(row.trip_id), clean_id(row.stop_id)
-    arrival, departure = (
-        time if time is not None and plausibility.is_plausible_scheduled_time(time, start) else None
-        for time in (row.arrival_time, row.departure_time)
-    )
+    arrival, departure = row.arrival_time, row.departure_time
+    if arrival is not None and not plausible.earliest <= arrival <= plausible.latest:
+        arrival = None
+    if departure is not None and not plausible.earliest <= departure <= plausible.latest:
+        departure = None
     if trip_id is None or stop_id is None or (arrival is None and departure is None):
         return None
     if trip_id.startswith(UNSCHEDULED_TRIP_PREFIXES):
         return None
+    if (
+        trip_id == row.trip_id
+        and stop_id == row.stop_id
+        and arrival is row.arrival_time
+        and departure is row.departure_time
+    ):
+        return row  # as most are; a copy of every row takes most of the time
     return replace(row, trip_id=trip_id, stop_id=stop_id, arrival_time=arrival, departure_time=departure)
 
 

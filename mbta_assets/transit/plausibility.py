@@ -26,6 +26,7 @@ MIN_SCHEDULED_HOURS, MAX_SCHEDULED_HOURS = -24, 72
 """Hours from the start time of the service day in which scheduled times count, the end excluded."""
 MAX_LATE_SECONDS = 12 * 3600
 """An arrival with a larger delay is of another run, like one that is more than `MAX_EARLY_SECONDS` early."""
+MIN_DELAY, MAX_DELAY = timedelta(seconds=-MAX_EARLY_SECONDS), timedelta(seconds=MAX_LATE_SECONDS)
 MICROSECOND = timedelta(microseconds=1)
 NULL_ISLAND_DEGREES = 1.0
 """A position closer to latitude 0 and longitude 0 than this, in both, is that of a receiver without a fix."""
@@ -41,12 +42,6 @@ other time of a stop stands in where one is missing; else an arrival given at an
 changes nothing."""
 
 
-def is_plausible_scheduled_time(time: datetime, start: datetime) -> bool:
-    """Return whether a scheduled time belongs to the service day that starts at `start` (`service_day.start_time`)."""
-    earliest, latest = timedelta(hours=MIN_SCHEDULED_HOURS), timedelta(hours=MAX_SCHEDULED_HOURS)
-    return start + earliest <= time < start + latest
-
-
 def find_plausible_scheduled_times(times: np.ndarray, start: int) -> np.ndarray:
     """Return which scheduled times (n,) int64 belong to the service day that starts at `start`; `NAT` does not."""
     earliest, latest = (hours * MICROSECONDS_PER_HOUR for hours in (MIN_SCHEDULED_HOURS, MAX_SCHEDULED_HOURS))
@@ -54,10 +49,16 @@ def find_plausible_scheduled_times(times: np.ndarray, start: int) -> np.ndarray:
 
 
 class TimeRange(NamedTuple):
-    """Times at which a report can have been made, both ends included."""
+    """Plausible times, both ends included."""
 
     earliest: datetime
     latest: datetime
+
+    @classmethod
+    def from_service_day(cls, start: datetime) -> Self:
+        """Return the scheduled times that belong to the service day that starts at `start` (see `service_day`)."""
+        earliest, latest = timedelta(hours=MIN_SCHEDULED_HOURS), timedelta(hours=MAX_SCHEDULED_HOURS)
+        return cls(start + earliest, start + latest - MICROSECOND)
 
     @classmethod
     def from_trip(cls, start: datetime, trip_times: TripTimes | None) -> Self:
@@ -71,19 +72,16 @@ class TimeRange(NamedTuple):
         margin = timedelta(hours=MAX_HOURS_FROM_TRIP)
         return cls(first - margin, last + margin)
 
-    def narrow_to_stop(self, moving: bool, arrival: datetime | None, previous_departure: datetime | None) -> Self:
-        """Return the times at which the trip can be on its way to a stop, or standing there.
 
-        `arrival` and `previous_departure` are the scheduled arrival at the stop and departure from the stop before,
-        both None at the origin.
-        """
-        earliest, latest = self
-        expected = previous_departure if moving or arrival is None else arrival
-        if expected is not None:
-            earliest = max(earliest, expected - timedelta(seconds=MAX_EARLY_SECONDS))
-        if arrival is not None and not moving:
-            latest = min(latest, arrival + timedelta(seconds=MAX_LATE_SECONDS))
-        return type(self)(earliest, latest)
+def can_be_at_stop(time: datetime, moving: bool, arrival: datetime | None, previous_departure: datetime | None) -> bool:
+    """Return whether a trip can be on its way to a stop, or standing there, at a time.
+
+    `arrival` and `previous_departure` are the scheduled arrival at the stop and departure from the stop before, both
+    None at the origin.
+    """
+    if arrival is not None and not moving:
+        return MIN_DELAY <= time - arrival <= MAX_DELAY
+    return previous_departure is None or time - previous_departure >= MIN_DELAY
 
 
 def find_plausible_report_times(updated_at: np.ndarray, start: int, first: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -131,13 +129,17 @@ def is_plausible_position(latitude: float | None, longitude: float | None, box: 
     """Return whether a position is complete, in range, not at null island and, if there is one, in the box."""
     if latitude is None or longitude is None:
         return False
-    return bool(find_plausible_positions(latitude, longitude, box))
+    if not (-MAX_LATITUDE <= latitude <= MAX_LATITUDE and -MAX_LONGITUDE <= longitude <= MAX_LONGITUDE):
+        return False
+    if -NULL_ISLAND_DEGREES < latitude < NULL_ISLAND_DEGREES and -NULL_ISLAND_DEGREES < longitude < NULL_ISLAND_DEGREES:
+        return False
+    return box is None or (box.south <= latitude <= box.north and box.west <= longitude <= box.east)
 
 
 def find_plausible_positions(latitude: Any, longitude: Any, box: BoundingBox | None = None) -> Any:
     """Return which positions are complete, in range, not at null island and, if there is one, in the box.
 
-    Both coordinates are arrays (n,) float64 with NaN for missing ones, or numbers.
+    Both coordinates are arrays (n,) float64 with NaN for missing ones.
     """
     in_range = (abs(latitude) <= MAX_LATITUDE) & (abs(longitude) <= MAX_LONGITUDE)
     plausible = in_range & ((abs(latitude) >= NULL_ISLAND_DEGREES) | (abs(longitude) >= NULL_ISLAND_DEGREES))

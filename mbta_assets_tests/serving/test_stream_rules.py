@@ -221,6 +221,7 @@ def move(update: VehicleUpdate, shift: timedelta) -> VehicleUpdate:
     place=st.integers(0, len(PLAIN) - 1),
     shift=st.sampled_from([-30 * 365 * 24 * HOUR, -24 * HOUR, 24 * HOUR, 80 * 365 * 24 * HOUR]),
 )
+@settings(deadline=None)
 def test_an_implausible_time_costs_its_own_update_only(place: int, shift: timedelta) -> None:
     stream, queries = follow([*PLAIN[:place], move(PLAIN[place], shift), *PLAIN[place:]])
     assert stream.implausible_updates == 1
@@ -235,6 +236,7 @@ def test_an_implausible_time_costs_its_own_update_only(place: int, shift: timede
     vehicle=st.sampled_from(["R-1", "R-2", "R-3", "v999"]),
     trip=st.sampled_from(["1", "2"]),
 )
+@settings(deadline=None)
 def test_a_report_too_early_or_late_for_its_stop_costs_itself_only(place: int, **odd: Any) -> None:
     assume(odd["seconds"] < 0 or odd["status"] == "STOPPED_AT")
     [update] = list_updates({**TWO_TRIPS, "vehicle": [make_odd_report(**odd)]})
@@ -248,10 +250,12 @@ def test_a_report_too_early_or_late_for_its_stop_costs_itself_only(place: int, *
     number=st.integers(1, 2),
     seconds=st.integers(1, 11 * 3600).filter(lambda seconds: seconds > 2 * MAX_DISORDER.total_seconds()),
 )
+@settings(deadline=None)
 def test_a_clock_ahead_costs_as_many_moments_as_it_was_wrong(place: int, number: int, seconds: int) -> None:
     """The moments are those of the updates before the right clock has the majority."""
     end = timedelta(hours=12)
     wrong = [move(update, timedelta(seconds=seconds)) for update in PLAIN[place : place + number]]
+    assume(not {update.updated_at for update in wrong} & {update.updated_at for update in PLAIN})
     stream, queries = follow([*PLAIN[:place], *wrong, *PLAIN[place:]])
     assert wrong[-1].updated_at < PLAIN[-1].updated_at + end
     lost = {update.updated_at for update in PLAIN[place : place + number]}
@@ -261,6 +265,7 @@ def test_a_clock_ahead_costs_as_many_moments_as_it_was_wrong(place: int, number:
 
 
 @given(place=st.integers(2, len(PLAIN) - 1), number=st.integers(1, 2), seconds=st.integers(1, 11 * 3600))
+@settings(deadline=None)
 def test_a_clock_in_the_past_costs_nothing(place: int, number: int, seconds: int) -> None:
     late = [move(PLAIN[place - 1], timedelta(seconds=-seconds - n)) for n in reversed(range(number))]
     newer = {update.updated_at for update in PLAIN[:place]}

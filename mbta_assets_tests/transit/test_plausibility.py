@@ -45,7 +45,7 @@ def test_one_time_counts_if_it_counts_among_many(time: datetime, trip: tuple[dat
     reported = plausibility.find_plausible_report_times(time_array, start, first, last)
     assert reported.tolist() == [contains(TimeRange.from_trip(START, trip), time)]
     scheduled = plausibility.find_plausible_scheduled_times(time_array, start)
-    assert scheduled.tolist() == [plausibility.is_plausible_scheduled_time(time, START)]
+    assert scheduled.tolist() == [contains(TimeRange.from_service_day(START), time)]
 
 
 def test_extreme_and_missing_times_do_not_count() -> None:
@@ -122,25 +122,23 @@ def test_one_report_can_be_at_a_stop_if_it_can_among_many(
     updated_at, arrivals, departures = (np.array([microseconds(t)]) for t in (time, arrival, departure))
     early = plausibility.find_early_reports(updated_at, np.array([moving]), arrivals, departures)
     late = plausibility.find_late_arrivals(updated_at, np.array([moving]), arrivals)
-    always = TimeRange(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
-    assert (~early & ~late).tolist() == [contains(always.narrow_to_stop(moving, arrival, departure), time)]
+    assert (~early & ~late).tolist() == [plausibility.can_be_at_stop(time, moving, arrival, departure)]
 
 
 @pytest.mark.parametrize(
     ("moving", "arrival", "departure", "earliest", "latest"),
-    [
-        (False, 6, 5, 5.5, 18),
-        (True, 6, 5, 4.5, 22),
-        (False, None, 5, 4.5, 22),
-        (False, 11, 10, 10.5, 22),
-        (False, 6, None, 5.5, 18),
-        (True, None, None, -4, 22),
-        (False, None, None, -4, 22),
-    ],
+    [(False, 6, 5, 5.5, 18), (True, 6, 5, 4.5, None), (False, None, 5, 4.5, None), (False, 6, None, 5.5, 18)],
 )
 def test_a_report_is_half_an_hour_early_at_most_and_an_arrival_twelve_hours_late(
-    moving: bool, arrival: int | None, departure: int | None, earliest: float, latest: float
+    moving: bool, arrival: int | None, departure: int | None, earliest: float, latest: float | None
 ) -> None:
-    given_times = [None if hours is None else START + hours * HOUR for hours in (arrival, departure)]
-    of_trip = TimeRange.from_trip(START, (START + 8 * HOUR, START + 10 * HOUR))
-    assert of_trip.narrow_to_stop(moving, *given_times) == (START + earliest * HOUR, START + latest * HOUR)
+    stop = [None if hours is None else START + hours * HOUR for hours in (arrival, departure)]
+    assert plausibility.can_be_at_stop(START + earliest * HOUR, moving, *stop)
+    assert not plausibility.can_be_at_stop(START + earliest * HOUR - MICROSECOND, moving, *stop)
+    last = START + (200 if latest is None else latest) * HOUR
+    assert plausibility.can_be_at_stop(last, moving, *stop)
+    assert plausibility.can_be_at_stop(last + MICROSECOND, moving, *stop) == (latest is None)
+
+
+def test_a_report_can_be_at_an_origin_at_any_time() -> None:
+    assert all(plausibility.can_be_at_stop(EPOCH, moving, None, None) for moving in (False, True))
