@@ -40,7 +40,6 @@ DESCRIPTION = f"""Besides the type and range of each field, a query must keep th
 
 - `time_stamp` lies in the hours {MIN_HOURS} to {MAX_HOURS} of its service day, counted from noon minus 12 hours.
 - {", ".join(f"`{name}`" for name in OBSERVED_FIELDS)} lie in the same hours and are not later than `time_stamp`.
-- `platform_left` is not before `platform_arrival`.
 - `scheduled_arrival` is at most {MAX_HOURS_TO_ARRIVAL} hours, `scheduled_last_departure` at most \
 {MAX_HOURS_TO_DEPARTURE} hours from `time_stamp`.
 - Of a position, latitude and longitude are given or neither is, and not both are within \
@@ -82,9 +81,6 @@ def _find_implausible_times(query: ArrivalQuery) -> list[FieldMessage]:
     for (name, hours, earliest, latest), time in zip(SCHEDULED_LIMITS, _get_scheduled_times(query), strict=True):
         if time is not None and not earliest <= time - now <= latest:
             broken.append((name, f"{time.isoformat()} is more than {hours} hours from time_stamp."))
-    arrival, left = query.platform_arrival, query.platform_left
-    if arrival is not None and left is not None and left < arrival:
-        broken.append(("platform_left", f"{left.isoformat()} is before platform_arrival."))
     return broken
 
 
