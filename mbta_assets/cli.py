@@ -89,7 +89,8 @@ def settings(documents: tuple[Path, ...]) -> None:
 @main.command()
 @click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 def prune(dry_run: bool) -> None:
-    """Remove versions and refused days that nothing needs."""
+    """Remove versions, refused days and plots that nothing needs."""
+    from mbta_assets.defs.automation import pruning  # imports Dagster
     from mbta_assets.settings import Settings  # imports pydantic, which `--help` can do without
     from mbta_assets.storage import retention
 
@@ -98,10 +99,12 @@ def prune(dry_run: bool) -> None:
     plan = retention.make_plan(registry, retention.Retention.from_settings(settings), now)
     if not dry_run:
         plan = retention.apply_plan(registry, plan)
-    for row in plan.to_table(now):
+    trainings = pruning.prune_plots(settings.keep_plots, dry_run=dry_run)
+    for row in plan.to_table(now) + pruning.describe_runs(trainings, now):
         click.echo(f"{row['size_bytes']:>14,} bytes  {row['age_days']:>6} days  {row['name']}")
     verb = "would be removed" if dry_run else "removed"
-    click.echo(f"{plan.size_bytes:>14,} bytes  in {len(plan.versions)} versions and {len(plan.files)} files {verb}.")
+    counts = f"{len(plan.versions)} versions, {len(plan.files)} files and {len(trainings)} runs"
+    click.echo(f"{plan.size_bytes:>14,} bytes  in {counts} {verb}.")
 
 
 @main.group()

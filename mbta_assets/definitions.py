@@ -24,7 +24,7 @@ from mbta_assets.defs.resources.local import (
     ReportStoreResource,
 )
 from mbta_assets.defs.resources.ray_cluster import RayCluster
-from mbta_assets.defs.resources.settings import RetentionSettings, TrainingSettings
+from mbta_assets.defs.resources.settings import RetentionSettings, TrainingLogs, TrainingSettings
 from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
 from mbta_assets.settings import Settings, SettingsError
 
@@ -94,6 +94,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     return {
         "settings": TrainingSettings.from_settings(settings),
         "retention": RetentionSettings.from_settings(settings),
+        "training_logs": TrainingLogs(keep_plots=settings.keep_plots),
         "source": source,
         "tracker": ExperimentTracker(
             project=settings.wandb_project,

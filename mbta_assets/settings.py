@@ -131,6 +131,11 @@ class Settings(BaseSettings):
     keep_staged_days: Annotated[int, Ge(1)] = variable(
         "MBTA_KEEP_STAGED_DAYS", 14, "Number of days for which refused service dates and abandoned files are kept."
     )
+    keep_plots: Annotated[int, Ge(1)] = variable(
+        "MBTA_KEEP_PLOTS",
+        100,
+        "Number of latest trainings whose plots are kept; older ones are deleted from Dagster with their runs.",
+    )
     alert_webhook: URL | None = variable(
         "MBTA_ALERT_WEBHOOK", None, "URL to which failed runs are posted as JSON.", secret=True
     )

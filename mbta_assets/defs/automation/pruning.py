@@ -1,13 +1,25 @@
-"""Pruning: a job removes versions and files that nothing needs any more. What is needed is in `storage.retention`."""
+"""Pruning: a job removes versions, files and plots that nothing needs any more.
 
+Which versions and files are needed is in `storage.retention`. Plots are metadata of materializations, which Dagster
+keeps until their run is deleted: those of old trainings are deleted here.
+"""
+
+import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from mbta_assets.defs.dagster_internals import ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
 from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.resources.settings import TrainingLogs
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.retention import Retention, apply_plan, make_plan
+
+TRAINING_JOB = "training"
+FINAL_STATUSES = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
 class PruneConfig(dg.Config):
@@ -16,19 +28,61 @@ class PruneConfig(dg.Config):
     dry_run: bool = Field(default=False, description="List what would be removed, and remove nothing.")
 
 
-@dg.op(
-    description="Remove versions of models and training sets, and refused service days, that nothing needs any more."
-)
+@dg.op(description="Remove versions, refused service days and plots of old trainings that nothing needs any more.")
 def prune(
     context: dg.OpExecutionContext,
     config: PruneConfig,
     model_registry: dg.ResourceParam[ModelRegistry],
     retention: dg.ResourceParam[Retention],
+    training_logs: TrainingLogs,
 ) -> None:
     now = datetime.now(UTC)
     plan = make_plan(model_registry, retention, now)
+    trainings = list_old_trainings(context.instance, training_logs.keep_plots)
     if not config.dry_run:
         plan = apply_plan(model_registry, plan)
-    rows = plan.to_table(now)
+        delete_runs(context.instance, trainings)
+    rows = plan.to_table(now) + describe_runs(trainings, now)
     context.log.info(f"{'Would remove' if config.dry_run else 'Removed'} {len(rows)} items, {plan.size_bytes:,} bytes.")
     context.add_output_metadata({"items": table_metadata(rows), "size_bytes": plan.size_bytes, "count": len(rows)})
+
+
+def prune_plots(keep: int, *, dry_run: bool) -> list[dg.RunRecord]:
+    """Delete the runs of old trainings from the instance of DAGSTER_HOME, and return them; none where it is not set."""
+    if not os.environ.get("DAGSTER_HOME"):
+        return []
+    with dg.DagsterInstance.get() as instance:
+        trainings = list_old_trainings(instance, keep)
+        if not dry_run:
+            delete_runs(instance, trainings)
+        return trainings
+
+
+def list_old_trainings(instance: dg.DagsterInstance, keep: int) -> list[dg.RunRecord]:
+    """Return the runs that have ended and may have drawn plots, without the latest `keep`, the latest first."""
+    ended = dg.RunsFilter(statuses=FINAL_STATUSES)
+    return [record for record in instance.get_run_records(ended) if may_have_plots(record.dagster_run)][keep:]
+
+
+def may_have_plots(run: dg.DagsterRun) -> bool:
+    """Return whether a run made assets without partitions: only those have plots."""
+    is_partitioned = {PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG} & set(run.tags)
+    return not is_partitioned and (bool(run.asset_selection) or run.job_name == TRAINING_JOB)
+
+
+def delete_runs(instance: dg.DagsterInstance, records: Sequence[dg.RunRecord]) -> None:
+    """Delete runs with their events and plots."""
+    for record in records:
+        instance.delete_run(record.dagster_run.run_id)
+
+
+def describe_runs(records: Sequence[dg.RunRecord], now: datetime) -> list[dict[str, Any]]:
+    """Return a row of each run, as `Plan.to_table` does of versions and files; its size is not known."""
+    return [
+        {
+            "name": f"plots of run {record.dagster_run.run_id[:8]}",
+            "size_bytes": 0,
+            "age_days": round((now - record.create_timestamp).total_seconds() / 86_400, 1),
+        }
+        for record in records
+    ]

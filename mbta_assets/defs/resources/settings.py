@@ -25,6 +25,12 @@ class TrainingSettings(dg.ConfigurableResource):
         return cls(seed=settings.seed, training_days=settings.training_days, tune_trials=settings.tune_trials)
 
 
+class TrainingLogs(dg.ConfigurableResource):
+    """How many trainings Dagster remembers with their plots, which the launchpad can change for one run."""
+
+    keep_plots: int = Field(default=100, ge=1, description="Number of latest trainings whose plots are kept.")
+
+
 class RetentionSettings(dg.ConfigurableResource):
     """Settings of what is kept, which the launchpad can change for one run."""
 

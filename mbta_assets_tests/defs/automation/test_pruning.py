@@ -2,6 +2,7 @@
 
 import os
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -45,3 +46,28 @@ def test_the_schedule_is_off_until_automation_is_on(tmp_path: Path, automation: 
     assert schedule.default_status == dg.DefaultScheduleStatus[status]
     with dg.build_schedule_context(scheduled_execution_time=datetime(2024, 3, 10, 15, tzinfo=UTC)) as context:
         assert len(schedule.evaluate_tick(context).run_requests or ()) == 1
+
+
+def test_the_plots_of_old_trainings_go_with_their_runs(tmp_path: Path) -> None:
+    plot = dg.MetadataValue.md("![plot](data:image/png;base64,)")
+
+    @dg.asset
+    def model() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"learning_curves": plot})
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["2024-03-10"]))
+    def table() -> None:
+        """Have no plots, and stay."""
+
+    job = build_defs(Settings(store=tmp_path, keep_plots=2)).resolve_job_def("prune_versions")
+    assets = dg.Definitions(assets=[model, table]).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = partial(assets.execute_in_process, instance=instance)
+        run(asset_selection=[dg.AssetKey("table")], partition_key="2024-03-10")
+        trainings = [run(asset_selection=[dg.AssetKey("model")]).run_id for _ in range(4)]
+        for dry_run, kept in ((True, trainings), (False, trainings[2:])):
+            config = {"ops": {"prune": {"config": {"dry_run": dry_run}}}}
+            assert job.execute_in_process(run_config=config, instance=instance).success
+            curves = instance.fetch_materializations(dg.AssetKey("model"), limit=10).records
+            assert [record.run_id for record in curves] == kept[::-1]
+        assert len(instance.fetch_materializations(dg.AssetKey("table"), limit=10).records) == 1
