@@ -267,7 +267,7 @@ def test_the_command_lists_with_size_and_age_and_removes_only_without_the_flag(t
     assert listed.exit_code == 0, listed.output
     for digest, days in zip(digests[:2], ("5.0", "4.0"), strict=True):
         assert f"{days} days  model {digest[:16]}" in listed.output
-    assert "in 2 versions and 0 files would be removed." in listed.output
+    assert "in 2 versions, 0 files and 0 runs would be removed." in listed.output
     assert len(ModelRegistry(tmp_path).versions("model")) == 4
-    assert "in 2 versions and 0 files removed." in CliRunner(env=variables).invoke(main, ["prune"]).output
+    assert "in 2 versions, 0 files and 0 runs removed." in CliRunner(env=variables).invoke(main, ["prune"]).output
     assert {stored.version for stored in ModelRegistry(tmp_path).versions("model")} == {d[:16] for d in digests[2:]}

@@ -151,7 +151,7 @@ class DagsterDev:
         query = """mutation ($run: ExecutionParams!) { launchRun(executionParams: $run) {
             __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
         tags = [{"key": "dagster/partition", "value": str(day)}] if day else []
-        selection = ASSET_JOB | {"assetSelection": [{"path": [asset]} for asset in assets], "assetCheckSelection": []}
+        selection = ASSET_JOB | {"assetSelection": [{"path": [asset]} for asset in assets]}
         run = {"selector": selection, "mode": "default", "executionMetadata": {"tags": tags}}
         launched = self.ask(query, run=run)
         assert launched["__typename"] == "LaunchRunSuccess", launched
