@@ -7,6 +7,7 @@ keeps until their run is deleted: those of old trainings are deleted here.
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -48,8 +49,9 @@ def prune(
 
 
 def prune_plots(keep: int, *, dry_run: bool) -> list[dg.RunRecord]:
-    """Delete the runs of old trainings from the instance of DAGSTER_HOME, and return them; none where it is not set."""
-    if not os.environ.get("DAGSTER_HOME"):
+    """Delete the runs of old trainings from the instance of DAGSTER_HOME, and return them; none where there is none."""
+    home = os.environ.get("DAGSTER_HOME")
+    if not home or not Path(home).is_dir():
         return []
     with dg.DagsterInstance.get() as instance:
         trainings = list_old_trainings(instance, keep)
