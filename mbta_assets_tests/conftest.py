@@ -32,7 +32,7 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 E2E_FIXTURES = {"trained", "dev", "chromium", "postgres", "one_server", "image"}
 INTEGRATION_FIXTURES = {"bigquery_emulator", "storage_emulator", "server", "trained_models", "ray", "proxy"}
 """A test that uses one of these fixtures is of that kind; other tests that start processes are marked as such."""
-FIRST_GROUPS = ("trained", "ray", "backfills", "google")
+FIRST_GROUPS = ("trained", "ray", "trainings", "backfills", "google", "crashes")
 """The groups of tests that take longest start first, so that no process is left with one at the end."""
 
 

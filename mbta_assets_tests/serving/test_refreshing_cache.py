@@ -10,6 +10,9 @@ from mbta_assets.serving import refreshing_cache
 from mbta_assets.serving.refreshing_cache import LoadError, RefreshingCache, Unavailable
 from mbta_assets_tests.support.dagster_dev import eventually
 
+# Starts no process, but waits for time to pass.
+pytestmark = pytest.mark.integration
+
 INTERVAL = 0.4
 
 

@@ -21,6 +21,9 @@ from mbta_assets_tests.serving.test_stream import assert_equal_features, make_re
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.plain_day import BEGIN, DAY, STOPS, Rows, make_odd_report, make_reports, make_two_trips
 
+# Starts no process, but tries many days.
+pytestmark = pytest.mark.integration
+
 HOUR = timedelta(hours=1)
 SHARED_CASES = "MBTA_SHARED_CASES"
 """Environment variable that names a directory of odd inputs, in directories of their own."""

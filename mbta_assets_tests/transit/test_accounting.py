@@ -19,6 +19,9 @@ from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.plain_day import BEGIN, STOPS, Row, Rows, Tables
 
+# Starts no process, but tries many days.
+pytestmark = pytest.mark.integration
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 

@@ -12,6 +12,9 @@ from mbta_assets.transit.features import compute_transit_features
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.large_network import COMPARED, Size, count_differences, make_day, read_plainly
 
+# Starts no process, but computes large days row by row.
+pytestmark = pytest.mark.integration
+
 MIN_DIFFERENT_ROWS = 100
 
 

@@ -14,6 +14,9 @@ from mbta_assets.transit.checks import NUMERIC_FEATURES
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.plain_day import BEGIN, INTERVAL, STOPS, Row, Rows
 
+# Starts no process, but tries many days.
+pytestmark = pytest.mark.integration
+
 DAY = timedelta(days=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LINES = {line: [f"{line}{n}" for n in range(14)] for line in "abc"}
