@@ -99,7 +99,7 @@ def prune(dry_run: bool) -> None:
     plan = retention.make_plan(registry, retention.Retention.from_settings(settings), now)
     if not dry_run:
         plan = retention.apply_plan(registry, plan)
-    trainings = pruning.prune_plots(settings.keep_plots, dry_run=dry_run)
+    trainings = pruning.prune_plots_of_home(settings.keep_plots, dry_run=dry_run)
     for row in plan.to_table(now) + pruning.describe_runs(trainings, now):
         click.echo(f"{row['size_bytes']:>14,} bytes  {row['age_days']:>6} days  {row['name']}")
     verb = "would be removed" if dry_run else "removed"

@@ -39,25 +39,30 @@ def prune(
 ) -> None:
     now = datetime.now(UTC)
     plan = make_plan(model_registry, retention, now)
-    trainings = list_old_trainings(context.instance, training_logs.keep_plots)
     if not config.dry_run:
         plan = apply_plan(model_registry, plan)
-        delete_runs(context.instance, trainings)
+    trainings = prune_plots(context.instance, training_logs.keep_plots, dry_run=config.dry_run)
     rows = plan.to_table(now) + describe_runs(trainings, now)
     context.log.info(f"{'Would remove' if config.dry_run else 'Removed'} {len(rows)} items, {plan.size_bytes:,} bytes.")
     context.add_output_metadata({"items": table_metadata(rows), "size_bytes": plan.size_bytes, "count": len(rows)})
 
 
-def prune_plots(keep: int, *, dry_run: bool) -> list[dg.RunRecord]:
-    """Delete the runs of old trainings from the instance of DAGSTER_HOME, and return them; none where there is none."""
+def prune_plots_of_home(keep: int, *, dry_run: bool) -> list[dg.RunRecord]:
+    """Prune the plots in the instance of DAGSTER_HOME; there are none where that is no directory."""
     home = os.environ.get("DAGSTER_HOME")
     if not home or not Path(home).is_dir():
         return []
     with dg.DagsterInstance.get() as instance:
-        trainings = list_old_trainings(instance, keep)
-        if not dry_run:
-            delete_runs(instance, trainings)
-        return trainings
+        return prune_plots(instance, keep, dry_run=dry_run)
+
+
+def prune_plots(instance: dg.DagsterInstance, keep: int, *, dry_run: bool) -> list[dg.RunRecord]:
+    """Delete the runs of old trainings with their events and plots, but for a dry run, and return them."""
+    trainings = list_old_trainings(instance, keep)
+    if not dry_run:
+        for record in trainings:
+            instance.delete_run(record.dagster_run.run_id)
+    return trainings
 
 
 def list_old_trainings(instance: dg.DagsterInstance, keep: int) -> list[dg.RunRecord]:
@@ -70,12 +75,6 @@ def may_have_plots(run: dg.DagsterRun) -> bool:
     """Return whether a run made assets without partitions: only those have plots."""
     is_partitioned = {PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG} & set(run.tags)
     return not is_partitioned and (bool(run.asset_selection) or run.job_name == TRAINING_JOB)
-
-
-def delete_runs(instance: dg.DagsterInstance, records: Sequence[dg.RunRecord]) -> None:
-    """Delete runs with their events and plots."""
-    for record in records:
-        instance.delete_run(record.dagster_run.run_id)
 
 
 def describe_runs(records: Sequence[dg.RunRecord], now: datetime) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ At the first tick everything that exists counts as handled: earlier years are ba
 service days that are stored, and those newer than all that were stored then, at most as many as models are trained on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import cached_property
 
@@ -52,13 +52,12 @@ class UpstreamState:
         source: Source,
         warehouse: Warehouse,
         handled: Mapping[str, Versions],
-        ended_days: Sequence[str],
+        ended_days: Iterable[str],
         in_place: bool,
     ) -> None:
         """Poll the source for its versions; service days that have not ended are left out. Raises SourceError."""
         self._warehouse, self._in_place = warehouse, in_place
-        self.ended_days = ended_days
-        self._ended_days = set(ended_days)
+        self.ended_days = frozenset(ended_days)
         self.versions: dict[str, Versions] = {}
         """Polled and reported versions, by service day."""
         for table in schema.UPSTREAM:
@@ -94,7 +93,7 @@ class UpstreamState:
         return {table: set(map(str, self._warehouse.upstream.days(table))) for table in schema.UPSTREAM}
 
     def _add(self, day: str, versions: Versions) -> None:
-        if day in self._ended_days:
+        if day in self.ended_days:
             self.versions.setdefault(day, {}).update(versions)
 
 
@@ -140,7 +139,7 @@ def upstream_changes(settings: Settings) -> dg.SensorDefinition:
 
 def start_cursor(state: UpstreamState, max_new_days: int) -> Cursor:
     """Return the first cursor, in which everything counts as handled but the newest days that are not stored yet."""
-    days = sorted(state.versions) or list(state.ended_days[-1:])
+    days = sorted(state.versions) or sorted(state.ended_days)[-1:]
     floor = max(days, default="")
     if state.stored_days:
         floor = max([*state.stored_days, *days[-max_new_days - 1 :][:1]])
