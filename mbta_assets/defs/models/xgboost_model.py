@@ -18,13 +18,12 @@ from mbta_assets.defs.models.common import (
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
-from mbta_assets.ml.training.hyperparameters import ALL_INPUTS, REDUCED_INPUTS, BoostingConfig
+from mbta_assets.ml.training.hyperparameters import ABSOLUTE, ALL_INPUTS, HUBER, REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.xgboost_model import HELD_OUT, XGBoostTraining, train_xgboost
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 
-ABSOLUTE, HUBER = "reg:absoluteerror", "reg:pseudohubererror"
 WITHOUT_TIME_AND_PLACE: dict[str, Any] = {
     "residual_to": "lookup", "inputs": REDUCED_INPUTS, "objective": ABSOLUTE, "eta": 0.05, "max_depth": 10,
     "min_child_weight": 1.0, "subsample": 0.7, "colsample_bynode": 0.4, "reg_lambda": 1.0, "reg_alpha": 0.0,

@@ -74,6 +74,23 @@ def ray_session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def require_resources(resources: Resources, workers: int) -> None:
+    """Raise ValueError unless the running Ray session has the resources of so many workers.
+
+    Without them Ray would wait forever, and say nothing.
+    """
+    import ray  # see `ray_session`
+
+    available = ray.cluster_resources()
+    for name, required in (("CPU", workers * resources.cpus), ("GPU", workers * resources.gpus)):
+        count = available.get(name, 0)
+        if required > count:
+            raise ValueError(
+                f"a search or training needs {required:g} Ray {name}s, and this machine has {count:g}: "
+                f"lower MBTA_TRIAL_{name}S or the number of workers"
+            )
+
+
 def map_tasks(
     function: Callable[[Item, Any, Resources], Value],
     items: Sequence[Item],

@@ -8,6 +8,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -116,10 +117,13 @@ def train_data_parallel(
     The function trains one network by `network_trainer.fit` or `fine_tune`; its workers form a process group of torch
     and train it together. Returns the value of rank 0.
     """
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
+    # NCCL is the faster one between GPUs, and refuses workers that share one.
+    torch_config = TorchConfig(backend="nccl" if resources.gpus >= 1 else "gloo")
+    trainer = partial(TorchTrainer, torch_config=torch_config)
     calls = ((function, item, data.shard(rank, world_size), resources) for rank in range(world_size))
-    return pickle.loads(_run_workers(TorchTrainer, _call_pickled, calls, resources))
+    return pickle.loads(_run_workers(trainer, _call_pickled, calls, resources))
 
 
 def _call_pickled(call: tuple[Callable[..., Any], Any, Any, Resources]) -> bytes:

@@ -95,8 +95,14 @@ class TrainingExecutor:
         return distributed.train_data_parallel(function, item, data, self.torch_workers, self.trial_resources)
 
     def _start_session(self) -> None:
-        """Start the Ray session unless it is running: starting takes seconds."""
-        if self._session is None:
-            session = ExitStack()
+        """Start the Ray session unless it is running: starting takes seconds.
+
+        Raises ValueError if this machine can never start the workers; a cluster may still get further nodes.
+        """
+        if self._session is not None:
+            return
+        with ExitStack() as session:
             session.enter_context(compute.ray_session(self.address))
-            self._session = session
+            if self.address is None:
+                compute.require_resources(self.trial_resources, max(self.xgboost_workers, self.torch_workers))
+            self._session = session.pop_all()

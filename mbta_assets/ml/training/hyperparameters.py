@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from mbta_assets.ml.training.tuning import Configuration, Halving
 
+ABSOLUTE, HUBER = "reg:absoluteerror", "reg:pseudohubererror"
+"""Losses of trees, by XGBoost's names."""
 NumericEmbedding = Literal["none", "linear_relu", "periodic", "piecewise_linear"]
 
 ALL_INPUTS, REDUCED_INPUTS = "all", "steady"

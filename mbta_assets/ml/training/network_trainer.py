@@ -4,7 +4,8 @@ Processes that form a process group of torch, each with a shard of the training 
 takes its part of every batch, and gradients are averaged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +69,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
 ) -> Fitted:
     """Create a network, fit its preprocessing on the training rows and train it; see `fine_tune`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(train_config.seed)
+    with _seeded(train_config.seed, train_config.device):
         network = process_group.broadcast_model(Network.from_training_rows(network_config, train))
     return fine_tune(network, train_config, train, validation, targets=targets, on_epoch=on_epoch)
 
@@ -94,8 +94,7 @@ def fine_tune(
     `first_epoch_to_keep`.
     """
     torch.set_num_threads(config.threads)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed + process_group.get_rank())
+    with _seeded(config.seed + process_group.get_rank(), config.device):
         loop = _TrainingLoop(network, config, train, targets or label_targets(train, config.huber_delta))
         early_stopping_rows = _select_labelled(validation, config.early_stopping_rows)
         history: list[float] = []
@@ -139,6 +138,16 @@ def predict(network: Network, rows: Arrays, batch_size: int = 16_384) -> np.ndar
 def mean_absolute_error(network: Network, labelled: Arrays) -> float:
     """Return the mean absolute error over labelled rows in units of the scale, so that all distances count alike."""
     return float(np.abs(predict(network, labelled) - labelled.target).mean(dtype=np.float64))
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Start the random streams of the CPU and of the device at a seed, and restore them when the context ends."""
+    # By default torch saves the streams of all GPUs, for which it initializes CUDA, in a training on the CPU too.
+    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        torch.manual_seed(seed)
+        yield
 
 
 class _TrainingLoop:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
-from mbta_assets.ml.training.hyperparameters import REDUCED_INPUTS, BoostingConfig
+from mbta_assets.ml.training.hyperparameters import HUBER, REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.transit import schema
 
@@ -22,6 +22,13 @@ TIME_AND_PLACE_FEATURES = schema.feature_group("calendar", "time_of_day", "stop"
 """Model inputs that identify when and where rather than how the trip runs; trees overfit them on few service days."""
 NOT_FOR_XGBOOST = ("residual_to", "inputs")
 """Keys of a configuration that are no parameters of XGBoost."""
+MAX_HUBER_STEP_ON_GPU = 12.0
+"""Maximum value of a leaf before the learning rate, in units of the scale, for a Huber loss on a GPU.
+
+Far from its minimum a Huber loss has nearly no second derivative, so that few rows there make splits of enormous gain.
+On a GPU, unlike on the CPU, XGBoost looks at `min_child_weight` only after it has taken the best split of each 32 bins
+of a feature, and drops all 32 if that one has too little weight. Where leaves are bounded, so is the gain.
+"""
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ class XGBoostTrainer:
         }
         if self.resources.device == "cuda":
             parameters["device"] = "cuda"
+            if parameters.get("objective") == HUBER:
+                parameters.setdefault("max_delta_step", MAX_HUBER_STEP_ON_GPU)
         return parameters
 
 

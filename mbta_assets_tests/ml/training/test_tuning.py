@@ -8,6 +8,7 @@ import pytest
 
 from mbta_assets.ml.training import compute, tuning
 from mbta_assets.ml.training.compute import Resources
+from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.tuning import Halving
 from mbta_assets_tests.ml.training.conftest import LocalRayCluster
 
@@ -77,6 +78,20 @@ def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed(monkeypatc
             tuning.search(fail, configurations[:1], None, halving)
     with pytest.raises(RuntimeError, match="no such column"):
         tuning.run_trial(fail, configurations[0], None)
+
+
+@pytest.mark.integration
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(180)
+def test_workers_that_this_machine_can_never_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # see the test above
+    with compute.ray_session(None):
+        compute.require_resources(Resources(cpus=1), workers=1)
+        with pytest.raises(ValueError, match="needs 100000 Ray CPUs"):
+            compute.require_resources(Resources(cpus=50_000), workers=2)
+    executor = TrainingExecutor(trial_resources=Resources(cpus=1, gpus=1_000))
+    with pytest.raises(ValueError, match="lower MBTA_TRIAL_GPUS or the number of workers"):
+        executor.train_networks(lambda *_: None, [None], None)
 
 
 @pytest.mark.xdist_group("ray")
