@@ -5,74 +5,34 @@ models, and so do the feature groups that trainers and reports select columns by
 features.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 import pyarrow as arrow
 from pandera.typing import Series
 
-from mbta_assets.transit.formulas import SEASONS, STATUSES, STOPS_AHEAD
+from mbta_assets.transit.formulas import SEASONS, STATUSES
+from mbta_assets.transit.table import (
+    FeatureGroup,
+    Float32,
+    Integer,
+    Role,
+    Table,
+    Text,
+    Timestamp,
+    column,
+    optional,
+    ordered_by,
+    seconds_feature,
+)
 
-Text = Annotated[pd.StringDtype, "pyarrow", pd.NA]
-Timestamp = Annotated[pd.DatetimeTZDtype, "us", "UTC"]
-Date = Annotated[pd.ArrowDtype, arrow.date32()]
-Integer = pd.Int64Dtype
-Float32 = np.float32
-
-Role = Literal["", "category", "numeric", "label"]
-FeatureGroup = Literal["", "calendar", "time_of_day", "stop", "recent_delay"]
-
-ROW_KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp", "stop_id"]
+STOP_VISIT = ["service_date", "trip_id", "stop_sequence"]
+"""Columns that identify a stop visit: a trip may serve the same stop twice."""
+ROW_KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp", "stop_sequence"]
 """Columns that identify a row of `raw_transit_data`, `transit_features` and `delay_predictions`."""
-
-
-def column(
-    description: str,
-    unit: str | None = None,
-    *,
-    role: Role = "",
-    group: FeatureGroup = "",
-    required: bool = True,
-    **rules: Any,
-) -> Any:
-    """Declare a column with its meaning, its unit and the pandera rules for its values.
-
-    `role` is "numeric" or "category" for a model input, "label" for the target, and empty for other columns. `group`
-    is the feature group of a model input, if it has one; see `feature_group`. A source must deliver a column that is
-    `required`.
-    """
-    metadata = {"unit": unit, "role": role, "group": group, "required": required}
-    return pa.Field(description=description, metadata=metadata, **rules)
-
-
-def optional(description: str, unit: str | None = None, **rules: Any) -> Any:
-    """Declare a column that a source may leave out and whose values may be missing."""
-    return column(description, unit, required=False, nullable=True, **rules)
-
-
-def seconds_feature(description: str, **rules: Any) -> Any:
-    """Declare a numeric model input in seconds whose values may be missing."""
-    return column(description, "seconds", role="numeric", nullable=True, **rules)
-
-
-class Table(pa.DataFrameModel):
-    """Base of all table models."""
-
-    service_date: Series[Date] = column("Service date; a service day begins at 3 am local time.")
-
-    class Config:
-        strict = True
-
-
-def ordered_by(*names: str) -> Any:
-    """Make the `Config` of a model whose stored rows are sorted by these columns first; see `row_order`."""
-
-    class Config(Table.Config):
-        metadata = {"order": names}
-
-    return Config
+EVENTS = ("arrival", "departure")
+"""Values of `event`, as in GTFS-realtime: the arrival at a stop ahead, or the departure from the trip's first stop."""
 
 
 class Vehicle(Table):
@@ -128,6 +88,9 @@ class Schedule(Table):
     arrival_time: Series[Timestamp] = column("Scheduled arrival, UTC; missing at the trip's origin.", nullable=True)
     departure_time: Series[Timestamp] = column("Scheduled departure, UTC; missing at its terminal.", nullable=True)
     stop_sequence: Series[Integer] = optional("Stop sequence in the trip, as in the feed.")
+    timepoint: Series[Integer] = optional(
+        "1 if a vehicle waits there for its scheduled departure, 0 if its times are approximate.", isin=(0, 1)
+    )
 
     Config = ordered_by("trip_id", "departure_time", "arrival_time")
 
@@ -136,20 +99,33 @@ _PREDICTION_ORDER = ("time_stamp", "vehicle_id", "trip_id", "stops_ahead")
 
 
 class RawTransitData(Table):
-    """Point-in-time join: one row for each vehicle update and each stop ahead of it, with the observed arrival."""
+    """Point-in-time join: rows for each vehicle update about stops ahead of it, with the observed arrivals.
+
+    An update has rows about the stops 1, 3, 5 and 10 ahead and about two others, chosen by a hash of its time (see
+    `distances`); the first update of a vehicle on a trip in each ten minutes has rows about every stop ahead. With
+    MBTA_STOPS_AHEAD=all every update has. A vehicle at the trip's first stop has a row about its departure too.
+    """
 
     time_stamp: Series[Timestamp] = column("Time of the vehicle update, UTC.")
     vehicle_id: Series[Text] = column("Vehicle.")
     current_status: Series[Text] = column("Status with respect to `current_stop_id`.", isin=STATUSES)
     current_stop_id: Series[Text] = column("Stop that the vehicle stood at or went to.")
+    current_stop_sequence: Series[Integer] = column(
+        "Stop sequence of that visit, as in `schedule`; its position in the trip where that has none."
+    )
+    timepoint: Series[Integer] = optional("Timepoint of that visit, as in `schedule`.", isin=(0, 1))
     stops_behind: Series[Integer] = column("Stops of the trip that it stood at or had left.", "stops", ge=0)
     scheduled_last_departure: Series[Timestamp] = optional(
         "Scheduled departure from the stop that it stood at or last left, UTC."
     )
     current_latitude: Series[float] = column("Position of the vehicle.", "degrees", nullable=True)
     current_longitude: Series[float] = column("Position of the vehicle.", "degrees", nullable=True)
-    stops_ahead: Series[Integer] = column("Number of stops to the destination.", "stops", isin=STOPS_AHEAD)
-    stop_id: Series[Text] = column("Destination: the stop whose arrival the row is about.")
+    event: Series[Text] = column("Event that the row is about.", isin=EVENTS)
+    stops_ahead: Series[Integer] = column(
+        "Number of stops to the destination; 0 for the departure from the first stop.", "stops", ge=0
+    )
+    stop_id: Series[Text] = column("Destination: the stop that the row is about.")
+    stop_sequence: Series[Integer] = column("Stop sequence of the destination, as `current_stop_sequence`.")
     destination: Series[Text] = optional("Station name of the destination.")
     platform_name: Series[Text] = optional("Platform name of the destination.")
     destination_latitude: Series[float] = optional("Position of the destination.", "degrees")
@@ -159,9 +135,13 @@ class RawTransitData(Table):
     route_id: Series[Text] = optional("Route.")
     direction_id: Series[Integer] = optional("Direction.", isin=(0, 1))
     scheduled_departure: Series[Timestamp] = optional("Scheduled departure from the destination, UTC.")
-    scheduled_arrival: Series[Timestamp] = column("Scheduled arrival at the destination, UTC.")
+    scheduled_arrival: Series[Timestamp] = column(
+        "Scheduled arrival at the destination, UTC; for a departure the scheduled departure."
+    )
+    is_interpolated: Series[bool] = column("Whether `schedule` has no time there, so that it was interpolated.")
     actual_arrival_time: Series[Timestamp] = optional(
-        "Time of the first STOPPED_AT at the destination, UTC; missing if none was observed."
+        "Time of the vehicle's first STOPPED_AT on this stop visit, UTC; missing if none was observed. For a departure "
+        "the time of its first update on the way to the second stop."
     )
 
     Config = ordered_by(*_PREDICTION_ORDER)
@@ -174,16 +154,21 @@ class TransitFeatures(Table):
     vehicle_id: Series[Text] = column("Vehicle.")
     trip_id: Series[Text] = column("Trip, unique only within the service day.")
     stop_id: Series[Text] = column("Destination.", role="category", group="stop")
+    stop_sequence: Series[Integer] = column("Stop sequence of the destination.")
+    event: Series[Text] = column("Event that is predicted.", isin=EVENTS)
     stops_ahead: Series[Integer] = column(
-        "Number of stops to the destination.", "stops", role="category", isin=STOPS_AHEAD
+        "Number of stops to the destination; 0 for the departure from the first stop.", "stops", role="numeric", ge=0
     )
     current_stop_id: Series[Text] = column("Stop that the vehicle stands at or goes to.", role="category", group="stop")
     current_status: Series[Text] = column("Status with respect to that stop.", role="category", isin=STATUSES)
     route_id: Series[Text] = column("Route.", role="category", required=False, nullable=True)
     direction_id: Series[Integer] = column("Direction.", role="category", nullable=True, isin=(0, 1))
     season: Series[Text] = column("Season of the service day.", role="category", group="calendar", isin=tuple(SEASONS))
-    scheduled_arrival: Series[Timestamp] = column("Scheduled arrival at the destination, UTC.")
-    actual_arrival_time: Series[Timestamp] = optional("Observed arrival, UTC; missing if none was observed.")
+    current_stop_sequence: Series[Integer] = column("Stop sequence of the visit of the current stop.")
+    scheduled_arrival: Series[Timestamp] = column(
+        "Scheduled arrival at the destination, UTC; for a departure the scheduled departure."
+    )
+    actual_arrival_time: Series[Timestamp] = optional("Observed arrival or departure, UTC; missing if none was seen.")
     vehicle_cell: Series[Integer] = optional("H3 cell of the vehicle, resolution 9.")
     destination_cell: Series[Integer] = optional("H3 cell of the destination, resolution 9.")
     month: Series[Float32] = column("Month of the service day.", role="numeric", group="calendar", ge=1, le=12)
@@ -197,6 +182,11 @@ class TransitFeatures(Table):
     )
     stops_behind: Series[Float32] = column(
         "Stops of the trip that the vehicle stands at or has left.", "stops", role="numeric", ge=0
+    )
+    timepoint: Series[Float32] = column(
+        "1 if the current stop is a timepoint, where a vehicle that is early waits, else 0.",
+        role="numeric",
+        isin=(0, 1),
     )
     distance_travel_miles: Series[Float32] = column(
         "Great-circle distance to the destination.", "miles", role="numeric", nullable=True, ge=0, le=12_500
@@ -241,7 +231,7 @@ class TransitFeatures(Table):
         "Mean change of delay per stop over the same arrivals.", group="recent_delay"
     )
     delay_seconds: Series[float] = column(
-        "Actual minus scheduled arrival, + is late; missing if no arrival was observed.",
+        "Actual minus scheduled time, + is late; missing if the event was not observed.",
         "seconds", role="label", nullable=True, ge=-1800, le=12 * 3600,
     )  # fmt: skip
 
@@ -278,9 +268,15 @@ class DelayPredictions(Table):
     vehicle_id: Series[Text] = column("Vehicle.")
     trip_id: Series[Text] = column("Trip, unique only within the service day.")
     stop_id: Series[Text] = column("Destination.")
-    stops_ahead: Series[Integer] = column("Number of stops to the destination.", "stops", isin=STOPS_AHEAD)
+    stop_sequence: Series[Integer] = column("Stop sequence of the destination.")
+    event: Series[Text] = column("Event that is predicted.", isin=EVENTS)
+    stops_ahead: Series[Integer] = column(
+        "Number of stops to the destination; 0 for the departure from the first stop.", "stops", ge=0
+    )
     route_id: Series[Text] = optional("Route.")
-    scheduled_arrival: Series[Timestamp] = column("Scheduled arrival at the destination, UTC.")
+    scheduled_arrival: Series[Timestamp] = column(
+        "Scheduled arrival at the destination, UTC; for a departure the scheduled departure."
+    )
     predicted_delay_seconds: Series[float] = column("Predicted delay, + is late.", "seconds")
     predicted_arrival: Series[Timestamp] = column("Scheduled arrival plus the predicted delay, UTC.")
     model_version: Series[Text] = column("Digest of the production model's bundle.")

@@ -1,0 +1,68 @@
+"""Declare table models: the types of their columns, columns with meaning and unit, and the order of stored rows.
+
+The tables themselves are in `schema`.
+"""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+import pyarrow as arrow
+from pandera.typing import Series
+
+Text = Annotated[pd.StringDtype, "pyarrow", pd.NA]
+Timestamp = Annotated[pd.DatetimeTZDtype, "us", "UTC"]
+Date = Annotated[pd.ArrowDtype, arrow.date32()]
+Integer = pd.Int64Dtype
+Float32 = np.float32
+
+Role = Literal["", "category", "numeric", "label"]
+FeatureGroup = Literal["", "calendar", "time_of_day", "stop", "recent_delay"]
+
+
+def column(
+    description: str,
+    unit: str | None = None,
+    *,
+    role: Role = "",
+    group: FeatureGroup = "",
+    required: bool = True,
+    **rules: Any,
+) -> Any:
+    """Declare a column with its meaning, its unit and the pandera rules for its values.
+
+    `role` is "numeric" or "category" for a model input, "label" for the target, and empty for other columns. `group`
+    is the feature group of a model input, if it has one; see `feature_group`. A source must deliver a column that is
+    `required`.
+    """
+    metadata = {"unit": unit, "role": role, "group": group, "required": required}
+    return pa.Field(description=description, metadata=metadata, **rules)
+
+
+def optional(description: str, unit: str | None = None, **rules: Any) -> Any:
+    """Declare a column that a source may leave out and whose values may be missing."""
+    return column(description, unit, required=False, nullable=True, **rules)
+
+
+def seconds_feature(description: str, **rules: Any) -> Any:
+    """Declare a numeric model input in seconds whose values may be missing."""
+    return column(description, "seconds", role="numeric", nullable=True, **rules)
+
+
+class Table(pa.DataFrameModel):
+    """Base of all table models."""
+
+    service_date: Series[Date] = column("Service date; a service day begins at 3 am local time.")
+
+    class Config:
+        strict = True
+
+
+def ordered_by(*names: str) -> Any:
+    """Make the `Config` of a model whose stored rows are sorted by these columns first; see `row_order`."""
+
+    class Config(Table.Config):
+        metadata = {"order": names}
+
+    return Config
