@@ -24,7 +24,7 @@ from mbta_assets.defs.resources.local import (
     ReportStoreResource,
 )
 from mbta_assets.defs.resources.ray_cluster import RayCluster
-from mbta_assets.defs.resources.settings import RetentionSettings, TrainingLogs, TrainingSettings
+from mbta_assets.defs.resources.settings import JoinSettings, RetentionSettings, TrainingLogs, TrainingSettings
 from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
 from mbta_assets.settings import Settings, SettingsError
 
@@ -93,6 +93,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     build_storage = _build_gcp_storage if settings.deployment == "gcp" else _build_local_storage
     return {
         "settings": TrainingSettings.from_settings(settings),
+        "join_settings": JoinSettings(every_stop_ahead=settings.stops_ahead == "all"),
         "retention": RetentionSettings.from_settings(settings),
         "training_logs": TrainingLogs(keep_plots=settings.keep_plots),
         "source": source,

@@ -93,6 +93,11 @@ class Settings(BaseSettings):
     backfill_days: Annotated[int, Ge(1)] | None = variable(
         "MBTA_BACKFILL_DAYS", None, "Number of service dates in one run of a backfill; unset, all of them."
     )
+    stops_ahead: Literal["sample", "all"] = variable(
+        "MBTA_STOPS_AHEAD",
+        "sample",
+        "Stops ahead of an update that there are predictions for: a sample with all distances, or all.",
+    )
     min_matched_share: Share = variable(
         "MBTA_MIN_MATCHED_SHARE",
         0.05,

@@ -21,6 +21,7 @@ from mbta_assets.defs.daily_tables import (
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.partitions import requested_days
+from mbta_assets.defs.resources.settings import JoinSettings
 from mbta_assets.defs.retries import READ_RETRY_POLICY
 from mbta_assets.sources import Source
 from mbta_assets.sources.contract import SourceRows
@@ -74,7 +75,11 @@ def _labels_cover(audit: Audit) -> Problem:
         ROW_COUNT_ANOMALY,
     ],
 )
-def raw_transit_data(warehouse: dg.ResourceParam[Warehouse], source: dg.ResourceParam[Source]) -> DailyOutput:
+def raw_transit_data(
+    warehouse: dg.ResourceParam[Warehouse],
+    source: dg.ResourceParam[Source],
+    join_settings: dg.ResourceParam[JoinSettings],
+) -> DailyOutput:
     def read(table: str, day: date) -> SourceRows:
         """Return the rows of an upstream table; those of stored ones were rejected when they were stored."""
         if source.tables_in_place:
@@ -82,7 +87,7 @@ def raw_transit_data(warehouse: dg.ResourceParam[Warehouse], source: dg.Resource
         return SourceRows(warehouse.read(table, day), schema.empty_frame(schema.RejectedRows))
 
     def make(day: date) -> ServiceDay:
-        rows = warehouse.join_upstream_tables(day)
+        rows = warehouse.join_upstream_tables(day, every_stop_ahead=join_settings.every_stop_ahead)
         upstream = {table: read(table, day) for table in schema.UPSTREAM}
         account = account_for_rows(**{table: read.rows for table, read in upstream.items()}, service_date=day)
         rejected = pd.concat([account.rejected, *(read.rejected for read in upstream.values())], ignore_index=True)
@@ -103,6 +108,7 @@ def describe_account(account: Accounting) -> dict[str, Any]:
         "values_made_missing": table_metadata(
             [{"column": name, "values": count} for name, count in account.values_made_missing.items()]
         ),
+        "interpolated_stop_times": account.interpolated_stop_times,
         "unmatched": account.describe_unmatched() or "nothing",
         "rejected_rows": len(account.rejected),
     }

@@ -102,6 +102,7 @@ def _schedule_columns(timetable: Timetable, service_date: date) -> dict[str, obj
         "arrival_time": times.where(timetable.position[stop_times] > 0),
         "departure_time": times.where(~np.isin(stop_times, timetable.terminals)),
         "stop_sequence": feed.compute_stop_sequences(timetable)[stop_times],
+        "timepoint": None,
     }
 
 

@@ -10,7 +10,9 @@ from importlib.resources import files
 import sqlglot
 from sqlglot import exp
 
-from mbta_assets.transit import formulas, plausibility, service_day
+from mbta_assets.transit import distances, formulas, placement, plausibility, service_day
+
+METRES_PER_MILE = 1609.344
 
 CONSTANTS = {
     "time_zone": service_day.TIME_ZONE,
@@ -24,6 +26,19 @@ CONSTANTS = {
     "max_longitude": plausibility.MAX_LONGITUDE,
     "null_island_degrees": plausibility.NULL_ISLAND_DEGREES,
     "max_degrees_from_stops": plausibility.MAX_DEGREES_FROM_STOPS,
+    "earth_radius_miles": formulas.EARTH_RADIUS_MILES,
+    "metres_per_mile": METRES_PER_MILE,
+    "max_gap_microseconds": placement.MAX_GAP_SECONDS * plausibility.MICROSECONDS_PER_SECOND,
+    "max_stretches": placement.MAX_STRETCHES,
+    "earliness_weight": placement.EARLINESS_WEIGHT,
+    "on_time_microseconds": placement.ON_TIME_SECONDS * plausibility.MICROSECONDS_PER_SECOND,
+    "latest_start_microseconds": placement.LATE_START_SECONDS * plausibility.MICROSECONDS_PER_SECOND,
+    "return_microseconds": placement.RETURN_SECONDS * plausibility.MICROSECONDS_PER_SECOND,
+    "max_return_microseconds": placement.MAX_RETURN_SECONDS * plausibility.MICROSECONDS_PER_SECOND,
+    "benchmark_distances": list(formulas.STOPS_AHEAD),
+    "full_interval_seconds": distances.FULL_INTERVAL_SECONDS,
+    "multiplier": distances.MULTIPLIER,
+    "modulus": distances.MODULUS,
 }
 """Parameters of the statement that are the same for every service day."""
 
@@ -38,14 +53,20 @@ def _parse_statement() -> exp.Select:
     return statement
 
 
-def build_raw_transit_data_query(dialect: str, tables: Mapping[str, str] | None = None) -> str:
+def build_raw_transit_data_query(
+    dialect: str, tables: Mapping[str, str] | None = None, every_stop_ahead: bool = False
+) -> str:
     """Return the SQL of `raw_transit_data` for an engine.
 
     `dialect` is sqlglot's name of the engine ("bigquery", "duckdb"). `tables` maps an upstream table ("vehicle",
-    "trip", "stop", "schedule") to its name in the engine, or to a subquery in parentheses. The statement has one
+    "trip", "stop", "schedule") to its name in the engine, or to a subquery in parentheses. With `every_stop_ahead` each
+    update has rows about every stop ahead, not only about those that `distances` chooses. The statement has one
     parameter, `service_date` (DATE), and filters every table by it.
     """
     statement = _parse_statement().copy()
+    for parameter in list(statement.find_all(exp.Parameter)):
+        if parameter.name == "every_stop_ahead":
+            parameter.replace(exp.convert(every_stop_ahead))
     for table in statement.find_all(exp.Table):
         if tables and table.name in tables:
             relation = tables[table.name]

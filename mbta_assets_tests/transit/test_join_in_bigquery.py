@@ -1,15 +1,18 @@
 """The point-in-time join gives the same rows in BigQuery as in DuckDB, odd rows included."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from mbta_assets.storage.bigquery_tables import BigQueryTables
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import to_arrow
-from mbta_assets.storage.warehouse import BigQueryWarehouse
+from mbta_assets.storage.warehouse import BigQueryWarehouse, DuckDBWarehouse
 from mbta_assets.transit import schema
 from mbta_assets_tests.support import plain_day
+from mbta_assets_tests.support.looping_trips import make_looping_day
 from mbta_assets_tests.support.plain_day import BEGIN, STOPS, Row, Rows
 
 pytestmark = pytest.mark.xdist_group("google")
@@ -43,5 +46,25 @@ def test_the_join_gives_the_same_rows_in_both_engines(tables: BigQueryTables) ->
         tables.write(name, plain_day.DAY, to_arrow(name, table))
     joined = BigQueryWarehouse(tables, tables, tables.bigquery).join_upstream_tables(plain_day.DAY)
     expected = plain_day.join(upstream)
-    assert len(expected) == plain_day.ROWS and expected["current_latitude"].isna().any()
+    benchmark = expected["stops_ahead"].isin([1, 3, 5, 10])
+    assert benchmark.sum() == plain_day.BENCHMARK_ROWS and expected["current_latitude"].isna().any()
     pd.testing.assert_frame_equal(schema.cast_frame(joined, schema.RawTransitData), expected)
+
+
+@pytest.mark.parametrize("every_stop_ahead", [False, True])
+def test_trips_that_repeat_stops_have_the_same_rows_in_both_engines(
+    tables: BigQueryTables, tmp_path: Path, every_stop_ahead: bool
+) -> None:
+    tables_here = ParquetTables(tmp_path)
+    upstream = plain_day.to_tables(make_looping_day(4, n_trips=12))
+    for name, table in upstream.items():
+        tables.write(name, plain_day.DAY, to_arrow(name, table))
+        tables_here.write(name, plain_day.DAY, to_arrow(name, table))
+    there, here = (
+        schema.cast_frame(
+            warehouse.join_upstream_tables(plain_day.DAY, every_stop_ahead=every_stop_ahead), schema.RawTransitData
+        )
+        for warehouse in (BigQueryWarehouse(tables, tables, tables.bigquery), DuckDBWarehouse(tables_here, tables_here))
+    )
+    assert len(here) > 200 and here["is_interpolated"].any() and (here["event"] == "departure").any()
+    pd.testing.assert_frame_equal(there, here)

@@ -69,9 +69,10 @@ def join(updates: list[Row], schedule: list[Row] | None = None, stations: Mappin
     return schema.RawTransitData.validate(schema.cast_frame(schema.to_frame(joined), schema.RawTransitData))
 
 
-def test_an_update_has_a_row_for_the_stops_1_3_and_5_ahead_in_the_order_of_the_timetable() -> None:
+def test_a_first_update_has_a_row_for_every_stop_ahead_in_the_order_of_the_timetable() -> None:
     rows = join([update(10, "STOPPED_AT", "70061")])
-    assert rows[["stops_ahead", "stop_id"]].values.tolist() == [[1, "70063"], [3, "70067"], [5, "70071"]]
+    assert rows[["stops_ahead", "stop_id"]].values.tolist() == [[n, stop] for n, stop in enumerate(STOPS)]
+    assert rows["event"].tolist() == ["departure"] + ["arrival"] * 5
 
 
 def test_a_moving_vehicle_is_one_stop_from_where_it_goes() -> None:
@@ -114,9 +115,10 @@ def test_repeated_updates_count_once_and_a_vehicle_has_one_status_at_a_time() ->
     pd.testing.assert_frame_equal(once, again)
 
 
-def test_the_origin_is_no_target() -> None:
+def test_no_arrival_at_the_origin_is_predicted() -> None:
     rows = join([update(-100, "IN_TRANSIT_TO", "70061")])
-    assert "70061" not in rows["stop_id"].tolist()
+    assert "70061" not in rows.loc[rows["event"] == "arrival", "stop_id"].tolist()
+    assert rows.loc[rows["event"] == "departure", "stop_id"].tolist() == ["70061"]
 
 
 @pytest.mark.parametrize("trip", ["ADDED-1", "NONREV-1"])

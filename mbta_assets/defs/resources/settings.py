@@ -25,6 +25,14 @@ class TrainingSettings(dg.ConfigurableResource):
         return cls(seed=settings.seed, training_days=settings.training_days, tune_trials=settings.tune_trials)
 
 
+class JoinSettings(dg.ConfigurableResource):
+    """Settings of the point-in-time join, which the launchpad can change for one run."""
+
+    every_stop_ahead: bool = Field(
+        default=False, description="Whether there are rows about every stop ahead of an update, or about a sample."
+    )
+
+
 class TrainingLogs(dg.ConfigurableResource):
     """How many trainings Dagster remembers with their plots, which the launchpad can change for one run."""
 
