@@ -15,21 +15,16 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.transit import plausibility, schema
+from mbta_assets.transit.ids import clean_ids
 from mbta_assets.transit.plausibility import NAT
-from mbta_assets.transit.reports import (
-    Reports,
-    StopTimes,
-    clean_ids,
-    find_unscheduled,
-    match_reports,
-    start_microseconds,
-    to_microseconds,
-)
+from mbta_assets.transit.reports import Reports, match_reports
+from mbta_assets.transit.stop_times import StopTimes, start_microseconds, to_microseconds
 
 MATCHED = ""
 """Reason of a row that is used."""
 TIME_OUT_OF_RANGE = "time_out_of_range"
 REPEATED = "repeated"
+ORDER_UNKNOWN = "order_unknown"
 JOIN = "raw_transit_data"
 MAX_REJECTED_ROWS = 10_000
 """Rejected rows of a service day that are kept; all of them are counted."""
@@ -47,12 +42,14 @@ class Accounting:
     - `rejected`: the reports and stop times without a plausible time, typed as `schema.RejectedRows`.
     - `values_made_missing`: number of implausible values by column, such as `vehicle.latitude`, in rows that are used
       without them.
+    - `interpolated_stop_times`: number of rows of `schedule` that are used with an interpolated time.
     - `unmatched`: a sentence on each kind of id that reports and schedule do not have in common.
     """
 
     usage: pd.DataFrame
     rejected: pd.DataFrame
     values_made_missing: dict[str, int]
+    interpolated_stop_times: int
     unmatched: tuple[str, ...]
 
     def describe_unmatched(self) -> str:
@@ -64,27 +61,29 @@ def account_for_rows(
     vehicle: pd.DataFrame, trip: pd.DataFrame, stop: pd.DataFrame, schedule: pd.DataFrame, service_date: date
 ) -> Accounting:
     """Account for every row of the upstream tables of a service day."""
+    start = start_microseconds(service_date)
     reports = match_reports(vehicle, schedule, stop, service_date)
     of_vehicle = _find_reasons(len(vehicle), _judge_reports(vehicle, reports))
     is_used = of_vehicle == MATCHED
     reported_trips = np.unique(reports.trip[is_used])
-    named_stops = np.unique(reports.named_stop[is_used])
+    named_stops = np.unique(reports.named_stop[is_used & (reports.named_stop >= 0)])
     reasons = {
         "vehicle": of_vehicle,
         "trip": _find_reasons(len(trip), _judge_trips(trip, reports, reported_trips)),
         "stop": _find_reasons(len(stop), _judge_stops(stop, reports, named_stops)),
-        "schedule": _find_reasons(len(schedule), _judge_stop_times(schedule, reports, reported_trips)),
+        "schedule": _find_reasons(len(schedule), _judge_stop_times(schedule, reports, reported_trips, start)),
     }
-    start = start_microseconds(service_date)
     columns_out_of_range = {
         "vehicle": np.where(of_vehicle == TIME_OUT_OF_RANGE, "updated_at", ""),
         "schedule": np.where(_has_implausible(schedule["arrival_time"], start), "arrival_time", "departure_time"),
     }
     tables = {"vehicle": vehicle, "schedule": schedule}
+    interpolated = reports.stop_times.row[reports.stop_times.is_interpolated]
     return Accounting(
         usage=_count_outcomes(reasons, service_date),
         rejected=_reject(tables, reasons, columns_out_of_range, service_date),
         values_made_missing=_count_missing(vehicle, stop, schedule, reasons, start),
+        interpolated_stop_times=int((reasons["schedule"][interpolated] == MATCHED).sum()),
         unmatched=tuple(_describe_unmatched(vehicle, schedule, reports, of_vehicle)),
     )
 
@@ -106,35 +105,41 @@ def _judge_reports(vehicle: pd.DataFrame, reports: Reports) -> list[Case]:
     cases = [
         (TIME_OUT_OF_RANGE, ~reports.is_plausible),
         ("no_trip", reports.trip < 0),
-        ("no_stop", reports.stop < 0),
-        ("unscheduled_trip", find_unscheduled(reports.codes, reports.trip)),
+        ("no_stop", (reports.named_stop < 0) & ~reports.is_served),
+        ("unscheduled_trip", reports.codes.find_unscheduled(reports.trip)),
         ("trip_not_in_schedule", first_time == NAT),
-        ("stop_not_on_trip", reports.stop_time < 0),
+        ("stop_not_on_trip", ~reports.is_served),
         ("too_early", reports.is_early),
         ("too_late", reports.is_late),
+        (ORDER_UNKNOWN, reports.order_unknown),
     ]
     located = _find_reasons(len(vehicle), cases) == MATCHED
-    keys = pd.DataFrame({"vehicle": pd.factorize(vehicle["id"])[0], "trip": reports.trip, "time": reports.time})
+    keys = pd.DataFrame({"vehicle": reports.vehicle, "trip": reports.trip, "time": reports.time})
     repeated = np.zeros(len(vehicle), dtype=bool)
     repeated[located] = keys[located].duplicated().to_numpy()
     return [*cases, (REPEATED, repeated)]
 
 
-def _judge_stop_times(schedule: pd.DataFrame, reports: Reports, reported_trips: np.ndarray) -> list[Case]:
-    """Return why stop times are not used."""
+def _judge_stop_times(schedule: pd.DataFrame, reports: Reports, reported_trips: np.ndarray, start: int) -> list[Case]:
+    """Return why stop times are not used; `start` is that of the service day."""
     stop_times = reports.stop_times
     trips = reports.codes.encode_trips(schedule["trip_id"])
     has_time = (schedule["arrival_time"].notna() | schedule["departure_time"].notna()).to_numpy(dtype=bool)
-    is_ordered, is_plausible = np.zeros((2, len(schedule)), dtype=bool)
-    is_ordered[stop_times.row] = True
-    is_plausible[stop_times.plausible_row] = True
+    is_ordered, is_repeated, order_unknown = np.zeros((3, len(schedule)), dtype=bool)
+    is_ordered[stop_times.row], is_repeated[stop_times.repeated_row] = True, True
+    order_unknown[stop_times.row] = stop_times.order_unknown
+    times = ("arrival_time", "departure_time")
+    has_plausible_time = np.logical_or.reduce(
+        [schedule[name].notna().to_numpy(dtype=bool) & ~_has_implausible(schedule[name], start) for name in times]
+    )
     return [
         ("no_trip", trips < 0),
         ("no_stop", reports.codes.encode_stops(schedule["stop_id"]) < 0),
-        ("unscheduled_trip", find_unscheduled(reports.codes, trips)),
-        ("no_time", ~has_time),
-        (TIME_OUT_OF_RANGE, ~is_plausible),
-        (REPEATED, ~is_ordered),
+        ("unscheduled_trip", reports.codes.find_unscheduled(trips)),
+        (TIME_OUT_OF_RANGE, has_time & ~has_plausible_time & ~is_ordered),
+        (REPEATED, is_repeated),
+        ("no_time", ~is_ordered),
+        (ORDER_UNKNOWN, order_unknown),
         ("trip_not_reported", ~np.isin(trips, reported_trips)),
     ]
 

@@ -42,7 +42,7 @@ def schema_holds(rows: pd.DataFrame, table: str) -> Problem:
 
 
 def keys_unique(rows: pd.DataFrame) -> Problem:
-    """Require every row to have a key of its own: service date, trip, vehicle, time stamp and stop."""
+    """Require every row to have a key of its own: service date, trip, vehicle, time stamp and stop sequence."""
     repeated = int(rows.duplicated(schema.ROW_KEY).sum())
     return f"{repeated} rows repeat the key of another ({', '.join(schema.ROW_KEY)})" if repeated else None
 

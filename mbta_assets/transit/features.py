@@ -3,6 +3,8 @@
 Everything here is a pure function of frames of one service day. The formulas shared with serving are in `formulas`.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
@@ -11,17 +13,17 @@ from h3ronpy.vector import coordinates_to_cells
 from mbta_assets.transit import formulas
 from mbta_assets.transit.as_of import count_before, find_latest
 from mbta_assets.transit.plausibility import NAT
-from mbta_assets.transit.reports import to_microseconds
+from mbta_assets.transit.run_times import find_recent_runs
 from mbta_assets.transit.schema import TransitFeatures, cast_frame, empty_frame, to_service_dates
+from mbta_assets.transit.stop_times import to_integers, to_microseconds
 from mbta_assets.transit.stop_visits import MICROSECONDS, StopEvents, extract_stop_events, to_seconds
 
 H3_RESOLUTION = 9
 COPIED_COLUMNS = (
-    "service_date", "time_stamp", "vehicle_id", "trip_id", "stop_id", "stops_ahead", "current_stop_id",
-    "current_status", "route_id", "direction_id", "stops_behind", "scheduled_arrival", "actual_arrival_time",
+    "service_date", "time_stamp", "vehicle_id", "trip_id", "stop_id", "stop_sequence", "event", "stops_ahead",
+    "current_stop_id", "current_stop_sequence", "current_status", "route_id", "direction_id", "stops_behind",
+    "scheduled_arrival", "actual_arrival_time",
 )  # fmt: skip
-MAX_MERGED_VISITS = 4_000_000
-"""Visits that are paired with destinations at a time, which bounds the memory that run times take."""
 POSITION_COLUMNS = ("current_latitude", "current_longitude", "destination_latitude", "destination_longitude")
 
 
@@ -30,26 +32,31 @@ def compute_transit_features(
 ) -> pd.DataFrame:
     """Compute the features of a service day for each row of `raw_transit_data`, typed as `TransitFeatures`.
 
-    `vehicle`, `schedule` and `stop` are the upstream tables of that day. A row uses updates of its own trip up to and
-    including its `time_stamp`, and updates of other trips that were reported strictly before it.
+    `vehicle`, `schedule` and `stop` are the upstream tables of that day. A row uses updates of its own vehicle on its
+    trip up to and including its `time_stamp`, and other updates that were reported strictly before it.
     """
     if raw.empty:
         return empty_frame(TransitFeatures)
     events = extract_stop_events(vehicle, schedule, stop, raw["service_date"].iloc[0])
-    rows = _Rows(raw, events)
+    of_rows = _Reports.from_rows(raw, events)
+    reports, report = of_rows.drop_repeated()
+    of_reports = {
+        **_observe_trip(reports, events),
+        **_observe_platform(reports, events),
+        **_observe_line_delays(reports, events),
+    }
     positions = {name: raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in POSITION_COLUMNS}
     observations = {
         "service_date": to_service_dates(raw["service_date"]),
-        "now": to_seconds(rows.now),
-        "moving": rows.moving,
+        "now": to_seconds(of_rows.now),
+        "moving": of_rows.moving,
         **positions,
+        "timepoint": raw["timepoint"].to_numpy(dtype=np.float64, na_value=np.nan),
         "scheduled_arrival": to_seconds(to_microseconds(raw["scheduled_arrival"])),
         "scheduled_last_departure": to_seconds(to_microseconds(raw["scheduled_last_departure"])),
-        **_observe_trip(rows, events),
-        **_observe_platform(rows, events),
-        **_observe_leader(rows, events),
-        **_observe_run_times(rows, events),
-        **_observe_line_delays(rows, events),
+        **{name: values[report] for name, values in of_reports.items()},
+        **_observe_leader(raw, of_rows, events),
+        **_observe_run_times(raw, of_rows, events),
     }
     actual_arrival = to_seconds(to_microseconds(raw["actual_arrival_time"]))
     columns = {
@@ -59,43 +66,62 @@ def compute_transit_features(
         **formulas.compute_features(observations),
         "delay_seconds": actual_arrival - observations["scheduled_arrival"],
     }
-    return cast_frame(pd.DataFrame(columns, index=raw.index), TransitFeatures)
+    return cast_frame(pd.DataFrame(columns, index=raw.index, copy=False), TransitFeatures)
 
 
-class _Rows:
-    """Rows of `raw_transit_data` in the codes of the events; each array is (n,)."""
+class _Reports(NamedTuple):
+    """Reports of vehicles on their trips, in the codes of the events; each array is (n,).
 
-    def __init__(self, raw: pd.DataFrame, events: StopEvents) -> None:
-        self.now = to_microseconds(raw["time_stamp"])
-        self.moving = (raw["current_status"] != "STOPPED_AT").to_numpy(dtype=bool)
-        self.trip = events.codes.encode_trips(raw["trip_id"])
-        self.current_stop = events.codes.encode_stops(raw["current_stop_id"])
-        self.destination = events.codes.encode_stops(raw["stop_id"])
-        self.line = events.codes.encode_lines(raw["route_id"], raw["direction_id"])
+    `current_visit` is the index of the stop time that the vehicle stood at or went to.
+    """
+
+    now: np.ndarray
+    moving: np.ndarray
+    vehicle_trip: np.ndarray
+    line: np.ndarray
+    current_stop: np.ndarray
+    current_visit: np.ndarray
+
+    @classmethod
+    def from_rows(cls, raw: pd.DataFrame, events: StopEvents) -> "_Reports":
+        """Return the report of each row of `raw_transit_data`."""
+        codes, trip = events.codes, events.codes.encode_trips(raw["trip_id"])
+        return cls(
+            now=to_microseconds(raw["time_stamp"]),
+            moving=(raw["current_status"] != "STOPPED_AT").to_numpy(dtype=bool),
+            vehicle_trip=events.find_vehicle_trips(trip, codes.encode_vehicles(raw["vehicle_id"])),
+            line=codes.encode_lines(raw["route_id"], raw["direction_id"]),
+            current_stop=codes.encode_stops(raw["current_stop_id"]),
+            current_visit=events.stop_times.find_by_sequence(trip, to_integers(raw["current_stop_sequence"])),
+        )
+
+    def drop_repeated(self) -> tuple["_Reports", np.ndarray]:
+        """Return the reports without those that repeat the one before, and the index (n,) of each among them."""
+        changes = [values[1:] != values[:-1] for values in self]
+        begins = np.append(True, np.logical_or.reduce(changes))
+        return _Reports(*(values[begins] for values in self)), np.cumsum(begins) - 1
 
 
-def _take(values: pd.Series, index: np.ndarray) -> np.ndarray:
-    """Return the values (n,) at some positions as float64, NaN for position -1; microseconds become seconds."""
-    numbers = to_seconds(values.to_numpy()) if values.dtype == np.int64 else values.to_numpy()
-    return np.append(numbers, np.nan)[index]
+def _take(values: pd.Series | np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the microseconds at some positions (n,) in seconds, as float64; NaN for `NAT` and for position -1."""
+    return to_seconds(np.append(values, NAT)[index])
 
 
-def _observe_trip(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
-    """Look up when the vehicle's state began, and the time, delay and change of delay of the trip's last arrival."""
-    codes = events.codes
+def _observe_trip(reports: _Reports, events: StopEvents) -> dict[str, np.ndarray]:
+    """Look up when the vehicle's state began, and the time, delay and change of delay of its trip's last arrival."""
     states = events.states
-    visits = codes.encode_visits(states["trip"].to_numpy(), states["stop"].to_numpy())
-    states = states.assign(key=visits * 2 + states["moving"]).sort_values(["key", "since"])
-    keys = codes.encode_visits(rows.trip, rows.current_stop) * 2 + rows.moving
-    state = find_latest(states["key"].to_numpy(), states["since"].to_numpy(), keys, rows.now, "right")
-    observed = _take(states["observed"].astype(float), state) == 1
+    states = states.assign(key=states["visit"] * 2 + states["moving"]).sort_values(["key", "since"])
+    keys = events.encode_visits(reports.vehicle_trip, reports.current_visit) * 2 + reports.moving
+    state = find_latest(states["key"].to_numpy(), states["since"].to_numpy(), keys, reports.now, "right")
+    observed = np.append(states["observed"], False)[state]
     state_since = np.where(observed, _take(states["since"], state), np.nan)
-    arrivals = _sort_arrivals(events, "trip")
-    last = find_latest(arrivals["trip"].to_numpy(), arrivals["arrived"].to_numpy(), rows.trip, rows.now, "right")
+    arrivals = _sort_arrivals(events, "vehicle_trip")
+    trips, times = arrivals["vehicle_trip"].to_numpy(), arrivals["arrived"].to_numpy()
+    last = find_latest(trips, times, reports.vehicle_trip, reports.now, "right")
     last_arrival = _take(arrivals["arrived"], last)
     return {
         # A standing vehicle has stood since its arrival, even if some updates in between reported it as moving.
-        "state_since": np.where(rows.moving, state_since, last_arrival),
+        "state_since": np.where(reports.moving, state_since, last_arrival),
         "last_arrival": last_arrival,
         "last_delay_seconds": _take(arrivals["delay"], last),
         "last_change_seconds": _take(arrivals["change"], last),
@@ -104,101 +130,86 @@ def _observe_trip(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
 
 def _sort_arrivals(events: StopEvents, group: str) -> pd.DataFrame:
     """Return the visits with an arrival, sorted by group and time of arrival."""
-    visits = events.visits
-    return visits[visits["arrived"] != NAT].sort_values([group, "arrived", "trip", "stop"], ignore_index=True)
+    visits = events.visits[events.visits["arrived"] != NAT]
+    names = [name for name in ("stop_time", "stop", "vehicle_trip", "arrived") if name != group]
+    return visits.iloc[np.lexsort([visits[name].to_numpy() for name in (*names, group)])]
 
 
-def _find_other_trip(arrivals: pd.DataFrame, stops: np.ndarray, rows: _Rows) -> np.ndarray:
-    """Return the index (n,) of the last arrival of another trip at each stop before now; -1 if there was none.
+def _find_other_vehicle(arrivals: pd.DataFrame, stops: np.ndarray, reports: _Reports) -> np.ndarray:
+    """Return the index (n,) of the last arrival of another vehicle or trip at each stop before now; -1 without one.
 
-    A trip arrives at a stop once, so the arrival before its own is another trip's.
+    On a loop a vehicle arrives at a stop several times, so all of its own arrivals in a row are skipped.
     """
-    arrival_stops = arrivals["stop"].to_numpy()
-    latest = find_latest(arrival_stops, arrivals["arrived"].to_numpy(), stops, rows.now, "left")
-    previous = np.maximum(latest - 1, -1)
-    at_same_stop = np.append(arrival_stops, -1)[previous] == stops
-    other = np.where((previous >= 0) & at_same_stop, previous, -1)
-    is_own = (latest >= 0) & (np.append(arrivals["trip"].to_numpy(), -1)[latest] == rows.trip)
-    return np.where(is_own, other, latest)
+    arrival_stops, trips = arrivals["stop"].to_numpy(), arrivals["vehicle_trip"].to_numpy()
+    latest = find_latest(arrival_stops, arrivals["arrived"].to_numpy(), stops, reports.now, "left")
+    begins = np.append(True, (arrival_stops[1:] != arrival_stops[:-1]) | (trips[1:] != trips[:-1]))[: len(trips)]
+    previous = np.maximum.accumulate(np.where(begins, np.arange(len(trips)), 0)) - 1
+    previous = np.where(np.append(arrival_stops, -1)[previous] == arrival_stops, previous, -1)
+    is_own = (latest >= 0) & (np.append(trips, -1)[latest] == reports.vehicle_trip)
+    return np.where(is_own, np.append(previous, -1)[latest], latest)
 
 
-def _observe_platform(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
+def _observe_platform(reports: _Reports, events: StopEvents) -> dict[str, np.ndarray]:
     """Look up when another vehicle last arrived at the current stop, and when it departed."""
     arrivals = _sort_arrivals(events, "stop")
-    leader = _find_other_trip(arrivals, rows.current_stop, rows)
+    leader = _find_other_vehicle(arrivals, reports.current_stop, reports)
     departed = _take(arrivals["departed"], leader)
     return {
         "platform_arrival": _take(arrivals["arrived"], leader),
-        "platform_left": np.where(departed < to_seconds(rows.now), departed, np.nan),
+        "platform_left": np.where(departed < to_seconds(reports.now), departed, np.nan),
     }
 
 
-def _observe_leader(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
-    """Look up when the last vehicle arrived at the destination, and its delay."""
+def _observe_leader(raw: pd.DataFrame, reports: _Reports, events: StopEvents) -> dict[str, np.ndarray]:
+    """Look up when the last vehicle arrived at the destination of each row, and its delay."""
     arrivals = _sort_arrivals(events, "stop")
-    leader = _find_other_trip(arrivals, rows.destination, rows)
+    leader = _find_other_vehicle(arrivals, events.codes.encode_stops(raw["stop_id"]), reports)
     return {
         "leader_arrival": _take(arrivals["arrived"], leader),
         "leader_delay_seconds": _take(arrivals["delay"], leader),
     }
 
 
-def _observe_run_times(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
-    """Look up the latest run times from the vehicle's last change of state to its destination."""
-    stretch = events.codes.encode_stretches(rows.current_stop, rows.destination, rows.moving)
-    runs = _extract_runs(np.unique(stretch[stretch >= 0]), events)
-    run_time = runs["ended"] - runs["began"]
-    run_stretch = runs["stretch"].to_numpy()
-    latest = find_latest(run_stretch, runs["ended"].to_numpy(), stretch, rows.now, "left")
-    end = latest + 1
-    begin = np.clip(end - formulas.RECENT_RUN_COUNT, np.searchsorted(run_stretch, stretch), end)
-    return {"last_run_seconds": _take(run_time, latest), "recent_run_seconds": _mean_seconds(run_time, begin, end)}
+def _observe_run_times(raw: pd.DataFrame, reports: _Reports, events: StopEvents) -> dict[str, np.ndarray]:
+    """Look up the latest run times from the last change of state to the destination of each row.
 
-
-def _extract_runs(stretches: np.ndarray, events: StopEvents) -> pd.DataFrame:
-    """Return when each trip `began` and `ended` its run over some stretches, sorted by stretch and end.
-
-    A stretch begins with the move to the current stop, or with the arrival there, and ends with the arrival at the
-    destination. Stretches are taken in parts, as all visits of all their stops may be too many at once.
+    A departure has no run time, nor has an arrival at a stop that the vehicle serves before: run times are those to the
+    next visit of a stop.
     """
-    codes, visits = events.codes, events.visits
-    keys = codes.encode_visits(visits["trip"].to_numpy(), visits["stop"].to_numpy())
-    arrived = pd.Series(visits["arrived"].to_numpy(), index=keys)
-    stop, destination, moving = codes.decode_stretches(stretches)
-    n_visits = np.bincount(visits["stop"], minlength=len(codes.stops))[stop]
-    part = np.cumsum(n_visits) // MAX_MERGED_VISITS
-    begins = visits[["trip", "stop", "moved", "arrived"]]
-    parts = []
-    for stretches_of_part in np.split(np.arange(len(stretches)), np.flatnonzero(np.diff(part)) + 1):
-        names = {"stretch": stretches, "stop": stop, "destination": destination, "moving": moving}
-        runs = begins.merge(pd.DataFrame({k: v[stretches_of_part] for k, v in names.items()}), on="stop")
-        end_keys = codes.encode_visits(runs["trip"].to_numpy(), runs["destination"].to_numpy())
-        runs["ended"] = arrived.reindex(end_keys, fill_value=NAT).to_numpy()
-        runs["began"] = np.where(runs["moving"], runs["moved"], runs["arrived"])
-        is_run = (runs["began"] != NAT) & (runs["ended"] > runs["began"])
-        parts.append(runs.loc[is_run, ["stretch", "ended", "trip", "began"]])
-    return pd.concat(parts).sort_values(["stretch", "ended", "trip"])
+    codes, stop_times = events.codes, events.stop_times
+    stop, trip = codes.encode_stops(raw["stop_id"]), codes.encode_trips(raw["trip_id"])
+    destination = stop_times.find_by_sequence(trip, to_integers(raw["stop_sequence"]))
+    next_position = stop_times.position[reports.current_visit] + ~reports.moving
+    is_next_visit = stop_times.position_at_stop_before[destination] < next_position
+    has_run_time = (raw["event"] == "arrival").to_numpy(dtype=bool) & is_next_visit
+    stretch = np.where(has_run_time, codes.encode_stretches(reports.current_stop, stop, reports.moving), -1)
+    run_time, begin, end = find_recent_runs(stretch, reports.now, events)
+    return {
+        "last_run_seconds": _take(run_time, np.where(begin < end, end - 1, -1)),
+        "recent_run_seconds": _mean_seconds(run_time, begin, end),
+    }
 
 
-def _observe_line_delays(rows: _Rows, events: StopEvents) -> dict[str, np.ndarray]:
+def _observe_line_delays(reports: _Reports, events: StopEvents) -> dict[str, np.ndarray]:
     """Average the delay and its change per stop over the recent arrivals of the route and direction."""
     arrivals = _sort_arrivals(events, "line")
     lines, times = arrivals["line"].to_numpy(), arrivals["arrived"].to_numpy()
-    window_start = rows.now - formulas.RECENT_DELAY_WINDOW_SECONDS * MICROSECONDS
-    begin = count_before(lines, times, rows.line, window_start, "left")
-    end = count_before(lines, times, rows.line, rows.now, "left")
+    window_start = reports.now - formulas.RECENT_DELAY_WINDOW_SECONDS * MICROSECONDS
+    begin = count_before(lines, times, reports.line, window_start, "left")
+    end = count_before(lines, times, reports.line, reports.now, "left")
     return {
         "route_delay_seconds": _mean_seconds(arrivals["delay"], begin, end),
         "route_change_seconds": _mean_seconds(arrivals["change"], begin, end),
     }
 
 
-def _mean_seconds(values: pd.Series, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+def _mean_seconds(values: pd.Series | np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Return the mean (n,) in seconds of microseconds at positions [begin, end) without `NAT`; NaN if none are left.
 
     A sum over all events may wrap around, and the difference of two such sums is exact nevertheless.
     """
-    present = (values != NAT).to_numpy()
+    values = np.asarray(values)
+    present = values != NAT
     total, count = (np.append(0, np.cumsum(part)) for part in (np.where(present, values, 0), present))
     with np.errstate(invalid="ignore"):
         return (total[end] - total[begin]) / MICROSECONDS / (count[end] - count[begin])

@@ -15,7 +15,7 @@ SECONDS_PER_DAY = 86_400.0
 STATUSES = ("IN_TRANSIT_TO", "INCOMING_AT", "STOPPED_AT")
 """Values of a vehicle's `current_status`, as in GTFS-realtime."""
 STOPS_AHEAD = (1, 3, 5, 10)
-"""Numbers of stops ahead at which arrivals are predicted for training and evaluation."""
+"""Benchmark distances: the numbers of stops ahead that every report has rows about. The rule is in `distances`."""
 UNSCHEDULED_TRIP_PREFIXES = ("ADDED-", "NONREV-")
 """Prefixes of trip ids without a meaningful schedule: added and non-revenue trips."""
 MAX_EARLY_SECONDS = 1800
@@ -89,6 +89,14 @@ def compute_calendar(observations: Observations) -> dict[str, np.ndarray]:
     }
 
 
+def compute_timepoint(observations: Observations) -> dict[str, np.ndarray]:
+    """Compute whether the current stop is a timepoint (n,), from its `timepoint` in the timetable, NaN where missing.
+
+    A vehicle that is early waits there, so that its departure will not be early.
+    """
+    return {"timepoint": (observations["timepoint"] == 1).astype(float)}
+
+
 def compute_timings(observations: Observations) -> dict[str, np.ndarray]:
     """Compute the features (n,) in seconds from the times known at each point in time.
 
@@ -125,6 +133,7 @@ _SEASON_OF_MONTH = _seasons_by_month()
 FORMULAS: tuple[Callable[[Observations], dict[str, np.ndarray]], ...] = (
     compute_calendar,
     compute_distance,
+    compute_timepoint,
     compute_timings,
 )
 """Functions that compute features; batch and serving call the same ones. The columns are in `schema`."""

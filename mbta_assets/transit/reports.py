@@ -1,257 +1,223 @@
-"""Reports of vehicles and stop times of a service day in integer codes: which of them count, and at which stop.
+"""Reports of vehicles of a service day in integer codes: which of them count, and at which stop visit.
 
 The features and the account of rows read the upstream tables through this module; `raw_transit_data.sql` has the same
-rules in SQL. Times are epoch microseconds in int64, `NAT` where missing.
+rules in SQL. Times are epoch microseconds in int64, `NAT` where missing. The order of stop times is in `stop_times`.
 """
 
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import pyarrow as arrow
-import pyarrow.compute as compute
 
-from mbta_assets.transit import plausibility, service_day
-from mbta_assets.transit.formulas import UNSCHEDULED_TRIP_PREFIXES
-from mbta_assets.transit.plausibility import BLANKS, NAT
-
-
-@dataclass(frozen=True)
-class IdCodes:
-    """Integer codes of a service day's trips, stops and routes, in the order of their ids; -1 is missing or unknown."""
-
-    trips: pd.Index
-    stops: pd.Index
-    routes: pd.Index
-
-    def encode_trips(self, trip_ids: pd.Series) -> np.ndarray:
-        """Return the codes (n,) of trip ids."""
-        return _encode(self.trips, trip_ids)
-
-    def encode_stops(self, stop_ids: pd.Series) -> np.ndarray:
-        """Return the codes (n,) of stop ids."""
-        return _encode(self.stops, stop_ids)
-
-    def encode_lines(self, route_ids: pd.Series, direction_ids: pd.Series) -> np.ndarray:
-        """Return one code (n,) for each route and direction, either of which may be missing."""
-        positions, distinct = pd.factorize(route_ids.fillna(""))
-        routes = self.routes.get_indexer(pd.Index(distinct, dtype=object))[positions]
-        return routes.astype(np.int64) * 3 + direction_ids.fillna(2).to_numpy(dtype=np.int64)
-
-    def encode_visits(self, trips: np.ndarray, stops: np.ndarray) -> np.ndarray:
-        """Return one code (n,) for each trip and stop; -1 where either is -1."""
-        return np.where((trips < 0) | (stops < 0), -1, trips * len(self.stops) + stops)
-
-    def encode_stretches(self, stops: np.ndarray, destinations: np.ndarray, moving: np.ndarray) -> np.ndarray:
-        """Return one code (n,) for each current stop, destination and state; -1 where a stop is -1."""
-        has_both = (stops >= 0) & (destinations >= 0)
-        return np.where(has_both, (stops * len(self.stops) + destinations) * 2 + moving, -1)
-
-    def decode_stretches(self, stretches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return current stops, destinations and states (n,) of codes of `encode_stretches`."""
-        n_stops = max(len(self.stops), 1)
-        return stretches // 2 // n_stops, stretches // 2 % n_stops, stretches % 2 == 1
-
-
-@dataclass(frozen=True)
-class StopTimes:
-    """Stop times of the scheduled trips, arrays (m,) in the order of the trips' codes and along each trip.
-
-    - `row`: the row of `schedule`; `plausible_row`: the rows, of scheduled trips, that have a time of that day.
-    - `trip`, `stop`: codes; a trip has each stop once.
-    - `arrival`, `departure`: scheduled times. A trip has no arrival at its first stop.
-    - `station`: code of the stop's parent station, -1 without one.
-    - `station_of_stop`: the same (stops,) for every stop of the codes.
-    """
-
-    codes: IdCodes
-    row: np.ndarray
-    plausible_row: np.ndarray
-    trip: np.ndarray
-    stop: np.ndarray
-    arrival: np.ndarray
-    departure: np.ndarray
-    station_of_stop: np.ndarray
-
-    @cached_property
-    def is_first(self) -> np.ndarray:
-        """Return which stop times (m,) are the first of their trip."""
-        return np.append(np.ones(min(len(self.trip), 1), dtype=bool), self.trip[1:] != self.trip[:-1])
-
-    @cached_property
-    def _visits(self) -> pd.Index:
-        return pd.Index(self.codes.encode_visits(self.trip, self.stop))
-
-    @cached_property
-    def previous_departure(self) -> np.ndarray:
-        """Return the scheduled departure (m,) from the stop before, or the arrival there; `NAT` at the first stop."""
-        left = np.where(self.departure == NAT, self.arrival, self.departure)
-        return np.where(self.is_first, NAT, np.roll(left, 1))
-
-    def trip_times(self, trips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first and the last scheduled time (n,) of trips; `NAT` for a trip without a schedule."""
-        times = np.full((2, len(self.codes.trips) + 1), NAT)  # the code -1 of a missing trip is the last position
-        first = np.flatnonzero(self.is_first)
-        if len(first):
-            times[0, self.trip[first]] = self.departure[first]
-            due = np.where(self.arrival == NAT, self.departure, self.arrival)
-            times[1, self.trip[first]] = np.maximum.reduceat(due, first)
-        return times[0, trips], times[1, trips]
-
-    def find(self, trips: np.ndarray, stops: np.ndarray) -> np.ndarray:
-        """Return the index (n,) of each trip's stop time at a stop; -1 where it has none."""
-        return self._visits.get_indexer(pd.Index(self.codes.encode_visits(trips, stops)))
-
-    def find_in_station(self, trips: np.ndarray, stops: np.ndarray) -> np.ndarray:
-        """Return the index (n,) of each trip's first stop time in the station of a stop; -1 where it has none."""
-        n_stations = self.station_of_stop.max(initial=-1) + 1
-        keys = _pair(self.trip, self.station_of_stop[self.stop], n_stations)
-        first = np.flatnonzero((keys >= 0) & ~pd.Series(keys).duplicated().to_numpy())
-        queries = pd.Index(_pair(trips, self.station_of_stop[stops], n_stations))
-        return np.append(first, -1)[pd.Index(keys[first]).get_indexer(queries)]
+from mbta_assets.transit import plausibility
+from mbta_assets.transit.ids import IdCodes, combine_codes
+from mbta_assets.transit.placement import Candidate, Progress
+from mbta_assets.transit.plausibility import NAT
+from mbta_assets.transit.stop_times import StopTimes, order_stop_times, start_microseconds, to_integers, to_microseconds
 
 
 @dataclass(frozen=True)
 class Reports:
     """Reports of a service day in the codes of its ids, arrays (n,) in the order of `vehicle`.
 
-    - `trip`: code of the trip; -1 without one.
+    - `trip`, `vehicle`: codes; -1 without a trip.
     - `stop`: code of the stop at which the report counts; `named_stop`: of the stop that it names; -1 without one.
     - `time`: time of the report.
-    - `stop_time`: index of the trip's stop time there; -1 without one.
+    - `stop_time`: index of the stop visit that it is about; -1 without one.
     - `moving`: whether the vehicle is on its way to the stop.
     - `is_plausible`: whether the time belongs to the trip or the service day.
-    - `is_early`, `is_late`: whether the trip cannot have been at that stop yet, or have arrived there so late.
+    - `is_served`: whether the trip serves that stop, be it at another time.
+    - `is_early`, `is_late`: whether the trip cannot have been there yet, or have arrived there so late.
+    - `order_unknown`: whether the schedule does not tell in which order the trip serves that stop and others.
     """
 
     codes: IdCodes
     stop_times: StopTimes
     trip: np.ndarray
+    vehicle: np.ndarray
     stop: np.ndarray
     named_stop: np.ndarray
     time: np.ndarray
     stop_time: np.ndarray
     moving: np.ndarray
     is_plausible: np.ndarray
+    is_served: np.ndarray
     is_early: np.ndarray
     is_late: np.ndarray
+    order_unknown: np.ndarray
 
     @property
     def counts(self) -> np.ndarray:
-        """Return which reports (n,) determine stop visits: plausible ones that name a stop."""
-        return self.is_plausible & ~self.is_early & ~self.is_late & (self.stop >= 0)
+        """Return which reports (n,) determine stop visits: plausible ones that name a stop or a visit."""
+        return self.is_plausible & ~self.is_early & ~self.is_late & ~self.order_unknown & (self.stop >= 0)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What the reports name, arrays (n,): codes, times, states and the feed's stop sequences, `NAT` without one."""
+
+    trip: np.ndarray
+    vehicle: np.ndarray
+    stop: np.ndarray
+    time: np.ndarray
+    moving: np.ndarray
+    sequence: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Stop visits that reports may be about, arrays (k,), those of a report in order of travel.
+
+    `report` is the index of the report, `visit` that of the stop time.
+    """
+
+    report: np.ndarray
+    visit: np.ndarray
+
+    def select(self, mask: np.ndarray) -> "_Candidates":
+        """Return some of the candidates, by a mask (k,)."""
+        return _Candidates(self.report[mask], self.visit[mask])
 
 
 def match_reports(vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame, service_date: date) -> Reports:
-    """Match the reports of a service day with the stop times of their trips.
+    """Match the reports of a service day with the stop visits of their trips.
 
-    A report at a stop that its trip does not serve counts for the first stop of the trip in the same station.
+    A report at a stop that its trip does not serve counts for a visit of the trip in the same station. One without a
+    stop counts for the visit with the stop sequence that it names.
     """
-    codes = IdCodes(
-        trips=_index_ids(vehicle["trip_id"], schedule["trip_id"]),
-        stops=_index_ids(vehicle["stop_id"], schedule["stop_id"]),
-        routes=pd.Index(vehicle["route_id"].fillna("").drop_duplicates().sort_values().to_numpy(dtype=object)),
-    )
+    codes = IdCodes.from_tables(vehicle, schedule)
     start = start_microseconds(service_date)
     stop_times = order_stop_times(schedule, stop, codes, start)
-    trips, stops = codes.encode_trips(vehicle["trip_id"]), codes.encode_stops(vehicle["stop_id"])
-    time = to_microseconds(vehicle["updated_at"])
-    stop_time = stop_times.find(trips, stops)
-    elsewhere = np.flatnonzero((stop_time < 0) & (trips >= 0) & (stops >= 0))
-    stop_time[elsewhere] = stop_times.find_in_station(trips[elsewhere], stops[elsewhere])
-    moving = (vehicle["current_status"] != "STOPPED_AT").to_numpy(dtype=bool)
-    arrival, previous_departure = (
-        np.append(times, NAT)[stop_time] for times in (stop_times.arrival, stop_times.previous_departure)
+    named = _Named(
+        trip=codes.encode_trips(vehicle["trip_id"]),
+        vehicle=codes.encode_vehicles(vehicle["id"]),
+        stop=codes.encode_stops(vehicle["stop_id"]),
+        time=to_microseconds(vehicle["updated_at"]),
+        moving=(vehicle["current_status"] != "STOPPED_AT").to_numpy(dtype=bool),
+        sequence=to_integers(vehicle["current_stop_sequence"]),
     )
+    is_plausible = plausibility.find_plausible_report_times(named.time, start, *stop_times.trip_times(named.trip))
+    candidates = _find_candidates(named, stop_times)
+    is_early, is_late = _judge_candidates(candidates, named, stop_times)
+    is_served, has_early = np.zeros((2, len(vehicle)), dtype=bool)
+    is_served[candidates.report], has_early[candidates.report[is_early]] = True, True
+    possible = candidates.select(~is_early & ~is_late & is_plausible[candidates.report])
+    stop_time = _place(possible, named, stop_times)
+    cannot_be_there = is_served & is_plausible & (stop_time < 0)
     return Reports(
         codes=codes,
         stop_times=stop_times,
-        trip=trips,
-        stop=np.where(stop_time >= 0, np.append(stop_times.stop, -1)[stop_time], stops),
-        named_stop=stops,
-        time=time,
+        trip=named.trip,
+        vehicle=named.vehicle,
+        stop=np.where(stop_time >= 0, np.append(stop_times.stop, -1)[stop_time], named.stop),
+        named_stop=named.stop,
+        time=named.time,
         stop_time=stop_time,
-        moving=moving,
-        is_plausible=plausibility.find_plausible_report_times(time, start, *stop_times.trip_times(trips)),
-        is_early=plausibility.find_early_reports(time, moving, arrival, previous_departure),
-        is_late=plausibility.find_late_arrivals(time, moving, arrival),
+        moving=named.moving,
+        is_plausible=is_plausible,
+        is_served=is_served,
+        is_early=cannot_be_there & has_early,
+        is_late=cannot_be_there & ~has_early,
+        order_unknown=np.append(stop_times.order_unknown, False)[stop_time],
     )
 
 
-def order_stop_times(schedule: pd.DataFrame, stop: pd.DataFrame, codes: IdCodes, start: int) -> StopTimes:
-    """Return the stop times of the scheduled trips in the order of travel, those at the day's plausible times only.
+def _find_candidates(named: _Named, stop_times: StopTimes) -> _Candidates:
+    """Return the stop visits that each report may be about by what it names, whatever its time."""
+    at_stop, in_station = stop_times.by_stop, stop_times.by_station
+    begin, count = at_stop.find(combine_codes(named.trip, named.stop, len(stop_times.codes.stops)))
+    elsewhere = np.flatnonzero((count == 0) & (named.trip >= 0) & (named.stop >= 0))
+    stations = stop_times.encode_stations(named.trip[elsewhere], named.stop[elsewhere])
+    begin[elsewhere], count[elsewhere] = in_station.find(stations)
+    begin[elsewhere] += len(at_stop.visit)
+    nameless = np.flatnonzero((named.stop < 0) & (named.trip >= 0) & (named.sequence != NAT))
+    visit = stop_times.find_by_sequence(named.trip[nameless], named.sequence[nameless])
+    has_visit = np.append(stop_times.has_sequences, False)[visit]
+    nameless, visit = nameless[has_visit], visit[has_visit]
+    begin[nameless] = len(at_stop.visit) + len(in_station.visit) + np.arange(len(nameless))
+    count[nameless] = 1
+    report = np.repeat(np.arange(len(count)), count)
+    number = np.arange(len(report)) - np.repeat(np.cumsum(count) - count, count)
+    visits = np.concatenate([at_stop.visit, in_station.visit, visit])
+    return _Candidates(report, visits[np.repeat(begin, count) + number])
 
-    `start` is the start time of the service day. Of several stop times of a trip at a stop the earliest counts.
+
+def _judge_candidates(candidates: _Candidates, named: _Named, stop_times: StopTimes) -> tuple[np.ndarray, np.ndarray]:
+    """Return at which candidates (k,) the report's time is too early, and at which it is too late."""
+    time, moving = named.time[candidates.report], named.moving[candidates.report]
+    arrival = stop_times.arrival[candidates.visit]
+    is_early = plausibility.find_early_reports(time, moving, arrival, stop_times.previous_departure[candidates.visit])
+    return is_early, plausibility.find_late_arrivals(time, moving, arrival)
+
+
+def _place(candidates: _Candidates, named: _Named, stop_times: StopTimes) -> np.ndarray:
+    """Return the index (n,) of the visit that each report is about; -1 without a candidate.
+
+    Where a report has several candidates and no stop sequence tells which is meant, the reports of that vehicle on that
+    trip are followed one by one; see `placement`.
     """
-    trips, stops = codes.encode_trips(schedule["trip_id"]), codes.encode_stops(schedule["stop_id"])
-    arrival, departure = (_keep_plausible(schedule[name], start) for name in ("arrival_time", "departure_time"))
-    time = np.where(arrival == NAT, departure, arrival)
-    sequence = schedule["stop_sequence"].to_numpy(dtype=np.int64, na_value=NAT)
-    plausible_row = row = np.flatnonzero((trips >= 0) & (stops >= 0) & (time != NAT) & ~find_unscheduled(codes, trips))
-    row = row[np.lexsort([values[row] for values in (departure, arrival, sequence, time, stops, trips)])]
-    row = row[~pd.Series(codes.encode_visits(trips[row], stops[row])).duplicated().to_numpy()]
-    # The number in the sequence only breaks ties, since a trip's last stop may have a 1.
-    order = (stops, sequence, departure == NAT, arrival != NAT, time, trips)
-    row = row[np.lexsort([values[row] for values in order])]
-    ordered = StopTimes(
-        codes, row, plausible_row, trips[row], stops[row], arrival[row], departure[row], _find_stations(stop, codes)
-    )
-    first, departs = ordered.is_first, ordered.departure != NAT
-    ordered.departure[first & ~departs] = ordered.arrival[first & ~departs]
-    ordered.arrival[first] = NAT
-    return ordered
+    report, visit = candidates.report, candidates.visit
+    placed = np.full(len(named.trip), -1)
+    placed[report[::-1]] = visit[::-1]
+    has_several = np.bincount(report, minlength=len(placed)) > 1
+    is_named = stop_times.has_sequences[visit] & (stop_times.sequence[visit] == named.sequence[report])
+    is_named &= has_several[report]
+    placed[report[is_named]] = visit[is_named]
+    has_several[report[is_named]] = False
+    if not has_several.any():
+        return placed
+    vehicle_trip = combine_codes(named.trip, named.vehicle, len(stop_times.codes.vehicles))
+    is_followed = np.isin(vehicle_trip, vehicle_trip[has_several]) & (placed >= 0)
+    followed = np.flatnonzero(is_followed)
+    keys = (named.sequence, named.stop, named.moving, named.time, vehicle_trip)
+    followed = followed[np.lexsort([key[followed] for key in keys])]
+    placed[followed] = _follow(followed, vehicle_trip[followed], candidates, named, stop_times)
+    return placed
 
 
-def find_unscheduled(codes: IdCodes, trips: np.ndarray) -> np.ndarray:
-    """Return which trips (n,), given by their codes, are added or non-revenue trips by their ids."""
-    return np.array([trip.startswith(UNSCHEDULED_TRIP_PREFIXES) for trip in codes.trips] + [False])[trips]
+def _follow(
+    followed: np.ndarray, vehicle_trip: np.ndarray, candidates: _Candidates, named: _Named, stop_times: StopTimes
+) -> list[int]:
+    """Return the index (n,) of the visit that each of some reports is about, given in order of trip, vehicle and time.
+
+    A repeated report is placed as the one that it repeats.
+    """
+    begins = np.searchsorted(candidates.report, followed).tolist()
+    ends = np.searchsorted(candidates.report, followed, side="right").tolist()
+    expected = _ExpectedVisits(stop_times)
+    columns = (values[followed].tolist() for values in (named.time, named.stop, named.moving, named.sequence))
+    placed, progress, before = [], Progress(), -1
+    for key, begin, end, time, stop, moving, sequence in zip(
+        vehicle_trip.tolist(), begins, ends, *columns, strict=True
+    ):
+        if key != before:
+            progress, before = Progress(), key
+        visits = [expected.find(visit, moving) for visit in candidates.visit[begin:end].tolist()]
+        placed.append(progress.place(time, stop, moving, None if sequence == NAT else sequence, visits))
+    return placed
 
 
-def clean_ids(ids: pd.Series) -> pd.Series:
-    """Return ids without blanks around them; blank ones are missing."""
-    trimmed = compute.utf8_trim(arrow.array(ids, arrow.string(), from_pandas=True), characters=BLANKS)
-    cleaned = compute.if_else(compute.equal(trimmed, ""), None, trimmed)
-    return pd.Series(cleaned.to_pylist(), index=ids.index, dtype=object)
+class _ExpectedVisits:
+    """Stop visits as candidates of reports, made once for each status."""
 
+    def __init__(self, stop_times: StopTimes) -> None:
+        self._stop_times = stop_times
+        self._made: dict[tuple[int, bool], Candidate] = {}
 
-def start_microseconds(service_date: date) -> int:
-    """Return the start time of a service day in epoch microseconds."""
-    return round(service_day.start_time(service_date).timestamp()) * 1_000_000
+    def find(self, visit: int, moving: bool) -> Candidate:
+        """Return the visit with this index, and when the schedule expects a vehicle there in that status."""
+        candidate = self._made.get((visit, moving))
+        if candidate is None:
+            candidate = self._made[visit, moving] = self._make(visit, moving)
+        return candidate
 
-
-def to_microseconds(times: pd.Series) -> np.ndarray:
-    """Convert UTC timestamps to epoch microseconds (n,) int64; missing ones to `NAT`."""
-    return times.to_numpy(dtype="datetime64[us]").view(np.int64)
-
-
-def _index_ids(*ids: pd.Series) -> pd.Index:
-    distinct = pd.concat([pd.Series(part.unique()) for part in ids], ignore_index=True)
-    return pd.Index(np.sort(clean_ids(distinct).dropna().unique()))
-
-
-def _encode(index: pd.Index, ids: pd.Series) -> np.ndarray:
-    positions, distinct = pd.factorize(ids)
-    codes_of_distinct = index.get_indexer(pd.Index(clean_ids(pd.Series(distinct))))
-    return np.append(codes_of_distinct, -1)[positions].astype(np.int64)  # position -1, a missing id, has code -1
-
-
-def _keep_plausible(times: pd.Series, start: int) -> np.ndarray:
-    """Return scheduled times (n,) in microseconds, `NAT` where they are not of the service day."""
-    microseconds = to_microseconds(times)
-    return np.where(plausibility.find_plausible_scheduled_times(microseconds, start), microseconds, NAT)
-
-
-def _find_stations(stop: pd.DataFrame, codes: IdCodes) -> np.ndarray:
-    """Return the code (stops,) of the parent station of each stop of the codes; -1 without one."""
-    order = ["id", "name", "platform_name", "latitude", "longitude", "parent_station"]
-    named = stop.assign(id=clean_ids(stop["id"]), parent_station=clean_ids(stop["parent_station"]))
-    named = named.dropna(subset="id").sort_values(order, na_position="first").drop_duplicates("id")
-    stations = pd.factorize(named["parent_station"])[0]
-    return np.append(stations, -1)[pd.Index(named["id"]).get_indexer(codes.stops)]
-
-
-def _pair(trips: np.ndarray, stations: np.ndarray, n_stations: int) -> np.ndarray:
-    """Return one code (n,) for each trip and station; -1 where either is -1."""
-    return np.where((trips < 0) | (stations < 0), -1, trips * n_stations + stations)
+    def _make(self, visit: int, moving: bool) -> Candidate:
+        times = self._stop_times
+        arrival, departure = int(times.arrival[visit]), int(times.departure[visit])
+        arrives, departs = departure if arrival == NAT else arrival, arrival if departure == NAT else departure
+        begins, ends = (int(times.previous_departure[visit]), arrives) if moving else (arrives, departs)
+        sequence = int(times.sequence[visit]) if times.has_sequences[visit] else None
+        if times.position[visit] == 1:
+            return Candidate(visit, None, ends, sequence)
+        return Candidate(visit, begins, max(begins, ends), sequence)

@@ -5,14 +5,29 @@ import pandas as pd
 
 from mbta_assets.transit.schema import ROW_KEY
 
+REPORT_KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp"]
+"""Columns that identify a report of a vehicle on a trip, which has a row about each of several stops ahead."""
+REPORT_SHARE = 0.25
+"""Share of a sample that is whole reports: what is predicted along a trip can be measured on these only."""
+
 
 def sample_rows(features: pd.DataFrame, max_rows: int) -> pd.DataFrame:
     """Return at most `max_rows` rows of `transit_features`, in order.
 
-    Rows are chosen by a hash of their key, so that the sample does not depend on the order of the rows.
+    `REPORT_SHARE` of them are all rows of some reports, chosen by a hash of the report's key; the others are single
+    rows, chosen by a hash of theirs. So the sample does not depend on the order of the rows.
     """
     if len(features) <= max_rows:
         return features
+    chosen = _choose_reports(features, int(max_rows * REPORT_SHARE))
     hashes = pd.util.hash_pandas_object(features[ROW_KEY], index=False).to_numpy()
-    rank = np.argsort(np.argsort(hashes, kind="stable"))
-    return features[rank < max_rows]
+    rest = np.flatnonzero(~chosen)
+    chosen[rest[np.argsort(hashes[rest], kind="stable")[: max_rows - np.count_nonzero(chosen)]]] = True
+    return features[chosen]
+
+
+def _choose_reports(features: pd.DataFrame, max_rows: int) -> np.ndarray:
+    """Return a mask (n,) of all rows of some reports, at most `max_rows`."""
+    hashes = pd.util.hash_pandas_object(features[REPORT_KEY], index=False).to_numpy()
+    _, report, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
+    return (np.cumsum(sizes) <= max_rows)[report]

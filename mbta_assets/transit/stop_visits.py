@@ -2,7 +2,7 @@
 
 Events are arrays sorted by group and time for as-of lookups: an event is known from the time at which it was reported.
 Times are epoch microseconds in int64, and `NAT` where nothing was observed. Reports are matched with stop times in
-`reports`, and features of the events are in `features`.
+`reports`, and features of the events are in `features` and `run_times`.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
+from mbta_assets.transit.ids import IdCodes, combine_codes
 from mbta_assets.transit.plausibility import NAT
-from mbta_assets.transit.reports import IdCodes, Reports, match_reports
+from mbta_assets.transit.reports import Reports, match_reports
+from mbta_assets.transit.stop_times import StopTimes
 
 MICROSECONDS = 1_000_000
 """Microseconds of a second."""
@@ -27,18 +29,36 @@ def to_seconds(times: np.ndarray) -> np.ndarray:
 class StopEvents:
     """Stop visits and vehicle states of a service day.
 
-    `states` has a row for each time a trip began to stand at a stop or to go to it: trip and stop codes, `moving`,
-    `since`, and whether the beginning was `observed`.
+    A vehicle's trip is a trip as one vehicle serves it: two vehicles on one trip share no visits. Its number is in the
+    order of trips and vehicles; `vehicle_trips` has the trip and vehicle of each as one code. A vehicle without a trip
+    makes one for itself at each stop.
 
-    `visits` has a row for each trip and stop: `moved` (first update on the way there), `arrived` (first STOPPED_AT),
-    `departed` (first update of the vehicle on the way to another stop), `delay` of the arrival, `change` of delay since
-    the trip's previous arrival, and `line` (route and direction). Delays are integer microseconds, so that their sums
-    are exact. Vehicles without a trip and trips without a schedule have visits too, for they determine headways.
+    `states` has a row for each time a vehicle on its trip began to stand at a visit or to go to it: `vehicle_trip`,
+    `visit`, `moving`, `since`, and whether the beginning was `observed`.
+
+    `visits` has a row for each visit of a vehicle's trip: its code `visit` (see `encode_visits`), `stop`, the index
+    of its `stop_time` (-1 at a stop that the schedule of the trip does not have), `moved` (first update on the way
+    there), `arrived` (first STOPPED_AT), `departed` (first update of the vehicle at, or on the way to, another visit),
+    `delay` of the arrival, `change` of delay since the previous arrival of that vehicle's trip, and `line` (route and
+    direction). Delays are integer microseconds, so that their sums are exact. Vehicles without a trip and trips without
+    a schedule have visits too, for they determine headways.
     """
 
     codes: IdCodes
+    stop_times: StopTimes
+    vehicle_trips: np.ndarray
     states: pd.DataFrame
     visits: pd.DataFrame
+
+    def find_vehicle_trips(self, trips: np.ndarray, vehicles: np.ndarray) -> np.ndarray:
+        """Return the numbers (n,) of the vehicles' trips, given by codes; -1 of those that no update is of."""
+        keys = combine_codes(trips, vehicles, len(self.codes.vehicles))
+        number = np.searchsorted(self.vehicle_trips, keys)
+        return np.where((keys >= 0) & (np.append(self.vehicle_trips, -1)[number] == keys), number, -1)
+
+    def encode_visits(self, vehicle_trips: np.ndarray, stop_times: np.ndarray) -> np.ndarray:
+        """Return the codes (n,) of the visits of vehicles' trips at stop times, given by their index."""
+        return _encode_visits(self.stop_times, vehicle_trips, stop_times, np.array(-1))
 
 
 def extract_stop_events(
@@ -46,71 +66,127 @@ def extract_stop_events(
 ) -> StopEvents:
     """Extract the stop events of a service day from its upstream tables, their rows in any order and repeated."""
     reports = match_reports(vehicle, schedule, stop, service_date)
-    updates = _encode_updates(vehicle, reports)
-    return StopEvents(reports.codes, _extract_states(updates), _add_delays(_extract_visits(updates), reports))
+    line = reports.codes.encode_lines(vehicle["route_id"], vehicle["direction_id"])
+    updates = _sort_updates(reports, line)
+    return StopEvents(
+        codes=reports.codes,
+        stop_times=reports.stop_times,
+        vehicle_trips=updates.vehicle_trips,
+        states=_extract_states(updates),
+        visits=_add_delays(_extract_visits(updates), reports.stop_times),
+    )
 
 
-def _encode_updates(vehicle: pd.DataFrame, reports: Reports) -> pd.DataFrame:
-    """Return the distinct updates that count, with codes, sorted by trip and time.
+@dataclass(frozen=True)
+class _Updates:
+    """Updates that count, arrays (n,) in order of the vehicles' trips and of time; some may be repeated.
 
-    Consecutive updates of a vehicle without a trip that name one stop get a trip code of their own.
+    `vehicle_trips` (t,) has the trip and vehicle of each number in `vehicle_trip`, as one code.
     """
-    codes = reports.codes
-    updates = pd.DataFrame(
+
+    vehicle_trips: np.ndarray
+    vehicle_trip: np.ndarray
+    vehicle: np.ndarray
+    visit: np.ndarray
+    stop_time: np.ndarray
+    stop: np.ndarray
+    time: np.ndarray
+    moving: np.ndarray
+    line: np.ndarray
+
+
+def _sort_updates(reports: Reports, line: np.ndarray) -> _Updates:
+    """Return the updates that count, sorted by vehicle's trip, time, state and stop.
+
+    Consecutive updates of a vehicle without a trip that name one stop get a trip of their own.
+    """
+    index = np.flatnonzero(reports.counts)
+    trip, vehicle, stop, time, moving, stop_time, line = (
+        values[index]
+        for values in (
+            reports.trip, reports.vehicle, reports.stop, reports.time, reports.moving, reports.stop_time, line,
+        )
+    )  # fmt: skip
+    without_trip = np.flatnonzero(trip < 0)
+    order = without_trip[np.lexsort([key[without_trip] for key in (stop, moving, time, vehicle)])]
+    trip[order] = len(reports.codes.trips) + np.cumsum(_differs(vehicle[order]) | _differs(stop[order]))
+    keys = trip * len(reports.codes.vehicles) + vehicle
+    order = np.lexsort((stop_time, stop, moving, time, keys))
+    vehicle, stop, time, moving, stop_time, line, keys = (
+        values[order] for values in (vehicle, stop, time, moving, stop_time, line, keys)
+    )
+    begins = _differs(keys)
+    vehicle_trip = np.cumsum(begins) - 1
+    visit = _encode_visits(reports.stop_times, vehicle_trip, stop_time, stop)
+    return _Updates(keys[begins], vehicle_trip, vehicle, visit, stop_time, stop, time, moving, line)
+
+
+def _encode_visits(
+    stop_times: StopTimes, vehicle_trip: np.ndarray, stop_time: np.ndarray, stop: np.ndarray
+) -> np.ndarray:
+    """Return one code (n,) for each vehicle's trip and stop time; those without a stop time are told apart by stop."""
+    n_scheduled = len(stop_times.trip)
+    place = np.where(stop_time >= 0, stop_time, n_scheduled + stop)
+    return vehicle_trip * (n_scheduled + len(stop_times.codes.stops)) + place
+
+
+def _differs(values: np.ndarray) -> np.ndarray:
+    """Return which of the values (n,) differ from the one before; the first one does."""
+    differs = np.ones(len(values), dtype=bool)
+    differs[1:] = values[1:] != values[:-1]
+    return differs
+
+
+def _extract_states(updates: _Updates) -> pd.DataFrame:
+    """Return the beginning of each state of each vehicle's trip; its first state began before it was observed."""
+    is_first = _differs(updates.vehicle_trip)
+    begins = is_first | _differs(updates.visit) | _differs(updates.moving)
+    names = {"vehicle_trip": updates.vehicle_trip, "visit": updates.visit, "moving": updates.moving}
+    columns = names | {"since": updates.time, "observed": ~is_first}
+    return pd.DataFrame({name: values[begins] for name, values in columns.items()})
+
+
+def _extract_visits(updates: _Updates) -> pd.DataFrame:
+    """Return the visits of each vehicle's trip with the times of `StopEvents.visits`, delays excluded."""
+    order = np.argsort(updates.visit, kind="stable")
+    first = np.flatnonzero(_differs(updates.visit[order]))
+    begin = order[first]
+    time, moving, latest = updates.time[order], updates.moving[order], np.iinfo(np.int64).max
+    moved, arrived = (
+        np.minimum.reduceat(np.where(mask, time, latest), first) if len(first) else first for mask in (moving, ~moving)
+    )
+    # The run to the stop at which a vehicle's trip is first seen began before it was observed.
+    first_time = updates.time[_differs(updates.vehicle_trip)][updates.vehicle_trip[begin]]
+    began = updates.time[begin]
+    visits = pd.DataFrame(
         {
-            "trip": reports.trip,
-            "stop": reports.stop,
-            "time": reports.time,
-            "moving": reports.moving,
-            "vehicle": pd.factorize(vehicle["id"], sort=True)[0],
-            "line": codes.encode_lines(vehicle["route_id"], vehicle["direction_id"]),
+            "vehicle_trip": updates.vehicle_trip[begin],
+            "visit": updates.visit[begin],
+            "stop": updates.stop[begin],
+            "stop_time": updates.stop_time[begin],
+            "line": updates.line[begin],
+            "moved": np.where((moved == latest) | (began == first_time), NAT, moved),
+            "arrived": np.where(arrived == latest, NAT, arrived),
         }
     )
-    updates = updates[reports.counts].drop_duplicates(["trip", "vehicle", "time", "moving", "stop"])
-    without_trip = updates[updates["trip"] < 0].sort_values(["vehicle", "time", "moving", "stop"])
-    stretch = (without_trip["vehicle"].diff().ne(0) | without_trip["stop"].diff().ne(0)).cumsum()
-    updates.loc[without_trip.index, "trip"] = len(codes.trips) + stretch
-    return updates.sort_values(["trip", "time", "moving", "stop", "vehicle"], ignore_index=True)
+    vehicle = updates.vehicle[begin]
+    order = np.lexsort((begin, began, vehicle))
+    departed = np.full(len(visits), NAT)
+    departed[order[:-1]] = np.where(_differs(vehicle[order])[1:], NAT, began[order[1:]])
+    return visits.assign(departed=departed)
 
 
-def _extract_states(updates: pd.DataFrame) -> pd.DataFrame:
-    """Return the beginning of each state of each trip; a trip's first state began before it was observed."""
-    same_trip = updates["trip"].diff().eq(0)
-    begins = ~(same_trip & updates["stop"].diff().eq(0) & updates["moving"].eq(updates["moving"].shift()))
-    states = updates.loc[begins, ["trip", "stop", "moving", "time"]].rename(columns={"time": "since"})
-    states["observed"] = same_trip[begins]
-    return states
-
-
-def _extract_visits(updates: pd.DataFrame) -> pd.DataFrame:
-    """Return the visit of each trip and stop with the times of `StopEvents.visits`, delays excluded."""
-    by_visit = ["trip", "stop"]
-    visits = updates.groupby(by_visit, sort=False).agg(
-        first=("time", "min"), vehicle=("vehicle", "first"), line=("line", "first")
-    )
-    # The run to the stop at which a trip is first seen began before it was observed.
-    began_unobserved = visits["first"] == visits.groupby("trip")["first"].transform("min")
-    moved = updates[updates["moving"]].groupby(by_visit, sort=False)["time"].min().reindex(visits.index)
-    arrived = updates[~updates["moving"]].groupby(by_visit, sort=False)["time"].min().reindex(visits.index)
-    visits = visits.assign(moved=moved.mask(began_unobserved), arrived=arrived, order=np.arange(len(visits)))
-    visits = visits.reset_index().sort_values(["vehicle", "first", "order"], ignore_index=True)
-    visits["departed"] = visits.groupby("vehicle")["first"].shift(-1)
-    times = visits[["moved", "arrived", "departed"]].fillna(NAT).astype(np.int64)
-    visits = visits.assign(line=visits["line"].astype(np.int64), **times)
-    return visits.drop(columns=["first", "order"])
-
-
-def _add_delays(visits: pd.DataFrame, reports: Reports) -> pd.DataFrame:
-    """Add the `delay` of each arrival, and its `change` since the trip's previous arrival."""
-    trips = visits["trip"].to_numpy()
-    trips = np.where(trips < len(reports.codes.trips), trips, -1)
-    scheduled = np.append(reports.stop_times.arrival, NAT)[reports.stop_times.find(trips, visits["stop"].to_numpy())]
-    visits["delay"] = _subtract_times(visits["arrived"].to_numpy(), scheduled)
-    arrivals = visits[visits["arrived"] != NAT].sort_values(["trip", "arrived", "stop"])
-    previous = arrivals.groupby("trip")["delay"].shift(fill_value=NAT).to_numpy()
-    change = pd.Series(_subtract_times(arrivals["delay"].to_numpy(), previous), index=arrivals.index)
-    visits["change"] = change.reindex(visits.index, fill_value=NAT)
-    return visits
+def _add_delays(visits: pd.DataFrame, stop_times: StopTimes) -> pd.DataFrame:
+    """Add the `delay` of each arrival, and its `change` since the previous arrival of the vehicle's trip."""
+    names = ("stop_time", "stop", "arrived", "vehicle_trip")
+    stop_time, stop, arrived, vehicle_trip = (visits[name].to_numpy() for name in names)
+    delay = _subtract_times(arrived, np.append(stop_times.arrival, NAT)[stop_time])
+    arrivals = np.flatnonzero(arrived != NAT)
+    arrivals = arrivals[np.lexsort([key[arrivals] for key in (stop_time, stop, arrived, vehicle_trip)])]
+    previous = np.where(_differs(vehicle_trip[arrivals]), NAT, np.roll(delay[arrivals], 1))
+    change = np.full(len(visits), NAT)
+    change[arrivals] = _subtract_times(delay[arrivals], previous)
+    return visits.assign(delay=delay, change=change)
 
 
 def _subtract_times(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:

@@ -62,6 +62,7 @@ def test_all_rows_of_the_plain_day_are_used() -> None:
     assert accounted.usage["row_count"].tolist() == [16, 1, 6, 6]
     assert accounted.rejected.empty
     assert accounted.describe_unmatched() == "" and accounted.values_made_missing == {}
+    assert accounted.interpolated_stop_times == 0
 
 
 def test_each_row_that_is_not_used_has_its_reason() -> None:
@@ -94,6 +95,40 @@ def test_each_row_that_is_not_used_has_its_reason() -> None:
     }  # fmt: skip
     assert list_dropped(accounted, "trip") == {"not_scheduled": 1, "not_reported": 1, "repeated": 1}
     assert list_dropped(accounted, "stop") == {"not_scheduled": 1, "repeated": 1}
+
+
+def test_stop_times_whose_order_is_unknown_are_counted_and_so_are_their_reports() -> None:
+    rows = plain_day.make_rows()
+    for row in rows["schedule"]:
+        row["stop_sequence"] = None
+    rows["schedule"][2] |= {name: rows["schedule"][3][name] for name in ("arrival_time", "departure_time")}
+    accounted = account(rows)
+    assert list_dropped(accounted, "schedule") == {"order_unknown": 2}
+    assert list_dropped(accounted, "vehicle") == {"order_unknown": 6}
+
+
+def test_interpolated_stop_times_are_used_and_counted_and_other_blank_ones_dropped() -> None:
+    rows = plain_day.make_rows()
+    for number in (1, 2, 5):
+        rows["schedule"][number] |= {"arrival_time": None, "departure_time": None}
+    rows["schedule"].append({**rows["schedule"][1]})
+    accounted = account(rows)
+    assert accounted.interpolated_stop_times == 2
+    assert list_dropped(accounted, "schedule") == {"no_time": 1, "repeated": 1}
+    assert list_dropped(accounted, "vehicle") == {"stop_not_on_trip": 3}
+    rows["schedule"][1] |= {"arrival_time": EPOCH}
+    accounted = account(rows)
+    assert accounted.interpolated_stop_times == 2 and accounted.rejected.empty
+    assert accounted.values_made_missing == {"schedule.arrival_time": 1}
+
+
+def test_a_report_that_names_a_stop_sequence_only_is_used() -> None:
+    rows = plain_day.make_rows()
+    rows["vehicle"][4] |= {"stop_id": None, "current_stop_sequence": 3}
+    rows["vehicle"][5] |= {"stop_id": None, "current_stop_sequence": 7}
+    accounted = account(rows)
+    assert list_dropped(accounted, "vehicle") == {"no_stop": 1}
+    assert list_dropped(accounted, "stop") == {}
 
 
 def test_rejected_rows_are_kept_as_they_were() -> None:

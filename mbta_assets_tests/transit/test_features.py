@@ -18,7 +18,7 @@ from mbta_assets.transit import formulas, schema
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, changed_after
 
-KEY = ["trip_id", "vehicle_id", "time_stamp", "stop_id"]
+KEY = ["trip_id", "vehicle_id", "time_stamp", "stop_sequence"]
 MODEL_INPUTS = [
     *schema.columns_with_role(schema.TransitFeatures, "numeric"),
     *schema.columns_with_role(schema.TransitFeatures, "category"),
@@ -114,10 +114,12 @@ def test_the_label_is_actual_minus_scheduled_and_missing_where_no_arrival_was_se
 
 def test_the_last_delay_is_the_label_of_the_stop_reached_last(simulated: Day) -> None:
     rows = simulated.features
-    reached = rows[rows["delay_seconds"].notna()].drop_duplicates(["trip_id", "stop_id"])
-    labels = reached.set_index(["trip_id", "stop_id"])["delay_seconds"]
+    visit = ["trip_id", "vehicle_id", "stop_sequence"]
+    reached = rows[rows["delay_seconds"].notna() & (rows["event"] == "arrival")].drop_duplicates(visit)
+    labels = reached.set_index(visit)["delay_seconds"]
     standing = rows[(rows["current_status"] == "STOPPED_AT") & (rows["stops_behind"] > 1)]
-    label_here = labels.reindex(pd.MultiIndex.from_frame(standing[["trip_id", "current_stop_id"]])).to_numpy()
+    current = standing[["trip_id", "vehicle_id", "current_stop_sequence"]]
+    label_here = labels.reindex(pd.MultiIndex.from_frame(current)).to_numpy()
     both = ~np.isnan(label_here) & standing["last_delay_seconds"].notna().to_numpy()
     assert both.sum() > 1000
     np.testing.assert_allclose(standing["last_delay_seconds"].to_numpy()[both], label_here[both])

@@ -10,7 +10,9 @@ from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.transit import schema
 from mbta_assets.transit.features import compute_transit_features
 from mbta_assets_tests.support import plain_day
-from mbta_assets_tests.support.large_network import COMPARED, Size, count_differences, make_day, read_plainly
+from mbta_assets_tests.support.large_network import Size, count_differences, make_day
+from mbta_assets_tests.support.plain_trips import microseconds
+from mbta_assets_tests.support.row_by_row import NAMES, read_plainly
 
 # Starts no process, but computes large days row by row.
 pytestmark = pytest.mark.integration
@@ -29,10 +31,14 @@ def test_features_of_a_network_equal_those_computed_row_by_row(seed: int) -> Non
     tables = make_day(Size(trips=600, stops=240, patterns=24), seed)
     features = compute(tables)
     assert len(features) > 20_000
-    for name in COMPARED:
+    for name in NAMES:
         assert features[name].notna().mean() > 0.3, name
     sample = features.sample(1_500, random_state=seed)
-    assert count_differences(sample, read_plainly(tables)) == {}
+    plain = read_plainly(tables)
+    assert count_differences(sample, plain) == {}
+    keys = features[["vehicle_id", "trip_id", "time_stamp", "stops_ahead"]]
+    made = {(*names, microseconds(time), ahead) for *names, time, ahead in keys.itertuples(index=False)}
+    assert made == {tuple(row) for row in plain.list_rows()} and len(made) == len(features)
 
 
 def test_features_of_a_simulated_day_equal_those_computed_row_by_row() -> None:
