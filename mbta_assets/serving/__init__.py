@@ -7,8 +7,9 @@ Nothing here imports Dagster, pandas or a training library.
 
 from mbta_assets.serving.observations import VehicleUpdate
 from mbta_assets.serving.predictor import ArrivalInterval, ArrivalQuery, Prediction, Predictor, follow_model
+from mbta_assets.serving.scheduled_trip import StopTime
 from mbta_assets.serving.stream import Stream
-from mbta_assets.serving.timetable import Stop, StopTime, Timetable, Trip
+from mbta_assets.serving.timetable import Stop, Timetable, Trip
 
 __all__ = [
     "ArrivalInterval",

@@ -22,7 +22,7 @@ from mbta_assets.gcp.errors import CloudError
 from mbta_assets.serving import logs, openapi, page
 from mbta_assets.serving.model_source import ModelSource, UnusableSource, configured_model_source
 from mbta_assets.serving.openapi import InvalidQueries
-from mbta_assets.serving.page import InvalidTime, NetworkOverview
+from mbta_assets.serving.page import InvalidTime, NetworkOverview, NetworkView
 from mbta_assets.serving.predictor import make_predictor_cache
 from mbta_assets.serving.refreshing_cache import Unavailable
 from mbta_assets.serving.request_body import (
@@ -112,7 +112,7 @@ class HttpApp:
     def get_page(self, request: Request, _: bytes) -> Response:
         """Return the page for a time of the service day."""
         try:
-            view = self._overview.build_view(self._predictors.get(), request.args.get("time"))
+            view = self._build_view(request)
         except InvalidTime as error:
             return _html_response(page.render_error_page(str(error)), 422)
         except Unavailable as error:
@@ -122,10 +122,16 @@ class HttpApp:
     def get_network(self, request: Request, _: bytes) -> Response:
         """Return the content of the page as JSON."""
         try:
-            view = self._overview.build_view(self._predictors.get(), request.args.get("time"))
+            view = self._build_view(request)
         except InvalidTime as error:
             return _json_response(openapi.format_error(str(error), [("time", str(error))]), 422)
         return _with_version(_json_response(view.to_json()), view.model_version)
+
+    def _build_view(self, request: Request) -> NetworkView:
+        """Return the content of the page for the time and the vehicle of a request. Raises InvalidTime, Unavailable."""
+        return self._overview.build_view(
+            self._predictors.get(), request.args.get("time"), request.args.get("vehicle") or None
+        )
 
     def get_readiness(self, request: Request, _: bytes) -> Response:
         """Return 200 with the model version if there is a model to predict with. Raises Unavailable."""

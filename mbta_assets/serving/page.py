@@ -1,10 +1,9 @@
-"""The page: predicted delays of every line and station at a time of the latest service day, and the model's accuracy.
+"""The page: predicted delays of every line, station and vehicle at a time of the latest service day, and the accuracy.
 
 `NetworkOverview` builds a `NetworkView` from the stored snapshot and leaderboard; `page.html` shows it as one HTML page
 with its style inline, no script and nothing to load. The snapshot's format is defined in `formats`.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,21 +15,24 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from mbta_assets.serving.formats import DamagedSnapshot, Line, NetworkSnapshot
+from mbta_assets.serving.formats import MICROSECONDS_PER_SECOND, DamagedSnapshot, Line, NetworkSnapshot, Station
+from mbta_assets.serving.model_accuracy import ModelAccuracy, parse_leaderboard
 from mbta_assets.serving.model_source import ModelSource
 from mbta_assets.serving.openapi import CLOCK_TIME_PATTERN
 from mbta_assets.serving.predictor import Predictor
 from mbta_assets.serving.refreshing_cache import LoadError, RefreshingCache, Unavailable
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT
+from mbta_assets.transit.distances import DEPARTURE
+from mbta_assets.transit.formulas import STOPS_AHEAD
 from mbta_assets.transit.service_day import SERVICE_DAY_START_HOUR, TIME_ZONE
 
 LOCAL_TIME_ZONE = ZoneInfo(TIME_ZONE)
-SHOWN_BASELINES = ("runtime_lookup", "persistence", "schedule")
-"""Baselines of the leaderboard whose errors are shown beside the model's."""
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Response header with which the browser loads nothing but the page itself."""
+SHOWN_DISTANCES = tuple(str(stops) for stops in (DEPARTURE, *STOPS_AHEAD))
+"""Numbers of stops ahead whose errors are shown."""
 MAKE_A_SNAPSHOT = "Make it again with: dagster asset materialize --select network_snapshot"
 LINE_COLORS = {"Red": "#c8102e", "Mattapan": "#c8102e", "Orange": "#d9730d", "Blue": "#0b4a9e", "Green": "#00703c"}
 """Colors of the MBTA's lines, dark enough for white text; a branch has the color of its line."""
@@ -43,11 +45,12 @@ class InvalidTime(Exception):
 
 
 @dataclass(frozen=True)
-class StationArrival:
-    """The next predicted arrival at a station."""
+class PredictedEvent:
+    """A predicted arrival at a stop, or departure from the first stop of a trip."""
 
     vehicle_id: str
     stops_ahead: int
+    """0 for a departure."""
     scheduled: str
     """Local time as HH:MM."""
     predicted: str
@@ -59,11 +62,40 @@ class StationArrival:
 
 @dataclass(frozen=True)
 class StationView:
-    """A station of a line with its next predicted arrival; None if no vehicle is at a predicted distance."""
+    """A station of a line with its next predicted arrival, None if no vehicle is on its way there.
+
+    A first stop also has the next predicted departure of a vehicle that has not left it yet.
+    """
 
     stop_id: str
     name: str
-    arrival: StationArrival | None
+    arrival: PredictedEvent | None
+    departure: PredictedEvent | None
+
+
+@dataclass(frozen=True)
+class VehicleStop:
+    """A stop ahead of a vehicle, or the first stop that it has yet to leave."""
+
+    stop_id: str
+    name: str
+    event: PredictedEvent
+
+
+@dataclass(frozen=True)
+class VehicleView:
+    """A vehicle with all its stops ahead."""
+
+    vehicle_id: str
+    trip_id: str | None
+    """None if the vehicle has no stops ahead at the time."""
+    route_id: str | None
+    direction_id: int | None
+    reported: str | None
+    """Local time of its report as HH:MM:SS."""
+    current_status: str | None
+    current_stop: str | None
+    stops: tuple[VehicleStop, ...]
 
 
 @dataclass(frozen=True)
@@ -77,19 +109,6 @@ class LineView:
 
 
 @dataclass(frozen=True)
-class ModelAccuracy:
-    """The leaderboard's figures of the served model, on the test part of the training set."""
-
-    test_rows: int
-    mae_seconds: float
-    mae_by_stops_ahead: dict[str, float]
-    confidence_level: float | None
-    coverage: float | None
-    baselines: dict[str, float]
-    """Mean absolute error of each baseline in seconds."""
-
-
-@dataclass(frozen=True)
 class NetworkView:
     """The content of the page."""
 
@@ -100,6 +119,8 @@ class NetworkView:
     times: tuple[str, ...]
     vehicles: int
     lines: tuple[LineView, ...]
+    vehicle: VehicleView | None
+    """The chosen vehicle; None if none is."""
     accuracy: ModelAccuracy | None
     """None if the leaderboard is about another version."""
     promotion: str | None
@@ -130,10 +151,11 @@ class NetworkOverview:
         self._source = source
         self._reports = RefreshingCache("network", self._load_reports, refresh_seconds)
 
-    def build_view(self, predictor: Predictor, clock_time: str | None) -> NetworkView:
+    def build_view(self, predictor: Predictor, clock_time: str | None, vehicle_id: str | None = None) -> NetworkView:
         """Predict all arrivals at a local time, HH:MM, by default the time with the most predictions.
 
-        A time between two times of the snapshot gives the earlier one. Raises InvalidTime and Unavailable.
+        `vehicle_id` chooses a vehicle whose stops ahead are shown. A time between two times of the snapshot gives the
+        earlier one. Raises InvalidTime and Unavailable.
         """
         if clock_time is not None and not re.fullmatch(CLOCK_TIME_PATTERN, clock_time):
             raise InvalidTime("The time must be written as HH:MM, such as 08:30.")
@@ -142,20 +164,22 @@ class NetworkOverview:
         promotion = reports.promotions.get(predictor.version)
         snapshot = reports.snapshot
         if snapshot is None or not len(snapshot.times):
-            return NetworkView(predictor.version, None, None, (), 0, (), accuracy, promotion)
+            return NetworkView(predictor.version, None, None, (), 0, (), None, accuracy, promotion)
         times = tuple(_format_clock_time(time) for time in snapshot.times.tolist())
         if clock_time is None:
             time_index = int(np.bincount(snapshot.time_index).argmax())
         else:
             time_index = _find_time(times, clock_time)
         rows = snapshot.rows_at(time_index)
+        predicted = _predict_rows(snapshot, rows, predictor)
         return NetworkView(
             model_version=predictor.version,
             service_date=snapshot.service_date,
             time=times[time_index],
             times=times,
             vehicles=len(set(snapshot.vehicle_id[rows].tolist())),
-            lines=_predict_lines(snapshot, rows, predictor),
+            lines=_build_lines(snapshot, predicted),
+            vehicle=None if vehicle_id is None else _build_vehicle(snapshot, predicted, vehicle_id),
             accuracy=accuracy,
             promotion=promotion,
         )
@@ -168,7 +192,7 @@ class NetworkOverview:
         else:
             snapshot = None if content is None else _parse_snapshot(content)
         leaderboard = self._source.read_report(LEADERBOARD)
-        accuracies = {} if leaderboard is None else _parse_leaderboard(leaderboard)
+        accuracies = {} if leaderboard is None else parse_leaderboard(leaderboard)
         return NetworkReports(content, snapshot, accuracies, self._source.read_promotions())
 
 
@@ -180,87 +204,116 @@ def _parse_snapshot(content: bytes) -> NetworkSnapshot:
         raise LoadError(f"The report {NETWORK_SNAPSHOT} is damaged. {error} {MAKE_A_SNAPSHOT}") from error
 
 
-def _parse_leaderboard(content: bytes) -> dict[str, ModelAccuracy]:
-    """Return the figures of each version of the stored leaderboard, by digest. Raises LoadError."""
-    try:
-        leaderboard = json.loads(content)
-        baselines = {row["model"]: _read_number(row["mae"]) for row in leaderboard if row["model"] in SHOWN_BASELINES}
-        return {row["version"]: _parse_accuracy(row, baselines) for row in leaderboard if row.get("version")}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LoadError(
-            f"The report {LEADERBOARD} is damaged ({type(error).__name__}: {error}). "
-            "Make it again with: dagster asset materialize --select model_leaderboard"
-        ) from error
+@dataclass(frozen=True)
+class _Predicted:
+    """Predictions for rows of the snapshot, arrays (k,)."""
+
+    rows: np.ndarray
+    """Positions in the snapshot."""
+    events: list[PredictedEvent]
+    times: np.ndarray
+    """Predicted times in epoch seconds."""
 
 
-def _parse_accuracy(row: Mapping[str, Any], baselines: dict[str, float]) -> ModelAccuracy:
-    """Return the figures of a row of the leaderboard. Raises ValueError, KeyError or TypeError if it has others."""
-    interval = row.get("interval") or {}
-    level, coverage = interval.get("confidence_level"), interval.get("coverage")
-    return ModelAccuracy(
-        test_rows=int(row["n"]),
-        mae_seconds=_read_number(row["mae"]),
-        mae_by_stops_ahead={stops: _read_number(metrics["mae"]) for stops, metrics in row["by_stops_ahead"].items()},
-        confidence_level=None if level is None else _read_number(level),
-        coverage=None if coverage is None else _read_number(coverage),
-        baselines=baselines,
-    )
-
-
-def _read_number(value: Any) -> float:
-    """Return a number as a float. Raises ValueError or TypeError unless it is one and finite."""
-    number = float(value)
-    if not np.isfinite(number):
-        raise ValueError(f"{number} is not a finite number")
-    return number
-
-
-def _predict_lines(snapshot: NetworkSnapshot, rows: np.ndarray, predictor: Predictor) -> tuple[LineView, ...]:
-    """Return the lines with the earliest predicted arrival at each station, from rows (k,) of the snapshot.
+def _predict_rows(snapshot: NetworkSnapshot, rows: np.ndarray, predictor: Predictor) -> _Predicted:
+    """Predict rows (k,) of the snapshot; the predictions for a vehicle never run backwards.
 
     Raises Unavailable if the snapshot does not have what the model reads, as one that is older than a feature.
     """
+    if not len(rows):
+        return _Predicted(rows, [], np.empty(0))
+    columns = {name: values[rows] for name, values in snapshot.columns.items()}
+    scheduled = snapshot.scheduled_arrival[rows]
+    scheduled_ahead = scheduled - snapshot.reported_at[rows] / MICROSECONDS_PER_SECOND
+    vehicle_ids = snapshot.vehicle_id[rows]
     try:
-        arrivals = _predict_arrivals(snapshot, rows, predictor) if len(rows) else {}
+        reports = np.unique(vehicle_ids, return_inverse=True)[1]
+        delay, lower, upper = predictor.predict_delays(columns, scheduled_ahead, reports)
+        stops_ahead = columns["stops_ahead"].astype(np.int64).tolist()
+        values = zip(vehicle_ids.tolist(), stops_ahead, scheduled.tolist(), delay, lower, upper, strict=True)
+        return _Predicted(rows, [_make_event(*of_row) for of_row in values], scheduled + delay)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Unavailable(
             f"The report {NETWORK_SNAPSHOT} of {snapshot.service_date} does not fit the model {predictor.version[:16]} "
             f"({type(error).__name__}: {error}). {MAKE_A_SNAPSHOT}"
         ) from error
-    return tuple(_build_line(line, arrivals) for line in snapshot.lines if line.stations)
 
 
-def _build_line(line: Line, arrivals: Mapping[tuple[Any, Any, Any], StationArrival]) -> LineView:
-    """Return a line with the arrivals at its stations, which are given by route, direction and stop."""
-    stations = tuple(
-        StationView(station.stop_id, station.name, arrivals.get((line.route_id, line.direction_id, station.stop_id)))
-        for station in line.stations
+def _make_event(
+    vehicle_id: str, stops_ahead: int, scheduled: int, delay: float, lower: np.floating, upper: np.floating
+) -> PredictedEvent:
+    """Return a predicted event from its scheduled epoch seconds and its delay with bounds."""
+    return PredictedEvent(
+        vehicle_id=vehicle_id,
+        stops_ahead=stops_ahead,
+        scheduled=_format_clock_time(scheduled),
+        predicted=_format_clock_time(scheduled + float(delay), "%H:%M:%S"),
+        delay_seconds=round(float(delay), 1),
+        lower_delay_seconds=_round_bound(lower),
+        upper_delay_seconds=_round_bound(upper),
     )
-    return LineView(line.route_id, line.direction_id, line.towards, stations)
 
 
-def _predict_arrivals(
-    snapshot: NetworkSnapshot, rows: np.ndarray, predictor: Predictor
-) -> dict[tuple[Any, Any, Any], StationArrival]:
-    """Return the earliest predicted arrival by (route_id, direction_id, stop_id), from rows (k,) of the snapshot."""
-    columns = {name: values[rows] for name, values in snapshot.columns.items()}
-    delay, lower, upper = predictor.predict_delays(columns)
-    scheduled = snapshot.scheduled_arrival[rows]
-    keys = list(zip(*(columns[name].tolist() for name in ("route_id", "direction_id", "stop_id")), strict=True))
-    arrivals: dict[tuple[Any, Any, Any], StationArrival] = {}
-    for index in np.argsort(scheduled + delay, kind="stable").tolist():
-        if keys[index] not in arrivals:
-            delay_seconds, scheduled_time = float(delay[index]), int(scheduled[index])
-            arrivals[keys[index]] = StationArrival(
-                vehicle_id=str(snapshot.vehicle_id[rows[index]]),
-                stops_ahead=int(columns["stops_ahead"][index]),
-                scheduled=_format_clock_time(scheduled_time),
-                predicted=_format_clock_time(scheduled_time + delay_seconds, "%H:%M:%S"),
-                delay_seconds=round(delay_seconds, 1),
-                lower_delay_seconds=_round_bound(lower[index]),
-                upper_delay_seconds=_round_bound(upper[index]),
-            )
-    return arrivals
+def _build_lines(snapshot: NetworkSnapshot, predicted: _Predicted) -> tuple[LineView, ...]:
+    """Return the lines with the earliest predicted arrival at each station, and departure from it."""
+    names = ("route_id", "direction_id", "stop_id")
+    keys = list(zip(*(snapshot.columns[name][predicted.rows].tolist() for name in names), strict=True))
+    later_visits = snapshot.later_visits[predicted.rows].tolist()
+    earliest: dict[tuple[Any, ...], PredictedEvent] = {}
+    for index in np.argsort(predicted.times, kind="stable").tolist():
+        event = predicted.events[index]
+        earliest.setdefault((*keys[index], later_visits[index], event.stops_ahead == DEPARTURE), event)
+    return tuple(
+        LineView(
+            line.route_id,
+            line.direction_id,
+            line.towards,
+            tuple(_build_station(line, station, earliest) for station in line.stations),
+        )
+        for line in snapshot.lines
+        if line.stations
+    )
+
+
+def _build_station(line: Line, station: Station, earliest: Mapping[tuple[Any, ...], PredictedEvent]) -> StationView:
+    """Return a station with its earliest arrival and departure, which are given by line, visit and kind."""
+    key = (line.route_id, line.direction_id, station.stop_id, station.later_visits)
+    return StationView(station.stop_id, station.name, earliest.get((*key, False)), earliest.get((*key, True)))
+
+
+def _build_vehicle(snapshot: NetworkSnapshot, predicted: _Predicted, vehicle_id: str) -> VehicleView:
+    """Return a vehicle with its stops ahead in order."""
+    indices = np.flatnonzero(snapshot.vehicle_id[predicted.rows] == vehicle_id)
+    if not len(indices):
+        return VehicleView(vehicle_id, None, None, None, None, None, None, ())
+    indices = indices[np.argsort([predicted.events[index].stops_ahead for index in indices], kind="stable")]
+    row = predicted.rows[indices[0]]
+    route_id, direction_id, current_status, current_stop_id = (
+        snapshot.columns[name][row] for name in ("route_id", "direction_id", "current_status", "current_stop_id")
+    )
+    names = _name_stops(snapshot, route_id, direction_id)
+    stop_ids = snapshot.columns["stop_id"][predicted.rows]
+    return VehicleView(
+        vehicle_id=vehicle_id,
+        trip_id=str(snapshot.trip_id[row]),
+        route_id=route_id,
+        direction_id=direction_id,
+        reported=_format_clock_time(int(snapshot.reported_at[row]) / MICROSECONDS_PER_SECOND, "%H:%M:%S"),
+        current_status=current_status,
+        current_stop=names.get(current_stop_id, current_stop_id),
+        stops=tuple(
+            VehicleStop(stop_ids[index], names.get(stop_ids[index], stop_ids[index]), predicted.events[index])
+            for index in indices
+        ),
+    )
+
+
+def _name_stops(snapshot: NetworkSnapshot, route_id: str | None, direction_id: int | None) -> dict[str, str]:
+    """Return the names of stops by id; those of a line come before those that other lines have for the same stops."""
+    names: dict[str, str] = {}
+    for line in sorted(snapshot.lines, key=lambda line: (line.route_id, line.direction_id) == (route_id, direction_id)):
+        names |= {station.stop_id: station.name for station in line.stations}
+    return names
 
 
 def _round_bound(seconds: np.floating) -> float | None:
@@ -292,7 +345,7 @@ def render_page(view: NetworkView) -> str:
         index = view.times.index(view.time)
         earlier = view.times[index - 1] if index > 0 else None
         later = view.times[index + 1] if index + 1 < len(view.times) else None
-    return _template().render(view=view, earlier=earlier, later=later, error=None)
+    return _template().render(view=view, earlier=earlier, later=later, error=None, shown_distances=SHOWN_DISTANCES)
 
 
 def render_error_page(message: str) -> str:
@@ -312,6 +365,11 @@ def classify_delay(delay_seconds: float) -> str:
     if delay_seconds < LATE_SECONDS:
         return "on time"
     return "late" if delay_seconds < VERY_LATE_SECONDS else "very late"
+
+
+def describe_status(current_status: str) -> str:
+    """Return a vehicle's status with respect to its current stop in words."""
+    return "at" if current_status == "STOPPED_AT" else "on the way to"
 
 
 def format_minutes(seconds: float) -> str:
@@ -335,5 +393,6 @@ def _template() -> Template:
         "line_color": line_color,
         "classify_delay": classify_delay,
         "format_minutes": format_minutes,
+        "describe_status": describe_status,
     }
     return environment.get_template("page.html")

@@ -5,7 +5,7 @@ predicts arrivals for many queries at a time. Where a model is stored is decided
 belong to `http_app` and `openapi`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
@@ -14,11 +14,13 @@ from typing import Any, Self
 import numpy as np
 
 from mbta_assets.ml.inference.model import Model
+from mbta_assets.ml.inference.monotone import make_monotone
 from mbta_assets.serving import logs
 from mbta_assets.serving.model_source import ModelSource, open_model_source
 from mbta_assets.serving.refreshing_cache import RefreshingCache
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.transit import formulas
+from mbta_assets.transit.distances import DEPARTURE
 
 
 def required(description: str, **constraints: Any) -> Any:
@@ -34,27 +36,42 @@ def optional(description: str, **constraints: Any) -> Any:
 LATITUDE_RANGE = {"ge": -90.0, "le": 90.0}
 LONGITUDE_RANGE = {"ge": -180.0, "le": 180.0}
 SECONDS_RANGE = {"ge": -1_000_000.0, "le": 1_000_000.0}
+SEQUENCE_RANGE = {"ge": 0, "le": 1_000_000}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArrivalQuery:
     """The state of one vehicle and one stop ahead of it when the vehicle reports its position.
 
-    Times carry a UTC offset. Delays are in seconds, positive when late. Stop ids are those of the timetable, also where
-    the vehicle reports another berth or track of the station. Values about the vehicle's own trip include the report
-    itself; values about other trips are from before it.
+    A trip may serve a stop more than once; a query is about one of the visits. With 0 stops ahead it is about the
+    departure from the first stop of the trip. Times carry a UTC offset. Delays are in seconds, positive when late.
+    Stop ids are those of the timetable, also where the vehicle reports another berth or track of the station. Values
+    about the vehicle's own trip include the report itself; values about other vehicles are from before it.
     """
 
     service_date: date = required("Service date of the trip; a service day starts at 3 am local time.")
     time_stamp: datetime = required("Time of the vehicle's report, at which the prediction is made.")
     stop_id: str = required("Stop whose arrival is predicted.")
-    stops_ahead: int = required("Number of stops to that stop; 1 is the next one.", ge=1, le=100)
-    scheduled_arrival: datetime = required("Scheduled arrival at that stop.")
+    stops_ahead: int = required(
+        "Number of stops to that stop; 1 is the next one, 0 means the departure from the first stop of the trip.",
+        ge=0, le=1000,
+    )  # fmt: skip
+    scheduled_arrival: datetime = required("Scheduled arrival at that stop; for a departure the scheduled departure.")
     current_stop_id: str = required("Stop at which the vehicle stands or to which it is moving.")
     current_status: str = required("Status of the vehicle relative to its current stop.", choices=formulas.STATUSES)
     stops_behind: int = required("Number of stops of the trip at which it stands or that it has left.", ge=0, le=1000)
     vehicle_id: str | None = optional("Vehicle; not a feature, returned with the prediction.")
     trip_id: str | None = optional("Trip; not a feature, returned with the prediction.")
+    stop_sequence: int | None = optional(
+        "Stop sequence of the predicted stop in the trip; not a feature, returned with the prediction.",
+        **SEQUENCE_RANGE,
+    )
+    current_stop_sequence: int | None = optional(
+        "Stop sequence of the current stop; not a feature, returned with the prediction.", **SEQUENCE_RANGE
+    )
+    timepoint: int | None = optional(
+        "1 if the current stop is a timepoint, where a vehicle that is early waits, else 0.", ge=0, le=1
+    )
     route_id: str | None = optional("Route.")
     direction_id: int | None = optional("Direction, 0 or 1.", ge=0, le=1)
     current_latitude: float | None = optional("Latitude of the vehicle in degrees.", **LATITUDE_RANGE)
@@ -81,6 +98,41 @@ class ArrivalQuery:
     )
     route_change_seconds: float | None = optional("Mean change of delay per stop over them.", **SECONDS_RANGE)
 
+    @property
+    def is_departure(self) -> bool:
+        """Return whether the query is about the departure from the first stop of the trip."""
+        return self.stops_ahead == DEPARTURE
+
+
+class FieldGroup:
+    """Some fields of a query, which are set together: queries about many stops have most of their fields in common.
+
+    The fields are set by their slots, as the constructor of a frozen dataclass takes twice as long.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self._set_fields = [getattr(ArrivalQuery, name).__set__ for name in names]
+
+    def others(self) -> Self:
+        """Return the group of all other fields."""
+        return type(self)(*(name for name in ArrivalQuery.__dataclass_fields__ if name not in self.names))
+
+    def arrange(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the values of the fields in the order of the group. Raises KeyError if one is missing."""
+        return tuple([values[name] for name in self.names])
+
+    def fill(self, query: ArrivalQuery, values: Iterable[Any]) -> None:
+        """Set the fields of a query that is being made."""
+        for set_field, value in zip(self._set_fields, values, strict=True):
+            set_field(query, value)
+
+    def make_query(self, values: Iterable[Any]) -> ArrivalQuery:
+        """Return a query with the fields of this group; the others must be filled before it is used."""
+        query = object.__new__(ArrivalQuery)
+        self.fill(query, values)
+        return query
+
 
 REQUIRED_FIELDS = frozenset(name for name, spec in ArrivalQuery.__dataclass_fields__.items() if spec.default is MISSING)
 """Names of the fields that must be given."""
@@ -93,7 +145,7 @@ POSITION_FIELDS = ("current_latitude", "current_longitude", "destination_latitud
 
 
 EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
-_NUMBER_FIELDS = (*POSITION_FIELDS, *formulas.OBSERVED_FEATURES)
+_NUMBER_FIELDS = (*POSITION_FIELDS, "timepoint", *formulas.OBSERVED_FEATURES)
 _get_times: Callable[[ArrivalQuery], tuple[datetime | None, ...]] = attrgetter("time_stamp", *TIME_FIELDS)
 _get_numbers: Callable[[ArrivalQuery], tuple[float | None, ...]] = attrgetter(*_NUMBER_FIELDS)
 
@@ -168,7 +220,7 @@ class Prediction:
     delay_seconds: float
     """Positive when late."""
     predicted_arrival: datetime
-    """The scheduled arrival plus the delay."""
+    """The scheduled arrival plus the delay; for a departure the scheduled departure plus the delay."""
     interval: ArrivalInterval | None
     """None when the bundle has no calibrated interval."""
     model_version: str
@@ -194,12 +246,17 @@ class Predictor:
         return cls(open_model_source(location).load_bundle())
 
     def predict(self, queries: Sequence[ArrivalQuery]) -> list[Prediction]:
-        """Return a prediction for each query, in the same order."""
+        """Return a prediction for each query, in the same order.
+
+        Those of one report of a vehicle on a trip are predicted as one story: no stop is reached before the one before
+        it. Queries without a `trip_id` are predicted by themselves.
+        """
         if not queries:
             return []
         columns = feature_columns(queries)
-        delay, lower, upper = self.predict_delays(columns)
         scheduled = [query.scheduled_arrival for query in queries]
+        ahead = np.array([(query.scheduled_arrival - query.time_stamp).total_seconds() for query in queries])
+        delay, lower, upper = self.predict_delays(columns, ahead, _group_reports(queries))
         delays = delay.tolist()
         intervals: list[ArrivalInterval | None] = [None] * len(queries)
         if self._model.interval:
@@ -215,15 +272,47 @@ class Predictor:
         """Return the prediction for one query."""
         return self.predict([query])[0]
 
-    def predict_delays(self, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def predict_delays(
+        self, columns: Mapping[str, Any], scheduled_ahead: np.ndarray | None = None, groups: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return predicted delays (n,) in seconds for n rows of features, and the lower and upper bounds (n,).
 
-        The bounds are NaN when the bundle has no calibrated interval.
+        With `scheduled_ahead` (n,), the exact seconds to each scheduled time, and `groups` (n,), an integer for each
+        report of a vehicle, the predictions of a report never run backwards along the trip. The bounds are NaN when the
+        bundle has no calibrated interval.
         """
         delay = self._model.predict(columns)
+        if scheduled_ahead is not None and groups is not None:
+            delay = _correct_delays(delay, scheduled_ahead, np.asarray(columns["stops_ahead"], dtype=np.int64), groups)
         if self._model.interval is None:
             return delay, np.full(len(delay), np.nan), np.full(len(delay), np.nan)
-        return delay, *self._model.interval.compute_bounds(columns, delay)
+        lower, upper = self._model.interval.compute_bounds(columns, delay)
+        return delay, np.minimum(lower, delay), upper
+
+
+def _group_reports(queries: Sequence[ArrivalQuery]) -> np.ndarray:
+    """Return an integer (n,) for each query, the same for queries about one report of a vehicle on a trip."""
+    numbers: dict[Any, int] = {}
+    groups = np.empty(len(queries), dtype=np.int64)
+    for index, query in enumerate(queries):
+        key: Any = index
+        if query.trip_id is not None:
+            key = query.service_date, query.trip_id, query.vehicle_id, query.time_stamp
+        groups[index] = numbers.setdefault(key, len(numbers))
+    return groups
+
+
+def _correct_delays(
+    delay: np.ndarray, scheduled_ahead: np.ndarray, stops_ahead: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Return delays (n,) that are no arrivals before now and, in each group, run forwards along the trip.
+
+    `scheduled_ahead` (n,) is the time from now to the scheduled arrival. A delay that needs no correction is unchanged.
+    """
+    ahead = scheduled_ahead + delay
+    corrected = make_monotone(ahead, stops_ahead, groups)
+    # Times have whole microseconds: those that are made equal stay equal.
+    return np.where(corrected == ahead, delay, np.round(corrected, 6) - scheduled_ahead)
 
 
 def follow_model(location: str, refresh_seconds: float = 30) -> RefreshingCache[Predictor]:
@@ -285,6 +374,9 @@ EXAMPLE_QUERY = ArrivalQuery(
     stops_behind=2,
     vehicle_id="R-5483A1B2",
     trip_id="60311024",
+    stop_sequence=30,
+    current_stop_sequence=30,
+    timepoint=0,
     route_id="Red",
     direction_id=0,
     current_latitude=42.3929,

@@ -1,4 +1,4 @@
-"""Rules between the fields of a request's query: its times against its report and its service day, and its positions.
+"""Rules between the fields of a request's query: its times against its report and service day, positions, departures.
 
 They are for requests, whose sender can be told what is wrong; the queries of a `Stream` come from reports that are
 plausible already. Types and ranges of single fields are checked in `openapi`.
@@ -44,6 +44,8 @@ DESCRIPTION = f"""Besides the type and range of each field, a query must keep th
 {MAX_HOURS_TO_DEPARTURE} hours from `time_stamp`.
 - Of a position, latitude and longitude are given or neither is, and not both are within \
 {NULL_ISLAND_DEGREES:g} degree of 0.
+- A departure, with `stops_ahead` 0, is from the first stop of the trip, at or on the way to which the vehicle is: \
+`stop_id` is `current_stop_id` and `stops_behind` at most 1.
 
 Leave out what is not known. A query that breaks a rule is answered with 422, which names its index and its field, \
 and so are all others with it.
@@ -56,7 +58,7 @@ FieldMessage = tuple[str, str]
 
 def find_broken_rules(query: ArrivalQuery) -> list[FieldMessage]:
     """Return the fields of a query that break a rule, each with what is wrong and what is allowed."""
-    return _find_implausible_times(query) + _find_implausible_positions(query)
+    return _find_implausible_times(query) + _find_implausible_positions(query) + _find_wrong_departure(query)
 
 
 def _find_implausible_times(query: ArrivalQuery) -> list[FieldMessage]:
@@ -100,6 +102,19 @@ def _find_implausible_positions(query: ArrivalQuery) -> list[FieldMessage]:
                 broken.append((missing, f"It is missing, but {given} is given; give both or neither."))
         elif not is_plausible_position(latitude, longitude):
             broken += [(name, "The position is at null island, 0 and 0; leave it out.") for name in names]
+    return broken
+
+
+def _find_wrong_departure(query: ArrivalQuery) -> list[FieldMessage]:
+    """Return the fields that a departure from the first stop of the trip cannot have."""
+    if not query.is_departure:
+        return []
+    broken = []
+    if query.stop_id != query.current_stop_id:
+        broken.append(("stop_id", "It is not current_stop_id; a departure, with stops_ahead 0, is from there."))
+    if query.stops_behind > 1:
+        message = f"{query.stops_behind} stops are behind; a departure, with stops_ahead 0, is from the first stop."
+        broken.append(("stops_behind", message))
     return broken
 
 

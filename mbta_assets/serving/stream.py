@@ -5,14 +5,16 @@ They have the features that `transit_features` has for the same updates. What th
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from mbta_assets.serving.observations import (
-    MICROSECOND,
-    UNOBSERVED_VISIT,
-    Observations,
+from mbta_assets.serving.observations import Observations
+from mbta_assets.serving.predictor import ArrivalQuery, FieldGroup
+from mbta_assets.serving.scheduled_trip import MICROSECOND, ScheduledTrip, missing_first
+from mbta_assets.serving.timetable import Timetable
+from mbta_assets.serving.trip_state import (
+    Place,
     RouteDirection,
     StopVisit,
     TripKey,
@@ -20,23 +22,27 @@ from mbta_assets.serving.observations import (
     VehicleUpdate,
     has_trip_id,
     to_route_direction,
-    to_trip_key,
 )
-from mbta_assets.serving.predictor import ArrivalQuery
-from mbta_assets.serving.timetable import StopTime, Timetable, missing_first
-from mbta_assets.transit.formulas import RECENT_DELAY_WINDOW_SECONDS, RECENT_RUN_COUNT, STOPS_AHEAD
+from mbta_assets.transit.distances import DEPARTURE
+from mbta_assets.transit.formulas import RECENT_DELAY_WINDOW_SECONDS, RECENT_RUN_COUNT
 
 MICROSECONDS_PER_SECOND = 1_000_000
+STOP_FIELDS = FieldGroup(
+    "stops_ahead", "stop_id", "stop_sequence", "scheduled_arrival", "destination_latitude", "destination_longitude",
+    "leader_arrival", "leader_delay_seconds", "last_run_seconds", "recent_run_seconds",
+)  # fmt: skip
+"""Fields of a query that differ between the stops ahead of a vehicle, in the order of `Stream._stop_values`."""
+VEHICLE_FIELDS = STOP_FIELDS.others()
 
 
 class _TripPosition(NamedTuple):
-    """The position of a vehicle in its trip's stop times."""
+    """The position of a vehicle among the stop visits of its trip; visits are numbered from 0."""
 
     update: VehicleUpdate
+    current_index: int
+    """Index of the visit at which it stands or to which it is moving."""
     next_index: int
-    """Index of the next stop time."""
-    last_departure: datetime | None
-    """Scheduled departure from the stop time before that."""
+    """Index of the visit at which it arrives next."""
 
 
 class Stream:
@@ -44,12 +50,16 @@ class Stream:
 
     Updates of one vehicle should come in order of time; those of different vehicles may be interleaved. Then the
     queries are those of the table. An update that does not count in the table either is ignored: one whose time is not
-    of its trip at that stop or of the service day, or that names no stop.
+    of its trip at that stop or of the service day, that names no stop, or that is about a stop whose order in the trip
+    the schedule does not say.
 
-    An update that is older than the latest one of its trip is late and ignored. If it is older by more than
-    `observations.MAX_DISORDER`, a clock is wrong, of the late updates or of the newer ones, and the majority decides:
-    once more updates in a row are so late than there are newer ones, the newer ones are revoked and the late ones
-    count. So neither a clock in the past nor one in the future silences a trip.
+    Where a trip serves a stop more than once, `transit.placement` says which visit an update is about. Simultaneous
+    updates of a vehicle should be given in one call, as they are put in an order.
+
+    An update that is older than the latest one of its vehicle on its trip is late and ignored. If it is older by more
+    than `observations.MAX_DISORDER`, a clock is wrong, of the late updates or of the newer ones, and the majority
+    decides: once more updates in a row are so late than there are newer ones, the newer ones are revoked and the late
+    ones count. So neither a clock in the past nor one in the future silences a vehicle.
     """
 
     def __init__(self, timetable: Timetable) -> None:
@@ -76,108 +86,110 @@ class Stream:
         self._observed.add(updates)
 
     def iter_queries(self, since: datetime | None = None) -> Iterator[ArrivalQuery]:
-        """Yield a query for each vehicle on a trip and each predicted stop ahead, as of the vehicle's latest update.
+        """Yield a query for each vehicle on a trip and each stop ahead, as of the vehicle's latest update on that trip.
 
-        With `since`, vehicles whose latest update is older are left out.
+        A vehicle that has not left the first stop of its trip has a query about its departure too. With `since`, trips
+        on which the vehicle's latest update is older are left out.
         """
         for key in list(self._observed.trips):
             if has_trip_id(key):
-                yield from self.iter_trip_queries(key[1], since)
+                yield from self._iter_vehicle_queries(key, since)
 
     def iter_trip_queries(self, trip_id: str, since: datetime | None = None) -> Iterator[ArrivalQuery]:
-        """Yield the queries of one trip; none if it has not been observed or has no predicted stop ahead."""
-        trip = self._observed.trips.get(to_trip_key(trip_id))
-        if trip is None:
-            return
-        for updates in trip.latest_updates.values():
-            now = updates[0].updated_at
-            # Another vehicle has reported on the trip since, so this one's state is out of date.
-            if now == trip.last_updated_at and (since is None or now >= since):
-                yield from self._iter_vehicle_queries(trip_id, trip, updates)
+        """Yield the queries of all vehicles of a trip; none if it has not been observed or has no stop ahead."""
+        for key in list(self._observed.keys_by_trip.get(trip_id, ())):
+            yield from self._iter_vehicle_queries(key, since)
 
-    def _iter_vehicle_queries(
-        self, trip_id: str, trip: TripState, updates: list[VehicleUpdate]
-    ) -> Iterator[ArrivalQuery]:
-        """Yield a query for each predicted stop that a vehicle has ahead, from its updates of one time."""
-        position = self._locate(trip_id, updates)
-        if position is None:
+    def _iter_vehicle_queries(self, key: TripKey, since: datetime | None) -> Iterator[ArrivalQuery]:
+        """Yield the queries of a vehicle on a trip: its departure, then the arrivals at the stops ahead in order."""
+        trip = self._observed.trips[key]
+        scheduled, position = trip.scheduled, _find_position(trip)
+        if scheduled is None or position is None or (since is not None and position.update.updated_at < since):
             return
-        vehicle_fields = self._vehicle_fields(trip_id, trip, position)
-        stop_times = self.timetable.stop_times[trip_id]
-        for stops_ahead in STOPS_AHEAD:
-            index = position.next_index + stops_ahead - 1
-            if 0 < index < len(stop_times) and self._is_expected(stop_times[index]):
-                stop_fields = self._stop_fields(stop_times[index], position.update)
-                yield ArrivalQuery(stops_ahead=stops_ahead, **vehicle_fields, **stop_fields)
+        vehicle_values = VEHICLE_FIELDS.arrange(self._vehicle_fields(trip, scheduled, position))
+        stop_times, begin = scheduled.stop_times, position.next_index
+        indices = range(max(begin, 1), len(stop_times))
+        if position.current_index == 0 and not trip.has_left_origin:
+            yield self._make_query(vehicle_values, trip, scheduled, position, 0)
+        for index in indices:
+            visit = trip.visits.get(index)
+            is_expected = visit is None or visit.arrived_at is None
+            if is_expected and stop_times[index].arrival_time is not None and index not in scheduled.unordered:
+                yield self._make_query(vehicle_values, trip, scheduled, position, index)
 
-    def _vehicle_fields(self, trip_id: str, trip: TripState, position: _TripPosition) -> dict[str, Any]:
+    def _make_query(
+        self,
+        vehicle_values: tuple[Any, ...],
+        trip: TripState,
+        scheduled: ScheduledTrip,
+        position: _TripPosition,
+        index: int,
+    ) -> ArrivalQuery:
+        """Return the query about the visit at an index: the arrival there, or the departure from the first stop."""
+        stop_time, stop_id, now = (
+            scheduled.stop_times[index],
+            scheduled.stop_times[index].stop_id,
+            position.update.updated_at,
+        )
+        arrivals = self._observed.arrivals_by_stop.get(stop_id, ())
+        leader = _find_latest_of_others(arrivals, trip, now)
+        runs: list[int] = []
+        if index and arrivals and not scheduled.is_served_before(index, position.next_index):
+            origin = scheduled.stop_times[position.current_index].stop_id
+            runs = _list_recent_runs(arrivals, origin, position.update.is_moving, now)
+        stop = self.timetable.stops.get(stop_id)
+        query = VEHICLE_FIELDS.make_query(vehicle_values)
+        STOP_FIELDS.fill(
+            query,
+            (
+                index - position.next_index + 1 if index else DEPARTURE,
+                stop_id,
+                scheduled.stop_sequence(index),
+                stop_time.arrival_time if index else stop_time.departure_time,
+                stop.latitude if stop else None,
+                stop.longitude if stop else None,
+                leader and leader.arrived_at,
+                _seconds(leader.delay_us) if leader else None,
+                _seconds(runs[0]) if runs else None,
+                _mean_seconds(runs),
+            ),
+        )
+        return query
+
+    def _vehicle_fields(self, trip: TripState, scheduled: ScheduledTrip, position: _TripPosition) -> dict[str, Any]:
         """Return the query fields that do not depend on the predicted stop."""
-        update = position.update
-        stop_id, now = update.stop_id or "", update.updated_at
-        route_id, direction_id = self._route_and_direction(trip_id, update)
-        arrival = trip.last_arrival or UNOBSERVED_VISIT
-        previous = self._latest_arrival(stop_id, to_trip_key(trip_id), now)
-        left_at = self._observed.find_departure(previous)
+        update, index = position.update, position.current_index
+        now, is_moving, current = update.updated_at, update.is_moving, scheduled.stop_times[index]
+        route_id, direction_id = self._route_and_direction(scheduled.trip_id, update)
+        arrival, arrived_at = trip.last_arrival, trip.last_arrival and trip.last_arrival.arrived_at
+        previous = _find_latest_of_others(self._observed.arrivals_by_stop.get(current.stop_id, ()), trip, now)
+        left_at = self._observed.find_departure(previous) if previous else None
         route_delay, route_change = self._recent_delays(to_route_direction(route_id, direction_id), now)
         return {
             "service_date": self.timetable.service_date,
             "time_stamp": now,
-            "current_stop_id": stop_id,
+            "current_stop_id": current.stop_id,
+            "current_stop_sequence": scheduled.stop_sequence(index),
             "current_status": update.current_status,
+            "timepoint": current.timepoint,
             "stops_behind": position.next_index,
             "vehicle_id": update.id,
-            "trip_id": trip_id,
+            "trip_id": scheduled.trip_id,
             "route_id": route_id,
             "direction_id": direction_id,
             "current_latitude": update.latitude,
             "current_longitude": update.longitude,
-            "scheduled_last_departure": position.last_departure,
+            "scheduled_last_departure": scheduled.previous_departure(index) if is_moving else current.leaves,
             # A standing vehicle has stood since its arrival, even if its status has changed in between.
-            "state_since": trip.state_started_at.get((stop_id, True)) if update.is_moving else arrival.arrived_at,
-            "last_arrival": arrival.arrived_at,
-            "last_delay_seconds": _seconds(arrival.delay_us),
-            "last_change_seconds": _seconds(arrival.delay_change_us),
-            "platform_arrival": previous.arrived_at,
+            "state_since": trip.state_started_at.get((index, True)) if is_moving else arrived_at,
+            "last_arrival": arrived_at,
+            "last_delay_seconds": _seconds(arrival.delay_us) if arrival else None,
+            "last_change_seconds": _seconds(arrival.delay_change_us) if arrival else None,
+            "platform_arrival": previous and previous.arrived_at,
             "platform_left": left_at if left_at is not None and left_at < now else None,
             "route_delay_seconds": route_delay,
             "route_change_seconds": route_change,
         }
-
-    def _stop_fields(self, stop_time: StopTime, update: VehicleUpdate) -> dict[str, Any]:
-        """Return the query fields of a predicted stop, as of the time of a vehicle's update."""
-        now = update.updated_at
-        leader = self._latest_arrival(stop_time.stop_id, to_trip_key(stop_time.trip_id), now)
-        runs = self._recent_runs(update.stop_id or "", stop_time.stop_id, update.is_moving, now)
-        stop = self.timetable.stops.get(stop_time.stop_id)
-        return {
-            "stop_id": stop_time.stop_id,
-            "scheduled_arrival": stop_time.arrival_time,
-            "destination_latitude": stop.latitude if stop else None,
-            "destination_longitude": stop.longitude if stop else None,
-            "leader_arrival": leader.arrived_at,
-            "leader_delay_seconds": _seconds(leader.delay_us),
-            "last_run_seconds": _seconds(runs[0] if runs else None),
-            "recent_run_seconds": _mean_seconds(runs),
-        }
-
-    def _locate(self, trip_id: str, updates: list[VehicleUpdate]) -> _TripPosition | None:
-        """Return the position furthest along the trip among updates of one time.
-
-        Return None if no update is at a stop of the trip.
-        """
-        positions = []
-        for update in updates:
-            index = self.timetable.stop_index.get((trip_id, update.stop_id or ""))
-            if index is None:
-                continue
-            stop_time = self.timetable.stop_times[trip_id][index]
-            if update.is_moving:
-                last_departure = self.timetable.previous_departure(trip_id, index)
-            else:
-                last_departure = stop_time.departure_time or stop_time.arrival_time
-            next_index = index if update.is_moving else index + 1
-            positions.append(_TripPosition(update, next_index, last_departure))
-        return min(positions, key=_furthest_first, default=None)
 
     def _route_and_direction(self, trip_id: str, update: VehicleUpdate) -> tuple[str | None, int | None]:
         """Return the route and direction of an update, taken from the trip where the update has none."""
@@ -189,45 +201,83 @@ class Stream:
             direction_id = trip.direction_id
         return route_id, direction_id
 
-    def _is_expected(self, stop_time: StopTime) -> bool:
-        """Return whether a stop has a scheduled arrival and the trip has not been observed to arrive there."""
-        visit = self._observed.visits.get((to_trip_key(stop_time.trip_id), stop_time.stop_id), UNOBSERVED_VISIT)
-        return stop_time.arrival_time is not None and visit.arrived_at is None
-
-    def _latest_arrival(self, stop_id: str, key: TripKey, now: datetime) -> StopVisit:
-        """Return the latest arrival of another trip at a stop before `now`, or `UNOBSERVED_VISIT`."""
-        arrivals = self._observed.arrivals_by_stop.get(stop_id, [])
-        index = bisect_left(arrivals, now, key=_arrival_time) - 1
-        if index >= 0 and arrivals[index].trip_key == key:
-            index -= 1
-        return arrivals[index] if index >= 0 else UNOBSERVED_VISIT
-
-    def _recent_runs(self, origin: str, destination: str, is_moving: bool, now: datetime) -> list[int]:
-        """Return the run times in microseconds of the latest runs that ended before `now`, the latest first.
-
-        A run starts with the movement to the origin if `is_moving`, otherwise with the arrival there.
-        """
-        visits, arrivals = self._observed.visits, self._observed.arrivals_by_stop.get(destination, [])
-        runs: list[int] = []
-        for index in range(bisect_left(arrivals, now, key=_arrival_time) - 1, -1, -1):
-            start = visits.get((arrivals[index].trip_key, origin), UNOBSERVED_VISIT)
-            started_at = start.movement_started_at if is_moving else start.arrived_at
-            ended_at = arrivals[index].arrived_at
-            if started_at is not None and ended_at is not None and ended_at > started_at:
-                runs.append((ended_at - started_at) // MICROSECOND)
-                if len(runs) == RECENT_RUN_COUNT:
-                    break
-        return runs
-
     def _recent_delays(self, route_direction: RouteDirection, now: datetime) -> tuple[float | None, float | None]:
         """Return the mean delay and mean change of delay, in seconds, of a route's arrivals in the last half hour."""
-        arrivals = self._observed.arrivals_by_route.get(route_direction, [])
+        arrivals = self._observed.arrivals_by_route.get(route_direction, ())
         begin = bisect_left(arrivals, now - timedelta(seconds=RECENT_DELAY_WINDOW_SECONDS), key=_arrival_time)
-        recent = arrivals[begin : bisect_left(arrivals, now, key=_arrival_time)]
+        recent = arrivals[begin : _count_before(arrivals, now)]
         return (
             _mean_seconds([visit.delay_us for visit in recent if visit.delay_us is not None]),
             _mean_seconds([visit.delay_change_us for visit in recent if visit.delay_change_us is not None]),
         )
+
+
+def _find_position(trip: TripState) -> _TripPosition | None:
+    """Return the position furthest along the trip by the reports of the latest time; None if none is at its stops."""
+    positions = [
+        _TripPosition(report.update, report.place, report.place if report.update.is_moving else report.place + 1)
+        for report in trip.located
+        if isinstance(report.place, int)
+    ]
+    return min(positions, key=_furthest_first, default=None) if len(positions) != 1 else positions[0]
+
+
+def _count_before(arrivals: Sequence[StopVisit], now: datetime) -> int:
+    """Return the number of arrivals, given in order, that were before `now`."""
+    if not arrivals or _arrival_time(arrivals[-1]) < now:
+        return len(arrivals)
+    return bisect_left(arrivals, now, key=_arrival_time)
+
+
+def _find_latest_of_others(arrivals: Sequence[StopVisit], trip: TripState, now: datetime) -> StopVisit | None:
+    """Return the latest arrival before `now`, of those at a stop, that is not of a vehicle's own trip."""
+    for index in range(_count_before(arrivals, now) - 1, -1, -1):
+        if arrivals[index].trip is not trip:
+            return arrivals[index]
+    return None
+
+
+def _list_recent_runs(arrivals: Sequence[StopVisit], origin: str, is_moving: bool, now: datetime) -> list[int]:
+    """Return the run times in microseconds of the latest runs that ended before `now`, the latest first.
+
+    A run starts with the movement to the origin if `is_moving`, otherwise with the arrival there, and ends with one of
+    the arrivals at the destination, the first of its trip from there on.
+    """
+    runs: list[int] = []
+    for index in range(_count_before(arrivals, now) - 1, -1, -1):
+        end = arrivals[index]
+        ended_at, visits = end.arrived_at, end.trip.visits
+        for place in _find_origins(end, origin, is_moving):
+            start = visits.get(place)
+            if start is None:
+                continue
+            started_at = start.movement_started_at if is_moving else start.arrived_at
+            if started_at is not None and ended_at is not None and ended_at > started_at:
+                runs.append((ended_at - started_at) // MICROSECOND)
+                if len(runs) == RECENT_RUN_COUNT:
+                    return runs
+    return runs
+
+
+def _find_origins(end: StopVisit, origin: str, is_moving: bool) -> Sequence[Place]:
+    """Return the visits of the origin from which an arrival is the trip's next one at its stop, the latest first."""
+    scheduled, place = end.trip.scheduled, end.place
+    if scheduled is None:
+        return (origin,)
+    at_origin = scheduled.pattern.at_stop.get(origin)
+    if not isinstance(place, int):
+        return at_origin[::-1] if at_origin else (origin,)
+    if not scheduled.pattern.is_repeated:
+        if at_origin is None:
+            return (origin,)
+        is_before = at_origin[0] <= place if is_moving else at_origin[0] < place
+        return at_origin if is_before else ()
+    at_destination = scheduled.pattern.at_stop[end.stop_id]
+    if at_origin is None:
+        return (origin,) if at_destination[0] == place else ()
+    before = max((other for other in at_destination if other < place), default=-1)
+    begin, last = (before + 1, place) if is_moving else (before, place - 1)
+    return [index for index in reversed(at_origin) if begin <= index <= last]
 
 
 def _arrival_time(visit: StopVisit) -> Any:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,20 @@ def test_predictions_are_those_of_the_predictor_in_the_order_of_the_queries(
     expected = predictor.predict(openapi.parse_queries(json.dumps({"queries": queries}).encode()))
     for n, returned, prediction in zip(stops_ahead, content["predictions"], expected, strict=True):
         assert (returned["vehicle_id"], returned["stop_id"]) == (f"R-{n}", EXAMPLE_QUERY.stop_id)
+        assert (returned["stop_sequence"], returned["current_stop_sequence"], returned["event"]) == (30, 30, "arrival")
         assert returned["delay_seconds"] == pytest.approx(prediction.delay_seconds, abs=0.001)
         assert returned["predicted_arrival"] == prediction.predicted_arrival.isoformat()
         assert prediction.interval
         assert returned["interval"]["earliest_arrival"] == prediction.interval.earliest_arrival.isoformat()
         assert returned["interval"]["confidence_level"] == 0.9
+
+
+def test_predictions_for_one_report_never_run_backwards(server: FunctionServer) -> None:
+    queries = [query_json(stops_ahead=n, stops_behind=1) for n in range(12)]
+    predictions = server.request("/predict", {"queries": queries}).json()["predictions"]
+    assert [prediction["event"] for prediction in predictions] == ["departure", *["arrival"] * 11]
+    times = [datetime.fromisoformat(prediction["predicted_arrival"]) for prediction in predictions]
+    assert times == sorted(times)
 
 
 def test_optional_fields_may_be_left_out(server: FunctionServer) -> None:
@@ -70,7 +80,12 @@ def test_optional_fields_may_be_left_out(server: FunctionServer) -> None:
     [
         ({"stop_id": 70065}, "stop_id"),
         ({"stop_id": ""}, "stop_id"),
-        ({"stops_ahead": 0}, "stops_ahead"),
+        ({"stops_ahead": -1}, "stops_ahead"),
+        ({"stops_ahead": 1001}, "stops_ahead"),
+        ({"stops_ahead": 0}, "stops_behind"),
+        ({"stop_sequence": -1}, "stop_sequence"),
+        ({"current_stop_sequence": "30"}, "current_stop_sequence"),
+        ({"timepoint": 2}, "timepoint"),
         ({"stops_ahead": 1.5}, "stops_ahead"),
         ({"stops_ahead": "1"}, "stops_ahead"),
         ({"stops_ahead": True}, "stops_ahead"),

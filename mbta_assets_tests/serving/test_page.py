@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -51,10 +52,10 @@ def page(browser: Browser, server: FunctionServer) -> Iterator[Page]:
         yield page
 
 
-def build_view(store: ModelStore, clock_time: str | None) -> NetworkView:
+def build_view(store: ModelStore, clock_time: str | None, vehicle_id: str | None = None) -> NetworkView:
     """Return the view of a store's reports with its production model."""
     source = open_model_source(str(store.root))
-    return NetworkOverview(source, 30).build_view(Predictor(source.load_bundle()), clock_time)
+    return NetworkOverview(source, 30).build_view(Predictor(source.load_bundle()), clock_time, vehicle_id)
 
 
 def test_the_page_shows_stations_delays_and_the_accuracy_of_the_model(page: Page, full_store: ModelStore) -> None:
@@ -108,6 +109,8 @@ def test_nothing_is_cut_off_on_a_phone(browser: Browser, server: FunctionServer)
     phone = browser.new_page(viewport={"width": 360, "height": 740}, base_url=server.address, has_touch=True)
     with phone:
         phone.goto("/?time=17:30")
+        phone.get_by_role("link", name="All stops ahead of vehicle").first.click()
+        expect(phone.locator("#vehicle")).to_be_visible()
         assert phone.evaluate("document.documentElement.scrollWidth") <= 360
         assert phone.evaluate(OVERFLOWING_SECTIONS) == []
         controls = phone.locator("form a, form select, form button").all()
@@ -131,7 +134,12 @@ def test_the_content_of_the_page_is_available_as_json(server: FunctionServer) ->
     assert len(arrivals) > 20
     for arrival in arrivals:
         assert arrival["lower_delay_seconds"] <= arrival["delay_seconds"] <= arrival["upper_delay_seconds"]
-        assert arrival["stops_ahead"] in (1, 3, 5, 10)
+        assert arrival["stops_ahead"] >= 1
+    assert {2, 4, 6} <= {arrival["stops_ahead"] for arrival in arrivals}
+    departures = [station["departure"] for station in stations if station["departure"]]
+    assert departures
+    assert {departure["stops_ahead"] for departure in departures} == {0}
+    assert content["vehicle"] is None
     assert content["accuracy"]["confidence_level"] == 0.9
     assert content["accuracy"]["coverage"] == pytest.approx(0.9, abs=0.05)
     assert set(content["accuracy"]["baselines"]) == {"persistence", "schedule"}
@@ -157,30 +165,107 @@ def test_the_page_loads_nothing_else(server: FunctionServer) -> None:
     assert not re.search(rb"<script|<img|<link|@import|url\(|https?://", response.body)
 
 
-def test_each_station_shows_its_earliest_predicted_arrival_of_reports_not_older_than_two_minutes(
+def select_shown_rows(trained_models: TrainedModels, predictor: Predictor) -> pd.DataFrame:
+    """Return the rows of the last day that the page shows at 08:30, with the predicted delay and arrival."""
+    features = trained_models.last_day
+    local_time = features["time_stamp"].dt.tz_convert(TIME_ZONE)
+    begin = local_time.dt.normalize().iloc[0] + np.timedelta64(8 * 60 + 30, "m")
+    assert str(begin).startswith(f"{SIMULATED_DAYS[-1]} 08:30")
+    rows = features[(local_time >= begin) & (local_time < begin + np.timedelta64(600, "s"))]
+    rows = rows[rows["time_stamp"] == rows.groupby("vehicle_id")["time_stamp"].transform("min")]
+    ahead = (rows["scheduled_arrival"] - rows["time_stamp"]).dt.total_seconds().to_numpy()
+    delay, _, _ = predictor.predict_delays(rows, ahead, pd.factorize(rows["vehicle_id"])[0])
+    return rows.assign(delay=delay, arrival=rows["scheduled_arrival"].astype("int64") / 1e6 + delay)
+
+
+def test_each_station_shows_its_earliest_arrival_and_departure_of_first_reports(
     full_store: ModelStore, trained_models: TrainedModels
 ) -> None:
-    features, predictor = trained_models.last_day, Predictor(full_store.models[0])
+    rows = select_shown_rows(trained_models, Predictor(full_store.models[0]))
     view = build_view(full_store, "08:30")
-    local_time = features["time_stamp"].dt.tz_convert(TIME_ZONE)
-    end = local_time.dt.normalize().iloc[0] + np.timedelta64(8 * 60 + 30, "m")
-    assert str(end).startswith(f"{SIMULATED_DAYS[-1]} 08:30")
-    rows = features[(local_time <= end) & (local_time > end - np.timedelta64(120, "s"))]
-    rows = rows[rows["time_stamp"] == rows.groupby("vehicle_id")["time_stamp"].transform("max")]
-    delay, _, _ = predictor.predict_delays(rows)
-    rows = rows.assign(delay=delay, arrival=rows["scheduled_arrival"].astype("int64") / 1e6 + delay)
-    station_key = ["route_id", "direction_id", "stop_id"]
-    earliest = rows.sort_values("arrival", kind="stable").drop_duplicates(station_key)
-    expected = dict(zip(earliest[station_key].itertuples(index=False, name=None), earliest["delay"], strict=True))
+    key = ["route_id", "direction_id", "stop_id", "event"]
+    earliest = rows.sort_values("arrival", kind="stable").drop_duplicates(key)
+    expected = dict(zip(earliest[key].itertuples(index=False, name=None), earliest["delay"], strict=True))
     shown = {
-        (line.route_id, line.direction_id, station.stop_id): station.arrival.delay_seconds
+        (line.route_id, line.direction_id, station.stop_id, kind): event.delay_seconds
         for line in view.lines
         for station in line.stations
-        if station.arrival
+        for kind, event in (("arrival", station.arrival), ("departure", station.departure))
+        if event
     }
-    assert len(shown) > 20
+    assert len(shown) > 50
     assert shown.keys() == expected.keys()
     assert all(shown[key] == pytest.approx(expected[key], abs=0.06) for key in expected)
+
+
+def test_every_station_with_a_vehicle_upstream_has_an_arrival(full_store: ModelStore) -> None:
+    view = build_view(full_store, "08:30")
+    for line in view.lines:
+        has_arrival = [station.arrival is not None for station in line.stations]
+        assert any(has_arrival)
+        # A vehicle has stops ahead up to the end of its branch, and every line of the simulation has vehicles near its
+        # first stop in the morning.
+        assert sum(has_arrival) >= len(line.stations) - 3, line.route_id
+
+
+def test_a_chosen_vehicle_shows_all_its_stops_ahead_in_order(
+    full_store: ModelStore, trained_models: TrainedModels
+) -> None:
+    rows = select_shown_rows(trained_models, Predictor(full_store.models[0]))
+    vehicle_id = rows["vehicle_id"].value_counts().index[0]
+    own = rows[rows["vehicle_id"] == vehicle_id].sort_values("stops_ahead")
+    vehicle = build_view(full_store, "08:30", vehicle_id).vehicle
+    assert vehicle is not None
+    assert (vehicle.vehicle_id, vehicle.trip_id) == (vehicle_id, own["trip_id"].iloc[0])
+    assert [stop.stop_id for stop in vehicle.stops] == own["stop_id"].tolist()
+    assert [stop.event.stops_ahead for stop in vehicle.stops] == own["stops_ahead"].tolist()
+    assert [stop.event.delay_seconds for stop in vehicle.stops] == pytest.approx(own["delay"].tolist(), abs=0.06)
+    predicted = [stop.event.predicted for stop in vehicle.stops]
+    assert predicted == sorted(predicted)
+    assert len(vehicle.stops) > 10
+    assert {stop.name for stop in vehicle.stops}.isdisjoint(stop.stop_id for stop in vehicle.stops)
+
+
+def test_a_vehicle_that_has_not_left_shows_its_departure_first(full_store: ModelStore) -> None:
+    view = build_view(full_store, "08:30")
+    departures = [station.departure for line in view.lines for station in line.stations if station.departure]
+    vehicle = build_view(full_store, "08:30", departures[0].vehicle_id).vehicle
+    assert vehicle is not None
+    assert [stop.event.stops_ahead for stop in vehicle.stops][:2] in ([0, 1], [0, 2])
+    html = render_page(build_view(full_store, "08:30", departures[0].vehicle_id))
+    assert html.count('data-event="departure"') == len(departures)
+
+
+def test_an_unknown_vehicle_is_said_to_have_no_stops_ahead(server: FunctionServer) -> None:
+    content = server.request("/network?time=08:30&vehicle=%3Cb%3E%26").json()
+    assert content["vehicle"]["vehicle_id"] == "<b>&"
+    assert content["vehicle"]["stops"] == []
+    page = server.request("/?time=08:30&vehicle=%3Cb%3E%26")
+    assert page.status == 200
+    assert b"Vehicle &lt;b&gt;&amp;" in page.body
+    assert b"no stops ahead at 08:30" in page.body
+    assert b"<b>" not in page.body
+
+
+def test_a_vehicle_is_chosen_and_followed_to_another_time_with_the_keyboard(page: Page) -> None:
+    page.goto("/?time=08:30")
+    red = page.get_by_role("region", name="Red towards Alewife")
+    link = red.get_by_role("link", name="All stops ahead of vehicle").last
+    vehicle_id = link.inner_text()
+    link.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**vehicle=**")
+    region = page.get_by_role("region", name=f"Vehicle {vehicle_id}")
+    expect(region).to_be_visible()
+    delays = region.locator("td.delay").all_inner_texts()
+    assert delays
+    assert all(re.fullmatch(r"[+−]\d+:\d\d", delay) for delay in delays)
+    page.screenshot(path=SCREENSHOTS / "7-a-vehicle.png", full_page=True)
+    page.get_by_role("link", name="08:40").click()
+    expect(page.get_by_role("region", name=f"Vehicle {vehicle_id}")).to_be_visible()
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_text("at 08:40 in Boston")).to_be_visible()
+    expect(page.locator("#vehicle")).to_have_count(0)
 
 
 def test_without_reports_the_page_names_the_command_for_a_snapshot_and_the_reason_of_the_promotion(

@@ -13,7 +13,8 @@ import pytest
 
 from mbta_assets.ml.evaluation.metrics import score_interval
 from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model
-from mbta_assets.serving import Predictor, StopTime, Stream, Timetable, VehicleUpdate, follow_model
+from mbta_assets.ml.inference.monotone import make_monotone
+from mbta_assets.serving import ArrivalQuery, Predictor, StopTime, Stream, Timetable, VehicleUpdate, follow_model
 from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS, feature_columns
 from mbta_assets.storage import bundle
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
@@ -58,7 +59,7 @@ def test_the_predictor_predicts_what_the_model_predicts_for_the_table(trained_mo
 def test_queries_are_predicted_alike_one_by_one_and_together(trained_models: TrainedModels) -> None:
     predictor = Predictor(trained_models.bundles[0])
     queries = [
-        replace(EXAMPLE_QUERY, stops_ahead=stops_ahead, last_delay_seconds=delay)
+        replace(EXAMPLE_QUERY, stops_ahead=stops_ahead, last_delay_seconds=delay, vehicle_id=f"R-{stops_ahead} {delay}")
         for stops_ahead in (1, 3, 5, 10)
         for delay in (None, -60.0, 600)
     ]
@@ -73,6 +74,72 @@ def test_queries_are_predicted_alike_one_by_one_and_together(trained_models: Tra
         assert prediction.interval.confidence_level == 0.9
     assert len({prediction.delay_seconds for prediction in predictions}) > 3
     assert predictor.predict([]) == []
+
+
+def make_story(predictor: Predictor, delays: list[float]) -> list[ArrivalQuery]:
+    """Return queries of one report about stops that the model predicts to be reached after one another, or not.
+
+    A stop ahead is scheduled so that its predicted time is some seconds after the one before it.
+    """
+    queries = []
+    for index, seconds in enumerate(delays):
+        query = replace(EXAMPLE_QUERY, stops_ahead=index + 1, stop_sequence=30 + index)
+        ahead = predictor.predict_one(query).predicted_arrival - query.time_stamp
+        queries.append(replace(query, scheduled_arrival=query.scheduled_arrival + timedelta(seconds=seconds) - ahead))
+    return queries
+
+
+def test_the_predictions_for_one_report_never_run_backwards(trained_models: TrainedModels) -> None:
+    predictor = Predictor(trained_models.bundles[0])
+    story = make_story(predictor, [1000, 700, 900, 400, 1200, 1100])
+    alone = [predictor.predict_one(query).predicted_arrival for query in story]
+    assert alone != sorted(alone)
+    shuffled = [story[index] for index in (3, 0, 5, 2, 4, 1)]
+    predictions = dict(zip((query.stops_ahead for query in shuffled), predictor.predict(shuffled), strict=True))
+    together = [predictions[query.stops_ahead].predicted_arrival for query in story]
+    assert together == sorted(together)
+    order = np.array([query.stops_ahead for query in story])
+    seconds = np.array([(time - EXAMPLE_QUERY.time_stamp).total_seconds() for time in alone])
+    nearest = make_monotone(seconds, order, np.zeros(len(story), dtype=np.int64))
+    assert [(time - EXAMPLE_QUERY.time_stamp).total_seconds() for time in together] == pytest.approx(nearest, abs=1e-5)
+    for query in story:
+        prediction = predictions[query.stops_ahead]
+        assert prediction.predicted_arrival == query.scheduled_arrival + timedelta(seconds=prediction.delay_seconds)
+        assert prediction.interval
+        assert (
+            prediction.interval.earliest_arrival <= prediction.predicted_arrival <= prediction.interval.latest_arrival
+        )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trip_id": None},
+        {"trip_id": "another"},
+        {"vehicle_id": "another"},
+        {"service_date": EXAMPLE_QUERY.service_date - timedelta(days=1)},
+        {"time_stamp": EXAMPLE_QUERY.time_stamp - timedelta(seconds=1)},
+    ],
+)
+def test_queries_about_other_reports_are_predicted_by_themselves(
+    trained_models: TrainedModels, change: dict[str, Any]
+) -> None:
+    predictor = Predictor(trained_models.bundles[0])
+    near, far = make_story(predictor, [1000, 700])
+    if change == {"trip_id": None}:
+        near = replace(near, **change)
+    far = replace(far, **change)
+    for query, prediction in zip((near, far), predictor.predict([near, far]), strict=True):
+        assert prediction.delay_seconds == pytest.approx(predictor.predict_one(query).delay_seconds, abs=0.01)
+
+
+def test_a_departure_is_predicted_as_the_first_event_of_its_trip(trained_models: TrainedModels) -> None:
+    predictor = Predictor(trained_models.bundles[0])
+    waiting = replace(EXAMPLE_QUERY, current_status="STOPPED_AT", stops_behind=1)
+    departure = replace(waiting, stops_ahead=0)
+    first = replace(waiting, stops_ahead=1, scheduled_arrival=waiting.scheduled_arrival - timedelta(minutes=10))
+    left, arrived = predictor.predict([departure, first])
+    assert left.predicted_arrival <= arrived.predicted_arrival
 
 
 def test_values_unseen_in_training_count_as_unknown_and_absent_values_as_missing(
@@ -112,8 +179,9 @@ def test_intervals_cover_as_many_arrivals_as_their_confidence_level_says(trained
     assert model.interval
     score = score_interval(model.interval, trained_models.test_rows, model.predict(trained_models.test_rows))
     parts = {"all": score, **score["by_stops_ahead"]}
-    assert set(parts) == {"all", "1", "3", "5", "10"}
-    for name, part in parts.items():
+    assert {"all", "1", "3", "5", "10"} <= set(parts)
+    for name in ("all", "1", "3", "5", "10"):
+        part = parts[name]
         assert part["n"] > 500
         assert part["coverage"] == pytest.approx(score["confidence_level"], abs=0.04), name
 
@@ -164,6 +232,7 @@ def test_a_stream_of_updates_is_predicted(trained_models: TrainedModels) -> None
     )
     queries = list(stream.iter_queries())
     predictions = Predictor(trained_models.bundles[0]).predict(queries)
-    assert [query.stop_id for query in queries] == [stops[1], stops[3]]
-    assert len(predictions) == 2
-    assert all(noon <= prediction.predicted_arrival < noon + timedelta(hours=1) for prediction in predictions)
+    assert [(query.stops_ahead, query.stop_id) for query in queries] == list(enumerate(stops))
+    times = [prediction.predicted_arrival for prediction in predictions]
+    assert times == sorted(times)
+    assert all(noon <= time < noon + timedelta(hours=1) for time in times)

@@ -47,6 +47,10 @@ def test_the_example_and_a_query_of_required_fields_keep_all_rules() -> None:
         ({"current_latitude": None}, {"current_latitude"}),
         ({"destination_longitude": None}, {"destination_longitude"}),
         ({"current_latitude": None, "current_longitude": None}, set()),
+        ({"stops_ahead": 0, "stops_behind": 1}, set()),
+        ({"stops_ahead": 0, "stops_behind": 2}, {"stops_behind"}),
+        ({"stops_ahead": 0, "stops_behind": 0, "stop_id": "70061"}, {"stop_id"}),
+        ({"stops_ahead": 80, "stops_behind": 2, "stop_id": "70061"}, set()),
     ],
 )  # fmt: skip
 def test_the_fields_that_break_a_rule_are_named(changes: dict[str, Any], fields: set[str]) -> None:

@@ -7,8 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
+import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 import pytest
 
 from mbta_assets.serving import ArrivalQuery, Stop, StopTime, Stream, Timetable, Trip, VehicleUpdate
@@ -18,13 +20,17 @@ from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.transit import schema
+from mbta_assets.transit.features import compute_transit_features
+from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
 from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, changed_after
 
-KEY = ["time_stamp", "vehicle_id", "trip_id", "stops_ahead"]
+KEY = ["time_stamp", "vehicle_id", "trip_id", "stop_sequence", "stops_ahead"]
+RETURNED = ["stop_sequence", "current_stop_sequence", "scheduled_arrival"]
+"""Columns that are no features, but fields of a query."""
 FEATURES = [name for role in ("numeric", "category") for name in schema.columns_with_role(schema.TransitFeatures, role)]
 COMPARED_ROWS = 10_000
-Key = tuple[datetime, str, str, int]
-"""Time, vehicle, trip and stops ahead of a row."""
+Key = tuple[datetime, str, str, int, int]
+"""Time, vehicle, trip, stop sequence and stops ahead of a row."""
 Record = TypeVar("Record", StopTime, Stop, Trip, VehicleUpdate)
 
 
@@ -62,26 +68,60 @@ def stream_queries(day: date, tables: Tables, times: Collection[datetime] | None
         if times is None or time in times:
             for query in stream.iter_queries(since=time):
                 if query.time_stamp == time:
-                    queries[time, query.vehicle_id or "", query.trip_id or "", query.stops_ahead] = query
+                    queries[make_key(query)] = query
     assert stream.late_updates == stream.revoked_updates == 0
     return queries
+
+
+def make_key(query: ArrivalQuery) -> Key:
+    """Return the key of the row that a query is about."""
+    sequence = -1 if query.stop_sequence is None else query.stop_sequence
+    return query.time_stamp, query.vehicle_id or "", query.trip_id or "", sequence, query.stops_ahead
+
+
+def compute_features(day: date, tables: Tables) -> pd.DataFrame:
+    """Return the features of a day's rows about every stop ahead."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name, table in schema.UPSTREAM.items():
+            columns = schema.arrow_schema(table)
+            connection.register(name, arrow.Table.from_pandas(tables[name], columns, preserve_index=False))
+        statement = build_raw_transit_data_query("duckdb", every_stop_ahead=True)
+        joined = connection.execute(statement, {"service_date": day}).arrow().read_all()
+    raw = schema.cast_frame(schema.to_frame(joined), schema.RawTransitData)
+    return compute_transit_features(raw, tables["vehicle"], tables["schedule"], tables["stop"])
+
+
+def assert_same_rows(day: date, tables: Tables) -> pd.DataFrame:
+    """Return the features of a day. Raises AssertionError unless stream and table have the same rows and features."""
+    features = compute_features(day, tables)
+    assert_equal_features(day, tables, features)
+    if len(features) <= COMPARED_ROWS:
+        assert set(stream_queries(day, tables)) == set(list_keys(features))
+    return features
+
+
+def list_keys(rows: pd.DataFrame) -> list[Key]:
+    """Return the keys of rows of the table."""
+    return [(time.to_pydatetime(), *rest) for time, *rest in rows[KEY].itertuples(index=False)]
 
 
 def assert_equal_features(day: date, tables: Tables, features: pd.DataFrame) -> None:
     """Raise AssertionError unless a sample of 10,000 rows equals the features of the streamed queries."""
     rows = features if len(features) <= COMPARED_ROWS else features.sample(COMPARED_ROWS, random_state=7)
-    keys = [(time.to_pydatetime(), *rest) for time, *rest in rows[KEY].itertuples(index=False)]
+    keys = list_keys(rows)
     queries = stream_queries(day, tables, {time for time, *_ in keys})
-    columns = feature_columns([queries[key] for key in keys])
+    asked = [queries[key] for key in keys]
+    columns = feature_columns(asked)
     assert set(FEATURES) == set(columns)
+    for name in RETURNED:
+        columns[name] = np.array([getattr(query, name) for query in asked], dtype=object)
     for name, values in columns.items():
         # The stubs of pandas do not know that what is missing may become None.
         expected = rows[name].to_numpy(dtype=object, na_value=None)  # type: ignore[call-overload]
         served = np.array([None if value != value else value for value in values.tolist()], dtype=object)
         differing = np.flatnonzero(expected != served)
         assert not len(differing), f"{name}: {expected[differing][:3]}, served as {served[differing][:3]}"
-    if rows is features:
-        assert set(queries) == set(keys)
 
 
 def read_tables(source: Source, day: date) -> Tables:
@@ -162,16 +202,18 @@ def make_update(seconds: float, status: str, stop_id: str | None, trip_id: str |
 
 def test_a_vehicle_at_a_berth_is_at_the_platform_of_the_timetable(stream: Stream) -> None:
     stream.update([make_update(5, "STOPPED_AT", "Alewife-01")])
-    first, third = stream.iter_queries()
+    departure, first, _, third = stream.iter_queries()
     assert (first.stop_id, first.stops_ahead, first.current_stop_id) == ("70063", 1, "70061")
     assert (third.stop_id, third.stops_ahead, third.scheduled_last_departure) == ("70067", 3, after_noon(0))
+    assert (departure.stop_id, departure.stops_ahead, departure.scheduled_arrival) == ("70061", 0, after_noon(0))
 
 
 def test_a_reached_stop_is_no_longer_predicted_and_its_delay_is_known(stream: Stream) -> None:
     stream.update([make_update(5, "STOPPED_AT", "70061"), make_update(60, "IN_TRANSIT_TO", "70063")])
     stream.update([make_update(330, "STOPPED_AT", "70063")])
-    [query] = stream.iter_queries()
+    query, last = stream.iter_queries()
     assert (query.stop_id, query.last_arrival, query.last_delay_seconds) == ("70065", after_noon(330), 30)
+    assert (last.stop_id, last.stops_ahead) == ("70067", 2)
     assert list(stream.iter_queries(since=after_noon(331))) == []
 
 

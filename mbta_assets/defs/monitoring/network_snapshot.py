@@ -6,7 +6,7 @@ Its format is in `serving.formats`, the page in `serving`.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 import numpy as np
@@ -18,20 +18,23 @@ from mbta_assets.serving.formats import SNAPSHOT_INTERVAL_SECONDS, DamagedSnapsh
 from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
 from mbta_assets.transit import schema
 
-MAX_REPORT_AGE_SECONDS = 120
-"""A vehicle whose latest report is older is not shown."""
 MIN_TERMINAL_SHARE = 0.1
 """Share of a line's trips that must end at a stop for it to be named as a terminal."""
 CATEGORIES = schema.columns_with_role(schema.TransitFeatures, "category")
 NUMBERS = schema.columns_with_role(schema.TransitFeatures, "numeric")
+VISIT = ["trip_id", "stop_sequence"]
+"""Columns that identify a stop visit of the service day."""
 
 Names = Mapping[str, str]
 """By stop, the name shown to riders."""
+StopVisit = tuple[str, int]
+"""A stop, and the number of times that a trip serves it again later."""
+Visited = TypeVar("Visited")
 
 
 @daily_asset(
     group_name="monitoring",
-    description="The features of the latest service day every ten minutes, for the predictor's page.",
+    description="The features of all stops ahead of each vehicle, every ten minutes of the latest service day.",
     kinds={"numpy"},
 )
 def network_snapshot(
@@ -74,29 +77,35 @@ def build_snapshot(day: date, features: pd.DataFrame, names: pd.DataFrame) -> Ne
 
     `names` has the columns `stop_id`, `destination` and `platform_name` of `raw_transit_data`.
     """
-    rows = _select_latest_reports(features)
+    visits = _list_visits(features)
+    rows = _select_first_reports(features).merge(visits[[*VISIT, "later_visits"]], on=VISIT)
+    rows = rows.sort_values(["snapshot_time", "vehicle_id", "stops_ahead"])
     times, time_index = np.unique(rows["snapshot_time"].to_numpy(dtype=np.int64), return_inverse=True)
     return NetworkSnapshot(
         service_date=day,
         times=times,
         time_index=time_index.astype(np.int32),
         vehicle_id=rows["vehicle_id"].to_numpy(dtype=np.str_),
+        trip_id=rows["trip_id"].to_numpy(dtype=np.str_),
+        reported_at=rows["time_stamp"].to_numpy(dtype="datetime64[us]").astype(np.int64),
         scheduled_arrival=rows["scheduled_arrival"].to_numpy(dtype="datetime64[s]").astype(np.int64),
+        later_visits=rows["later_visits"].to_numpy(dtype=np.int16),
         columns={
             **{name: rows[name].astype(object).where(rows[name].notna(), None).to_numpy() for name in CATEGORIES},
             **{name: rows[name].to_numpy(dtype=np.float32) for name in NUMBERS},
         },
-        lines=tuple(_build_lines(features, _station_names(names), _platform_names(names))),
+        lines=tuple(_build_lines(features, visits, _station_names(names), _platform_names(names))),
     )
 
 
-def merge_stop_patterns(patterns: Iterable[Sequence[str]]) -> list[str]:
-    """Merge the stop sequences of trips into one order that suits all of them, if there is one.
+def merge_stop_patterns(patterns: Iterable[Sequence[Visited]]) -> list[Visited]:
+    """Merge the stops of trips, in the order of travel, into one order that suits all of them, if there is one.
 
-    The first pattern keeps its order. A stop that another pattern adds is inserted behind the stop that precedes it
-    there, or, if it begins that pattern, before the first known stop that follows it.
+    A pattern has no stop twice: visits of one stop must be told apart. The first pattern keeps its order. A stop that
+    another pattern adds is inserted behind the stop that precedes it there, or, if it begins that pattern, before the
+    first known stop that follows it.
     """
-    order: list[str] = []
+    order: list[Visited] = []
     for pattern in patterns:
         for index, stop in enumerate(pattern):
             if stop in order:
@@ -107,14 +116,23 @@ def merge_stop_patterns(patterns: Iterable[Sequence[str]]) -> list[str]:
     return order
 
 
-def _select_latest_reports(features: pd.DataFrame) -> pd.DataFrame:
-    """Select the rows of each vehicle's latest report before each snapshot time, and add `snapshot_time`."""
+def _list_visits(features: pd.DataFrame) -> pd.DataFrame:
+    """Return the stop visits that a day's rows are about, in the order of travel, with their `later_visits`.
+
+    They are counted from the end of the trip, as a trip may be observed from any stop on.
+    """
+    order = ["trip_id", "scheduled_arrival", "stop_sequence"]
+    visits = features[[*order, "stop_id"]].drop_duplicates(VISIT).sort_values(order, ignore_index=True)
+    return visits.assign(later_visits=visits.groupby(["trip_id", "stop_id"]).cumcount(ascending=False))
+
+
+def _select_first_reports(features: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows of each vehicle's first report from each snapshot time on, and add `snapshot_time`."""
     time = features["time_stamp"].to_numpy(dtype="datetime64[s]").astype(np.int64)
-    snapshot_time = -(-time // SNAPSHOT_INTERVAL_SECONDS) * SNAPSHOT_INTERVAL_SECONDS  # rounded up
-    recent = snapshot_time - time < MAX_REPORT_AGE_SECONDS
-    rows = features[recent].assign(snapshot_time=snapshot_time[recent])
-    latest = rows.groupby(["snapshot_time", "vehicle_id"])["time_stamp"].transform("max")
-    return rows[rows["time_stamp"] == latest].sort_values(["snapshot_time", "vehicle_id", "stops_ahead"])
+    rows = features.assign(snapshot_time=time // SNAPSHOT_INTERVAL_SECONDS * SNAPSHOT_INTERVAL_SECONDS)
+    report = ["time_stamp", "trip_id"]
+    first = rows.sort_values(report).drop_duplicates(["snapshot_time", "vehicle_id"])
+    return rows.merge(first[["snapshot_time", "vehicle_id", *report]], on=["snapshot_time", "vehicle_id", *report])
 
 
 def _station_names(names: pd.DataFrame) -> Names:
@@ -127,17 +145,21 @@ def _platform_names(names: pd.DataFrame) -> Names:
     return dict(zip(named["stop_id"], named["destination"] + " (" + named["platform_name"] + ")", strict=True))
 
 
-def _build_lines(features: pd.DataFrame, station_names: Names, platform_names: Names) -> Iterator[Line]:
+def _build_lines(
+    features: pd.DataFrame, visits: pd.DataFrame, station_names: Names, platform_names: Names
+) -> Iterator[Line]:
     key: Any
-    line, visit = ["route_id", "direction_id"], ["trip_id", "scheduled_arrival", "stop_id"]
-    visits = features.loc[features["route_id"].notna(), [*line, *visit]].drop_duplicates().sort_values(line + visit)
-    for key, line_visits in visits.groupby(line, dropna=False):
+    line = ["route_id", "direction_id"]
+    of_line = features.loc[features["route_id"].notna(), [*line, *VISIT]].drop_duplicates()
+    ordered = visits.assign(number=np.arange(len(visits))).merge(of_line, on=VISIT).sort_values("number")
+    for key, line_visits in ordered.groupby(line, dropna=False):
         route, direction = key
-        trips = line_visits.groupby("trip_id")["stop_id"]
-        patterns = Counter(tuple(stops) for _, stops in trips).most_common()
-        stops = merge_stop_patterns(pattern for pattern, _ in patterns)
-        names = _name_stops(stops, station_names, platform_names)
-        stations = tuple(Station(stop, names[stop]) for stop in stops)
+        stops = pd.Series(list(zip(line_visits["stop_id"], line_visits["later_visits"], strict=True)))
+        trips = stops.groupby(line_visits["trip_id"].to_numpy())
+        patterns = Counter(tuple(of_trip) for _, of_trip in trips).most_common()
+        order = merge_stop_patterns(pattern for pattern, _ in patterns)
+        names = _name_stops([stop for stop, _ in order], station_names, platform_names)
+        stations = tuple(Station(stop, names[stop], int(later_visits)) for stop, later_visits in order)
         direction_id = None if direction is pd.NA else int(direction)
         yield Line(str(route), direction_id, _name_terminals(patterns, station_names), stations)
 
@@ -152,10 +174,11 @@ def _name_stops(stops: Sequence[str], station_names: Names, platform_names: Name
     }
 
 
-def _name_terminals(patterns: Sequence[tuple[Sequence[str], int]], station_names: Names) -> str:
+def _name_terminals(patterns: Sequence[tuple[Sequence[StopVisit], int]], station_names: Names) -> str:
     """Name the stations where at least `MIN_TERMINAL_SHARE` of a line's trips end, the most frequent first."""
     terminals: Counter[str] = Counter()
     for pattern, trips in patterns:
-        terminals[station_names.get(pattern[-1], pattern[-1])] += trips
+        stop, _ = pattern[-1]
+        terminals[station_names.get(stop, stop)] += trips
     min_trips = MIN_TERMINAL_SHARE * terminals.total()
     return " and ".join(name for name, trips in terminals.most_common() if trips >= min_trips)
