@@ -17,6 +17,8 @@ from mbta_assets.settings import Settings
 
 SEEDS = (0, 1, 2)
 STOPS_AHEAD = "1"
+MIN_ROWS_OF_COVERAGE = 0.01
+"""Distances of a smaller share of the rows are left out where coverage is printed."""
 COMPARISONS = (
     ("dnn_teacher", "xgboost_model"),
     ("pruned_teacher", "unpruned_teacher"),
@@ -37,6 +39,7 @@ def main() -> None:
     leaderboards = [run_demo(seed) for seed in SEEDS]
     print_errors(leaderboards)
     print_coverage(leaderboards)
+    print_corrections(leaderboards)
     print_ratios(leaderboards)
 
 
@@ -68,8 +71,20 @@ def print_coverage(leaderboards: Sequence[Leaderboard]) -> None:
     for seed, leaderboard in zip(SEEDS, leaderboards, strict=True):
         interval = leaderboard["quantized_student"]["interval"]
         parts = {"all": interval, **interval["by_stops_ahead"]}
+        smallest = MIN_ROWS_OF_COVERAGE * interval["n"]
+        parts = {name: part for name, part in parts.items() if part["n"] >= smallest}
         coverage = "".join(f"   {name}: {part['coverage']:.3f}" for name, part in parts.items())
         print(f"seed {seed}   confidence level {interval['confidence_level']:.2f}{coverage}")
+
+
+def print_corrections(leaderboards: Sequence[Leaderboard]) -> None:
+    """Print for each model how many trips ran backwards before they were corrected, and how the error has changed."""
+    print("\nShare of trips that needed a correction, and MAE after it over MAE before it, means over the seeds\n")
+    for model, row in leaderboards[0].items():
+        if row["corrected_trips"] is not None:
+            rows = [leaderboard[model] for leaderboard in leaderboards]
+            ratio = fmean(row["mae"] / row["mae_uncorrected"] for row in rows)
+            print(f"{model:20}{fmean(row['corrected_trips'] for row in rows):10.2%}{ratio:10.4f}")
 
 
 def print_ratios(leaderboards: Sequence[Leaderboard]) -> None:

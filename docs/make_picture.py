@@ -27,6 +27,8 @@ LABELS = {
 }
 """Label and color of each model that is drawn."""
 SERVED = "quantized_student"
+MIN_ROW_SHARE = 0.005
+"""Minimum share of the rows at a distance that is drawn: the error over a handful of trips is chance."""
 MIN_LABEL_DISTANCE = 1.17
 """Minimum ratio of the heights of two labels on the logarithmic axis, so that they do not overlap."""
 
@@ -42,12 +44,13 @@ def main(leaderboard: Path, picture: Path) -> None:
 
 def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draw the MAE of each model by stops ahead, with its label at the right end of its line."""
-    rows = sorted(rows, key=get_last_error, reverse=True)
-    stops_ahead = [int(number) for number in rows[0]["by_stops_ahead"]]
-    label_heights = spread([get_last_error(row) for row in rows])
+    stops_ahead = select_distances(rows[0])
+    farthest = str(stops_ahead[-1])
+    rows = sorted(rows, key=lambda row: -row["by_stops_ahead"][farthest]["mae"])
+    label_heights = spread([row["by_stops_ahead"][farthest]["mae"] for row in rows])
     for row, label_height in zip(rows, label_heights, strict=True):
         label, color = LABELS[row["model"]]
-        errors = [part["mae"] for part in row["by_stops_ahead"].values()]
+        errors = [row["by_stops_ahead"][str(stops)]["mae"] for stops in stops_ahead]
         width = 2.6 if row["model"] == SERVED else 1.5
         axes.plot(stops_ahead, errors, color=color, marker="o", markersize=4, linewidth=width)
         text = label.format(size=format_size(row["size_bytes"] or 0))
@@ -62,10 +65,11 @@ def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title(f"Error of the predicted arrival on {rows[0]['n']:,} test rows", loc="left", fontsize=11)
 
 
-def get_last_error(row: Mapping[str, Any]) -> float:
-    """Return the MAE of a model in seconds at the most stops ahead."""
-    mae: float = list(row["by_stops_ahead"].values())[-1]["mae"]
-    return mae
+def select_distances(row: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of stops ahead, the departure left out, that are about enough rows."""
+    min_rows = MIN_ROW_SHARE * row["n"]
+    by_stops_ahead = {int(stops): part["n"] for stops, part in row["by_stops_ahead"].items()}
+    return [stops for stops, n in by_stops_ahead.items() if stops > 0 and n >= min_rows]
 
 
 def spread(heights: Sequence[float]) -> list[float]:

@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 
 from mbta_assets.settings import Settings
+from mbta_assets.transit.formulas import STOPS_AHEAD
 
 FIRST_DAY = date(2024, 9, 9)
 DAYS = 10
@@ -90,8 +91,8 @@ def read_step_durations(runs: int) -> dict[str, float]:
 
 
 def format_leaderboard(leaderboard: Sequence[dict[str, Any]]) -> str:
-    """Return the leaderboard as a table for the terminal: MAE by stops ahead and overall, size and latency."""
-    stops_ahead = list(leaderboard[0]["by_stops_ahead"])
+    """Return the leaderboard as a table for the terminal: MAE at some distances and overall, size and latency."""
+    stops_ahead = [str(stops) for stops in STOPS_AHEAD if str(stops) in leaderboard[0]["by_stops_ahead"]]
     header = "".join(f"{f'{stops} ahead':>10}" for stops in stops_ahead)
     lines = [f"{'model':18}{header}{'MAE':>9}{'bytes':>10}{'µs a row':>10}"]
     for row in leaderboard:

@@ -23,7 +23,9 @@ class TrainingSetConfig(dg.Config):
     """Size of the training set and its split by time."""
 
     rows_per_day: int = Field(
-        default=30_000, ge=100, description="Maximum number of rows of a service day, sampled by a hash of their keys."
+        default=50_000,
+        ge=100,
+        description="Maximum number of rows of a service day, sampled by hashes; a quarter of them are whole reports.",
     )
     validation_fraction: float = Field(
         default=0.15, gt=0, lt=0.5, description="Fraction of the service days (or of the time) in the validation part."
@@ -95,6 +97,10 @@ def _read_features(transit_features: StoredTable, days: Sequence[date]) -> Itera
 def runtime_lookup(context: dg.AssetExecutionContext, training_set: Bundle) -> Draft:
     fitted = fit_runtime_lookup(training_set)
     context.add_output_metadata(
-        {"entries": len(fitted.lookup.keys), "validation_mae_seconds": fitted.validation["mae"]}
+        {
+            "pairs": len(fitted.lookup.pairs),
+            "segments": len(fitted.lookup.segments),
+            "validation_mae_seconds": fitted.validation["mae"],
+        }
     )
     return fitted.draft(training_set)

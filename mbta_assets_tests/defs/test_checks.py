@@ -93,7 +93,7 @@ schema_holds = partial(checks.schema_holds, table="transit_features")
 @pytest.mark.parametrize(
     ("rule", "column", "value", "problem"),
     [
-        (schema_holds, "stops_ahead", 2, "column stops_ahead"),
+        (schema_holds, "stops_ahead", -1, "column stops_ahead"),
         (schema_holds, "delay_seconds", -5000.0, "column delay_seconds"),
         (checks.labels_cover, "delay_seconds", None, "only 0.0% of the rows have a label"),
         (checks.features_present, "last_run_seconds", None, "last_run_seconds is missing in 100%"),

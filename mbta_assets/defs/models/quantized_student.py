@@ -3,18 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 from pydantic import Field
 
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.models.common import model_asset, selection_metadata
 from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.ml.evaluation.grouping import POSITIONS
 from mbta_assets.ml.inference.intervals import DEFAULT_CONFIDENCE_LEVEL, IntervalCalibration
 from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.transit.formulas import STOPS_AHEAD
 
 if TYPE_CHECKING:
     from mbta_assets.ml.training.quantization import QuantizationTraining
-
-POSITIONS = {None: "any", False: "on its way", True: "at the origin"}
 
 
 class QuantizationConfig(dg.Config):
@@ -83,11 +84,11 @@ def parity_holds(quantized_student: Bundle) -> dg.AssetCheckResult:
 
 
 def tabulate_half_widths(interval: IntervalCalibration) -> list[dict[str, Any]]:
-    """Return the half widths in seconds, a row for each route and position with a column for each stops ahead."""
-    stops_ahead = sorted({stops for _, stops, _ in interval.half_widths if stops is not None})
-    groups = {(route, at_origin) for route, stops, at_origin in interval.half_widths if stops is not None}
+    """Return the half widths in seconds, a row for each route and position with columns for some distances."""
+    mid_trip, terminal, departure = POSITIONS
+    names = {None: "any", False: mid_trip, True: terminal}
     return [
-        {"route": route or "any", "position": POSITIONS[at_origin]}
-        | {f"{stops} ahead": interval.half_widths.get((route, stops, at_origin)) for stops in stops_ahead}
-        for route, at_origin in sorted(groups, key=str)
+        {"route": route or "any", "position": names[at_first_stop], departure: curve.departure}
+        | {f"{stops} ahead": round(float(curve.evaluate(np.array(stops))), 1) for stops in STOPS_AHEAD}
+        for (route, at_first_stop), curve in sorted(interval.curves.items(), key=str)
     ]

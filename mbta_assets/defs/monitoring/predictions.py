@@ -16,6 +16,7 @@ from mbta_assets.ml.evaluation import accuracy
 from mbta_assets.ml.evaluation.accuracy import MetricRow
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_within_bounds, predictions_unique
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
+from mbta_assets.ml.evaluation.grouping import POSITIONS
 from mbta_assets.ml.evaluation.metrics import MBTA_WINDOWS
 from mbta_assets.ml.training.dataset import read_rows
 from mbta_assets.ml.training.model_loading import load_model
@@ -24,6 +25,7 @@ from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
+from mbta_assets.transit.formulas import STOPS_AHEAD
 
 MAX_NAMED_FEATURES = 3
 PREDICTION_COLUMNS = [*schema.ROW_KEY, "predicted_delay_seconds", "model_version", "out_of_sample"]
@@ -47,7 +49,8 @@ def delay_predictions(
     def predict(day: date) -> ServiceDay:
         features = transit_features.read(day)
         out_of_sample = not accuracy.has_learned_from(production_model.manifest, day)
-        made = accuracy.make_predictions_table(features, model.predict(features), version, out_of_sample=out_of_sample)
+        predicted = accuracy.correct_predictions(features, model.predict(features))
+        made = accuracy.make_predictions_table(features, predicted, version, out_of_sample=out_of_sample)
         rows = accuracy.replace_version(_read_stored(warehouse, day), made, version)
         metadata = {"model_version": version, "out_of_sample": out_of_sample, "predictions": len(made)}
         return ServiceDay(rows, metadata=metadata)
@@ -98,7 +101,7 @@ def describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:
             "share": values["within_mbta_window", "predicted_horizon", horizon],
             **{
                 position: values["within_mbta_window", "predicted_horizon, position", f"{horizon}, {position}"]
-                for position in accuracy.POSITIONS
+                for position in POSITIONS
             },
         }
         for horizon in MBTA_WINDOWS
@@ -112,12 +115,14 @@ def describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:
 
 
 def _read_stored(warehouse: Warehouse, day: date) -> pd.DataFrame:
-    """Read the published predictions of a service day; without rows if there are none."""
+    """Read the published predictions of a service day; without rows if there are none, or none of stop visits."""
     try:
         stored = warehouse.read("delay_predictions", day)
     except MissingPartition:
         return schema.empty_frame(schema.DelayPredictions)
-    if "out_of_sample" not in stored:  # stored by an earlier release
+    if "stop_sequence" not in stored:  # stored by an earlier release, whose predictions match no row any more
+        return schema.empty_frame(schema.DelayPredictions)
+    if "out_of_sample" not in stored:
         stored = stored.assign(out_of_sample=False)
     return stored.assign(out_of_sample=stored["out_of_sample"].fillna(False).astype(bool))
 
@@ -170,7 +175,7 @@ def _describe_routes(rows: Sequence[MetricRow], values: MetricValues) -> dict[st
         {"route": route}
         | {
             f"{stops} ahead": values["mae_seconds", "route_id, stops_ahead", f"{route}, {stops}"]
-            for stops in schema.STOPS_AHEAD
+            for stops in STOPS_AHEAD
         }
         for route in routes
     ]

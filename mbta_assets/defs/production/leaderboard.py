@@ -16,6 +16,7 @@ from mbta_assets.defs.models import MODELS
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.checks import models_losing_to_lookup
 from mbta_assets.ml.inference.latency import measure_median_latency_us
+from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training.dataset import read_rows, select_labelled
@@ -24,6 +25,7 @@ from mbta_assets.sources import Source
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import LEADERBOARD, ReportStore
+from mbta_assets.transit.formulas import STOPS_AHEAD
 
 BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
 """Rows of the leaderboard that are not stored models."""
@@ -69,6 +71,8 @@ def rank_models(
 ) -> list[metrics.LeaderboardRow]:
     """Return a leaderboard row for each baseline and model on n labelled rows, the lowest MAE first.
 
+    A model is scored by what is published of it, which never runs backwards along a trip.
+
     `baselines` has the predicted delays (n,) in seconds by name, `runtime_lookup` among them.
     """
     leaderboard = [metrics.make_leaderboard_row(name, test, delay) for name, delay in baselines.items()]
@@ -111,10 +115,13 @@ def _predict_baselines(test: pd.DataFrame, runtime_lookup: Bundle, source: Sourc
 def _score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> metrics.LeaderboardRow:
     model = load_model(bundle)
     first_row = {str(column): values.to_numpy() for column, values in test[:1].items()}
-    delay = model.predict(test)
+    predicted = model.predict(test)
+    published = correct_delays(test, predicted)
     return {
-        **metrics.make_leaderboard_row(name, test, delay),
-        "interval": metrics.score_interval(model.interval, test, delay) if model.interval else None,
+        **metrics.make_leaderboard_row(name, test, published.delay),
+        "corrected_trips": published.corrected_trips,
+        "mae_uncorrected": float(np.abs(test["delay_seconds"].to_numpy() - predicted).mean()),
+        "interval": metrics.score_interval(model.interval, test, published.delay) if model.interval else None,
         "version": bundle.digest,
         "size_bytes": bundle.size_bytes,
         "parameters": bundle.manifest["parameters"],
@@ -124,10 +131,15 @@ def _score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> metrics.Leade
 
 def _shorten_row(row: metrics.LeaderboardRow) -> dict[str, Any]:
     """Return the numbers of a row that fit a table of the UI."""
-    names = ("mae", "rmse", "medae", "me", "smape", "r2", "size_bytes", "parameters", "latency_us_p50")
+    names = (
+        "mae", "mae_uncorrected", "corrected_trips", "rmse", "medae", "me", "smape", "r2", "size_bytes", "parameters",
+        "latency_us_p50",
+    )  # fmt: skip
+    stops_ahead = [str(stops) for stops in STOPS_AHEAD if str(stops) in row["by_stops_ahead"]]
     return {
         "model": row["model"],
-        **{f"{stops} ahead": errors["mae"] for stops, errors in row["by_stops_ahead"].items()},
+        **{f"{stops} ahead": row["by_stops_ahead"][stops]["mae"] for stops in stops_ahead},
+        **{position: errors["mae"] for position, errors in row["by_position"].items()},
         **{name: row[name] for name in names},
         "beats_runtime_lookup": row["beats_runtime_lookup"],
     }

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import dagster as dg
+import numpy as np
+import pandas as pd
 from pydantic import Field
 
 from mbta_assets.defs.dagster_internals import (
@@ -23,8 +25,10 @@ from mbta_assets.defs.freshness import WEEKLY
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.ml.evaluation import promotion_gate
 from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, Rule
+from mbta_assets.ml.inference.model import Model
+from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
-from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.inference.run_time import MedianRunTime, OutdatedModel
 from mbta_assets.ml.training.dataset import read_rows, select_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle
@@ -95,14 +99,14 @@ def production_model(
     test = select_labelled(read_rows(training_set), "test")
     model = load_model(quantized_student)
     latency_us = promotion_gate.measure_min_latency_us(model.predict, test)
-    candidate = Contender(quantized_student, model.predict(test), latency_us)
+    candidate = Contender(quantized_student, _predict_published(model, test), latency_us)
     lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
     baseline = Contender(runtime_lookup, lookup.predict_delay(test))
     passed_checks = _require_passed_checks(context)
 
     def judge(production: Bundle | None) -> Decision:
-        rival = Contender(production, load_model(production).predict(test)) if production else None
-        rules = [passed_checks, *_refuse_rolled_back(model_registry.moves(ASSET), quantized_student.digest)]
+        rival, outdated = _predict_rival(production, test)
+        rules = [passed_checks, *outdated, *_refuse_rolled_back(model_registry.moves(ASSET), quantized_student.digest)]
         return promotion_gate.decide_promotion(gate, test, candidate, baseline, rival, rules)
 
     decision = promote_if_better(model_registry, quantized_student, judge)
@@ -121,6 +125,21 @@ def production_model(
             **_describe_history(moves),
         },
     )
+
+
+def _predict_published(model: Model, rows: pd.DataFrame) -> np.ndarray:
+    """Return the delays (n,) in seconds that are published of a model: on no trip they run backwards."""
+    return correct_delays(rows, model.predict(rows)).delay
+
+
+def _predict_rival(production: Bundle | None, rows: pd.DataFrame) -> tuple[Contender | None, list[Rule]]:
+    """Return the production model with its predictions for n rows; none, and why, if it can be used no longer."""
+    if production is None:
+        return None, []
+    try:
+        return Contender(production, _predict_published(load_model(production), rows)), []
+    except OutdatedModel as error:
+        return None, [Rule(True, f"{production.digest[:16]} in production is not compared with. {error}")]
 
 
 def promote_if_better(

@@ -11,12 +11,10 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.evaluation import metrics
-from mbta_assets.ml.inference.intervals import is_at_first_stop
+from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, POSITIONS, bin_distances, classify_positions
+from mbta_assets.ml.inference.monotone import REPORT_KEY, correct_delays
 from mbta_assets.transit import schema
 
-POSITIONS = ["mid_trip", "terminal"]
-"""Position of a vehicle: under way, or still standing at the first stop of its trip."""
-STOPS_AHEAD_MEMBERS = [str(stops) for stops in schema.STOPS_AHEAD]
 TEXT = pd.StringDtype("pyarrow")
 
 
@@ -40,12 +38,22 @@ def has_learned_from(manifest: Mapping[str, Any], day: date) -> bool:
     return learned_days is None or str(day) in learned_days
 
 
+def correct_predictions(features: pd.DataFrame, predicted: np.ndarray) -> np.ndarray:
+    """Return predicted delays (n,) in seconds that run backwards on no trip, for n rows of `transit_features`.
+
+    Times are those of the table to the microsecond, as features are rounded.
+    """
+    columns: dict[str, Any] = {name: features[name] for name in (*REPORT_KEY, "stops_ahead")}
+    ahead = (features["scheduled_arrival"] - features["time_stamp"]).dt.total_seconds()
+    return correct_delays({**columns, "scheduled_seconds_ahead": ahead}, predicted).delay
+
+
 def make_predictions_table(
     features: pd.DataFrame, predicted: np.ndarray, model_version: str, *, out_of_sample: bool
 ) -> pd.DataFrame:
     """Return the rows of `DelayPredictions` for predicted delays (n,) in seconds and n rows of `transit_features`."""
     delay = np.round(predicted * 1e6).astype("timedelta64[us]")
-    copied_columns = [*schema.ROW_KEY, "stops_ahead", "route_id", "scheduled_arrival"]
+    copied_columns = [*schema.ROW_KEY, "stop_id", "event", "stops_ahead", "route_id", "scheduled_arrival"]
     table = features[copied_columns].assign(
         predicted_delay_seconds=predicted,
         predicted_arrival=features["scheduled_arrival"] + delay,
@@ -81,7 +89,7 @@ def score_predictions(features: pd.DataFrame, predicted: np.ndarray) -> list[Met
     label = features["delay_seconds"].to_numpy(dtype=np.float64)
     scheduled_seconds_ahead = features["scheduled_seconds_ahead"].to_numpy(dtype=np.float64)
     labelled = ~np.isnan(label)
-    position = _to_members(np.where(is_at_first_stop(features), "terminal", "mid_trip"), POSITIONS)
+    position = _to_members(classify_positions(features), POSITIONS)
     rows: list[MetricRow] = []
     for dimension, members in {**_group_rows(features), "position": position}.items():
         rows += measure_errors(dimension, members, label - predicted)
@@ -108,18 +116,19 @@ def measure_errors(dimension: str, members: pd.Series, error: np.ndarray) -> Ite
 
 
 def group_by_stops_ahead(features: pd.DataFrame) -> pd.Series:
-    """Return the member (n,) of the dimension `stops_ahead` that each row belongs to."""
-    return _to_members(features["stops_ahead"].astype(TEXT), STOPS_AHEAD_MEMBERS)
+    """Return the member (n,) of the dimension `stops_ahead` that each row belongs to, one of `DISTANCE_BINS`."""
+    return _to_members(bin_distances(features["stops_ahead"].to_numpy()), DISTANCE_BINS)
 
 
 def _group_rows(features: pd.DataFrame) -> dict[str, pd.Series]:
     """Return by dimension the member (n,) that each row belongs to."""
-    route, stops_ahead = features["route_id"], features["stops_ahead"].astype(TEXT)
+    route = features["route_id"]
+    stops_ahead = pd.Series(bin_distances(features["stops_ahead"].to_numpy()), features.index, TEXT)
     routes = sorted(route.dropna().unique())
-    routes_and_stops = [f"{route_id}, {stops}" for route_id in routes for stops in STOPS_AHEAD_MEMBERS]
+    routes_and_stops = [f"{route_id}, {stops}" for route_id in routes for stops in DISTANCE_BINS]
     return {
         "all": _to_members(np.full(len(features), "all"), ["all"]),
-        "stops_ahead": group_by_stops_ahead(features),
+        "stops_ahead": _to_members(stops_ahead, DISTANCE_BINS),
         "route_id": _to_members(route, routes),
         "route_id, stops_ahead": _to_members(route + ", " + stops_ahead, routes_and_stops),
     }

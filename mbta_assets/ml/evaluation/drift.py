@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.evaluation.accuracy import MetricRow, group_by_stops_ahead, measure_errors
+from mbta_assets.ml.evaluation.grouping import bin_distances
 from mbta_assets.ml.inference.encoder import UNKNOWN_CODE, Encoder
 from mbta_assets.ml.inference.model import Model
+from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.transit import schema
 from mbta_assets.transit.sampling import sample_rows
 
@@ -30,14 +32,14 @@ class DriftReference:
     train: pd.DataFrame
     """Numeric features of the training part."""
     test_mae_seconds: dict[str, float]
-    """MAE on the test part, by stops ahead."""
+    """MAE on the test part, by bin of stops ahead."""
 
     @classmethod
     def from_training_set(cls, model: Model, rows: pd.DataFrame) -> Self:
         """Compute the reference of a model from the rows of its training set, which name their part."""
         test = rows[(rows["part"] == "test") & rows["delay_seconds"].notna()]
-        absolute_error = np.abs(test["delay_seconds"].to_numpy() - model.predict(test))
-        mae = pd.Series(absolute_error).groupby(test["stops_ahead"].astype(str).to_numpy()).mean()
+        absolute_error = np.abs(test["delay_seconds"].to_numpy() - correct_delays(test, model.predict(test)).delay)
+        mae = pd.Series(absolute_error).groupby(bin_distances(test["stops_ahead"].to_numpy())).mean()
         encoder = model.preprocessor.encoder
         return cls(
             encoder,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mbta_assets.ml.evaluation.grouping import classify_positions
 from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.ml.inference.intervals import IntervalCalibration
 
@@ -139,8 +140,11 @@ def make_leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> Le
         "model": model,
         **compute_errors(label, predicted),
         "within_mbta_window": {name: share.value for name, share in shares.items() if share.value is not None},
-        "by_stops_ahead": _compute_errors_by(rows, "stops_ahead", label, predicted),
-        "by_route": _compute_errors_by(rows, "route_id", label, predicted),
+        "by_stops_ahead": _compute_errors_by(rows["stops_ahead"], label, predicted),
+        "by_position": _compute_errors_by(classify_positions(rows), label, predicted),
+        "by_route": _compute_errors_by(rows["route_id"], label, predicted),
+        "corrected_trips": None,
+        "mae_uncorrected": None,
         "interval": None,
         "version": None,
         "size_bytes": None,
@@ -168,11 +172,9 @@ def _compute_share(within: np.ndarray) -> Share:
     return Share(len(within), float(within.mean()) if len(within) else None)
 
 
-def _compute_errors_by(
-    rows: Columns, column: str, label: np.ndarray, predicted: np.ndarray
-) -> dict[str, dict[str, Any]]:
-    """Return n, MAE and RMSE for each value of a column, in order; missing values are left out."""
-    codes, members = pd.factorize(np.asarray(rows[column], dtype=object), sort=True)
+def _compute_errors_by(column: Any, label: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Return n, MAE and RMSE for each value of a column (n,), in order; missing values are left out."""
+    codes, members = pd.factorize(np.asarray(column, dtype=object), sort=True)
     by_member = {}
     for code, member in enumerate(members):
         errors = compute_errors(label[codes == code], predicted[codes == code])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, bin_distances
 from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.storage.bundle import Bundle
 
@@ -54,7 +55,7 @@ class Contender:
 
     bundle: Bundle
     predicted: np.ndarray
-    """(n,) delay in seconds."""
+    """(n,) delay in seconds, as it would be published."""
     latency_us: float = math.nan
     """Latency in microseconds of a prediction for one row; measured for the candidate only."""
 
@@ -74,7 +75,7 @@ class Decision:
 
     rules: tuple[Rule, ...]
     comparison: tuple[dict[str, Any], ...] = ()
-    """The MAE in seconds of each contender over n rows: all rows first, then by stops ahead and by route."""
+    """The MAE in seconds of each contender over n rows: all first, then by bin of stops ahead and by route."""
 
     @property
     def promoted(self) -> bool:
@@ -198,10 +199,11 @@ def _compute_absolute_errors(rows: pd.DataFrame, contenders: Mapping[str, Conten
 
 
 def _compare(errors: pd.DataFrame, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield the MAE of each contender over all rows, by stops ahead and by route."""
+    """Yield the MAE of each contender over all rows, by bin of stops ahead and by route."""
     yield _summarize_errors("all", errors)
-    for stops_ahead, group in errors.groupby(rows["stops_ahead"]):
-        yield _summarize_errors(f"{stops_ahead} stops ahead", group)
+    distances = pd.Series(pd.Categorical(bin_distances(rows["stops_ahead"].to_numpy()), DISTANCE_BINS), rows.index)
+    for distance, group in errors.groupby(distances, observed=True):
+        yield _summarize_errors("departure" if distance == "departure" else f"{distance} stops ahead", group)
     for route_id, group in errors.groupby(rows["route_id"]):
         yield _summarize_errors(f"route {route_id}", group)
 

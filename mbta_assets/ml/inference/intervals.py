@@ -1,37 +1,43 @@
 """Prediction intervals by split conformal prediction, calibrated on rows that no weight was fitted to.
 
-Half the width of an interval is a quantile of the absolute errors in a group of validation rows. Groups are formed by
-route, stops ahead and whether the vehicle is at its first stop, because errors differ most by these (Mondrian
-conformal prediction, https://arxiv.org/abs/1209.2673). How often arrivals lie within is scored in `ml.evaluation`.
+Half the width of an interval is a quantile of the absolute errors of a group of validation rows. Groups are formed by
+route, by whether the vehicle has left its first stop, and by stops ahead, because errors differ most by these (Mondrian
+conformal prediction, https://arxiv.org/abs/1209.2673); along the stops ahead the quantiles form a curve that never
+decreases. How often arrivals lie within is scored in `ml.evaluation`.
 """
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
 
+from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns
 
 DEFAULT_CONFIDENCE_LEVEL = 0.9
 """Share of arrivals that should lie within the interval."""
-MIN_TRIPS_PER_GROUP = 50
-"""Groups of fewer trips take the half width of the next larger group; errors within one trip are correlated."""
+MIN_TRIPS = 50
+"""Groups of fewer trips are pooled with others; errors within one trip are correlated."""
 
-Group = tuple[str | None, int | None, bool | None]
-"""Route, stops ahead and whether the vehicle is at its first stop; None stands for any."""
-ALL_ROWS: Group = (None, None, None)
+Group = tuple[str | None, bool | None]
+"""Route, and whether the vehicle is still at its first stop; None stands for any."""
+ALL_ROWS: Group = (None, None)
 
 
 @dataclass(frozen=True)
 class IntervalCalibration:
-    """Calibrated half widths of the interval around a predicted delay, in seconds, by group of rows."""
+    """Calibrated half widths in seconds of the interval around a predicted delay: a curve for each group of rows.
+
+    All predictions of one report are of the same group, so that their intervals widen with the distance.
+    """
 
     confidence_level: float
-    half_widths: Mapping[Group, float]
+    curves: Mapping[Group, DistanceCurve]
 
     @classmethod
     def fit(cls, columns: Columns, error: np.ndarray, confidence_level: float = DEFAULT_CONFIDENCE_LEVEL) -> Self:
@@ -44,30 +50,28 @@ class IntervalCalibration:
                 "There are no labelled validation rows to calibrate a prediction interval on; "
                 "train on more service days."
             )
-        absolute_errors: dict[Group, list[float]] = defaultdict(list)
-        trips: dict[Group, set[tuple[Any, Any]]] = defaultdict(set)
-        days, trip_ids = (np.asarray(columns[name], dtype=object).tolist() for name in ("service_date", "trip_id"))
-        for groups, size, day, trip_id in zip(
-            _iterate_groups(columns), np.abs(error).tolist(), days, trip_ids, strict=True
-        ):
-            for group in groups:
-                absolute_errors[group].append(size)
-                trips[group].add((day, trip_id))
-        # Errors depend on the stops ahead by far the most, so those groups are kept however few trips they have.
-        calibrated = [
-            group for group in absolute_errors if len(trips[group]) >= MIN_TRIPS_PER_GROUP or group[2] is None
-        ]
-        half_widths = {group: _conformal_quantile(absolute_errors[group], confidence_level) for group in calibrated}
-        return cls(confidence_level, half_widths)
+        stops_ahead, size, trip = _get_stops_ahead(columns), np.abs(error), _number_trips(columns)
+        route, at_first_stop = np.array(_get_routes(columns), dtype=object), is_at_first_stop(columns)
+        quantile = partial(_conformal_quantile, confidence_level=confidence_level)
+        curves = {}
+        for group in (ALL_ROWS, *product([None, *sorted({*route} - {None})], (False, True))):
+            mask = ((group[0] is None) | (route == group[0])) & ((group[1] is None) | (at_first_stop == group[1]))
+            if group == ALL_ROWS or len(np.unique(trip[mask])) >= MIN_TRIPS:
+                curve = DistanceCurve.fit(stops_ahead[mask], size[mask], trip[mask], MIN_TRIPS, quantile)
+                curves[group] = curve.cap_departure()
+        return cls(confidence_level, curves)
 
     def compute_half_widths(self, columns: Columns) -> np.ndarray:
-        """Return the half width (n,) in seconds for each row, that of its smallest calibrated group."""
-        return np.array(
-            [
-                next(self.half_widths[group] for group in groups if group in self.half_widths)
-                for groups in _iterate_groups(columns)
-            ]
-        )
+        """Return the half width (n,) in seconds for each row, by the curve of its smallest calibrated group."""
+        stops_ahead = _get_stops_ahead(columns)
+        groups = list(zip(_get_routes(columns), is_at_first_stop(columns).tolist(), strict=True))
+        distinct = {group: code for code, group in enumerate(dict.fromkeys(groups))}
+        codes, half_width = np.array([distinct[group] for group in groups]), np.empty(len(groups))
+        for (route, first_stop), code in distinct.items():
+            fallbacks = ((route, first_stop), (None, first_stop), ALL_ROWS)
+            curve = next(self.curves[group] for group in fallbacks if group in self.curves)
+            half_width[codes == code] = curve.evaluate(stops_ahead[codes == code])
+        return half_width
 
     def compute_bounds(self, columns: Columns, delay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the lower and upper bounds (n,), in seconds of delay, around predicted delays (n,).
@@ -80,38 +84,47 @@ class IntervalCalibration:
 
     def to_json(self) -> bytes:
         """Serialize the interval as deterministic JSON."""
-        rows = sorted(([*group, seconds] for group, seconds in self.half_widths.items()), key=json.dumps)
-        # Stored bundles name the confidence level "promise"; another key would change the digest of every model.
-        stored = {"promise": self.confidence_level, "half_width_seconds": rows}
+        rows = sorted(([*group, *curve.to_list()] for group, curve in self.curves.items()), key=json.dumps)
+        stored = {"confidence_level": self.confidence_level, "half_width_seconds": rows}
         return json.dumps(stored, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
         """Read an interval that `to_json` wrote."""
         stored = json.loads(text)
-        half_widths = {
-            (route, stops_ahead, first_stop): seconds
-            for route, stops_ahead, first_stop, seconds in stored["half_width_seconds"]
+        curves = {
+            (route, first_stop): DistanceCurve.from_list(curve)
+            for route, first_stop, *curve in stored["half_width_seconds"]
         }
-        return cls(stored["promise"], half_widths)
+        return cls(stored["confidence_level"], curves)
 
 
 def is_at_first_stop(columns: Columns) -> np.ndarray:
-    """Return a mask (n,) of the rows whose vehicle still stands at the first stop of its trip."""
+    """Return a mask (n,) of the rows whose vehicle has not left the first stop of its trip, or is on its way to it."""
     standing = np.asarray(columns["current_status"] == "STOPPED_AT", dtype=bool)
-    return standing & (np.asarray(columns["stops_behind"], dtype=np.float64) <= 1)
+    stops_behind = np.asarray(columns["stops_behind"], dtype=np.float64)
+    return (stops_behind == 0) | (standing & (stops_behind <= 1))
 
 
-def _iterate_groups(columns: Columns) -> Iterator[tuple[Group, ...]]:
-    """Yield for each row the groups that it belongs to, the smallest first."""
+def _get_stops_ahead(columns: Columns) -> np.ndarray:
+    """Return the number of stops ahead (n,) of each row."""
+    return np.asarray(columns["stops_ahead"], dtype=np.int64)
+
+
+def _get_routes(columns: Columns) -> list[str | None]:
+    """Return the route of each row; None where it is missing, which may be NaN, None or pandas' NA."""
     routes = np.asarray(columns["route_id"], dtype=object).tolist()
-    stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64).tolist()
-    for route, stops, first_stop in zip(routes, stops_ahead, is_at_first_stop(columns).tolist(), strict=True):
-        route_or_any = route if isinstance(route, str) else None  # a missing route is NaN, None or pandas' NA
-        yield (route_or_any, stops, first_stop), (None, stops, first_stop), (None, stops, None), ALL_ROWS
+    return [route if isinstance(route, str) else None for route in routes]
 
 
-def _conformal_quantile(absolute_errors: list[float], confidence_level: float) -> float:
+def _number_trips(columns: Columns) -> np.ndarray:
+    """Return an integer (n,) for each row, the same for all rows of a trip on a service day."""
+    names: Iterable[Any] = (np.asarray(columns[name], dtype=object).tolist() for name in ("service_date", "trip_id"))
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(trip, len(numbers)) for trip in zip(*names, strict=True)])
+
+
+def _conformal_quantile(absolute_errors: np.ndarray, confidence_level: float) -> float:
     """Return the conformal quantile of absolute errors in seconds, rounded up to a tenth."""
     rank = min(math.ceil((len(absolute_errors) + 1) * confidence_level), len(absolute_errors))
-    return math.ceil(sorted(absolute_errors)[rank - 1] * 10) / 10
+    return math.ceil(float(np.sort(absolute_errors)[rank - 1]) * 10) / 10

@@ -5,13 +5,14 @@ run-time lookup for training rows belongs to `ml.training.cross_fitting`.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, Encoder
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.storage.bundle import Bundle
@@ -21,6 +22,8 @@ RESIDUAL_BASES = ("lookup", "now")
 """Delays that a residual can be relative to (`residual_to` of a model): that which the run-time lookup predicts, or
 that of an arrival right now."""
 MIN_SCALE_SECONDS = 1.0
+MIN_ROWS_PER_SCALE = 200
+"""Distances of fewer rows have the scale of those around them."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,12 @@ class Preprocessor:
 
     encoder: Encoder
     lookup: MedianRunTime
-    scales: Mapping[int, float]
-    """Seconds per unit of the residual by stops ahead: the median absolute error of the lookup."""
+    scales: DistanceCurve
+    """Seconds per unit of the residual by stops ahead: the median absolute error of the lookup.
+
+    Departures are uncertain, and have their own scale however large: with that of the next stop they would weigh ten
+    times as much, and networks learned all other distances less well.
+    """
 
     @classmethod
     def fit(cls, encoder: Encoder, lookup: MedianRunTime, rows: Columns, lookup_delay: np.ndarray) -> Self:
@@ -40,10 +47,7 @@ class Preprocessor:
         """
         error = np.abs(np.asarray(rows["delay_seconds"], dtype=np.float64) - lookup_delay)
         stops_ahead = np.asarray(rows["stops_ahead"], dtype=np.int64)
-        scales = {
-            int(stops): max(MIN_SCALE_SECONDS, float(np.median(error[stops_ahead == stops])))
-            for stops in np.unique(stops_ahead)
-        }
+        scales = DistanceCurve.fit(stops_ahead, error, np.arange(len(error)), MIN_ROWS_PER_SCALE, _compute_scale)
         return cls(encoder, lookup, scales)
 
     def transform(self, columns: Columns, residual_to: str, lookup_delay: np.ndarray | None = None) -> Arrays:
@@ -60,7 +64,7 @@ class Preprocessor:
             numeric=numeric.astype(np.float32),
             codes=self.encoder.encode_categories(columns),
             base=compute_residual_base(columns, residual_to, delay),
-            scale=self._select_scales(columns),
+            scale=self.scales.evaluate(np.asarray(columns["stops_ahead"], dtype=np.int64)).astype(np.float32),
             label=np.asarray(label, dtype=np.float32),
         )
 
@@ -75,21 +79,18 @@ class Preprocessor:
 
     def to_files(self) -> dict[str, bytes]:
         """Serialize the preprocessor as files of a bundle, by name."""
-        scales = json.dumps({str(stops): seconds for stops, seconds in self.scales.items()}).encode()
+        scales = json.dumps(self.scales.to_list()).encode()
         return {ENCODER_FILE: self.encoder.to_json(), LOOKUP_FILE: self.lookup.to_bytes(), SCALES_FILE: scales}
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Self:
-        """Read the preprocessor of a stored model. Raises BundleError if a file is missing or damaged."""
-        scales = {int(stops): seconds for stops, seconds in json.loads(bundle.file(SCALES_FILE)).items()}
-        encoder = Encoder.from_json(bundle.file(ENCODER_FILE))
-        return cls(encoder, MedianRunTime.from_bytes(bundle.file(LOOKUP_FILE)), scales)
+        """Read the preprocessor of a stored model.
 
-    def _select_scales(self, columns: Columns) -> np.ndarray:
-        """Return the scale (n,) of each row: the largest one where its stops ahead were not in the training rows."""
-        stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64)
-        matches = [stops_ahead == stops for stops in self.scales]
-        return np.select(matches, list(self.scales.values()), max(self.scales.values())).astype(np.float32)
+        Raises BundleError if a file is missing or damaged, or if an earlier version of this package wrote it.
+        """
+        lookup = MedianRunTime.from_bytes(bundle.file(LOOKUP_FILE))
+        encoder = Encoder.from_json(bundle.file(ENCODER_FILE))
+        return cls(encoder, lookup, DistanceCurve.from_list(json.loads(bundle.file(SCALES_FILE))))
 
 
 def compute_residual_base(columns: Columns, residual_to: str, lookup_delay: np.ndarray) -> np.ndarray:
@@ -97,3 +98,8 @@ def compute_residual_base(columns: Columns, residual_to: str, lookup_delay: np.n
     if residual_to == "lookup":
         return lookup_delay.astype(np.float32)
     return -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64).astype(np.float32)
+
+
+def _compute_scale(absolute_errors: np.ndarray) -> float:
+    """Return the median of absolute errors in seconds, or `MIN_SCALE_SECONDS` if that is more."""
+    return max(MIN_SCALE_SECONDS, float(np.median(absolute_errors)))

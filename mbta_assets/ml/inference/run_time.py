@@ -1,10 +1,11 @@
 """The run-time lookup: predicts an arrival as a reference time plus the median run time seen in history.
 
 It is the baseline `runtime_lookup` on the leaderboard and the base of the residual that models learn. Nothing is
-learned beyond medians.
+learned beyond medians. How run times add up along a trip is up to `segments`.
 """
 
 import io
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,67 +14,98 @@ from typing import Self
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns, encode_values
+from mbta_assets.ml.inference.monotone import REPORT_KEY
+from mbta_assets.ml.inference.segments import Pair, RunTimes, SegmentGraph, observe_segments
+from mbta_assets.storage.bundle import BundleError
 
 LOOKUP_COLUMNS = (
-    "delay_seconds", "scheduled_seconds_ahead", "seconds_in_state", "departure_delay_seconds", "last_delay_seconds",
-    "current_status", "stops_behind", "current_stop_id", "stop_id",
+    "scheduled_seconds_ahead", "scheduled_run_seconds", "seconds_in_state", "departure_delay_seconds",
+    "last_delay_seconds", "current_status", "stops_behind", "timepoint", "current_stop_id", "stop_id", "stops_ahead",
+    "route_id",
 )  # fmt: skip
+"""Columns of `transit_features` that `MedianRunTime` reads to predict."""
+FIT_COLUMNS = (*REPORT_KEY, "delay_seconds", *LOOKUP_COLUMNS)
 """Columns of `transit_features` that `MedianRunTime.fit` reads."""
 MIN_RUNS = 3
 """Keys with fewer labelled updates get no median."""
-MOVING, STANDING, WAITING, UNSEEN = range(4)
+MIN_SCHEDULED_RUN_SECONDS = 30
+"""Shorter scheduled run times are whole minutes rounded down, and tell nothing of the ratio to observed ones."""
+MOVING, STANDING, WAITING, UNSEEN, DEPARTING = STATES = range(5)
 """Vehicle states. Each measures run time from another reference time, see `MedianRunTime`."""
-UNKNOWN_STOP = -1
+PAIR_COLUMNS, SEGMENT_COLUMNS = slice(0, 4), [4, 1, 2]
+"""Columns of the keys that `_make_keys` returns."""
+
+
+class OutdatedModel(BundleError):
+    """A model was made by an earlier version of this package, and has to be trained again."""
 
 
 @dataclass(frozen=True)
 class MedianRunTime:
-    """Median seconds from a reference time to the arrival, by vehicle state, current stop and destination.
+    """Median seconds from a reference time to an event, by vehicle state, current stop, destination and stops ahead.
 
-    The reference time is the departure from the previous stop (moving), the arrival at the current stop (standing),
-    the later of now and the scheduled departure (waiting at the first stop), or now (the start of the state was not
-    seen). Medians are taken over vehicle updates, so a run with more updates weighs more.
+    The reference time is the departure from the previous stop (moving), the arrival at the current stop (standing), the
+    later of now and the scheduled departure (waiting: at the first stop, or at a timepoint because it is early; and
+    departing from the first stop), or now (the start of the state was not seen). Medians are taken over vehicle
+    updates, so a run with more updates weighs more.
+
+    Stops ahead are part of the key as they tell the visits of a loop apart. Stored are the run times to the next stop,
+    and others only where they cannot be composed: a run time is that to a nearer stop plus those of the segments from
+    there. Where a segment was never seen, it is the scheduled run time times the usual ratio of the state.
     """
 
     stops: list[str]
-    keys: np.ndarray
-    """(m,) int64, sorted; see `_make_keys`."""
-    seconds: np.ndarray
-    """(m,) float32 median run times."""
+    routes: list[str]
+    pairs: np.ndarray
+    """(m, 4) integers: state, current stop, destination, stops ahead."""
+    pair_seconds: np.ndarray
+    """(m,) median run times."""
+    segments: np.ndarray
+    """(s, 3) integers: route, first stop, second stop. The code of a missing route is the number of routes."""
+    segment_seconds: np.ndarray
+    """(s,) median seconds from arrival to arrival."""
+    ratios: np.ndarray
+    """(5,) median ratio of run time to scheduled run time by state; for DEPARTING the median run time itself, as
+    nothing is scheduled between its reference time and the departure. NaN where there is none."""
 
     @classmethod
     def fit(cls, rows: Columns) -> Self:
-        """Compute the medians of labelled rows with the columns `LOOKUP_COLUMNS`; unlabelled rows are ignored."""
-        label = _to_floats(rows, "delay_seconds")
-        labelled = ~np.isnan(label)
+        """Compute the medians of labelled rows with the columns `FIT_COLUMNS`; unlabelled rows are ignored."""
         stops = sorted(set(_to_texts(rows, "current_stop_id")) | set(_to_texts(rows, "stop_id")))
-        key = _make_keys({stop: index for index, stop in enumerate(stops)}, rows)[labelled]
-        run_time = (label + _to_floats(rows, "scheduled_seconds_ahead") + _compute_elapsed(rows))[labelled]
-        order = np.lexsort((run_time, key))
-        keys, first, count = np.unique(key[order], return_index=True, return_counts=True)
-        sorted_run_time = run_time[order]
-        medians = (sorted_run_time[first + (count - 1) // 2] + sorted_run_time[first + count // 2]) / 2
-        frequent = count >= MIN_RUNS
-        return cls(stops, keys[frequent], medians[frequent].astype(np.float32))
+        routes = sorted({route for route in _to_texts(rows, "route_id") if isinstance(route, str)})
+        keys = _make_keys(_number(stops), _number(routes), rows)
+        arrives_in = _to_floats(rows, "delay_seconds") + _to_floats(rows, "scheduled_seconds_ahead")
+        run_time = arrives_in + _compute_elapsed(rows)
+        segments, segment_seconds = _fit_segments(rows, keys, run_time, arrives_in)
+        pairs, pair_seconds = _fit_pairs(keys, run_time, SegmentGraph(segments, segment_seconds))
+        ratios = _fit_ratios(keys[:, 0], run_time, _to_floats(rows, "scheduled_run_seconds"))
+        return cls(stops, routes, pairs, pair_seconds, segments, segment_seconds, ratios)
 
     @cached_property
-    def _code_of(self) -> dict[str, int]:
-        """Return the code of each stop."""
-        return {stop: index for index, stop in enumerate(self.stops)}
+    def _code_of_stop(self) -> dict[str, int]:
+        return _number(self.stops)
+
+    @cached_property
+    def _code_of_route(self) -> dict[str, int]:
+        return _number(self.routes)
+
+    @cached_property
+    def _run_times(self) -> RunTimes:
+        graph = SegmentGraph(self.segments, self.segment_seconds)
+        return RunTimes(graph, self.pairs, self.pair_seconds)
 
     def predict_remaining(self, columns: Columns) -> np.ndarray:
-        """Return the predicted seconds (n,) from now to the arrival; NaN where the lookup has no median."""
-        key = _make_keys(self._code_of, columns)
-        if not len(self.keys):
-            return np.full(len(key), np.nan)
-        position = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
-        run_time = np.where(self.keys[position] == key, self.seconds[position], np.nan)
+        """Return the predicted seconds (n,) from now to the event; NaN where there is no run time."""
+        keys = _make_keys(self._code_of_stop, self._code_of_route, columns)
+        run_time = self._run_times.look_up(keys)
+        scheduled_run = np.where(keys[:, 0] == DEPARTING, 1, _to_floats(columns, "scheduled_run_seconds"))
+        run_time = np.where(np.isnan(run_time), self.ratios[keys[:, 0]] * scheduled_run, run_time)
         return np.maximum(run_time - _compute_elapsed(columns), 0)
 
     def predict_delay(self, columns: Columns) -> np.ndarray:
         """Return the predicted delay (n,) in seconds.
 
-        Where the lookup has no median, the trip is predicted to keep its last delay, and to arrive no earlier than now.
+        Where there is no run time, the trip is predicted to keep its last delay, and to arrive no earlier than now.
         """
         ahead = _to_floats(columns, "scheduled_seconds_ahead")
         last_delay = np.nan_to_num(_to_floats(columns, "last_delay_seconds"))
@@ -83,14 +115,28 @@ class MedianRunTime:
     def to_bytes(self) -> bytes:
         """Serialize the lookup as a deterministic NumPy archive."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, stops=np.array(self.stops, dtype=np.str_), keys=self.keys, seconds=self.seconds)
+        np.savez_compressed(
+            buffer,
+            stops=np.array(self.stops, dtype=np.str_),
+            routes=np.array(self.routes, dtype=np.str_),
+            pairs=_pack(self.pairs, self.pair_seconds),
+            segments=_pack(self.segments, self.segment_seconds),
+            ratios=self.ratios,
+        )
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read a lookup that `to_bytes` wrote."""
+        """Read a lookup that `to_bytes` wrote. Raises OutdatedModel if an earlier version wrote it."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return cls(archive["stops"].tolist(), archive["keys"], archive["seconds"])
+            if "segments" not in archive:
+                raise OutdatedModel(
+                    "The model was made by an earlier version of mbta_assets, whose models predict 1, 3, 5 and 10 "
+                    "stops ahead only. Train again: materialize the groups training, models and production."
+                )
+            pairs, segments = _unpack(archive["pairs"]), _unpack(archive["segments"])
+            stops, routes = archive["stops"].tolist(), archive["routes"].tolist()
+            return cls(stops, routes, *pairs, *segments, archive["ratios"])
 
 
 def _to_floats(columns: Columns, name: str) -> np.ndarray:
@@ -99,32 +145,107 @@ def _to_floats(columns: Columns, name: str) -> np.ndarray:
 
 
 def _to_texts(columns: Columns, name: str) -> list[str]:
-    """Return a column as Python strings."""
+    """Return a column as Python objects."""
     return np.asarray(columns[name], dtype=object).tolist()
 
 
+def _number(names: list[str]) -> dict[str, int]:
+    """Return the code of each name: its place."""
+    return {name: code for code, name in enumerate(names)}
+
+
 def _classify_state(columns: Columns) -> np.ndarray:
-    """Return the vehicle state (n,): MOVING, STANDING, WAITING or UNSEEN."""
+    """Return the vehicle state (n,), one of `STATES`."""
     standing = np.asarray(columns["current_status"] == "STOPPED_AT", dtype=bool)
-    scheduled = ~np.isnan(_to_floats(columns, "departure_delay_seconds"))
-    waiting = standing & (_to_floats(columns, "stops_behind") == 1) & scheduled
+    departure_delay = _to_floats(columns, "departure_delay_seconds")
+    early_at_timepoint = (_to_floats(columns, "timepoint") == 1) & (departure_delay < 0)
+    at_first_stop = (_to_floats(columns, "stops_behind") == 1) & ~np.isnan(departure_delay)
     seen = ~np.isnan(_to_floats(columns, "seconds_in_state"))
-    return np.select([waiting, standing & seen, seen], [WAITING, STANDING, MOVING], UNSEEN)
+    departing = _to_floats(columns, "stops_ahead") == 0
+    waiting = standing & (at_first_stop | early_at_timepoint)
+    return np.select([departing, waiting, standing & seen, seen], [DEPARTING, WAITING, STANDING, MOVING], UNSEEN)
 
 
 def _compute_elapsed(columns: Columns) -> np.ndarray:
     """Return the seconds (n,) since the reference time; negative while that is in the future."""
-    until_departure = np.minimum(_to_floats(columns, "departure_delay_seconds"), 0)
     state = _classify_state(columns)
+    until_departure = np.minimum(_to_floats(columns, "departure_delay_seconds"), 0)
+    until_own_departure = np.minimum(-_to_floats(columns, "scheduled_seconds_ahead"), 0)
     return np.select(
-        [state == WAITING, state == UNSEEN], [until_departure, 0.0], _to_floats(columns, "seconds_in_state")
+        [state == DEPARTING, state == WAITING, state == UNSEEN],
+        [until_own_departure, until_departure, 0.0],
+        _to_floats(columns, "seconds_in_state"),
     )
 
 
-def _make_keys(code_of: Mapping[str, int], columns: Columns) -> np.ndarray:
-    """Combine state, current stop and destination into one key (n,) int64; -1 where a stop has no code."""
+def _make_keys(code_of_stop: Mapping[str, int], code_of_route: Mapping[str, int], columns: Columns) -> np.ndarray:
+    """Return state, current stop, destination, stops ahead and route (n, 5) as integers.
+
+    Unknown and missing stops and routes have the code that follows the last one.
+    """
     current, destination = (
-        encode_values(columns[name], code_of, UNKNOWN_STOP) for name in ("current_stop_id", "stop_id")
+        encode_values(columns[name], code_of_stop, len(code_of_stop)) for name in ("current_stop_id", "stop_id")
     )
-    key = (_classify_state(columns) * len(code_of) + current) * len(code_of) + destination
-    return np.where((current == UNKNOWN_STOP) | (destination == UNKNOWN_STOP), -1, key)
+    route = encode_values(columns["route_id"], code_of_route, len(code_of_route))
+    stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64)
+    return np.column_stack([_classify_state(columns), current, destination, stops_ahead, route])
+
+
+def _compute_medians(keys: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys (m, d) of `MIN_RUNS` values or more, in order, and the medians (m,) in tenths of a second."""
+    order = np.lexsort((seconds, *keys.T[::-1]))
+    keys, seconds = keys[order], seconds[order]
+    first = np.flatnonzero(np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)][: len(keys)])
+    count = np.diff(np.r_[first, len(keys)])
+    medians = (seconds[first + (count - 1) // 2] + seconds[first + count // 2]) / 2
+    frequent = count >= MIN_RUNS
+    return keys[first[frequent]], np.round(medians[frequent], 1)
+
+
+def _fit_segments(
+    rows: Columns, keys: np.ndarray, run_time: np.ndarray, arrives_in: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the segments (s, 3) and their median seconds (s,), of vehicles that stand before them or are further away.
+
+    `keys` (n, 5), `run_time` (n,) and `arrives_in` (n,), the seconds to the arrival, are those of the rows.
+    """
+    standing = (keys[:, 0] == STANDING) & (keys[:, 3] == 1) & ~np.isnan(run_time)
+    begin, end, between = observe_segments(rows, arrives_in)
+    further = np.column_stack([keys[begin, 4], keys[begin, 2], keys[end, 2]])
+    observed = np.concatenate([keys[standing][:, SEGMENT_COLUMNS], further])
+    return _compute_medians(observed, np.concatenate([run_time[standing], between]))
+
+
+def _fit_pairs(keys: np.ndarray, run_time: np.ndarray, graph: SegmentGraph) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs (m, 4) with their median run times (m,), those of several stops ahead only if not composable."""
+    labelled = ~np.isnan(run_time)
+    pairs, seconds = _compute_medians(keys[labelled, PAIR_COLUMNS], run_time[labelled])
+    routes: dict[Pair, list[int]] = defaultdict(list)
+    for *pair, route in np.unique(keys[labelled], axis=0).tolist():
+        routes[tuple(pair)].append(route)
+    run_times, stored = RunTimes(graph, pairs[:0], seconds[:0]), np.zeros(len(pairs), dtype=bool)
+    for index in np.argsort(pairs[:, 3], kind="stable"):
+        pair = tuple(pairs[index].tolist())
+        if pair[3] <= 1 or any(run_times.compose(pair, route) is None for route in routes[pair]):
+            run_times.add(pair, float(seconds[index]))
+            stored[index] = True
+    return pairs[stored], seconds[stored]
+
+
+def _fit_ratios(state: np.ndarray, run_time: np.ndarray, scheduled_run: np.ndarray) -> np.ndarray:
+    """Return the `ratios` of rows with these states (n,), run times (n,) and scheduled run times (n,) in seconds."""
+    comparable = (scheduled_run >= MIN_SCHEDULED_RUN_SECONDS) & (state != DEPARTING)
+    ratio = np.where(state == DEPARTING, run_time, np.nan)
+    ratio[comparable] = run_time[comparable] / scheduled_run[comparable]
+    by_state = [ratio[(state == code) & ~np.isnan(ratio)] for code in STATES]
+    return np.array([round(float(np.median(part)), 3) if len(part) >= MIN_RUNS else np.nan for part in by_state])
+
+
+def _pack(keys: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Return keys (m, d) and run times (m,) as integers (d + 1, m): the columns of equal meaning compress best."""
+    return np.column_stack([keys, np.round(seconds * 10)]).astype(np.int32).T
+
+
+def _unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `_pack` was given."""
+    return packed[:-1].T.astype(np.int64), packed[-1] / 10

@@ -11,13 +11,14 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from mbta_assets.ml.inference import run_time
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES, Preprocessor, compute_residual_base
-from mbta_assets.ml.inference.run_time import LOOKUP_COLUMNS, MedianRunTime
+from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 
-FIT_COLUMNS = ["part", "service_date", "trip_id", "stops_ahead", *LOOKUP_COLUMNS]
+FIT_COLUMNS = ["part", *run_time.FIT_COLUMNS]
 """Columns of a training set that `CrossFittedPreprocessor.fit` and its callers read."""
 
 
@@ -65,7 +66,7 @@ def predict_out_of_fold(rows: pd.DataFrame, folds: int = 5) -> np.ndarray:
     by_day = rows.groupby("service_date").ngroup().to_numpy()
     has_enough_days = by_day.max(initial=0) + 1 >= folds
     group = by_day if has_enough_days else rows.groupby("trip_id").ngroup().to_numpy()
-    columns = rows[list(LOOKUP_COLUMNS)]
+    columns = rows[list(run_time.FIT_COLUMNS)]
     predicted = np.empty(len(group))
     for fold in range(folds):
         held_out = group % folds == fold

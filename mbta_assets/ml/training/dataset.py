@@ -127,8 +127,18 @@ def assign_parts(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
 
 
 def read_rows(training_set: Bundle, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read the rows of a stored training set with their parts, all columns by default."""
-    return schema.to_frame(parquet.read_table(io.BytesIO(training_set.file(ROWS_FILE)), columns=columns))
+    """Read the rows of a stored training set with their parts, all columns by default.
+
+    Raises TrainingSetError if it lacks one of the columns, as it was stored by an earlier version of this package.
+    """
+    stored = parquet.ParquetFile(io.BytesIO(training_set.file(ROWS_FILE)))
+    missing = set(columns or ()) - set(stored.schema_arrow.names)
+    if missing:
+        raise TrainingSetError(
+            f"{training_set.path} was made by an earlier version of mbta_assets, without {', '.join(sorted(missing))}. "
+            "Materialize transit_features of its service days and then training_set again."
+        )
+    return schema.to_frame(stored.read(columns))
 
 
 def iterate_rows(training_set: Bundle, batch_size: int = 100_000) -> Iterator[pd.DataFrame]:

@@ -13,6 +13,7 @@ import numpy as np
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.intervals import IntervalCalibration
 from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, load_onnx, predict_delay
+from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.onnx_session import create_session, make_feed, measure_latency_us, predict
 from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.training import int8_variants
@@ -131,7 +132,7 @@ def quantize_student(
     # The lookup of `data`, unlike the stored one, was not fitted on validation rows.
     validation = select_labelled(rows, "validation")
     delay = predict_delay(data.preprocessor, residual_to, load_onnx(selected.model), validation)
-    error = validation["delay_seconds"].to_numpy() - delay
+    error = validation["delay_seconds"].to_numpy() - correct_delays(validation, delay).delay
     interval = IntervalCalibration.fit(validation, error, training.confidence_level)
     return QuantizedStudent(variants, selected, interval, preprocessor, parity, training_set, runtime_lookup, student)
 

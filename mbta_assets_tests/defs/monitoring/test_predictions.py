@@ -32,6 +32,7 @@ from mbta_assets.storage.tables import to_arrow
 from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
 from mbta_assets.transit.features import compute_transit_features
+from mbta_assets.transit.sampling import REPORT_KEY
 
 # Starts no process, but simulates three service days and runs Dagster on them.
 pytestmark = pytest.mark.integration
@@ -183,6 +184,17 @@ def test_every_row_of_an_unseen_day_is_predicted_labelled_or_not(store: Path, un
     assert set(predicted["model_version"]) == {ModelRegistry(store).current_digest("production_model")}
     ahead = predicted["predicted_arrival"] - predicted["scheduled_arrival"]
     np.testing.assert_allclose(ahead.dt.total_seconds(), predicted["predicted_delay_seconds"], atol=1e-5)
+
+
+def test_no_predicted_trip_of_a_day_runs_backwards_or_into_the_past(store: Path, unseen: pd.DataFrame) -> None:
+    store_features(store, unseen)
+    assert monitor(store, UNSEEN_DAY, select=["delay_predictions"]).success
+    predicted = read_table(store, "delay_predictions").sort_values("stops_ahead")
+    assert set(predicted["event"]) == {"arrival", "departure"}
+    assert (predicted["predicted_arrival"] >= predicted["time_stamp"]).all()
+    reports = predicted.groupby(REPORT_KEY)["predicted_arrival"]
+    assert reports.size().max() > 5
+    assert (reports.diff().dropna() >= pd.Timedelta(0)).all()
 
 
 def test_an_ordinary_unseen_day_is_measured_and_no_check_warns(store: Path, unseen: pd.DataFrame) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mbta_assets.defs.io_managers import BundleIOManager
 from mbta_assets.defs.production import promotion
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Gate, Rule
 from mbta_assets.ml.inference import onnx_session
+from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.model import ONNX_FILE, ONNX_KIND
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Preprocessor
@@ -45,6 +47,7 @@ def make_rows(n: int) -> pd.DataFrame:
         {
             "service_date": np.where(np.arange(n) < n / 2, "2024-09-10", "2024-09-11"),
             "trip_id": (np.arange(n) // 5).astype(str),
+            "vehicle_id": "v",
             "time_stamp": begin + pd.to_timedelta(np.arange(n) * (86_400 * 2 // n), unit="s"),
             "route_id": np.where(np.arange(n) // 5 % 2, "Red", "Blue"),
             "stops_ahead": 1 + np.arange(n) % 2 * 2,
@@ -52,8 +55,10 @@ def make_rows(n: int) -> pd.DataFrame:
             "current_stop_id": "a",
             "stop_id": "b",
             "stops_behind": 3.0,
+            "timepoint": 0.0,
             "seconds_in_state": 0.0,
             "scheduled_seconds_ahead": 300.0,
+            "scheduled_run_seconds": 300.0,
             "departure_delay_seconds": late,
             "last_delay_seconds": late,
             "last_change_seconds": change,
@@ -78,7 +83,7 @@ def make_linear_model(learned: float, red_error_seconds: float = 0.0) -> Draft:
 
     On the Red Line its predictions may be off by so many seconds.
     """
-    preprocessor = Preprocessor(ENCODER, MEDIANS, {1: 1.0, 3: 1.0})
+    preprocessor = Preprocessor(ENCODER, MEDIANS, DistanceCurve([1.0], [1.0], 1.0))
     weights = np.array([[SECONDS_FOR_CHANGE * learned], [0], [0]], dtype=np.float32)
     by_route = np.array([0, 0, red_error_seconds], dtype=np.float32)
     nodes = [
@@ -222,6 +227,16 @@ def test_a_better_candidate_replaces_the_production_model(deployment: Deployment
     assert metadata["promoted"]
     assert metadata["candidate_mae_seconds"] < metadata["production_model_mae_seconds"]
     assert deployment.registry.history(NAME) == [deployment.registry.current_digest("quantized_student"), first]
+
+
+def test_a_production_model_of_an_earlier_version_is_replaced_without_a_comparison(deployment: Deployment) -> None:
+    buffer, draft = io.BytesIO(), make_linear_model(0.9)
+    np.savez_compressed(buffer, stops=np.array(["a", "b"]), keys=np.array([1]), seconds=np.array([300.0]))
+    deployment.set_current(NAME, replace(draft, files={**draft.files, LOOKUP_FILE: buffer.getvalue()}))
+    metadata = deployment.promote(make_linear_model(0.5))
+    assert metadata["promoted"]
+    assert "in production is not compared with. The model was made by an earlier version" in metadata["decision"]
+    assert "production_model_mae_seconds" not in metadata
 
 
 def test_a_worse_candidate_leaves_the_production_model_and_says_why(deployment: Deployment) -> None:

@@ -21,6 +21,8 @@ def four_rows() -> pd.DataFrame:
             "vehicle_id": "v",
             "time_stamp": pd.Timestamp("2024-03-05 12:00", tz="UTC"),
             "stop_id": "s",
+            "stop_sequence": pd.array([2, 4, 3, 3], "Int64"),
+            "event": "arrival",
             "route_id": pd.array(["Red", "Red", "Blue", "Blue"], accuracy.TEXT),
             "stops_ahead": pd.array([1, 3, 1, 1], "Int64"),
             "current_status": pd.array(["STOPPED_AT", "IN_TRANSIT_TO", "STOPPED_AT", "STOPPED_AT"], accuracy.TEXT),

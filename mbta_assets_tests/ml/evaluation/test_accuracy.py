@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mbta_assets.ml.evaluation.accuracy import make_predictions_table, score_predictions
+from mbta_assets.ml.evaluation.accuracy import correct_predictions, make_predictions_table, score_predictions
+from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, bin_distances
 from mbta_assets.transit import schema
 from mbta_assets_tests.ml.evaluation.conftest import select_members
 
@@ -19,11 +20,12 @@ def test_errors_are_those_of_the_arrivals_that_were_seen(four_rows: pd.DataFrame
 
 def test_errors_are_grouped_by_stops_ahead_route_and_position(four_rows: pd.DataFrame, predicted: np.ndarray) -> None:
     rows = score_predictions(four_rows, predicted)
-    assert select_members(rows, "mae_seconds", "stops_ahead") == {
-        "1": (2, 5), "3": (1, 40), "5": (0, None), "10": (0, None)
-    }  # fmt: skip
+    without_rows = dict.fromkeys(DISTANCE_BINS, (0, None))
+    assert select_members(rows, "mae_seconds", "stops_ahead") == {**without_rows, "1": (2, 5), "3": (1, 40)}
     assert select_members(rows, "mae_seconds", "route_id") == {"Blue": (1, 0), "Red": (2, 25)}
-    assert select_members(rows, "mae_seconds", "position") == {"mid_trip": (2, 20), "terminal": (1, 10)}
+    assert select_members(rows, "mae_seconds", "position") == {
+        "mid_trip": (2, 20), "terminal": (1, 10), "departure": (0, None)
+    }  # fmt: skip
     assert select_members(rows, "mae_seconds", "route_id, stops_ahead")["Red, 3"] == (1, 40)
 
 
@@ -76,3 +78,18 @@ def test_a_predicted_arrival_is_the_scheduled_one_plus_the_predicted_delay(four_
         "12:11:30.500000", "12:10:00.000000", "12:08:58.750000", "13:10:00.000000"
     ]  # fmt: skip
     assert table["predicted_delay_seconds"].tolist() == [90.5, 0.0, -61.25, 3600.0]
+
+
+def test_distances_are_binned_where_single_ones_have_few_rows() -> None:
+    assert bin_distances(np.array([0, 1, 10, 11, 15, 16, 20, 21, 99])).tolist() == [
+        "departure", "1", "10", "11-15", "11-15", "16-20", "16-20", ">20", ">20"
+    ]  # fmt: skip
+
+
+def test_predicted_arrivals_of_a_report_never_run_backwards_by_a_microsecond(four_rows: pd.DataFrame) -> None:
+    due = pd.Timestamp("2024-03-05 12:10:00.123457", tz="UTC") + pd.to_timedelta([0.0, 1.1, 2.3, 3.7], unit="s")
+    features = four_rows.assign(trip_id="1", stops_ahead=[1, 2, 3, 4], scheduled_arrival=due)
+    corrected = correct_predictions(features, np.array([40.0, 20.0, 30.0, -2000.0]))
+    arrivals = make_predictions_table(features, corrected, "version", out_of_sample=True)["predicted_arrival"]
+    assert arrivals.is_monotonic_increasing
+    assert (arrivals >= features["time_stamp"]).all()

@@ -70,6 +70,8 @@ def six_rows() -> pd.DataFrame:
             "scheduled_seconds_ahead": [100.0, 100.0, 200.0, 200.0, 400.0, 4000.0],
             "delay_seconds": [59.0, 60.0, 119.0, -90.0, 209.0, 0.0],
             "stops_ahead": 1,
+            "stops_behind": 3.0,
+            "current_status": "IN_TRANSIT_TO",
             "route_id": pd.array(["Red"] * 5 + [None], pd.StringDtype("pyarrow")),
         }
     )
@@ -85,4 +87,19 @@ def test_the_leaderboard_has_the_shares_within_the_mbta_windows_of_bins_with_pre
 def test_the_leaderboard_leaves_rows_without_a_route_out_of_the_errors_by_route(six_rows: pd.DataFrame) -> None:
     row = metrics.make_leaderboard_row("model", six_rows, np.zeros(6))
     assert row["n"] == 6
+    assert {position: errors["n"] for position, errors in row["by_position"].items()} == {"mid_trip": 6}
     assert {route: errors["n"] for route, errors in row["by_route"].items()} == {"Red": 5}
+
+
+def test_the_leaderboard_has_every_distance_and_tells_departures_and_terminals_apart(six_rows: pd.DataFrame) -> None:
+    rows = six_rows.assign(
+        stops_ahead=[0, 1, 2, 10, 7, 30],
+        stops_behind=[1, 1, 0, 4, 5, 6],
+        current_status=["STOPPED_AT", "STOPPED_AT", "IN_TRANSIT_TO", "STOPPED_AT", "IN_TRANSIT_TO", "INCOMING_AT"],
+    )
+    row = metrics.make_leaderboard_row("model", rows, np.zeros(6))
+    assert list(row["by_stops_ahead"]) == ["0", "1", "2", "7", "10", "30"]
+    assert {position: errors["mae"] for position, errors in row["by_position"].items()} == {
+        "departure": 59, "mid_trip": (90 + 209 + 0) / 3, "terminal": (60 + 119) / 2
+    }  # fmt: skip
+    assert row["mae"] == pytest.approx((59 + 60 + 119 + 90 + 209 + 0) / 6)

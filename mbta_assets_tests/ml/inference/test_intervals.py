@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mbta_assets.ml.evaluation.metrics import score_interval
-from mbta_assets.ml.inference.intervals import MIN_TRIPS_PER_GROUP, IntervalCalibration
+from mbta_assets.ml.inference.intervals import MIN_TRIPS, IntervalCalibration
 
 SPREAD = {"Red": 30.0, "Blue": 5.0}
 STOPS_AHEAD = (1, 3, 5, 10)
@@ -51,27 +53,46 @@ def test_new_rows_lie_within_the_interval_at_the_confidence_level_in_each_group(
 
 
 def test_rows_that_are_harder_to_predict_have_a_wider_interval() -> None:
-    half_widths = calibrate(make_rows(20_000, 3)).half_widths
-    assert half_widths["Red", 1, False] > 3 * half_widths["Blue", 1, False]
-    assert half_widths["Red", 10, False] > 5 * half_widths["Red", 1, False]
-    assert half_widths["Red", 1, True] > 2 * half_widths["Red", 1, False]
+    curves = calibrate(make_rows(20_000, 3)).curves
+    red, blue, red_terminal = (curves[group] for group in (("Red", False), ("Blue", False), ("Red", True)))
+    assert red.levels[0] > 3 * blue.levels[0]
+    assert red.levels[-1] > 5 * red.levels[0]
+    assert red_terminal.levels[0] > 2 * red.levels[0]
 
 
-def test_an_unknown_route_or_distance_takes_the_width_of_a_larger_group() -> None:
+def test_an_unknown_route_takes_the_curve_of_all_and_an_unknown_distance_lies_between_its_neighbours() -> None:
     interval = calibrate(make_rows(20_000, 4))
-    rows = make_rows(4, 5) | {
-        "route_id": np.array(["Green-X", None, "Red", np.nan], dtype=object),
-        "stops_ahead": np.array([3, 3, 7, 7]),
-        "current_status": np.full(4, "IN_TRANSIT_TO", dtype=object),
+    rows = make_rows(5, 5) | {
+        "route_id": np.array(["Green-X", None, np.nan, "Red", "Red"], dtype=object),
+        "stops_ahead": np.array([3, 3, 3, 4, 30]),
+        "current_status": np.full(5, "IN_TRANSIT_TO", dtype=object),
+        "stops_behind": np.full(5, 4),
     }
-    same_distance, all_rows = interval.half_widths[None, 3, False], interval.half_widths[None, None, None]
-    assert interval.compute_half_widths(rows).tolist() == [same_distance, same_distance, all_rows, all_rows]
+    of_all, of_red = interval.curves[None, False], interval.curves["Red", False]
+    between = (of_red.levels[1] + of_red.levels[2]) / 2
+    expected = [of_all.levels[1]] * 3 + [pytest.approx(between), of_red.levels[-1]]
+    assert interval.compute_half_widths(rows).tolist() == expected
 
 
-def test_a_group_of_few_trips_has_no_width_of_its_own_but_each_distance_has() -> None:
-    few_trips = make_rows(60, 6, rows_per_trip=60 // (MIN_TRIPS_PER_GROUP - 1) + 1)
-    expected = {(None, stops_ahead, None) for stops_ahead in STOPS_AHEAD} | {(None, None, None)}
-    assert set(calibrate(few_trips).half_widths) == expected
+def test_a_group_of_few_trips_has_no_curve_of_its_own() -> None:
+    few_trips = make_rows(60, 6, rows_per_trip=60 // (MIN_TRIPS - 1) + 1)
+    assert set(calibrate(few_trips).curves) == {(None, None)}
+
+
+@given(st.integers(0, 1_000), st.integers(20, 3_000), st.sampled_from([0.5, 0.9]))
+def test_intervals_of_a_report_widen_with_the_distance(seed: int, n: int, confidence_level: float) -> None:
+    rows = make_rows(n, seed)
+    rows["stops_ahead"] = np.random.default_rng(seed).integers(0, 25, n)
+    interval = calibrate(rows, confidence_level)
+    for route in ("Red", "Blue", "Green-X", None):
+        for status, stops_behind in (("STOPPED_AT", 1), ("IN_TRANSIT_TO", 0), ("IN_TRANSIT_TO", 4)):
+            report = {
+                "route_id": np.full(40, route, dtype=object),
+                "stops_ahead": np.arange(40),
+                "current_status": np.full(40, status, dtype=object),
+                "stops_behind": np.full(40, stops_behind),
+            }
+            assert (np.diff(interval.compute_half_widths(report)) >= 0).all()
 
 
 def test_the_lower_bound_is_never_an_arrival_before_now() -> None:

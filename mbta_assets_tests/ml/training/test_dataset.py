@@ -26,7 +26,6 @@ from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.provenance import MixedVersions
-from mbta_assets.transit.sampling import sample_rows
 
 SPLIT = SplitConfig()
 
@@ -125,15 +124,6 @@ def test_provenance_is_copied_from_the_training_set_and_other_training_sets_are_
     assert provenance["training_window"] == first.manifest["parts"]
     with pytest.raises(MixedVersions, match=f"runtime_lookup was made from version {first.digest[:16]}"):
         make_provenance(second, runtime_lookup=lookup)
-
-
-def test_a_sample_is_the_same_whatever_the_order_of_the_rows() -> None:
-    random = np.random.default_rng(0)
-    rows = make_days(1, 300).assign(trip_id=random.integers(0, 9, 300).astype(str), vehicle_id="v", stop_id="s")
-    sample = sample_rows(rows, 50)
-    assert len(sample) == 50
-    shuffled = sample_rows(rows.sample(frac=1, random_state=1), 50)
-    pd.testing.assert_frame_equal(sample, shuffled.sort_index())
 
 
 def make_training_data() -> TrainingData:

@@ -1,0 +1,87 @@
+"""Curves over the number of stops ahead: how large errors are at each distance, by what was seen at some.
+
+They give the scale of residuals in `preprocessing` and the half width of intervals in `intervals`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from mbta_assets.transit.distances import DEPARTURE
+
+Statistic = Callable[[np.ndarray], float]
+"""Reduces the errors (m,) of some rows to one value."""
+
+
+@dataclass(frozen=True)
+class DistanceCurve:
+    """A value at each number of stops ahead that never decreases with it, and another one at the departure.
+
+    It is linear between its knots and constant before the first and after the last.
+    """
+
+    knots: Sequence[float]
+    """Numbers of stops ahead, ascending."""
+    levels: Sequence[float]
+    """The value at each of them."""
+    departure: float
+    """The value of the departure from the first stop."""
+
+    @classmethod
+    def fit(
+        cls, stops_ahead: np.ndarray, errors: np.ndarray, clusters: np.ndarray, min_clusters: int, statistic: Statistic
+    ) -> Self:
+        """Fit a curve to the errors (n,), one or more, of rows that are so many stops ahead (n,).
+
+        Rows are pooled with those of further distances until they are of `min_clusters` clusters, integers (n,), and
+        pools are merged where the statistic would decrease. The departure has the level of one stop ahead unless there
+        are as many clusters with departures.
+        """
+        departing = stops_ahead == DEPARTURE
+        pools = _pool_rows(stops_ahead, errors, clusters, min_clusters, statistic)
+        knots = [round(float(np.mean(stops_ahead[pool])), 2) for pool in pools]
+        levels = [statistic(errors[pool]) for pool in pools]
+        if not pools:
+            knots, levels = [1.0], [statistic(errors[departing])]
+        enough = len(np.unique(clusters[departing])) >= min_clusters
+        return cls(knots, levels, statistic(errors[departing]) if enough else float(np.interp(1, knots, levels)))
+
+    def cap_departure(self) -> Self:
+        """Return the curve with a departure that is at most at the level of one stop ahead."""
+        return replace(self, departure=min(self.departure, float(np.interp(1, self.knots, self.levels))))
+
+    def evaluate(self, stops_ahead: np.ndarray) -> np.ndarray:
+        """Return the values (n,) at numbers of stops ahead (n,)."""
+        return np.where(stops_ahead == DEPARTURE, self.departure, np.interp(stops_ahead, self.knots, self.levels))
+
+    def to_list(self) -> list[Any]:
+        """Return the curve as JSON."""
+        return [list(self.knots), list(self.levels), self.departure]
+
+    @classmethod
+    def from_list(cls, stored: Sequence[Any]) -> Self:
+        """Return the curve that `to_list` gave."""
+        return cls(*stored)
+
+
+def _pool_rows(
+    stops_ahead: np.ndarray, errors: np.ndarray, clusters: np.ndarray, min_clusters: int, statistic: Statistic
+) -> list[np.ndarray]:
+    """Return the rows of each pool of arrivals, in order of their stops ahead; see `DistanceCurve.fit`."""
+    pools: list[np.ndarray] = []
+    pending = np.empty(0, dtype=np.int64)
+    for stops in np.unique(stops_ahead[stops_ahead != DEPARTURE]):
+        pending = np.concatenate([pending, np.flatnonzero(stops_ahead == stops)])
+        if len(np.unique(clusters[pending])) >= min_clusters:
+            pools.append(pending)
+            pending = pending[:0]
+    if len(pending):
+        pools[-1:] = [np.concatenate([*pools[-1:], pending])]
+    merged: list[np.ndarray] = []
+    for pool in pools:
+        merged.append(pool)
+        while len(merged) > 1 and statistic(errors[merged[-1]]) < statistic(errors[merged[-2]]):
+            merged[-2:] = [np.concatenate(merged[-2:])]
+    return merged
