@@ -51,6 +51,17 @@ def add_arrival_at_origin(rows: Rows) -> None:
     rows["schedule"][0]["arrival_time"] = rows["schedule"][0]["departure_time"]
 
 
+def remove_times_between_timepoints(rows: Rows) -> None:
+    for n, row in enumerate(rows["schedule"]):
+        if n not in plain_day.TIMED_STOPS:
+            row.update(arrival_time=None, departure_time=None)
+
+
+def run_loops(with_sequence: bool) -> Change:
+    """Return a change that makes a trip end where it began, beside one on the same course with other stops."""
+    return lambda rows: rows.update(plain_day.make_loop(with_sequence))
+
+
 def in_two_parts(**casts: Callable[[arrow.ChunkedArray], arrow.ChunkedArray]) -> PartFiles:
     """Return a function that writes two part files, of which the second has columns of other types."""
 
@@ -79,7 +90,9 @@ LEFT_OUT: dict[str, Change] = {
     "a report without a vehicle": add_reports(id=None),
     "ids of blanks": add_reports(trip_id="  ", stop_id=""),
     "an arrival at the origin": add_arrival_at_origin,
+    "no times between timepoints": remove_times_between_timepoints,
 }
+LOOPS = {"a loop with stop sequences": run_loops(True), "a loop without": run_loops(False)}
 PARTS: dict[str, PartFiles] = {
     "text of another width, nanoseconds and floats": in_two_parts(
         stop_id=cast_to(arrow.large_string()),
@@ -91,7 +104,7 @@ PARTS: dict[str, PartFiles] = {
     "another time zone": in_two_parts(updated_at=cast_to(arrow.timestamp("us", "America/New_York"))),
     "booleans beside numbers": in_two_parts(direction_id=cast_to(arrow.bool_())),
 }
-DAYS = {name: FIRST_DAY + n * DAY_LATER for n, name in enumerate([*LEFT_OUT, *PARTS])}
+DAYS = {name: FIRST_DAY + n * DAY_LATER for n, name in enumerate([*LEFT_OUT, *PARTS, *LOOPS])}
 """Service day on which each input is, within one season and before the clocks change."""
 
 
@@ -123,10 +136,10 @@ def tables(dagster: WarmDagster, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """Return the tables of all odd days, made in one run."""
     root = tmp_path_factory.mktemp("odd")
     for name, day in DAYS.items():
-        if name in LEFT_OUT:
-            write_day(root / "upstream", day, LEFT_OUT[name])
-        else:
+        if name in PARTS:
             write_parts(root / "upstream", day, PARTS[name])
+        else:
+            write_day(root / "upstream", day, {**LEFT_OUT, **LOOPS}[name])
     variables = environment(root / "store", root / "upstream", MBTA_START_DATE=str(FIRST_DAY))
     partitions = f"{FIRST_DAY}...{max(DAYS.values())}"
     run = dagster.materialize(variables, *DAILY, "--partition-range", partitions)
@@ -134,12 +147,32 @@ def tables(dagster: WarmDagster, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return ParquetTables(root / "store")
 
 
-@pytest.mark.parametrize("name", DAYS)
+@pytest.mark.parametrize("name", [*LEFT_OUT, *PARTS])
 def test_what_is_odd_is_left_out_and_all_else_is_as_without_it(tables: ParquetTables, name: str) -> None:
     day = DAYS[name]
     plain = plain_day.compute(plain_day.shift_rows(plain_day.make_rows(), day), day)
     pd.testing.assert_frame_equal(schema.to_frame(tables.read("transit_features", [day])), plain)
-    assert len(plain) == plain_day.ROWS and plain["delay_seconds"].eq(plain_day.LATE_SECONDS).all()
+    arrivals = plain[plain["event"] == "arrival"]
+    assert len(plain) == plain_day.ROWS and arrivals["stops_ahead"].isin([1, 3, 5]).sum() == plain_day.BENCHMARK_ROWS
+    assert arrivals["delay_seconds"].eq(plain_day.LATE_SECONDS).all()
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_trip_that_ends_where_it_began_has_the_rows_of_one_that_does_not(tables: ParquetTables, name: str) -> None:
+    features = schema.to_frame(tables.read("transit_features", [DAYS[name]]))
+    loop, other = (features[features["trip_id"] == trip].reset_index(drop=True) for trip in "12")
+    stops = dict(zip(plain_day.UNROLLED_LOOP, plain_day.LOOP, strict=True))
+    assert loop["stop_id"].tolist() == other["stop_id"].map(stops).tolist()
+    assert loop["current_stop_id"].tolist() == other["current_stop_id"].map(stops).tolist()
+    names = ["trip_id", "vehicle_id", "route_id", "stop_id", "current_stop_id"]
+    pd.testing.assert_frame_equal(loop.drop(columns=names), other.drop(columns=names))
+    last = loop[(loop["stop_sequence"] == 6) & loop["stops_ahead"].isin([1, 3, 5])]
+    assert len(last) == 9 and set(last["delay_seconds"]) == {plain_day.LATE_SECONDS}
+    assert set(last["scheduled_arrival"]) == {
+        pd.Timestamp(BEGIN + 5 * plain_day.INTERVAL + (DAYS[name] - plain_day.DAY))
+    }
+    on_the_way = loop[loop["time_stamp"] >= BEGIN + timedelta(minutes=21, seconds=50) + (DAYS[name] - plain_day.DAY)]
+    assert len(on_the_way) == 2 and set(on_the_way["stops_behind"]) == {5}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.transit import schema, service_day
-from mbta_assets_tests.support.plain_features import PlainDay, microseconds
+from mbta_assets_tests.support.plain_features import PlainDay
+from mbta_assets_tests.support.plain_trips import microseconds
+from mbta_assets_tests.support.row_by_row import NAMES, is_same
 
 DAY = date(2024, 3, 6)
 FIRST_DEPARTURE_SECONDS, LAST_DEPARTURE_SECONDS = 5 * 3600, 25 * 3600
@@ -21,12 +23,6 @@ SHARE_WITHOUT_TRIP = 0.01
 SHARE_AT_OTHER_PLATFORM = 0.02
 SHARE_AT_WRONG_TIME = 0.01
 MAX_HOURS_WRONG = 14
-COMPARED = [
-    "current_stop_id", "current_status", "season", "delay_seconds",
-    *schema.columns_with_role(schema.TransitFeatures, "numeric"),
-]  # fmt: skip
-"""Columns that a plain computation has, beside the key of a row."""
-
 Tables = dict[str, pd.DataFrame]
 
 
@@ -118,6 +114,7 @@ def _make_stop_times(trip_ids: np.ndarray, stop_ids: np.ndarray, stops: np.ndarr
         "arrival_time": times.where(position > 0),
         "departure_time": times.where(position < STOPS_OF_TRIP - 1),
         "stop_sequence": position + 1,
+        "timepoint": (position % STOPS_OF_BRANCH == 0).astype(int),
     }
 
 
@@ -125,15 +122,6 @@ def _to_times(seconds: np.ndarray) -> pd.DatetimeIndex:
     """Return UTC timestamps of seconds of the service day."""
     start = pd.Timestamp(service_day.start_time(DAY)).as_unit("us")
     return start + pd.to_timedelta(seconds, unit="s").as_unit("us")
-
-
-def read_plainly(tables: Tables) -> PlainDay:
-    """Return the tables for a plain computation."""
-    records: dict[str, Any] = {}
-    for name, table in tables.items():
-        plain = table.astype(object).where(table.notna(), None)
-        records[name] = plain.to_dict("records")
-    return PlainDay(DAY, **records)
 
 
 def count_differences(features: pd.DataFrame, plain_day: PlainDay) -> dict[str, int]:
@@ -145,14 +133,7 @@ def count_differences(features: pd.DataFrame, plain_day: PlainDay) -> dict[str, 
         if plain is None or plain["stop_id"] != row["stop_id"]:
             differences["row"] = differences.get("row", 0) + 1
             continue
-        for name in COMPARED:
-            if not _is_same(row[name], plain[name]):
+        for name in NAMES:
+            if not is_same(row[name], plain[name]):
                 differences[name] = differences.get(name, 0) + 1
     return differences
-
-
-def _is_same(value: Any, plain: Any) -> bool:
-    """Return whether a value is the same but for the rounding to a 32-bit float."""
-    if plain is None or isinstance(plain, str):
-        return bool(pd.isna(value)) if plain is None else bool(value == plain)
-    return bool(np.isclose(value, plain, rtol=2e-6, atol=1e-6))

@@ -1,8 +1,8 @@
 """A service day small enough to read, with one trip that is a minute late at each stop, to be made odd by tests.
 
 Trip `1` is due at six stops every five minutes from noon in Boston, 17:00 UTC. To every stop but the first its vehicle
-reports IN_TRANSIT_TO 250 s before it arrives and INCOMING_AT 30 s before, then STOPPED_AT. Its features are `ROWS` rows
-with a delay of `LATE_SECONDS`.
+reports IN_TRANSIT_TO 250 s before it arrives and INCOMING_AT 30 s before, then STOPPED_AT. Its features are a row about
+its departure, which is 110 s late, and rows about its arrivals, each `LATE_SECONDS` late.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,17 @@ BEGIN = datetime(2024, 3, 6, 17, tzinfo=UTC)
 STOPS = ("70061", "70063", "70065", "70067", "70069", "70071")
 INTERVAL = timedelta(seconds=300)
 LATE_SECONDS = 60
-ROWS = 27
+ROWS_BY_STOP = (1, 3, 6, 9, 12, 15)
+"""Number of rows about each of the stops, the departure from the first one included."""
+ROWS = sum(ROWS_BY_STOP)
+BENCHMARK_ROWS = 27
+"""Number of rows about the stops 1, 3 and 5 ahead."""
+LOOP = ("A", "B", "C", "D", "E", "A")
+"""Stops of a trip that ends where it began."""
+UNROLLED_LOOP = ("a", "b", "c", "d", "e", "f")
+"""Stops of another trip on the same course, all different."""
+TIMED_STOPS = (0, 3, 5)
+"""Numbers of the stops that have times where only timepoints do."""
 
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
@@ -38,6 +48,7 @@ def make_reports(
     begin: datetime = BEGIN,
     route: str = "Red",
     late_seconds: float = LATE_SECONDS,
+    with_sequence: bool = False,
 ) -> list[Row]:
     """Return the 16 reports of a trip that is due at the first stop at `begin`, in order of time."""
     reports: list[Row] = []
@@ -48,7 +59,7 @@ def make_reports(
             {
                 "id": vehicle, "updated_at": arrival - timedelta(seconds=before), "current_status": status,
                 "latitude": 42.39, "longitude": -71.12, "stop_id": stop, "trip_id": trip, "route_id": route,
-                "direction_id": 0,
+                "direction_id": 0, "current_stop_sequence": n + 1 if with_sequence else None,
             }
             for status, before in phases.items()
         ]  # fmt: skip
@@ -110,6 +121,34 @@ def make_two_trips() -> Rows:
     return rows
 
 
+def make_loop(with_sequence: bool = True) -> Rows:
+    """Return a day with two trips on one course, of which trip `1` serves its first stop again as its last.
+
+    `with_sequence` is whether reports and stop times have stop sequences.
+    """
+    rows: Rows = {"vehicle": [], "trip": [], "stop": [], "schedule": []}
+    for trip, stops, route in (("1", LOOP, "Red"), ("2", UNROLLED_LOOP, "Blue")):
+        rows["vehicle"] += make_reports(trip, f"R-{trip}", stops, route=route, with_sequence=with_sequence)
+        rows["trip"].append(make_trip(trip, route))
+        rows["stop"] += make_stops(stops)[: len(set(stops))]
+        rows["schedule"] += make_stop_times(trip, stops)
+    rows["stop"][-1]["latitude"] = rows["stop"][0]["latitude"]
+    if not with_sequence:
+        for row in rows["schedule"]:
+            row["stop_sequence"] = None
+    return rows
+
+
+def make_timepoints() -> Rows:
+    """Return the plain day with times at the first, the fourth and the last stop only, which are its timepoints."""
+    rows = make_rows()
+    for n, row in enumerate(rows["schedule"]):
+        row["timepoint"] = int(n in TIMED_STOPS)
+        if n not in TIMED_STOPS:
+            row |= {"arrival_time": None, "departure_time": None}
+    return rows
+
+
 def make_odd_report(stop: int, status: str, seconds: int, vehicle: str, trip: str = "1") -> Row:
     """Return a report of a trip of `make_two_trips` that is so early, or late, by some seconds that it cannot be right.
 
@@ -154,14 +193,15 @@ def write(directory: Path, rows: Rows, day: date = DAY) -> None:
         table.drop(columns="service_date").to_parquet(path, index=False)
 
 
-def join(tables: Tables, day: date = DAY) -> pd.DataFrame:
+def join(tables: Tables, day: date = DAY, every_stop_ahead: bool = False) -> pd.DataFrame:
     """Return `raw_transit_data` of the upstream tables of a service day."""
+    statement = build_raw_transit_data_query("duckdb", every_stop_ahead=every_stop_ahead)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name, table in schema.UPSTREAM.items():
             rows = arrow.Table.from_pandas(tables[name], schema.arrow_schema(table), preserve_index=False)
             connection.register(name, rows)
-        joined = connection.execute(build_raw_transit_data_query("duckdb"), {"service_date": day}).arrow().read_all()
+        joined = connection.execute(statement, {"service_date": day}).arrow().read_all()
     return schema.cast_frame(schema.to_frame(joined), schema.RawTransitData)
 
 
