@@ -3,8 +3,11 @@
 A command imports what it needs when it is called: Dagster takes seconds to import, and `--help` needs none of it.
 """
 
+import logging
 import os
+import signal
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,54 @@ def prune(dry_run: bool) -> None:
     verb = "would be removed" if dry_run else "removed"
     counts = f"{len(plan.versions)} versions, {len(plan.files)} files and {len(trainings)} runs"
     click.echo(f"{plan.size_bytes:>14,} bytes  in {counts} {verb}.")
+
+
+@main.command()
+@click.option(
+    "--every", default=10.0, show_default=True, type=click.FloatRange(min=0.01), help="Seconds between two requests."
+)
+@click.option(
+    "--write-every",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0, 900),
+    help="Seconds between two writes: what is lost at most if the collector is killed.",
+)
+@click.option(
+    "--check-static-every",
+    default=3600.0,
+    show_default=True,
+    type=click.FloatRange(min=0.01),
+    help="Seconds between two checks of the GTFS schedule.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of /metrics and /health.")
+@click.option("--port", default=9464, show_default=True, help="Port of /metrics and /health; 0 to serve none.")
+@click.option("--stop-after", type=click.FloatRange(min=0), help="Seconds after which to stop. By default never.")
+def collect(
+    every: float, write_every: float, check_static_every: float, host: str, port: int, stop_after: float | None
+) -> None:
+    """Keep the agency's feeds in an archive until it is stopped.
+
+    It polls MBTA_VEHICLE_POSITIONS, MBTA_TRIP_UPDATES if that is set, and MBTA_GTFS_STATIC. The archive is
+    MBTA_FEED_ARCHIVE.
+    """
+    from mbta_assets.settings import Settings  # imports pydantic, which `--help` can do without
+    from mbta_assets.sources.gtfs import collector, places
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for each request
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if stop_after is not None:
+        timer = threading.Timer(stop_after, stop.set)
+        timer.daemon = True
+        timer.start()
+    pace = collector.Pace(every, write_every, check_static_every)
+    try:
+        collector.collect(Settings.from_environment(), pace, (host, port) if port else None, stop)
+    except (collector.CollectorError, places.ArchiveError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.group()

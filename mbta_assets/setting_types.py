@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
+from zoneinfo import ZoneInfo
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BeforeValidator, DirectoryPath, StringConstraints
@@ -51,6 +52,15 @@ def complete_url(address: str) -> str:
     return (address if "://" in address else f"http://{address}").rstrip("/")
 
 
+def check_time_zone(name: str) -> str:
+    """Return the name of a time zone. Raise ValueError if there is none of that name."""
+    try:
+        ZoneInfo(name)
+    except (OSError, KeyError) as error:  # such as a name that is a directory of the database
+        raise ValueError(str(error)) from error
+    return name
+
+
 StoragePath = Annotated[Path, AfterValidator(resolve_path), Accepts("a path")]
 ExistingDirectory = Annotated[DirectoryPath, BeforeValidator(parse_directory), Accepts("a directory that exists")]
 Day = Annotated[date, BeforeValidator(parse_date), Accepts("a date written YYYY-MM-DD")]
@@ -61,6 +71,17 @@ Share = Annotated[float, Ge(0), Le(1), Accepts("a number from 0 to 1")]
 URL = Annotated[
     str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$"), Accepts("a URL that begins with http:// or https://")
 ]
+FeedAddress = Annotated[
+    str,
+    StringConstraints(pattern=r"^(https?://[^\s/]+\S*|[^:]+|[^:]+:[^/].*)$"),
+    Accepts("a URL that begins with http:// or https://, or a path"),
+]
+ArchiveAddress = Annotated[
+    str,
+    StringConstraints(pattern=r"^(gs://[^\s/]+(/\S*)?|[^:]+|[^:]+:[^/].*)$"),
+    Accepts("a path, or an address gs://bucket/prefix"),
+]
+TimeZone = Annotated[str, AfterValidator(check_time_zone), Accepts("the name of a time zone, such as America/New_York")]
 Endpoint = Annotated[
     str, AfterValidator(complete_url), Accepts("host:port, or a URL that begins with http:// or https://")
 ]

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from mbta_assets.setting_types import (
     URL,
+    ArchiveAddress,
     BearerToken,
     BucketName,
     BucketPath,
@@ -24,12 +25,14 @@ from mbta_assets.setting_types import (
     Day,
     Endpoint,
     ExistingDirectory,
+    FeedAddress,
     JSONObject,
     Project,
     QualifiedDataset,
     ServiceAccount,
     Share,
     StoragePath,
+    TimeZone,
     accepted_values,
 )
 
@@ -65,21 +68,70 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         return texts
 
 
-class Settings(BaseSettings):
-    """Settings of one deployment. `Settings()` has the defaults; `Settings.from_environment()` reads the variables."""
+class AgencySettings(BaseSettings):
+    """Settings that say when an agency's service day is; `transit.service_day` reads them when it is imported."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, validate_default=True, hide_input_in_errors=True
     )
 
+    time_zone: TimeZone = variable("MBTA_TIME_ZONE", "America/New_York", "Time zone of the agency.")
+    service_day_start_hour: Annotated[int, Ge(0), Le(6)] = variable(
+        "MBTA_SERVICE_DAY_START_HOUR", 3, "Hour, in that time zone, at which one service day ends and the next begins."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the constructor's arguments as the only source, so that `Settings()` has the defaults."""
+        return (init_settings,)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read every variable. Raise SettingsError with a line for each invalid or missing one."""
+        texts = EnvironmentSource(cls, environ)()
+        try:
+            return cls(**texts)
+        except ValidationError as error:
+            names = [str(detail["loc"][0]) for detail in error.errors() if detail["loc"]]
+            invalid = [describe_invalid(name, texts[name]) for name in dict.fromkeys(names)]
+            conflicts = [str(detail["ctx"]["error"]) for detail in error.errors() if not detail["loc"]]
+            raise SettingsError("\n".join([*invalid, *(conflicts or find_missing(texts))])) from None
+
+
+class Settings(AgencySettings):
+    """Settings of one deployment. `Settings()` has the defaults; `Settings.from_environment()` reads the variables."""
+
     deployment: Literal["local", "gcp"] = variable(
         "MBTA_DEPLOYMENT", "local", "Where tables, bundles and reports are stored."
     )
-    source: Literal["synthetic", "files", "bigquery"] = variable(
+    source: Literal["synthetic", "files", "gtfs", "bigquery"] = variable(
         "MBTA_SOURCE", "synthetic", "Where the upstream tables come from."
     )
     files_dir: ExistingDirectory | None = variable(
         "MBTA_FILES_DIR", None, "Directory of the upstream tables, for the `files` source."
+    )
+    gtfs_static: FeedAddress = variable(
+        "MBTA_GTFS_STATIC", "https://cdn.mbta.com/MBTA_GTFS.zip", "GTFS schedule of the agency."
+    )
+    vehicle_positions: FeedAddress = variable(
+        "MBTA_VEHICLE_POSITIONS",
+        "https://cdn.mbta.com/realtime/VehiclePositions.pb",
+        "GTFS-realtime feed of vehicle positions, protobuf or JSON.",
+    )
+    trip_updates: FeedAddress | None = variable(
+        "MBTA_TRIP_UPDATES", None, "GTFS-realtime feed of the agency's own predictions; unset, none is collected."
+    )
+    feed_archive: ArchiveAddress | None = variable(
+        "MBTA_FEED_ARCHIVE",
+        None,
+        "Archive of feeds, which the collector fills; unset, `feeds` in the store.",
     )
     store: StoragePath = variable("MBTA_STORE", ".local", "Directory of tables, bundles and reports.")
     start_date: Day = variable("MBTA_START_DATE", "2023-01-01", "First service date.")
@@ -111,10 +163,10 @@ class Settings(BaseSettings):
     automation: Literal["off", "on"] = variable(
         "MBTA_AUTOMATION", "off", "Default status of schedules and sensors, until it is changed in the UI."
     )
-    nightly_hour: Annotated[int, Ge(3), Le(23)] = variable(
+    nightly_hour: Annotated[int, Ge(0), Le(23)] = variable(
         "MBTA_NIGHTLY_HOUR",
         4,
-        "Hour, in the agency's time zone, at which the previous service date is materialized; it ends at 3.",
+        "Hour, in the agency's time zone, at which the previous service date is materialized.",
     )
     retrain_at: Cron = variable(
         "MBTA_RETRAIN_AT",
@@ -242,29 +294,6 @@ class Settings(BaseSettings):
     )
     wandb_project: str = variable("WANDB_PROJECT", "mbta_assets", "Weights & Biases project that trials are logged to.")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the constructor's arguments as the only source, so that `Settings()` has the defaults."""
-        return (init_settings,)
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read every variable. Raise SettingsError with a line for each invalid or missing one."""
-        texts = EnvironmentSource(cls, environ)()
-        try:
-            return cls(**texts)
-        except ValidationError as error:
-            names = [str(detail["loc"][0]) for detail in error.errors() if detail["loc"]]
-            invalid = [describe_invalid(name, texts[name]) for name in dict.fromkeys(names)]
-            raise SettingsError("\n".join([*invalid, *find_missing(texts)])) from None
-
     @model_validator(mode="after")
     def require_settings(self) -> Self:
         """Raise ValueError if another setting requires one that is not set."""
@@ -272,6 +301,11 @@ class Settings(BaseSettings):
         missing = find_missing({name: value for name, value in values.items() if value is not None})
         if missing:
             raise ValueError("\n".join(missing))
+        if self.nightly_hour < self.service_day_start_hour:
+            raise ValueError(
+                f"MBTA_NIGHTLY_HOUR is {self.nightly_hour}; it may be MBTA_SERVICE_DAY_START_HOUR, "
+                f"{self.service_day_start_hour}, or later, when the previous service day has ended."
+            )
         return self
 
     @property

@@ -28,6 +28,9 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "the name of a dataset, or project.dataset": ("other-team.feed", "other-team.feed"),
     "the name of a bucket, without gs://": ("delay-models", "delay-models"),
     "a number from 0 to 1": ("0.25", 0.25),
+    "a URL that begins with http:// or https://, or a path": ("feeds/positions.pb", "feeds/positions.pb"),
+    "a path, or an address gs://bucket/prefix": ("gs://feeds/agency", "gs://feeds/agency"),
+    "the name of a time zone, such as America/New_York": ("Pacific/Auckland", "Pacific/Auckland"),
     "an address that begins with gs://": ("gs://pipelines/root", "gs://pipelines/root"),
 }
 """For each kind of value a text that is no variable's default, and the value that is read from it."""
@@ -135,15 +138,22 @@ def test_a_layout_may_be_in_a_file(tmp_path: Path) -> None:
     ("name", "value", "accepts"),
     [
         ("MBTA_DEPLOYMENT", "aws", "local or gcp"),
-        ("MBTA_SOURCE", "lamp", "synthetic or files or bigquery"),
+        ("MBTA_SOURCE", "lamp", "synthetic or files or gtfs or bigquery"),
         ("MBTA_FILES_DIR", "no/such/place", "a directory that exists"),
         ("MBTA_START_DATE", "03/10/2023", "YYYY-MM-DD"),
         ("MBTA_SEED", "-1", "0 or more"),
         ("MBTA_TRAINING_DAYS", "0", "1 or more"),
         ("MBTA_TUNE_TRIALS", "many", "a whole number"),
         ("MBTA_AUTOMATION", "yes", "off or on"),
-        ("MBTA_NIGHTLY_HOUR", "2", "a whole number, 3 to 23"),
-        ("MBTA_NIGHTLY_HOUR", "24", "a whole number, 3 to 23"),
+        ("MBTA_TIME_ZONE", "Boston", "the name of a time zone"),
+        ("MBTA_TIME_ZONE", "America", "the name of a time zone"),
+        ("MBTA_TIME_ZONE", "../etc/passwd", "the name of a time zone"),
+        ("MBTA_SERVICE_DAY_START_HOUR", "12", "a whole number, 0 to 6"),
+        ("MBTA_GTFS_STATIC", "ftp://feeds.example/gtfs.zip", "http:// or https://, or a path"),
+        ("MBTA_VEHICLE_POSITIONS", "https://", "http:// or https://, or a path"),
+        ("MBTA_FEED_ARCHIVE", "s3://feeds/agency", "a path, or an address gs://bucket/prefix"),
+        ("MBTA_NIGHTLY_HOUR", "-1", "a whole number, 0 to 23"),
+        ("MBTA_NIGHTLY_HOUR", "24", "a whole number, 0 to 23"),
         ("MBTA_RETRAIN_AT", "daily", "a cron expression of five fields"),
         ("MBTA_RETRAIN_HOURS", "-1", "0 or more"),
         ("MBTA_POLL_SECONDS", "0", "1 or more"),
@@ -195,6 +205,14 @@ def test_a_choice_that_requires_another_variable_says_so(environ: dict[str, str]
     [(name, value)] = environ.items()
     with pytest.raises(SettingsError, match=f"{missing} is not set; {name}={value} requires it"):
         Settings.from_environment(environ)
+
+
+def test_the_nightly_run_is_not_before_the_service_day_ends() -> None:
+    with pytest.raises(
+        SettingsError, match=r"MBTA_NIGHTLY_HOUR is 2; it may be MBTA_SERVICE_DAY_START_HOUR, 3, or lat"
+    ):
+        Settings.from_environment({"MBTA_NIGHTLY_HOUR": "2"})
+    assert Settings.from_environment({"MBTA_NIGHTLY_HOUR": "2", "MBTA_SERVICE_DAY_START_HOUR": "2"}).nightly_hour == 2
 
 
 def test_the_constructor_refuses_what_the_environment_may_not_say() -> None:

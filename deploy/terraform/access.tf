@@ -5,6 +5,7 @@ locals {
     reports   = "Dagster's webserver that takes reports of upstream changes"
     daemon    = "Dagster's daemon: looks at upstream tables and models, begins runs"
     run       = "Runs: makes tables and models"
+    collector = "The collector: keeps feeds"
     predictor = "The predictor: reads models"
     events    = "The event function: reports to Dagster"
     trigger   = "Eventarc: calls the event function"
@@ -24,6 +25,7 @@ locals {
     reports   = ["roles/storage.legacyBucketReader"]
     daemon    = ["roles/storage.objectViewer", "roles/storage.legacyBucketReader"]
     run       = ["roles/storage.objectUser", "roles/storage.legacyBucketReader"]
+    collector = ["roles/storage.objectViewer"]
     predictor = ["roles/storage.objectViewer"]
   }
 

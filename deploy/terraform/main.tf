@@ -22,6 +22,7 @@ locals {
   registry = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
   dagster  = "${local.registry}/mbta-training:${var.image_tag}"
   serving  = "${local.registry}/mbta-serving:${var.image_tag}"
+  feeds    = "gs://${google_storage_bucket.models.name}/feeds"
 
   # Of everything that loads the definitions.
   environment = merge(var.settings, {
@@ -33,6 +34,7 @@ locals {
     GCS_BUCKET        = google_storage_bucket.models.name
     BIGQUERY_DATASET  = google_bigquery_dataset.tables.dataset_id
     BIGQUERY_LOCATION = var.bigquery_location
+    MBTA_FEED_ARCHIVE = local.feeds
     WANDB_MODE        = "disabled"
   })
 }

@@ -109,6 +109,12 @@ variable "upstream_dataset" {
   default     = null
 }
 
+variable "collects_feeds" {
+  description = "Whether the feeds that MBTA_SOURCE=gtfs reads are collected."
+  type        = bool
+  default     = false
+}
+
 variable "upstream_tables" {
   description = "Whether loads into BigQuery tables of this project are reported to Dagster."
   type        = bool

@@ -152,15 +152,31 @@ class Bucket:
 
         return self.account.call(f"Delete {self.uri(path)}", delete)
 
-    def list_objects(self, prefix: str) -> list[ListedObject]:
-        """Return the objects whose path begins with a prefix. Raises CloudError."""
+    def list_objects(self, prefix: str, *, recursive: bool = True) -> list[ListedObject]:
+        """Return the objects whose path begins with a prefix, also those with further slashes if `recursive`.
+
+        Raises CloudError.
+        """
         bucket = self.client.bucket(self.name)
+        delimiter = None if recursive else "/"
 
         def read() -> list[ListedObject]:
-            blobs = bucket.list_blobs(prefix=prefix, retry=self.account.retry)
+            blobs = bucket.list_blobs(prefix=prefix, delimiter=delimiter, retry=self.account.retry)
             return [ListedObject(blob.name, int(blob.generation), blob.size or 0, blob.updated) for blob in blobs]
 
         return self.account.call(f"List {self.uri(prefix)}", read)
+
+    def list_folders(self, prefix: str) -> list[str]:
+        """Return the beginnings of paths up to the first slash after a prefix. Raises CloudError."""
+        bucket = self.client.bucket(self.name)
+
+        def read() -> list[str]:
+            pages = bucket.list_blobs(prefix=prefix, delimiter="/", retry=self.account.retry)
+            for _ in pages:
+                pass  # the folders are known when every page has been read
+            return sorted(pages.prefixes)
+
+        return self.account.call(f"List the folders of {self.uri(prefix)}", read)
 
     def stat(self, path: str) -> ObjectInfo | None:
         """Return an object's metadata, or None if there is no such object. Raises CloudError."""

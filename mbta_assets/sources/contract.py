@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
+from pandera.typing import Series
 
 from mbta_assets.settings import Settings
 from mbta_assets.transit import schema
@@ -32,6 +33,24 @@ class SourceRows(NamedTuple):
         return cls(rows, schema.to_frame(REJECTED_ROWS.empty_table()))
 
 
+class AgencyPredictions(schema.Table):
+    """The agency's own predictions of arrivals, as riders saw them."""
+
+    predicted_at: Series[schema.Timestamp] = schema.column("Time of the prediction, UTC.")
+    trip_id: Series[schema.Text] = schema.column("Trip.")
+    stop_id: Series[schema.Text] = schema.column("Stop.")
+    arrival_time: Series[schema.Timestamp] = schema.column(
+        "Predicted arrival, UTC; missing where only a departure is predicted.", nullable=True
+    )
+    stop_sequence: Series[schema.Integer] = schema.optional("Stop sequence in the trip, as in the feed.")
+    departure_time: Series[schema.Timestamp] = schema.optional("Predicted departure, UTC.")
+    uncertainty: Series[schema.Integer] = schema.optional("Uncertainty, as in the feed.", "seconds")
+
+    Config = schema.ordered_by("predicted_at", "trip_id", "stop_sequence")
+
+
+MODELS: dict[str, type[schema.Table]] = {**schema.UPSTREAM, "agency_predictions": AgencyPredictions}
+"""Model of each table that a source may have; those that are not upstream tables are optional."""
 REJECTED_ROWS = arrow.schema(
     [field for field in schema.arrow_schema(schema.RejectedRows) if field.name != "rejected_by"]
 )

@@ -8,8 +8,11 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-TIME_ZONE = "America/New_York"
-SERVICE_DAY_START_HOUR = 3
+from mbta_assets.settings import AgencySettings
+
+_agency = AgencySettings.from_environment()
+TIME_ZONE = _agency.time_zone
+SERVICE_DAY_START_HOUR = _agency.service_day_start_hour
 """Local hour at which one service day ends and the next begins."""
 
 
@@ -20,6 +23,11 @@ def start_time(service_date: date) -> datetime:
     """
     noon = datetime.combine(service_date, time(12), ZoneInfo(TIME_ZONE))
     return noon.astimezone(ZoneInfo("UTC")) - timedelta(hours=12)
+
+
+def service_date_at(time: datetime) -> date:
+    """Return the service date on which a time (UTC) falls by the hour at which service days begin."""
+    return (time.astimezone(ZoneInfo(TIME_ZONE)).replace(tzinfo=None) - timedelta(hours=SERVICE_DAY_START_HOUR)).date()
 
 
 def start_epoch_seconds(service_dates: np.ndarray) -> np.ndarray:

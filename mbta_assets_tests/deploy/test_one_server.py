@@ -22,7 +22,7 @@ from mbta_assets_tests.support.image import Image, read_instructions
 
 PASSWORD = "DAGSTER_POSTGRES_PASSWORD"
 DAY = small_network.DAYS[0]
-SERVICES = ("postgres", "daemon", "webserver", "predictor")
+SERVICES = ("postgres", "daemon", "webserver", "collector", "predictor")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_only_password_is_that_of_the_environment(services: dict[str, Any]) 
 
 def test_nothing_is_open_to_other_machines(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

@@ -46,7 +46,7 @@ def find_containers() -> dict[str, Any]:
             [template] = resource["template"]
             [template] = template.get("template", [template])
             [containers[name]] = template["containers"]
-    assert len(containers) == 5
+    assert len(containers) == 6
     return containers
 
 
@@ -134,7 +134,7 @@ def test_the_webserver_is_read_only_and_the_other_is_for_the_event_function_alon
 def test_commands_and_paths_are_those_of_the_image(dagster_image: Image) -> None:
     containers = find_containers().values()
     programs = [container["command"][0] for container in containers if "command" in container]
-    assert sorted(programs) == ["dagster-daemon", "dagster-webserver", "env"]
+    assert sorted(programs) == ["dagster-daemon", "dagster-webserver", "env", "mbta-assets"]
     for program in programs:
         assert shutil.which(program, path=f"{dagster_image.variables['PATH']}:/usr/bin:/bin"), program
     [environment] = find_objects(LOCALS["environment"])
@@ -144,8 +144,19 @@ def test_commands_and_paths_are_those_of_the_image(dagster_image: Image) -> None
     assert (dagster_image.directory / "workspace.yaml").exists()
 
 
-def test_there_is_one_daemon() -> None:
-    assert RESOURCES["google_cloud_run_v2_worker_pool.daemon"]["scaling"] == [{"manual_instance_count": 1}]
+def test_there_is_one_daemon_and_at_most_one_collector() -> None:
+    for name in ("daemon", "collector"):
+        assert RESOURCES[f"google_cloud_run_v2_worker_pool.{name}"]["scaling"] == [{"manual_instance_count": 1}]
+    assert VARIABLES["collects_feeds"]["default"] is False
+
+
+def test_the_collector_writes_feeds_and_nothing_else() -> None:
+    assert LOCALS["on_bucket"]["collector"] == ["roles/storage.objectViewer"]
+    [condition] = RESOURCES["google_storage_bucket_iam_member.feeds"]["condition"]
+    assert "/objects/feeds/')" in condition["expression"]
+    [environment] = find_objects(LOCALS["environment"])
+    assert environment["MBTA_FEED_ARCHIVE"] == "${local.feeds}"
+    assert LOCALS["feeds"].endswith(".name}/feeds")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mbta_assets.transit import service_day
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.plain_day import Row, Rows, Tables
 
-WMATA = Path(__file__).parents[1] / "data/wmata"
+WMATA = Path(__file__).parents[1] / "data/wmata_c53"
 WMATA_DAY = date(2026, 2, 16)
 STATIC, SNAPSHOTS = "gtfs.zip", "vehicle_positions.zip"
 

@@ -1,0 +1,15 @@
+"""Any agency's GTFS and GTFS-realtime: parsing, the archive of feeds, its collector, and the source that reads it.
+
+`feed` and `feed_rows` parse snapshots, `static_feed` the timetable; `places`, `archive` and `editions` keep both;
+`fetching`, `polling` and `collector` fetch them; `validity`, `trips`, `alterations` and `source` make service days.
+"""
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Return `SOURCE`, the class that MBTA_SOURCE=gtfs selects; the collector does without it."""
+    if name == "SOURCE":
+        return import_module(f"{__name__}.source").SOURCE
+    raise AttributeError(f"module {__name__} has no {name}")

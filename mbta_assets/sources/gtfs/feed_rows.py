@@ -1,0 +1,231 @@
+"""Typed rows of the entities of GTFS-realtime snapshots: vehicle positions, and the stop time updates of trips.
+
+A vehicle that has not moved is repeated by snapshot after snapshot; each distinct report is one row. To which service
+day and trip a row belongs is decided by `trips`, which knows the static feed.
+"""
+
+import re
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from datetime import date
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as arrow
+from google.transit.gtfs_realtime_pb2 import TripDescriptor, TripUpdate, VehiclePosition
+
+from mbta_assets.sources.gtfs.feed import Snapshot
+
+TRIP = arrow.schema(
+    [
+        ("trip_id", arrow.string()),
+        ("route_id", arrow.string()),
+        ("direction_id", arrow.int64()),
+        ("start_date", arrow.date32()),
+        ("start_seconds", arrow.int64()),  # from noon minus twelve hours, as the static feed counts
+        ("trip_relationship", arrow.string()),
+    ]
+)
+"""Columns that describe a trip. The relationship is SCHEDULED where the feed says nothing."""
+VEHICLE_POSITIONS = arrow.schema(
+    [
+        ("vehicle_id", arrow.string()),
+        ("reported_at", arrow.int64()),  # epoch seconds
+        *TRIP,
+        ("current_status", arrow.string()),
+        ("stop_id", arrow.string()),
+        ("current_stop_sequence", arrow.int64()),
+        ("latitude", arrow.float64()),
+        ("longitude", arrow.float64()),
+        ("bearing", arrow.float64()),
+        ("speed", arrow.float64()),
+        ("occupancy_status", arrow.string()),
+    ]
+)
+STOP_TIME_UPDATES = arrow.schema(
+    [
+        ("predicted_at", arrow.int64()),  # epoch seconds
+        *TRIP,
+        ("stop_id", arrow.string()),
+        ("stop_sequence", arrow.int64()),
+        ("stop_relationship", arrow.string()),
+        ("arrival", arrow.int64()),  # epoch seconds
+        ("arrival_delay", arrow.int64()),  # seconds
+        ("departure", arrow.int64()),
+        ("departure_delay", arrow.int64()),
+        ("uncertainty", arrow.int64()),  # seconds
+    ]
+)
+"""A trip whose update has no stops has one row without a stop, so that a canceled trip is known."""
+
+BLOCK_ROWS = 50_000
+RECENT_REPORTS = 8
+"""Latest reports of a vehicle that a further one is compared with."""
+
+_STATUSES = dict(map(reversed, VehiclePosition.VehicleStopStatus.items()))
+_OCCUPANCIES = dict(map(reversed, VehiclePosition.OccupancyStatus.items()))
+_TRIP_RELATIONSHIPS = dict(map(reversed, TripDescriptor.ScheduleRelationship.items()))
+_STOP_RELATIONSHIPS = dict(map(reversed, TripUpdate.StopTimeUpdate.ScheduleRelationship.items()))
+_CLOCK = re.compile(r"\s*([0-9]{1,3}):([0-9]{2}):([0-9]{2})\s*")
+_DAY = re.compile(r"([0-9]{4})-?([0-9]{2})-?([0-9]{2})")
+
+
+class ColumnBuilder:
+    """Collects rows, and turns them into Arrow in blocks: a day of a large network has millions."""
+
+    def __init__(self, schema: arrow.Schema) -> None:
+        self._schema = schema
+        self._rows: list[tuple[Any, ...]] = []
+        self._blocks: list[arrow.Table] = []
+
+    def append(self, row: tuple[Any, ...]) -> None:
+        """Add a row."""
+        self._rows.append(row)
+        if len(self._rows) >= BLOCK_ROWS:
+            self._blocks.append(_to_table(self._rows, self._schema))
+            self._rows = []
+
+    def build(self) -> arrow.Table:
+        """Return the rows, in the order in which they were added."""
+        return arrow.concat_tables([*self._blocks, _to_table(self._rows, self._schema)])
+
+
+class RowBuilder:
+    """Collects the rows of snapshots; a report that snapshot after snapshot repeats is one row."""
+
+    def __init__(self) -> None:
+        self._positions = ColumnBuilder(VEHICLE_POSITIONS)
+        self._updates = ColumnBuilder(STOP_TIME_UPDATES)
+        self._last_reports: dict[str, deque[bytes]] = defaultdict(lambda: deque(maxlen=RECENT_REPORTS))
+        self._last_update: dict[str, bytes] = {}
+        self.repeated = 0
+        """Number of entities that an earlier snapshot had in the same words."""
+        self.unused = 0
+        """Number of entities that are neither, such as alerts and blank ones, and of unreadable ones."""
+
+    def add(self, snapshot: Snapshot, fetched_at: float) -> None:
+        """Add the rows of a snapshot that was fetched at a time in epoch seconds.
+
+        A report without a time of its own has that of the snapshot's header, or of the fetch.
+        """
+        self.unused += snapshot.unreadable
+        default_time = snapshot.header_time or int(fetched_at)
+        for entity in snapshot.entities:
+            if entity.HasField("vehicle"):
+                self._add_position(entity, default_time)
+            elif entity.HasField("trip_update"):
+                self._add_update(entity, default_time)
+            else:
+                self.unused += 1
+
+    def positions(self) -> arrow.Table:
+        """Return the rows of vehicle positions, in the order in which they were added."""
+        return self._positions.build()
+
+    def updates(self) -> arrow.Table:
+        """Return the rows of stop time updates, in the order in which they were added."""
+        return self._updates.build()
+
+    def _add_position(self, entity: Any, default_time: int) -> None:
+        report = entity.vehicle
+        time = report.timestamp or default_time
+        digest = _digest(report, b"" if report.timestamp else str(time).encode())
+        last_reports = self._last_reports[entity.id]
+        if digest in last_reports:
+            self.repeated += 1
+            return
+        last_reports.append(digest)
+        position = report.position
+        has_stop = report.HasField("current_stop_sequence")
+        self._positions.append(
+            (
+                report.vehicle.id or report.vehicle.label or entity.id or None,
+                time,
+                *describe_trip(report.trip),
+                _STATUSES[report.current_status],
+                report.stop_id or None,
+                report.current_stop_sequence if has_stop else None,
+                position.latitude if position.HasField("latitude") else None,
+                position.longitude if position.HasField("longitude") else None,
+                position.bearing if position.HasField("bearing") else None,
+                position.speed if position.HasField("speed") else None,
+                _OCCUPANCIES[report.occupancy_status] if report.HasField("occupancy_status") else None,
+            )
+        )
+
+    def _add_update(self, entity: Any, default_time: int) -> None:
+        update = entity.trip_update
+        # A prediction that comes back after another one is said again, so only the last one of a trip counts here.
+        digest, key = _digest(update), entity.id or update.trip.trip_id
+        if self._last_update.get(key) == digest:
+            self.repeated += 1
+            return
+        self._last_update[key] = digest
+        trip = (update.timestamp or default_time, *describe_trip(update.trip))
+        if not update.stop_time_update:
+            self._updates.append((*trip, *[None] * (len(STOP_TIME_UPDATES) - len(trip))))
+        for stop in update.stop_time_update:
+            self._updates.append((*trip, *_describe_stop(stop)))
+
+
+def number_rows(rows: arrow.Table) -> arrow.Table:
+    """Return rows with their place in a column `row`; a database keeps no order."""
+    return rows.append_column("row", arrow.array(range(len(rows)), arrow.int64()))
+
+
+def parse_clock(text: str) -> int | None:
+    """Parse H:MM:SS, which may be past 24:00:00, to seconds; None if it is something else."""
+    match = _CLOCK.fullmatch(text)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3]) if match else None
+
+
+def parse_day(text: str) -> date | None:
+    """Parse YYYYMMDD to a day; None if it is something else."""
+    match = _DAY.fullmatch(text.strip())
+    try:
+        return date(int(match[1]), int(match[2]), int(match[3])) if match else None
+    except ValueError:
+        return None
+
+
+def _digest(message: Any, addition: bytes = b"") -> bytes:
+    return blake2b(message.SerializePartialToString() + addition, digest_size=16).digest()
+
+
+def describe_trip(trip: Any) -> tuple[Any, ...]:
+    """Return the values of the columns in `TRIP`."""
+    return (
+        trip.trip_id or None,
+        trip.route_id or None,
+        trip.direction_id if trip.HasField("direction_id") else None,
+        parse_day(trip.start_date),
+        parse_clock(trip.start_time),
+        _TRIP_RELATIONSHIPS[trip.schedule_relationship],
+    )
+
+
+def relationship_of_stop(stop: Any) -> str:
+    """Return the relationship of a stop time update to the timetable, such as SKIPPED."""
+    name: str = _STOP_RELATIONSHIPS[stop.schedule_relationship]
+    return name
+
+
+def _describe_stop(stop: Any) -> tuple[Any, ...]:
+    arrival, departure = stop.arrival, stop.departure
+    events = [event for event in (arrival, departure) if event.HasField("uncertainty")]
+    return (
+        stop.stop_id or None,
+        stop.stop_sequence if stop.HasField("stop_sequence") else None,
+        relationship_of_stop(stop),
+        arrival.time or None,
+        arrival.delay if arrival.HasField("delay") else None,
+        departure.time or None,
+        departure.delay if departure.HasField("delay") else None,
+        events[0].uncertainty if events else None,
+    )
+
+
+def _to_table(rows: Iterable[tuple[Any, ...]], schema: arrow.Schema) -> arrow.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [arrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return arrow.Table.from_arrays(arrays, schema=schema)
