@@ -11,7 +11,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check serve dev bench seeds docs clean
+.PHONY: help install demo backfill test check serve dev bench seeds docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 
 demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## materialize the whole lineage on simulated days, print the leaderboard
 	@$(BIN)/mbta-assets demo
+
+# make backfill SOURCE=lamp LAST=30
+backfill: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## materialize the LAST service days of SOURCE, train, print the leaderboard
+	@$(BIN)/mbta-assets backfill $(if $(SOURCE),--source $(SOURCE)) --last $(or $(LAST),30)
 
 check: $(INSTALLED) ## lint, types, import contracts and unit tests, in about a minute: after each change
 	$(STATIC)

@@ -63,6 +63,26 @@ def demo() -> None:
     run_demo()
 
 
+day_type = click.DateTime(["%Y-%m-%d"])
+
+
+@main.command()
+@click.option("--source", help="Where the upstream tables come from, instead of MBTA_SOURCE.")
+@click.option("--last", "latest", type=click.IntRange(min=1), help="Number of latest service days that there are.")
+@click.option("--from", "first", type=day_type, help="First service day, instead of --last.")
+@click.option("--to", "last", type=day_type, help="Last service day. By default the latest that there is.")
+def backfill(source: str | None, latest: int | None, first: datetime | None, last: datetime | None) -> None:
+    """Fetch service days, materialize, train, and print the leaderboard."""
+    if (latest is None) == (first is None):
+        raise click.UsageError("Which service days? Give either --last, such as --last 30, or --from.")
+    if first and last and first > last:
+        raise click.UsageError(f"--from {first:%Y-%m-%d} is after --to {last:%Y-%m-%d}.")
+    require_dagster_home()
+    from mbta_assets.defs.backfill import DayRange, run_backfill  # imports Dagster
+
+    run_backfill(DayRange(latest, first and first.date(), last and last.date()), source)
+
+
 @main.command()
 def check() -> None:
     """Test each permission on Google Cloud that a run needs."""

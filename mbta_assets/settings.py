@@ -111,7 +111,7 @@ class Settings(AgencySettings):
     deployment: Literal["local", "gcp"] = variable(
         "MBTA_DEPLOYMENT", "local", "Where tables, bundles and reports are stored."
     )
-    source: Literal["synthetic", "files", "gtfs", "bigquery"] = variable(
+    source: Literal["synthetic", "files", "gtfs", "lamp", "bigquery"] = variable(
         "MBTA_SOURCE", "synthetic", "Where the upstream tables come from."
     )
     files_dir: ExistingDirectory | None = variable(
@@ -132,6 +132,11 @@ class Settings(AgencySettings):
         "MBTA_FEED_ARCHIVE",
         None,
         "Archive of feeds, which the collector fills; unset, `feeds` in the store.",
+    )
+    lamp_url: URL = variable(
+        "MBTA_LAMP_URL",
+        "https://performancedata.mbta.com/lamp",
+        "Address of the MBTA's performance archive, or of a mirror of it, for the `lamp` source.",
     )
     store: StoragePath = variable("MBTA_STORE", ".local", "Directory of tables, bundles and reports.")
     start_date: Day = variable("MBTA_START_DATE", "2023-01-01", "First service date.")

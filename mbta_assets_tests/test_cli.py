@@ -36,7 +36,7 @@ def command_paths(group: click.Group, *names: str) -> list[tuple[str, ...]]:
 def test_help_names_each_command_and_its_purpose() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    assert {"check", "collect", "demo", "launch", "prune", "settings"} == set(main.commands)
+    assert {"backfill", "check", "collect", "demo", "launch", "prune", "settings"} == set(main.commands)
     for name, command in main.commands.items():
         [line] = [line for line in result.output.splitlines() if line.split()[:1] == [name]]
         assert line.split(maxsplit=1)[1] == command.get_short_help_str(limit=80)
@@ -82,6 +82,11 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
         (["teach"], "No such command 'teach'."),
         (["launch", "here"], "No such command 'here'."),
         (["--verbose"], "No such option"),
+        (["backfill"], "Which service days? Give either --last, such as --last 30, or --from."),
+        (["backfill", "--last", "3", "--from", "2024-03-01"], "Which service days? Give either"),
+        (["backfill", "--last", "0"], "Invalid value for '--last'"),
+        (["backfill", "--from", "1.3.2024"], "Invalid value for '--from'"),
+        (["backfill", "--from", "2024-03-02", "--to", "2024-03-01"], "--from 2024-03-02 is after --to 2024-03-01."),
         (["launch", "local"], "Missing option '--select'."),
         (["launch", "compile", "--select", "*"], "Missing option '--output'."),
         (["launch", "follow", "--select", "*"], "Missing argument 'NAME'."),
@@ -103,6 +108,7 @@ def test_a_wrong_setting_is_one_line_and_status_1(tmp_path: Path) -> None:
     for arguments in (
         ["check"],
         ["demo"],
+        ["backfill", "--last", "3"],
         ["launch", "compile", "--select", "*", "--output", str(tmp_path / "pipeline.yaml")],
         ["launch", "local", "--select", "*"],
         ["launch", "submit", "--select", "*"],

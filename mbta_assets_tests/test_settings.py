@@ -138,7 +138,7 @@ def test_a_layout_may_be_in_a_file(tmp_path: Path) -> None:
     ("name", "value", "accepts"),
     [
         ("MBTA_DEPLOYMENT", "aws", "local or gcp"),
-        ("MBTA_SOURCE", "lamp", "synthetic or files or gtfs or bigquery"),
+        ("MBTA_SOURCE", "v3", "synthetic or files or gtfs or lamp or bigquery"),
         ("MBTA_FILES_DIR", "no/such/place", "a directory that exists"),
         ("MBTA_START_DATE", "03/10/2023", "YYYY-MM-DD"),
         ("MBTA_SEED", "-1", "0 or more"),

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -39,13 +40,19 @@ def run_demo() -> None:
     materialize("tables", [["group:upstream or group:transit", "--partition-range", day_range] for day_range in ranges])
     materialize("models", [["group:training or group:models or group:production"]])
     materialize("predictions", [["group:monitoring", "--partition", str(days[-1])]])
-    reports = settings.store / "reports"
-    leaderboard = json.loads((reports / "model_leaderboard.json").read_text())
+    print_results(settings.store)
+    print(f"\nThe demo took {time.monotonic() - started:.0f} s. Next: make dev")
+
+
+def print_results(store: Path) -> list[dict[str, Any]]:
+    """Print the leaderboard of a store, and where everything is. Return the leaderboard."""
+    reports = store / "reports"
+    leaderboard: list[dict[str, Any]] = json.loads((reports / "model_leaderboard.json").read_text())
     print("\nErrors on the test days, in seconds of delay; every row is evaluated on the same arrivals.\n")
     print(format_leaderboard(leaderboard))
     print("\n" + "\n".join(describe_intervals(leaderboard)))
-    print(f"\ntables   {settings.store / 'tables'}\nbundles  {settings.store / 'bundles'}\nreports  {reports}")
-    print(f"\nThe demo took {time.monotonic() - started:.0f} s. Next: make dev")
+    print(f"\ntables   {store / 'tables'}\nbundles  {store / 'bundles'}\nreports  {reports}")
+    return leaderboard
 
 
 def split_days(days: Sequence[date], parts: int) -> list[tuple[date, date]]:
@@ -55,10 +62,15 @@ def split_days(days: Sequence[date], parts: int) -> list[tuple[date, date]]:
 
 
 def materialize(name: str, selections: Sequence[Sequence[str]]) -> None:
-    """Materialize selections in parallel processes and print the time of each step.
+    """Materialize selections as `run_selections` does. Exit with the logs of the runs that fail."""
+    if logs := run_selections(name, selections):
+        sys.exit("\n".join([*logs, f"Failed while materializing the {name}."]))
 
-    A selection is the arguments that follow `dagster asset materialize --select`. Exit with the log of a run that
-    fails.
+
+def run_selections(name: str, selections: Sequence[Sequence[str]]) -> list[str]:
+    """Materialize selections in parallel processes, print the time of each step, and return the logs of failed runs.
+
+    A selection is the arguments that follow `dagster asset materialize --select`.
     """
     started = time.monotonic()
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions", "--select"]
@@ -66,13 +78,11 @@ def materialize(name: str, selections: Sequence[Sequence[str]]) -> None:
         subprocess.Popen([*command, *selection], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for selection in selections
     ]
-    for run in runs:
-        log, _ = run.communicate()
-        if run.returncode:
-            sys.exit(f"{log}\nThe demo failed while materializing the {name}.")
+    logs = [run.communicate()[0] for run in runs]
     print(f"\n{name:24}{time.monotonic() - started:6.1f} s", flush=True)
     for step, seconds in read_step_durations(len(selections)).items():
         print(f"  {step:22}{seconds:6.1f} s", flush=True)
+    return [log for run, log in zip(runs, logs, strict=True) if run.returncode]
 
 
 def read_step_durations(runs: int) -> dict[str, float]:

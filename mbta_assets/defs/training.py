@@ -14,9 +14,10 @@ from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training import dataset
+from mbta_assets.ml.training.assembly import build_training_set
 from mbta_assets.ml.training.baseline import fit_runtime_lookup
 from mbta_assets.storage.bundle import Bundle, Draft
-from mbta_assets.transit.sampling import sample_rows
+from mbta_assets.transit.sampling import sample_table
 
 
 class TrainingSetConfig(dg.Config):
@@ -59,23 +60,28 @@ def training_set(
     transit_features: StoredTable,
 ) -> Draft:
     days = list(transit_features.days)[-settings.training_days :]
-    samples = {day: sample_rows(rows, config.rows_per_day) for day, rows in _read_features(transit_features, days)}
-    built = dataset.build_training_set(samples, config.build_split())
-    parts = table_metadata(built.describe_parts())
-    context.add_output_metadata({"parts": parts, "service_days": len(days), "rows": len(built.rows)})
+    samples = _sample_features(transit_features, days, config.rows_per_day)
+    built = build_training_set(samples, config.build_split())
+    parts = table_metadata(built.parts)
+    context.add_output_metadata({"parts": parts, "service_days": len(days), "rows": len(built)})
     versions = {str(day): version for day, version in transit_features.versions(days).items()}
     return built.draft(versions, config.rows_per_day)
 
 
-def _read_features(transit_features: StoredTable, days: Sequence[date]) -> Iterator[tuple[date, pd.DataFrame]]:
-    """Yield the features of service days one by one. Raises TrainingSetError where days lack a column."""
+def _sample_features(
+    transit_features: StoredTable, days: Sequence[date], rows_per_day: int
+) -> Iterator[tuple[date, pd.DataFrame]]:
+    """Yield a sample of each service day. Raises TrainingSetError where days lack a column."""
     missing: dict[date, set[str]] = {}
     for day in days:
         try:
-            yield day, transit_features.read(day)
+            # Of a day that is not sampled whole, no frame is made, and nothing is kept while the next one is read.
+            sample = sample_table(transit_features.read_table(day), rows_per_day)
         except KeyError:  # the day was made before there was the column
             stored = transit_features.tables.read(transit_features.table, [day])
             missing[day] = set(dataset.COLUMNS) - set(stored.column_names)
+            continue
+        yield day, sample
     if missing:
         columns, first, last = sorted(set().union(*missing.values())), min(missing), max(missing)
         partitions = f"--partition {first}" if first == last else f"--partition-range {first}...{last}"

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
-from typing import ClassVar, NamedTuple, Protocol, Self
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -51,6 +51,17 @@ class AgencyPredictions(schema.Table):
 
 MODELS: dict[str, type[schema.Table]] = {**schema.UPSTREAM, "agency_predictions": AgencyPredictions}
 """Model of each table that a source may have; those that are not upstream tables are optional."""
+
+
+class FetchedDay(NamedTuple):
+    """How a service day is that a source was told to fetch, with the reason, or what was fetched."""
+
+    service_date: date
+    state: Literal["fetched", "cached", "empty", "missing", "failed"]
+    """`empty`: the source has the day, and no rows of it; `missing`: it does not have it; `failed`: it may have it."""
+    detail: str = ""
+
+
 REJECTED_ROWS = arrow.schema(
     [field for field in schema.arrow_schema(schema.RejectedRows) if field.name != "rejected_by"]
 )
@@ -115,6 +126,14 @@ class Source(Protocol):
         returns none.
         """
         ...
+
+    def fetch(self, service_dates: Iterable[date]) -> Iterator[FetchedDay]:
+        """Fetch what `read` needs of service days, and yield of each how it is. Raises SourceError.
+
+        A source that keeps no copies fetches nothing, and has every day.
+        """
+        for day in service_dates:
+            yield FetchedDay(day, "cached")
 
     def oracle(self, rows: pd.DataFrame) -> np.ndarray | None:
         """Return the best possible predictions (n,) in seconds of delay, or None if the source does not know them.

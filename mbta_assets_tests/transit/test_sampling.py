@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 
-from mbta_assets.transit.sampling import REPORT_KEY, REPORT_SHARE, sample_rows
+from mbta_assets.transit.sampling import REPORT_KEY, REPORT_SHARE, sample_rows, sample_table
+from mbta_assets.transit.schema import to_frame
 
 
 def make_rows(n_reports: int) -> pd.DataFrame:
@@ -48,3 +50,10 @@ def test_a_sample_does_not_depend_on_the_order_of_the_rows() -> None:
 def test_a_small_day_is_taken_whole() -> None:
     rows = make_rows(10)
     assert sample_rows(rows, len(rows)) is rows
+
+
+def test_a_table_is_sampled_as_a_frame_is() -> None:
+    table = arrow.Table.from_pandas(make_rows(1_000), preserve_index=False)
+    for max_rows in (300, len(table)):
+        expected = sample_rows(to_frame(table), max_rows).reset_index(drop=True)
+        pd.testing.assert_frame_equal(sample_table(table, max_rows), expected)

@@ -143,6 +143,7 @@ def make_leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> Le
         "by_stops_ahead": _compute_errors_by(rows["stops_ahead"], label, predicted),
         "by_position": _compute_errors_by(classify_positions(rows), label, predicted),
         "by_route": _compute_errors_by(rows["route_id"], label, predicted),
+        "by_day": _compute_errors_by(rows["service_date"], label, predicted),
         "corrected_trips": None,
         "mae_uncorrected": None,
         "interval": None,

@@ -1,12 +1,12 @@
 """The training set: rows of several service days, split by time into parts, and stored as a bundle.
 
-Features are computed in `transit`. How rows become model inputs belongs to `cross_fitting` and `training_data`.
+Features are computed in `transit`. `assembly` makes a training set of service days. How rows become model inputs is up
+to `cross_fitting` and `training_data`.
 """
 
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,7 @@ import pandas as pd
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
-from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import ENCODER_FILE
-from mbta_assets.storage.bundle import Bundle, Draft, git_commit
+from mbta_assets.storage.bundle import Bundle, git_commit
 from mbta_assets.storage.provenance import INPUTS, TRAINING_SET, Origin, merge_inputs
 from mbta_assets.transit import schema
 
@@ -43,69 +41,21 @@ class SplitConfig:
     """Minimum number of service days for a split into whole service days; fewer are split by time."""
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """Rows with their parts, and the encoder fitted on the labelled training rows."""
-
-    rows: pd.DataFrame
-    encoder: Encoder
-
-    def describe_parts(self) -> list[dict[str, Any]]:
-        """Return the time span and the number of rows of each part."""
-        return [_describe_part(part, self.rows[self.rows["part"] == part]) for part in PARTS]
-
-    def list_learned_days(self) -> list[str]:
-        """Return the service days that have rows of the training or validation part, YYYY-MM-DD, in order."""
-        learned = self.rows.loc[self.rows["part"] != "test", "service_date"]
-        return sorted(np.unique(schema.to_service_dates(learned)).astype(str).tolist())
-
-    def draft(self, data_versions: Mapping[str, str], rows_per_day: int) -> Draft:
-        """Return the bundle, which names the version of each service day of `transit_features`."""
-        buffer = io.BytesIO()
-        self.rows.to_parquet(buffer, compression="zstd", index=False)
-        return Draft(
-            "training_set",
-            {ROWS_FILE: buffer.getvalue(), ENCODER_FILE: self.encoder.to_json()},
-            {
-                "parts": self.describe_parts(),
-                "learned_days": self.list_learned_days(),
-                "data_versions": dict(data_versions),
-                "rows_per_day": rows_per_day,
-            },
-        )
-
-
 class TrainingSetError(ValueError):
     """Service days from which no training set can be made; the message says why and what to do."""
 
 
-def build_training_set(samples: Mapping[date, pd.DataFrame], split: SplitConfig) -> TrainingSet:
-    """Concatenate rows of `transit_features` by service day, split them and fit an encoder.
-
-    Raises TrainingSetError where there is too little to learn from, or to tell what was learned.
-    """
-    rows = pd.concat(samples.values(), ignore_index=True)
-    if rows.empty:
-        raise _too_little(samples, "transit_features has no rows of them, as no report of a vehicle was used")
-    if rows["delay_seconds"].isna().all():
-        reason = "no vehicle was reported STOPPED_AT a stop that was ahead of it"
-        raise _too_little(samples, f"none of their {len(rows):,} rows has a label, as {reason}")
-    rows["part"] = assign_parts(rows, split)
-    rows = rows[rows["part"] != ""].reset_index(drop=True)
-    labels = {part: len(select_labelled(rows, part)) for part in PARTS}
-    if min(labels.values()) < MIN_LABELLED_ROWS:
-        counts = ", ".join(f"{n:,} in the {part} part" for part, n in labels.items())
-        raise _too_little(samples, f"rows with a label are {counts}; {MIN_LABELLED_ROWS} in each is the minimum")
-    encoder = Encoder.fit(select_labelled(rows, "train"), NUMERIC_FEATURES, CATEGORICAL_FEATURES)
-    return TrainingSet(rows, encoder)
-
-
 def assign_parts(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
-    """Return the part (n,) of each row: "train", then "validation", then "test" in time, or "" for a row to leave out.
+    """Return the part (n,) of each row, "" for a row to leave out; see `assign_part_codes`."""
+    return np.array([*PARTS, ""])[assign_part_codes(rows, split)]
 
-    A row is left out if its arrival is later than the start of the next part: its label was not known when a model of
-    its part would have been trained. Parts are whole service days if `split.min_days` or more have a label; at least
-    one row has.
+
+def assign_part_codes(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
+    """Return the index in `PARTS` (n,) int8 of the part of each row, -1 for a row to leave out.
+
+    Parts follow one another in time. A row is left out if its arrival is later than the start of the next part: its
+    label was not known when a model of its part would have been trained. Parts are whole service days if
+    `split.min_days` or more have a label; at least one row has.
     """
     time = rows["time_stamp"].to_numpy(dtype="datetime64[us]")
     day = schema.to_service_dates(rows["service_date"])
@@ -119,11 +69,11 @@ def assign_parts(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
         labelled = np.sort(time[is_labelled])
         starts = [labelled[index] for index in _find_boundaries(len(labelled), split)]
         part = np.digitize(time.view(np.int64), [start.view(np.int64) for start in starts])
-    names = np.array(PARTS)[part]
+    codes = part.astype(np.int8)
     arrival = rows["actual_arrival_time"].to_numpy(dtype="datetime64[us]")
     for index, start in enumerate(starts):
-        names = np.where((part == index) & (arrival >= start), "", names)
-    return names
+        codes[(codes == index) & (arrival >= start)] = -1
+    return codes
 
 
 def read_rows(training_set: Bundle, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -174,24 +124,3 @@ def _find_boundaries(n: int, split: SplitConfig) -> tuple[int, int]:
     validation = max(1, round(n * split.validation_fraction))
     test = max(1, round(n * split.test_fraction))
     return max(0, n - validation - test), n - test
-
-
-def _too_little(days: Collection[date], reason: str) -> TrainingSetError:
-    """Return the error that some service days are too little to train on."""
-    span = f"service day {min(days)}" if len(days) == 1 else f"{len(days)} service days {min(days)} to {max(days)}"
-    return TrainingSetError(
-        f"No training set can be made of the {span}: {reason}. Materialize more service days, then training_set "
-        "again: dagster asset materialize -m mbta_assets.definitions --select 'group:upstream or group:transit' "
-        "--partition YYYY-MM-DD"
-    )
-
-
-def _describe_part(part: str, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the time span and the number of rows of a part."""
-    return {
-        "part": part,
-        "from": str(rows["time_stamp"].min()),
-        "to": str(rows["time_stamp"].max()),
-        "rows": len(rows),
-        "labelled": int(rows["delay_seconds"].notna().sum()),
-    }

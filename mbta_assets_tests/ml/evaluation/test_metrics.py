@@ -1,6 +1,7 @@
 """Errors, and the bounds of the windows that count a prediction as accurate."""
 
 from collections.abc import Callable
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,7 @@ def six_rows() -> pd.DataFrame:
             "stops_behind": 3.0,
             "current_status": "IN_TRANSIT_TO",
             "route_id": pd.array(["Red"] * 5 + [None], pd.StringDtype("pyarrow")),
+            "service_date": [date(2024, 3, 6)] * 4 + [date(2024, 3, 7)] * 2,
         }
     )
 
@@ -89,6 +91,12 @@ def test_the_leaderboard_leaves_rows_without_a_route_out_of_the_errors_by_route(
     assert row["n"] == 6
     assert {position: errors["n"] for position, errors in row["by_position"].items()} == {"mid_trip": 6}
     assert {route: errors["n"] for route, errors in row["by_route"].items()} == {"Red": 5}
+
+
+def test_the_leaderboard_has_the_errors_of_each_service_day(six_rows: pd.DataFrame) -> None:
+    row = metrics.make_leaderboard_row("model", six_rows, np.zeros(6))
+    assert {day: errors["n"] for day, errors in row["by_day"].items()} == {"2024-03-06": 4, "2024-03-07": 2}
+    assert sum(errors["mae"] * errors["n"] for errors in row["by_day"].values()) == pytest.approx(row["mae"] * 6)
 
 
 def test_the_leaderboard_has_every_distance_and_tells_departures_and_terminals_apart(six_rows: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.training.assembly import build_training_set
 from mbta_assets.ml.training.dataset import (
     CATEGORICAL_FEATURES,
     MIN_LABELLED_ROWS,
@@ -18,7 +19,6 @@ from mbta_assets.ml.training.dataset import (
     SplitConfig,
     TrainingSetError,
     assign_parts,
-    build_training_set,
     make_provenance,
     select_labelled,
 )
@@ -86,7 +86,7 @@ def make_samples(labels_by_day: list[int], rows_per_day: int = 12) -> dict[date,
 def test_a_training_set_has_labels_in_each_part_or_is_an_error_that_says_what_to_do(labels_by_day: list[int]) -> None:
     samples = make_samples(labels_by_day)
     try:
-        built = build_training_set(samples, SPLIT)
+        built = build_training_set(samples.items(), SPLIT)
     except TrainingSetError as error:
         message = str(error)
         assert str(min(samples)) in message and str(max(samples)) in message
@@ -99,20 +99,22 @@ def test_a_training_set_has_labels_in_each_part_or_is_an_error_that_says_what_to
 def test_days_without_rows_are_an_error_that_says_so() -> None:
     samples = {day: rows[:0] for day, rows in make_samples([1, 1]).items()}
     with pytest.raises(TrainingSetError, match=r"2 service days 2024-03-01 to 2024-03-02: .* has no rows"):
-        build_training_set(samples, SPLIT)
+        build_training_set(samples.items(), SPLIT)
 
 
 def test_learned_days_are_those_of_the_training_and_validation_parts() -> None:
-    built = build_training_set(make_samples([12] * 10), SPLIT)
-    assert built.list_learned_days() == [f"2024-03-{day:02}" for day in range(1, 9)]
-    one_day = build_training_set(make_samples([60], rows_per_day=60), SPLIT)
-    assert one_day.list_learned_days() == ["2024-03-01"]
+    built = build_training_set(make_samples([12] * 10).items(), SPLIT)
+    assert built.learned_days == [f"2024-03-{day:02}" for day in range(1, 9)]
+    one_day = build_training_set(make_samples([60], rows_per_day=60).items(), SPLIT)
+    assert one_day.learned_days == ["2024-03-01"]
 
 
 def test_provenance_is_copied_from_the_training_set_and_other_training_sets_are_refused(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path)
     first, second = (
-        registry.put("training_set", build_training_set(make_samples([n] * 10), SPLIT).draft({"2024-03-01": "v"}, 12))
+        registry.put(
+            "training_set", build_training_set(make_samples([n] * 10).items(), SPLIT).draft({"2024-03-01": "v"}, 12)
+        )
         for n in (11, 12)
     )
     lookup = registry.put("runtime_lookup", Draft("toy", {}, make_provenance(first)))

@@ -1,0 +1,61 @@
+"""Differences of error between two rows of a leaderboard, service day by service day, with a confidence interval.
+
+The days of the test part are the sample: errors within a day depend on one another, so a difference that does not hold
+from day to day is chance, however many arrivals it is of.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import t as student_t
+
+CONFIDENCE_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class DailyDifference:
+    """MAE of a model minus that of a baseline, in seconds; negative where the model is better."""
+
+    model: str
+    days: int
+    better_days: int
+    """Number of days on which the model is better."""
+    mean: float
+    """Mean over the days, each of which counts the same."""
+    half_width: float | None
+    """Half width of the interval at `CONFIDENCE_LEVEL`; None for a single day."""
+
+    def __str__(self) -> str:
+        """Return the difference in words."""
+        bounds = ", no interval" if self.half_width is None else f" ± {self.half_width:.2f}"
+        days = "1 day" if self.days == 1 else f"{self.days} days"
+        return f"{self.model:18}{self.mean:+9.2f} s{bounds}; better on {self.better_days} of {days}"
+
+
+def compare_by_day(leaderboard: Sequence[Mapping[str, Any]], baseline: str) -> list[DailyDifference]:
+    """Return the difference of each row of a leaderboard to that of a baseline, over the days that both have.
+
+    The interval is Student's, of the mean of the days' differences. Raises KeyError if there is no such baseline.
+    """
+    rows = {row["model"]: row for row in leaderboard}
+    of_baseline = rows[baseline]["by_day"]
+    differences = []
+    for model, row in rows.items():
+        by_day = [
+            errors["mae"] - of_baseline[day]["mae"] for day, errors in row["by_day"].items() if day in of_baseline
+        ]
+        if model != baseline and by_day:
+            differences.append(_summarize(model, by_day))
+    return differences
+
+
+def _summarize(model: str, by_day: Sequence[float]) -> DailyDifference:
+    n = len(by_day)
+    mean = math.fsum(by_day) / n
+    half_width = None
+    if n > 1:
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in by_day) / (n - 1))
+        half_width = float(student_t.ppf((1 + CONFIDENCE_LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+    return DailyDifference(model, n, sum(value < 0 for value in by_day), mean, half_width)
