@@ -53,6 +53,8 @@ def make_monotone(seconds_ahead: np.ndarray, order: np.ndarray, groups: np.ndarr
     result = np.asarray(seconds_ahead, dtype=np.float64).copy()
     order, groups = np.asarray(order), np.asarray(groups)
     finite = np.isfinite(result)
+    if len(result) == 1:  # as most requests have
+        return np.where(finite, np.maximum(result, 0), result)
     departing, arriving = (np.flatnonzero(finite & is_event) for is_event in (order == DEPARTURE, order != DEPARTURE))
     _correct_arrivals(result, arriving[np.lexsort((result[arriving], order[arriving], groups[arriving]))], groups)
     first_of_group, first_arrival = _find_first_arrivals(result, arriving, groups)
