@@ -8,8 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mbta_assets.ml.inference.monotone import correct_delays, group_reports
+from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets.transit import schema
 from mbta_assets_tests.e2e.conftest import copy_store, materialize, succeed
 from mbta_assets_tests.support.dagster_dev import environment
 
@@ -48,6 +51,27 @@ def test_what_does_not_beat_the_lookup_is_shown_as_such_and_only_what_does_is_in
     assert all(row["beats_runtime_lookup"] == (row["mae"] < lookup) for row in rows.values())
     assert ModelRegistry(store).current_digest("production_model") == digests(store)["quantized_student"]
     assert rows["quantized_student"]["mae"] <= 0.99 * lookup
+
+
+@on_trained
+def test_no_trip_of_the_real_day_runs_backwards_by_any_model_and_intervals_widen(store: Path) -> None:
+    [day] = ParquetTables(store).days("transit_features")
+    rows = schema.to_frame(ParquetTables(store).read("transit_features", [day]))
+    rows = rows.assign(report=group_reports(rows)).sort_values(["report", "stops_ahead"], ignore_index=True)
+    arrivals = rows["stops_ahead"] > 0
+    for name in MODELS:
+        model = load_model(ModelRegistry(store).current(name))
+        delay = correct_delays(rows, model.predict(rows)).delay
+        ahead = rows["scheduled_seconds_ahead"].astype(float) + delay
+        assert ahead.min() > -0.01, name
+        assert ahead.groupby(rows["report"]).diff().min() > -0.01, name
+        if model.interval:
+            lower, upper = model.interval.compute_bounds(rows, delay)
+            width = pd.Series(upper - lower)[arrivals]
+            assert width.groupby(rows.loc[arrivals, "report"]).diff().min() > -0.01, name
+    scored = leaderboard(store)
+    assert all(0 <= scored[name]["corrected_trips"] <= 1 for name in MODELS)
+    assert all(scored[name]["mae"] <= 1.01 * scored[name]["mae_uncorrected"] for name in MODELS)
 
 
 @on_trained
