@@ -153,7 +153,7 @@ SOURCE = ConstantSource
 
 def test_a_source_is_a_module_and_a_line_among_the_values_of_its_setting(package: Package) -> None:
     package.add_module("sources/constant.py", SOURCE)
-    package.add_line("settings.py", '"synthetic", "files", "bigquery"', '"constant", ')
+    package.add_line("settings.py", '"synthetic", "files", "gtfs"', '"constant", ')
     package.materialize("trip", MBTA_SOURCE="constant")
     days = package.run(
         "-c",
