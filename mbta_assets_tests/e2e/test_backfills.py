@@ -13,7 +13,7 @@ from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.dagster_dev import ROOT, DagsterDev, environment, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("backfills")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.xdist_group("backfills")]
 
 DAYS = small_network.days_from(date(2024, 4, 8), 16)
 FEWER_DAYS = DAYS[:8]
@@ -108,7 +108,7 @@ def test_a_backfill_killed_in_the_middle_completes_once_dagster_is_started_again
         dev.kill()
         assert 0 < len(tables.days("transit_features")) < len(FEWER_DAYS)
         dev.start()
-        wait_until_complete(dev, backfill, 240)
+        wait_until_complete(dev, backfill, 480)
         killed = {run["runId"] for run in dev.runs() if run["status"] == "FAILURE"}
         retried = {run["parentRunId"] for run in dev.runs() if run["parentRunId"]}
         assert killed and retried == killed
