@@ -49,7 +49,7 @@ class SyntheticSource(Source):
         return {}
 
     def oracle(self, rows: pd.DataFrame) -> np.ndarray:
-        """Return the best possible predictions (n,) in seconds of delay; NaN without a scheduled arrival.
+        """Return the best possible predictions (n,) in seconds of delay; NaN where no event is scheduled.
 
         `rows` has `service_date`, `trip_id`, `stop_id` and `time_stamp` (UTC). A prediction uses the parameters of the
         simulation and its state at `time_stamp`, and none of the randomness after it.

@@ -123,7 +123,8 @@ def test_no_later_event_changes_a_prediction(hour: float) -> None:
     timetable = day.timetable
     trip = timetable.trip
     on_its_way = (day.departed[timetable.origins[trip]] < now + 900) & (now < day.reported[timetable.terminals[trip]])
-    is_target = (day.reported > now) & timetable.scheduled[trip] & (timetable.position > 0)
+    happens = np.where(timetable.position > 0, day.reported, day.departed)
+    is_target = (happens > now) & timetable.scheduled[trip]
     visit = np.flatnonzero(on_its_way & is_target)
     queries = pd.DataFrame({
         "trip_id": trip_ids(timetable)[trip[visit]],
@@ -131,8 +132,31 @@ def test_no_later_event_changes_a_prediction(hour: float) -> None:
         "time_stamp": service_day.start_time(day.service_date) + pd.to_timedelta(np.full(len(visit), now), unit="s"),
     })  # fmt: skip
     predicted = predict_delays(day, queries)
-    assert len(queries) > 100 and not np.isnan(predicted).any()
+    assert len(queries) > 100 and not np.isnan(predicted).any() and (timetable.position[visit] == 0).any()
     assert np.array_equal(predicted, predict_delays(change_after(day, now), queries))
+
+
+def sample_departures(day: SimulatedDay) -> pd.DataFrame:
+    """Return points in time at which trains wait at their origins, and when they leave."""
+    rng, timetable = np.random.default_rng(0), day.timetable
+    origin = timetable.origins[timetable.scheduled]
+    now = np.ceil(timetable.planned_seconds[origin] - rng.uniform(0, 300, len(origin)))
+    rows = pd.DataFrame({
+        "trip_id": trip_ids(timetable)[timetable.trip[origin]],
+        "stop_id": timetable.stop_ids[origin],
+        "time_stamp": service_day.start_time(day.service_date) + pd.to_timedelta(now, unit="s"),
+        "delay": np.ceil(day.departed[origin]) - timetable.published_seconds[origin],
+    })  # fmt: skip
+    return rows[now < day.departed[origin]].reset_index(drop=True)
+
+
+def test_departures_are_predicted_better_than_by_the_timetable_and_as_often_late_as_early() -> None:
+    day = simulate(DAYS[0], 0)
+    rows = sample_departures(day)
+    error = rows["delay"] - predict_delays(day, rows)
+    assert len(rows) > 1000 and error.notna().all()
+    assert error.abs().mean() < 0.8 * rows["delay"].abs().mean()
+    assert abs((error > 0).mean() - (error < 0).mean()) < 0.1
 
 
 def test_more_draws_hardly_help(rows: pd.DataFrame) -> None:

@@ -57,6 +57,10 @@ class Cut:
 UNPRUNED = Cut()
 
 
+MIN_GROUP_SHARE = 0.02
+"""Share of the validation rows by which a candidate is judged at some number of stops ahead."""
+
+
 @dataclass(frozen=True)
 class PruningTraining:
     """Candidates, fine-tuning and selection of a pruned network."""
@@ -67,7 +71,7 @@ class PruningTraining:
     width_multiple: int
     """Widths of pruned layers are rounded to multiples of this."""
     max_error_increase: float
-    """Maximum relative increase of the validation error, at any number of stops ahead."""
+    """Maximum relative increase of the validation error in any group of `group_distances`."""
     preferred_size: float
     """Fraction of the teacher's parameters that candidates should not exceed, if any of those is accurate."""
     distillation: DistillationConfig
@@ -97,7 +101,7 @@ class Candidate:
     cut: Cut
     fitted: Fitted
     errors: tuple[float, ...]
-    """Validation error in units of the scale by number of stops ahead, each of which has its own scale."""
+    """Validation error in units of the scale by stops ahead, ascending; see `group_distances`."""
     parameters: int
     non_embedding: int
     """Number of parameters outside the category embeddings."""
@@ -222,14 +226,34 @@ def judge(cut: Cut, fitted: Fitted, validation: Arrays) -> Candidate:
     network = fitted.network
     feed = make_feed(validation.numeric, validation.codes)
     error = np.abs(predict(network, validation) - validation.target)
+    group = group_distances(validation.scale)
     return Candidate(
         cut,
         fitted,
-        tuple(float(np.nanmean(error[validation.scale == scale])) for scale in np.unique(validation.scale)),
+        tuple(float(np.nanmean(error[group == number])) for number in range(group.max() + 1)),
         **count_parameters(network),
         size_bytes=sum(map(len, to_files(network).values())),
         latency_us=measure_latency_us(create_session(to_onnx(network)), feed),
     )
+
+
+def group_distances(scale: np.ndarray) -> np.ndarray:
+    """Return the group (n,) of each row by its scale, which is the same for all rows of one number of stops ahead.
+
+    Numbers of stops ahead with less than `MIN_GROUP_SHARE` of the rows are grouped with further ones: by chance alone
+    the error of a few rows changes by more than any bound.
+    """
+    _, index, counts = np.unique(scale, return_inverse=True, return_counts=True)
+    groups = np.zeros(len(counts), dtype=np.int64)
+    group, rows = 0, 0
+    for number, count in enumerate(counts):
+        groups[number] = group
+        rows += count
+        if rows >= MIN_GROUP_SHARE * len(scale):
+            group, rows = group + 1, 0
+    if rows and group:
+        groups[groups == group] = group - 1
+    return groups[index]
 
 
 def find_unpruned(candidates: Sequence[Candidate]) -> Candidate:

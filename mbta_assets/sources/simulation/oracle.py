@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
+from mbta_assets.sources.simulation.feed import FEED
 from mbta_assets.sources.simulation.network import Lane, load_network
 from mbta_assets.sources.simulation.process import (
     LONG_AGO,
@@ -42,7 +43,7 @@ HORIZON_SECONDS = 7200
 def predict_delays(day: SimulatedDay, rows: pd.DataFrame, draws: int = DRAWS) -> np.ndarray:
     """Return the median delay (n,) in seconds of each row's `trip_id` at its `stop_id`, predicted at its `time_stamp`.
 
-    The median is NaN for an unknown trip or stop, an added trip and an origin, which have no scheduled arrival.
+    It is that of the arrival, at an origin that of the departure, and NaN for an unknown trip or stop or an added trip.
     """
     visit = find_visits(day.timetable, rows)
     start = service_day.start_time(day.service_date)
@@ -54,12 +55,12 @@ def predict_delays(day: SimulatedDay, rows: pd.DataFrame, draws: int = DRAWS) ->
 
 
 def find_visits(timetable: Timetable, rows: pd.DataFrame) -> np.ndarray:
-    """Return the visit (n,) of each row's trip at its stop; -1 if it is no scheduled arrival."""
-    is_arrival = timetable.scheduled[timetable.trip] & (timetable.position > 0)
-    trip_ids = np.array([trip.trip_id for trip in timetable.trips], dtype=object)[timetable.trip[is_arrival]]
-    arrivals = pd.MultiIndex.from_arrays([trip_ids, timetable.stop_ids[is_arrival]])
-    index = arrivals.get_indexer(pd.MultiIndex.from_frame(rows[["trip_id", "stop_id"]].astype(object)))
-    return np.where(index < 0, -1, np.flatnonzero(is_arrival)[index])
+    """Return the visit (n,) of each row's trip at its stop; -1 if none is scheduled."""
+    visits = np.flatnonzero(timetable.scheduled[timetable.trip])
+    trip_ids = np.array([trip.trip_id for trip in timetable.trips], dtype=object)[timetable.trip[visits]]
+    scheduled = pd.MultiIndex.from_arrays([trip_ids, timetable.stop_ids[visits]])
+    index = scheduled.get_indexer(pd.MultiIndex.from_frame(rows[["trip_id", "stop_id"]].astype(object)))
+    return np.where(index < 0, -1, visits[index])
 
 
 def draw_arrivals(
@@ -67,8 +68,9 @@ def draw_arrivals(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draw when the feed reports each visit's arrival, given the state at a time (n,) in seconds of the service day.
 
-    Yields batches: indices of rows (m,), and draws (m, draws) in whole seconds of the service day, as published. Rows
-    without a visit (-1) are left out. An arrival that has been reported by then is known.
+    At an origin it is the departure: the first report on the way to the second stop. Yields batches: indices of rows
+    (m,), and draws (m, draws) in whole seconds of the service day, as published. Rows without a visit (-1) are left
+    out. What has been reported by then is known.
     """
     rng = random_generator(day.seed, day.service_date, "oracle")
     timetable = day.timetable
@@ -111,7 +113,7 @@ class LaneFutures:
         self.arrived, self.departed, self.deviation = (np.full(shape, np.nan) for _ in range(3))
 
     def draw_reports(self) -> np.ndarray:
-        """Return when the feed reports each row's arrival (n, draws), in whole seconds of the service day."""
+        """Return when the feed reports each row's event (n, draws), in whole seconds of the service day."""
         for future, trip, reach in reversed(list(self._list_trains())):
             self._run_train(future, trip, reach)
         column, now = self.timetable.column[self.target], self.now[self.future_of_row, None]
@@ -120,7 +122,16 @@ class LaneFutures:
         reported = np.maximum(arrived + PARAMETERS.min_report_seconds, now) + lag
         reported = np.minimum(reported, self.departed[column, self.future_of_row])
         actual = self.day.reported[self.target][:, None]
+        departs = np.flatnonzero(self.timetable.position[self.target] == 0)
+        if len(departs):
+            reported[departs] = self._report_departures(self.departed[column[departs], self.future_of_row[departs]])
+            actual[departs] = self.day.departed[self.target[departs], None]
         return np.ceil(np.where(actual <= now, actual, reported))
+
+    def _report_departures(self, departed: np.ndarray) -> np.ndarray:
+        """Draw when the feed first reports that trains are on their way, which leave at some times (k, draws)."""
+        is_reported = self.rng.random(departed.shape) < FEED.change_reported_share
+        return departed + np.where(is_reported, 0.0, self.rng.uniform(*FEED.interval_seconds, departed.shape))
 
     def _list_trains(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield the train itself, then those ahead that have not left the last stop that they share with its way.

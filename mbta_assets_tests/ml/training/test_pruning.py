@@ -10,7 +10,15 @@ from mbta_assets.ml.training.hyperparameters import NetworkConfig, TrainConfig
 from mbta_assets.ml.training.network import Network, count_parameters
 from mbta_assets.ml.training.network_trainer import Fitted, predict
 from mbta_assets.ml.training.network_weights import from_files, to_files
-from mbta_assets.ml.training.pruning import UNPRUNED, Candidate, Cut, FineTuning, make_candidate, select_candidate
+from mbta_assets.ml.training.pruning import (
+    UNPRUNED,
+    Candidate,
+    Cut,
+    FineTuning,
+    group_distances,
+    make_candidate,
+    select_candidate,
+)
 from mbta_assets.ml.training.sparsity import remove_neurons
 from mbta_assets_tests.ml.conftest import Problem
 
@@ -109,3 +117,10 @@ def test_an_error_within_the_bound_on_average_but_not_at_each_distance_is_refuse
     unpruned = scored(UNPRUNED, (10.0, 20.0), 1000, 4000)
     uneven = scored(Cut(weights=0.8), (10.2, 19.0), 200, 1500)
     assert select(unpruned, uneven) is unpruned
+
+
+def test_distances_with_few_rows_are_judged_with_further_ones() -> None:
+    scale = np.repeat(np.array([5.0, 7.0, 9.0, 11.0, 13.0], np.float32), [500, 5, 480, 10, 5])
+    groups = group_distances(scale)
+    assert groups.tolist() == [0] * 500 + [1] * 500
+    assert group_distances(scale[:3]).tolist() == [0] * 3
