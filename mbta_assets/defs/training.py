@@ -24,9 +24,9 @@ class TrainingSetConfig(dg.Config):
     """Size of the training set and its split by time."""
 
     rows_per_day: int = Field(
-        default=50_000,
+        default=60_000,
         ge=100,
-        description="Maximum number of rows of a service day, sampled by hashes; a quarter of them are whole reports.",
+        description="Maximum number of rows of a service day, sampled by hashes; a tenth of them are whole reports.",
     )
     validation_fraction: float = Field(
         default=0.15, gt=0, lt=0.5, description="Fraction of the service days (or of the time) in the validation part."
