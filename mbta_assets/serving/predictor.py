@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from mbta_assets.ml.inference.model import Model
-from mbta_assets.ml.inference.monotone import make_monotone
+from mbta_assets.ml.inference.monotone import shift_delays
 from mbta_assets.serving import logs
 from mbta_assets.serving.model_source import ModelSource, open_model_source
 from mbta_assets.serving.refreshing_cache import RefreshingCache
@@ -283,7 +283,7 @@ class Predictor:
         """
         delay = self._model.predict(columns)
         if scheduled_ahead is not None and groups is not None:
-            delay = _correct_delays(delay, scheduled_ahead, np.asarray(columns["stops_ahead"], dtype=np.int64), groups)
+            delay = shift_delays(delay, scheduled_ahead, np.asarray(columns["stops_ahead"], dtype=np.int64), groups)
         if self._model.interval is None:
             return delay, np.full(len(delay), np.nan), np.full(len(delay), np.nan)
         lower, upper = self._model.interval.compute_bounds(columns, delay)
@@ -300,19 +300,6 @@ def _group_reports(queries: Sequence[ArrivalQuery]) -> np.ndarray:
             key = query.service_date, query.trip_id, query.vehicle_id, query.time_stamp
         groups[index] = numbers.setdefault(key, len(numbers))
     return groups
-
-
-def _correct_delays(
-    delay: np.ndarray, scheduled_ahead: np.ndarray, stops_ahead: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
-    """Return delays (n,) that are no arrivals before now and, in each group, run forwards along the trip.
-
-    `scheduled_ahead` (n,) is the time from now to the scheduled arrival. A delay that needs no correction is unchanged.
-    """
-    ahead = scheduled_ahead + delay
-    corrected = make_monotone(ahead, stops_ahead, groups)
-    # Times have whole microseconds: those that are made equal stay equal.
-    return np.where(corrected == ahead, delay, np.round(corrected, 6) - scheduled_ahead)
 
 
 def follow_model(location: str, refresh_seconds: float = 30) -> RefreshingCache[Predictor]:

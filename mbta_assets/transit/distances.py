@@ -5,6 +5,8 @@ The same rule is in `raw_transit_data.sql`; tests hold the two equal. Serving pr
 
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
+REPORT_KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp"]
+"""Columns that identify a report of a vehicle on a trip, which has a row about each of several stops ahead."""
 FULL_INTERVAL_SECONDS = 600
 """Interval in which the first report of a vehicle on a trip has rows about every stop ahead; counted from 1970."""
 MULTIPLIER, MODULUS = 48_271, 2**31 - 1

@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as arrow
 
+from mbta_assets.transit.distances import REPORT_KEY
 from mbta_assets.transit.schema import ROW_KEY, to_frame
 
-REPORT_KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp"]
-"""Columns that identify a report of a vehicle on a trip, which has a row about each of several stops ahead."""
 REPORT_SHARE = 0.1
 """Share of a sample that is whole reports: what is predicted along a trip can be measured on these only. The rows of a
 report are alike, so that models learn less from them than from as many single rows."""

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as arrow
 
-from mbta_assets.transit.sampling import REPORT_KEY, REPORT_SHARE, sample_rows, sample_table
+from mbta_assets.transit.distances import REPORT_KEY
+from mbta_assets.transit.sampling import REPORT_SHARE, sample_rows, sample_table
 from mbta_assets.transit.schema import to_frame
 
 

@@ -12,8 +12,9 @@ import pandas as pd
 
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, POSITIONS, bin_distances, classify_positions
-from mbta_assets.ml.inference.monotone import REPORT_KEY, correct_delays
+from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.transit import schema
+from mbta_assets.transit.distances import REPORT_KEY
 
 TEXT = pd.StringDtype("pyarrow")
 

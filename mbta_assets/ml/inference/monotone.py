@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns
-from mbta_assets.transit.distances import DEPARTURE
+from mbta_assets.transit.distances import DEPARTURE, REPORT_KEY
 
-REPORT_KEY = ("service_date", "trip_id", "vehicle_id", "time_stamp")
-"""Columns that identify a report of a vehicle on a trip, whose predictions are corrected together."""
 MIN_CORRECTION_SECONDS = 0.01
 """Smaller changes are rounding and count as none: features are stored as float32."""
 
@@ -34,12 +32,21 @@ def correct_delays(columns: Columns, delay: np.ndarray, groups: np.ndarray | Non
     """
     groups = group_reports(columns) if groups is None else groups
     scheduled_ahead = np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
-    predicted_ahead = scheduled_ahead + delay
-    corrected = make_monotone(predicted_ahead, np.asarray(columns["stops_ahead"], dtype=np.int64), groups)
-    change = corrected - predicted_ahead
-    # Arrivals are stored in whole microseconds; those that have become equal stay so.
-    corrected_delay = np.round(corrected, 6) - scheduled_ahead
-    return Correction(np.where(change != 0, corrected_delay, delay), _share_of_changed(change, groups))
+    corrected = shift_delays(delay, scheduled_ahead, np.asarray(columns["stops_ahead"], dtype=np.int64), groups)
+    return Correction(corrected, _share_of_changed(corrected - delay, groups))
+
+
+def shift_delays(
+    delay: np.ndarray, scheduled_ahead: np.ndarray, stops_ahead: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Return delays (n,) that are no events before now and, in each group, run forwards along the trip.
+
+    `scheduled_ahead` (n,) is the time from now to the scheduled event. A delay that needs no correction is unchanged.
+    """
+    ahead = scheduled_ahead + delay
+    corrected = make_monotone(ahead, stops_ahead, groups)
+    # Times have whole microseconds: those that are made equal stay equal.
+    return np.where(corrected == ahead, delay, np.round(corrected, 6) - scheduled_ahead)
 
 
 def make_monotone(seconds_ahead: np.ndarray, order: np.ndarray, groups: np.ndarray) -> np.ndarray:

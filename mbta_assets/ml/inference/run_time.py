@@ -14,9 +14,9 @@ from typing import Self
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns, encode_values
-from mbta_assets.ml.inference.monotone import REPORT_KEY
 from mbta_assets.ml.inference.segments import Pair, RunTimes, SegmentGraph, observe_segments
 from mbta_assets.storage.bundle import BundleError
+from mbta_assets.transit.distances import REPORT_KEY
 
 LOOKUP_COLUMNS = (
     "scheduled_seconds_ahead", "scheduled_run_seconds", "seconds_in_state", "departure_delay_seconds",

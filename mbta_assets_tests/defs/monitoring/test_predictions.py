@@ -31,8 +31,8 @@ from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
+from mbta_assets.transit.distances import REPORT_KEY
 from mbta_assets.transit.features import compute_transit_features
-from mbta_assets.transit.sampling import REPORT_KEY
 
 # Starts no process, but simulates three service days and runs Dagster on them.
 pytestmark = pytest.mark.integration

@@ -5,8 +5,9 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbta_assets.ml.inference.monotone import REPORT_KEY, correct_delays, group_reports, make_monotone
+from mbta_assets.ml.inference.monotone import correct_delays, group_reports, make_monotone
 from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.transit.distances import REPORT_KEY
 from mbta_assets_tests.support.days import Simulation
 
 VALUES = st.lists(st.floats(-500, 5_000), min_size=1, max_size=12)
