@@ -73,7 +73,7 @@ def link_to_source(assets: Iterable[Any]) -> Iterator[Any]:
 
 def build_daily_assets(settings: Settings) -> list[DailyDefinition]:
     """Return the assets that are partitioned by service day, with their checks."""
-    days = service_days(settings)
+    days, tables = service_days(settings), upstream.list_upstream_tables(settings)
     policy = (
         dg.BackfillPolicy.multi_run(settings.backfill_days)
         if settings.backfill_days
@@ -83,7 +83,7 @@ def build_daily_assets(settings: Settings) -> list[DailyDefinition]:
     return [
         definition
         for asset in (*upstream.upstream_assets(settings), *in_modules)
-        for definition in asset.build(days, policy)
+        for definition in asset.build(days, policy, tables)
     ]
 
 

@@ -8,7 +8,7 @@ partition. A day that is not published leaves the other days of the run alone; t
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypeAlias
@@ -117,12 +117,18 @@ ROW_COUNT_ANOMALY = Check("row_count_anomaly", row_count_anomaly.__doc__ or "", 
 
 
 def daily_table(
-    *, name: str | None = None, checks: Sequence[Check] = (), expected_nightly: bool = False, **options: Any
+    *,
+    name: str | None = None,
+    deps: Sequence[str] = (),
+    checks: Sequence[Check] = (),
+    expected_nightly: bool = False,
+    **options: Any,
 ) -> Callable[[Callable[..., DailyOutput]], DailyAsset]:
     """Make a daily table of a function that returns a DailyOutput.
 
     Every table is checked against its schema besides its `checks`, and with `expected_nightly` for its newest service
-    day. Takes further arguments of `dagster.asset`.
+    day. Of `deps`, optional upstream tables are left out where the deployment's source has none. Takes further
+    arguments of `dagster.asset`.
     """
     if expected_nightly:
         options["freshness_policy"] = NIGHTLY
@@ -131,10 +137,13 @@ def daily_table(
         table = name or function.__name__
         all_checks = [SCHEMA_HOLDS, *checks]
 
-        def build(days: ServiceDays, backfill_policy: dg.BackfillPolicy) -> list[DailyDefinition]:
+        def build(
+            days: ServiceDays, backfill_policy: dg.BackfillPolicy, tables: Collection[str] = ()
+        ) -> list[DailyDefinition]:
             specs = _check_specs(table, all_checks, days)
             asset = dg.asset(
                 name=table,
+                deps=select_deps(deps, tables),
                 metadata={**daily_table_metadata(table), **code_reference(function)},
                 partitions_def=days,
                 backfill_policy=backfill_policy,
@@ -153,11 +162,13 @@ def daily_table(
 def daily_spec(table: str, *, deps: Sequence[str]) -> DailyAsset:
     """Return a daily table of group `transit` that other assets write while they are made, from rows of `deps`."""
 
-    def build(days: ServiceDays, backfill_policy: dg.BackfillPolicy) -> list[DailyDefinition]:
+    def build(
+        days: ServiceDays, backfill_policy: dg.BackfillPolicy, tables: Collection[str] = ()
+    ) -> list[DailyDefinition]:
         return [
             dg.AssetSpec(
                 table,
-                deps=deps,
+                deps=select_deps(deps, tables),
                 description=schema.TABLES[table].__doc__,
                 group_name="transit",
                 metadata={**daily_table_metadata(table), **code_reference(schema.TABLES[table])},
@@ -166,6 +177,11 @@ def daily_spec(table: str, *, deps: Sequence[str]) -> DailyAsset:
         ]
 
     return DailyAsset(table, build)
+
+
+def select_deps(deps: Sequence[str], tables: Collection[str]) -> list[str]:
+    """Return dependencies without those optional upstream tables that are not among the tables of the deployment."""
+    return [name for name in deps if name not in schema.OPTIONAL_UPSTREAM or name in tables]
 
 
 def list_unpublished_days(instance: dg.DagsterInstance, run_id: str, table: str) -> dict[str, str]:

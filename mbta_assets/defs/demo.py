@@ -16,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 
+from mbta_assets.ml.evaluation.metrics import AGENCY
 from mbta_assets.settings import Settings
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
@@ -48,7 +49,7 @@ def print_results(store: Path) -> list[dict[str, Any]]:
     """Print the leaderboard of a store, and where everything is. Return the leaderboard."""
     reports = store / "reports"
     leaderboard: list[dict[str, Any]] = json.loads((reports / "model_leaderboard.json").read_text())
-    print("\nErrors on the test days, in seconds of delay; every row is evaluated on the same arrivals.\n")
+    print("\nErrors on the test days, in seconds of delay; all rows but the agency's are of the same arrivals.\n")
     print(format_leaderboard(leaderboard))
     print("\n" + "\n".join(describe_intervals(leaderboard)))
     print(f"\ntables   {store / 'tables'}\nbundles  {store / 'bundles'}\nreports  {reports}")
@@ -106,11 +107,26 @@ def format_leaderboard(leaderboard: Sequence[dict[str, Any]]) -> str:
     header = "".join(f"{f'{stops} ahead':>10}" for stops in stops_ahead)
     lines = [f"{'model':18}{header}{'MAE':>9}{'bytes':>10}{'µs a row':>10}"]
     for row in leaderboard:
-        errors = "".join(f"{row['by_stops_ahead'][stops]['mae']:10.1f}" for stops in stops_ahead)
+        errors = "".join(_format_error(row["by_stops_ahead"].get(stops)) for stops in stops_ahead)
         size = f"{row['size_bytes']:10,}" if row["size_bytes"] else f"{'–':>10}"
         latency = f"{row['latency_us_p50']:10.0f}" if row["latency_us_p50"] else f"{'–':>10}"
         lines.append(f"{row['model']:18}{errors}{row['mae']:9.1f}{size}{latency}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_compare_with_agency(leaderboard)])
+
+
+def _format_error(errors: dict[str, Any] | None) -> str:
+    """Return the MAE of errors at some distance, a dash where there are none."""
+    return f"{errors['mae']:10.1f}" if errors else f"{'–':>10}"
+
+
+def _compare_with_agency(leaderboard: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a sentence on how many arrivals the agency has predicted, and each row's MAE on those; none without it."""
+    agency = next((row for row in leaderboard if row["model"] == AGENCY), None)
+    if agency is None:
+        return []
+    n = max(row["n"] for row in leaderboard)
+    errors = ", ".join(f"{row['model']} {row['mae_beside_agency']:.1f}" for row in leaderboard)
+    return [f"\nThe agency has predicted {agency['n']:,} of the {n:,} arrivals. MAE on these: {errors}."]
 
 
 def describe_intervals(leaderboard: Sequence[dict[str, Any]]) -> list[str]:

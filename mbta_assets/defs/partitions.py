@@ -52,15 +52,19 @@ class DailyAsset:
     """An asset that is partitioned by the service days of a deployment, which are known when it is built."""
 
     name: str
-    build: Callable[[ServiceDays, dg.BackfillPolicy], Sequence[DailyDefinition]]
-    """Returns the asset and what belongs to it, such as its checks."""
+    build: Callable[..., Sequence[DailyDefinition]]
+    """Returns the asset and what belongs to it, such as its checks.
+
+    Takes the service days, the backfill policy, and the upstream tables of the deployment, on which an asset may depend
+    that needs not all of them.
+    """
 
 
 def daily_asset(**options: Any) -> Callable[[Callable[..., Any]], DailyAsset]:
     """Make a DailyAsset of a function that stores its results itself; takes the arguments of `dagster.asset`."""
 
     def decorate(function: Callable[..., Any]) -> DailyAsset:
-        def build(days: ServiceDays, backfill_policy: dg.BackfillPolicy) -> list[DailyDefinition]:
+        def build(days: ServiceDays, backfill_policy: dg.BackfillPolicy, tables: object = ()) -> list[DailyDefinition]:
             return [dg.asset(partitions_def=days, backfill_policy=backfill_policy, **options)(function)]
 
         return DailyAsset(function.__name__, build)

@@ -8,6 +8,7 @@ from datetime import date
 
 import dagster as dg
 import pandas as pd
+import pyarrow as arrow
 from pydantic import Field
 
 from mbta_assets.defs.io_managers import StoredTable
@@ -17,6 +18,7 @@ from mbta_assets.ml.training import dataset
 from mbta_assets.ml.training.assembly import build_training_set
 from mbta_assets.ml.training.baseline import fit_runtime_lookup
 from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.transit import schema
 from mbta_assets.transit.sampling import sample_table
 
 
@@ -48,7 +50,6 @@ class TrainingSetConfig(dg.Config):
 @dg.asset(
     group_name="training",
     description="The latest service days, split by time, with an encoder fitted on the training part only.",
-    ins={"transit_features": dg.AssetIn(metadata={"columns": dataset.COLUMNS})},
     kinds={"pandas", "parquet"},
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="bundles",
@@ -76,7 +77,7 @@ def _sample_features(
     for day in days:
         try:
             # Of a day that is not sampled whole, no frame is made, and nothing is kept while the next one is read.
-            sample = sample_table(transit_features.read_table(day), rows_per_day)
+            sample = sample_table(_read_day(transit_features, day), rows_per_day)
         except KeyError:  # the day was made before there was the column
             stored = transit_features.tables.read(transit_features.table, [day])
             missing[day] = set(dataset.COLUMNS) - set(stored.column_names)
@@ -91,6 +92,18 @@ def _sample_features(
             "training_set: dagster asset materialize -m mbta_assets.definitions --select transit_features "
             f"{partitions}"
         )
+
+
+def _read_day(transit_features: StoredTable, day: date) -> arrow.Table:
+    """Return the columns of a service day; optional ones that it lacks are null. Raises KeyError for others."""
+    fields = schema.arrow_schema(schema.TransitFeatures)
+    try:
+        return transit_features.read_table(day, [*dataset.COLUMNS, *dataset.OPTIONAL_COLUMNS])
+    except KeyError:
+        rows = transit_features.read_table(day, dataset.COLUMNS)
+        for name in dataset.OPTIONAL_COLUMNS:
+            rows = rows.append_column(fields.field(name), arrow.nulls(len(rows), fields.field(name).type))
+        return rows
 
 
 @dg.asset(

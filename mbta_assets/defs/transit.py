@@ -1,5 +1,6 @@
 """Group `transit`: the point-in-time join of the upstream tables, the features computed from it, and their checks."""
 
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -25,9 +26,11 @@ from mbta_assets.defs.resources.settings import JoinSettings
 from mbta_assets.defs.retries import READ_RETRY_POLICY
 from mbta_assets.sources import Source
 from mbta_assets.sources.contract import SourceRows
+from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import features, schema
 from mbta_assets.transit.accounting import Accounting, account_for_rows
+from mbta_assets.transit.agency_delays import AGENCY_DELAY
 from mbta_assets.transit.checks import (
     RECENT_DAYS,
     Problem,
@@ -38,7 +41,7 @@ from mbta_assets.transit.checks import (
     point_in_time_correct,
 )
 
-rejected_rows = daily_spec("rejected_rows", deps=[*schema.UPSTREAM, "raw_transit_data"])
+rejected_rows = daily_spec("rejected_rows", deps=[*schema.SOURCE_TABLES, "raw_transit_data"])
 upstream_usage = daily_spec("upstream_usage", deps=["raw_transit_data"])
 
 
@@ -123,6 +126,7 @@ POINT_IN_TIME_CORRECT = check_making(
 @daily_table(
     group_name="transit",
     description=schema.TransitFeatures.__doc__,
+    deps=["agency_predictions"],
     kinds={"pandas"},
     expected_nightly=True,
     checks=[
@@ -139,12 +143,25 @@ def transit_features(
     vehicle: StoredTable,
     schedule: StoredTable,
     stop: StoredTable,
+    warehouse: dg.ResourceParam[Warehouse],
+    source: dg.ResourceParam[Source],
 ) -> DailyOutput:
     last = requested_days(context)[-1]
 
     def make(day: date) -> ServiceDay:
         inputs = [table.read(day) for table in (raw_transit_data, vehicle, schedule, stop)]
         problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(*inputs)} if day == last else {}
-        return ServiceDay(features.compute_transit_features(*inputs), problems=problems)
+        predictions = _read_agency_predictions(warehouse, source, day)
+        rows = features.compute_transit_features(*inputs, agency_predictions=predictions)
+        metadata = {"agency_predictions": len(predictions), "agency_delays": int(rows[AGENCY_DELAY].notna().sum())}
+        return ServiceDay(rows, problems=problems, metadata=metadata if len(predictions) else {})
 
     return DailyOutput(make)
+
+
+def _read_agency_predictions(warehouse: Warehouse, source: Source, day: date) -> pd.DataFrame:
+    """Return the agency's predictions of a service day; without rows where the source has none of it."""
+    if "agency_predictions" in source.optional_tables:
+        with suppress(MissingPartition):
+            return warehouse.read("agency_predictions", day)
+    return schema.empty_frame(schema.AgencyPredictions)

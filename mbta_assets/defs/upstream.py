@@ -1,4 +1,4 @@
-"""Group `upstream`: the four tables of a service day, read from the source, or observed where they stay in place."""
+"""Group `upstream`: the tables of a service day, read from the source, or observed where they stay in place."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -18,7 +18,13 @@ from mbta_assets.transit import schema
 def upstream_assets(settings: Settings) -> Sequence[DailyAsset]:
     """Return the upstream tables of a deployment: observed where they are read in place, else stored."""
     build_asset = _observed_table if reads_in_place(settings) else _stored_table
-    return [build_asset(table) for table in schema.UPSTREAM]
+    return [build_asset(table) for table in list_upstream_tables(settings)]
+
+
+def list_upstream_tables(settings: Settings) -> list[str]:
+    """Return the names of the upstream tables of a deployment: the required ones, and the source's optional ones."""
+    optional_tables = find_source(settings.source).optional_tables
+    return [table for table in schema.SOURCE_TABLES if table in schema.UPSTREAM or table in optional_tables]
 
 
 def reads_in_place(settings: Settings) -> bool:
@@ -30,7 +36,7 @@ def _stored_table(table: str) -> DailyAsset:
     @daily_table(
         name=table,
         group_name="upstream",
-        description=schema.UPSTREAM[table].__doc__,
+        description=schema.SOURCE_TABLES[table].__doc__,
         retry_policy=READ_RETRY_POLICY,
     )
     def upstream(source: dg.ResourceParam[Source]) -> DailyOutput:
@@ -44,11 +50,11 @@ def _stored_table(table: str) -> DailyAsset:
 
 
 def _observed_table(table: str) -> DailyAsset:
-    def build(days: ServiceDays, backfill_policy: dg.BackfillPolicy) -> list[DailyDefinition]:
+    def build(days: ServiceDays, backfill_policy: dg.BackfillPolicy, tables: object = ()) -> list[DailyDefinition]:
         @dg.observable_source_asset(
             name=table,
             group_name="upstream",
-            description=f"{schema.UPSTREAM[table].__doc__} It is loaded by others and read where it is.",
+            description=f"{schema.SOURCE_TABLES[table].__doc__} It is loaded by others and read where it is.",
             metadata=daily_table_metadata(table),
             tags={**GROUPS["upstream"].tags, "dagster/kind/bigquery": ""},
             partitions_def=days,

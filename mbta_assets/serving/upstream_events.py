@@ -35,8 +35,8 @@ from mbta_assets.settings import Settings
 
 MAX_BODY_BYTES = 1_000_000
 REQUIRED_ATTRIBUTES = ("id", "source", "type")
-UPSTREAM_TABLES = ("vehicle", "trip", "stop", "schedule")
-"""The keys of `transit.schema.UPSTREAM`; that module imports pandas, which is not installed here."""
+UPSTREAM_TABLES = ("vehicle", "trip", "stop", "schedule", "agency_predictions")
+"""The keys of `transit.schema.SOURCE_TABLES`; that module imports pandas, which is not installed here."""
 OBJECT_FINALIZED = "google.cloud.storage.object.v1.finalized"
 AUDIT_LOG_WRITTEN = "google.cloud.audit.log.v1.written"
 REPORT_TIMEOUT_SECONDS = 10

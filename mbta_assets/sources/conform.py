@@ -14,7 +14,7 @@ import pyarrow as arrow
 import pyarrow.compute as pc
 
 from mbta_assets.sources.columns import Conversion, convert_column, lacks_zone, without_views
-from mbta_assets.sources.contract import MODELS, Fault, SourceRows, translate_faults
+from mbta_assets.sources.contract import Fault, SourceRows, translate_faults
 from mbta_assets.sources.rejection import REMEDIES, Cause, Reason, Rejections, take_rows
 from mbta_assets.transit import schema
 from mbta_assets.transit.plausibility import MAX_SCHEDULED_HOURS, MIN_SCHEDULED_HOURS, find_plausible_positions
@@ -63,7 +63,7 @@ def conform(
 
     Raises SourceError if a required column is missing, if a column has a wrong type, or if no row can be used.
     """
-    model = MODELS[table]
+    model = schema.SOURCE_TABLES[table]
     parts = [Part(rows)] if isinstance(rows, arrow.Table) else rows
     parts = [replace(part, rows=without_views(part.rows)) for part in parts]
     with translate_faults(source, table, service_date):

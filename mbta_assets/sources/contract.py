@@ -13,7 +13,6 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, Self
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
-from pandera.typing import Series
 
 from mbta_assets.settings import Settings
 from mbta_assets.transit import schema
@@ -23,7 +22,7 @@ class SourceRows(NamedTuple):
     """What a source has of a table and service day: rows that can be used, and rows that cannot, with the reason."""
 
     rows: pd.DataFrame
-    """Typed as `schema.UPSTREAM[table]`."""
+    """Typed as `schema.SOURCE_TABLES[table]`."""
     rejected: pd.DataFrame
     """Typed as `schema.RejectedRows`, without `rejected_by`, which whoever stores it adds."""
 
@@ -32,25 +31,10 @@ class SourceRows(NamedTuple):
         """Return rows of which all can be used."""
         return cls(rows, schema.to_frame(REJECTED_ROWS.empty_table()))
 
-
-class AgencyPredictions(schema.Table):
-    """The agency's own predictions of arrivals, as riders saw them."""
-
-    predicted_at: Series[schema.Timestamp] = schema.column("Time of the prediction, UTC.")
-    trip_id: Series[schema.Text] = schema.column("Trip.")
-    stop_id: Series[schema.Text] = schema.column("Stop.")
-    arrival_time: Series[schema.Timestamp] = schema.column(
-        "Predicted arrival, UTC; missing where only a departure is predicted.", nullable=True
-    )
-    stop_sequence: Series[schema.Integer] = schema.optional("Stop sequence in the trip, as in the feed.")
-    departure_time: Series[schema.Timestamp] = schema.optional("Predicted departure, UTC.")
-    uncertainty: Series[schema.Integer] = schema.optional("Uncertainty, as in the feed.", "seconds")
-
-    Config = schema.ordered_by("predicted_at", "trip_id", "stop_sequence")
-
-
-MODELS: dict[str, type[schema.Table]] = {**schema.UPSTREAM, "agency_predictions": AgencyPredictions}
-"""Model of each table that a source may have; those that are not upstream tables are optional."""
+    @classmethod
+    def empty(cls, table: str) -> Self:
+        """Return no rows of a table."""
+        return cls.from_usable(schema.empty_frame(schema.SOURCE_TABLES[table]))
 
 
 class FetchedDay(NamedTuple):
@@ -100,6 +84,8 @@ class Source(Protocol):
     """Value of MBTA_SOURCE that selects the source."""
     reads_in_place: ClassVar[bool] = False
     """True if consumers read the tables where others store them; else the upstream assets copy them with `read`."""
+    optional_tables: ClassVar[frozenset[str]] = frozenset()
+    """Those of `schema.OPTIONAL_UPSTREAM` that the source may have; of a service day it may have no rows."""
     tables_in_place: TablesInPlace | None = None
     """The tables of a source that `reads_in_place`; None for all others."""
 
@@ -113,7 +99,8 @@ class Source(Protocol):
     def read(self, table: str, service_date: date) -> SourceRows:
         """Read all rows of a table on a service day: those that can be used, and those that are rejected.
 
-        Raises SourceError where the table as a whole cannot be used.
+        Of a day that has nothing of an optional table there are no rows. Raises SourceError where the table as a whole
+        cannot be used.
         """
         ...
 
@@ -156,6 +143,10 @@ class Fault(Exception):
         self.problem, self.remedy, self.column = problem, remedy, column
 
 
+class AbsentData(Fault):
+    """Fault of a table that is not there, or that has nothing of the service day."""
+
+
 @contextmanager
 def translate_faults(source: str, table: str, service_date: date | None) -> Iterator[None]:
     """Turn a Fault raised inside into a SourceError with the source, the table and the service day, if there is one."""
@@ -169,8 +160,8 @@ def translate_faults(source: str, table: str, service_date: date | None) -> Iter
         ) from fault.__cause__
 
 
-def absent_day_fault(days: Iterable[object], problem: str, remedy: str) -> Fault:
+def absent_day_fault(days: Iterable[object], problem: str, remedy: str) -> AbsentData:
     """Return the fault of a service day that a table does not have, with the range of the days it has."""
     stored = sorted(map(str, days))
     held = f"it holds {stored[0]} to {stored[-1]}, {len(stored)} in all" if stored else "it holds no rows at all"
-    return Fault(f"{problem}; {held}", remedy)
+    return AbsentData(f"{problem}; {held}", remedy)

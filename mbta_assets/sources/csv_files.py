@@ -48,7 +48,7 @@ class CsvTable:
 
     def __init__(self, path: Path, table: str) -> None:
         self.path = path
-        self.contract = schema.arrow_schema(schema.UPSTREAM[table]).names
+        self.contract = schema.arrow_schema(schema.SOURCE_TABLES[table]).names
         self.header = _read_header(path, self.contract)
         self.unreadable: list[str] = []
         """Lines of those rows read so far that have not as many values as the header; they are in no batch."""

@@ -21,7 +21,7 @@ from pyarrow import dataset, parquet
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.sources.columns import convert_column, is_text, without_views
 from mbta_assets.sources.conform import Part, conform
-from mbta_assets.sources.contract import Fault, Source, SourceRows, absent_day_fault, translate_faults
+from mbta_assets.sources.contract import AbsentData, Fault, Source, SourceRows, absent_day_fault, translate_faults
 from mbta_assets.sources.csv_files import CsvTable
 from mbta_assets.sources.rejection import describe_rows
 from mbta_assets.transit import schema
@@ -42,6 +42,7 @@ class FilesSource(Source):
     """
 
     name = "files"
+    optional_tables = frozenset({"agency_predictions"})
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -56,16 +57,26 @@ class FilesSource(Source):
     def read(self, table: str, service_date: date) -> SourceRows:
         """Read all rows of a table on a service day: those that can be used, and those that are rejected.
 
-        Raises SourceError where the table as a whole cannot be used.
+        Of a day that has nothing of an optional table there are no rows. Raises SourceError where the table as a whole
+        cannot be used.
         """
         with translate_faults(self.name, table, service_date):
-            path = self._find(table)
-            if path.is_dir():
-                return conform(table, _read_partition(path, table, service_date), service_date, self.name)
-            if path.suffix == ".csv":
-                return self._read_csv(path, table, service_date)
-            part = _read_day(path, table, service_date)
-            return conform(table, [part], service_date, self.name, fill_service_date=False)
+            try:
+                return self._read(table, service_date)
+            except AbsentData:
+                if table in self.optional_tables:
+                    return SourceRows.empty(table)
+                raise
+
+    def _read(self, table: str, service_date: date) -> SourceRows:
+        """Read all rows of a table on a service day. Raises AbsentData, Fault or SourceError."""
+        path = self._find(table)
+        if path.is_dir():
+            return conform(table, _read_partition(path, table, service_date), service_date, self.name)
+        if path.suffix == ".csv":
+            return self._read_csv(path, table, service_date)
+        part = _read_day(path, table, service_date)
+        return conform(table, [part], service_date, self.name, fill_service_date=False)
 
     def _read_csv(self, path: Path, table: str, service_date: date) -> SourceRows:
         with _translate_read_errors(path):
@@ -84,17 +95,22 @@ class FilesSource(Source):
         many days each day's content is the digest of its rows.
         """
         with translate_faults(self.name, table, None):
-            path = self._find(table)
+            try:
+                path = self._find(table)
+            except AbsentData:
+                if table in self.optional_tables:
+                    return {}
+                raise
             if path.is_dir():
                 return _poll_partitions(path, known_versions)
             return _poll_file(path, table, known_versions)
 
     def _find(self, table: str) -> Path:
-        """Return the one file or directory that holds a table. Raises Fault."""
+        """Return the one file or directory that holds a table. Raises AbsentData or Fault."""
         names = [f"{table}.parquet", f"{table}.csv", table]
         paths = [self.directory / name for name in names if (self.directory / name).exists()]
         if not paths:
-            raise Fault(f"there is no such table in {self.directory}", f"Add one of {', '.join(names)}")
+            raise AbsentData(f"there is no such table in {self.directory}", f"Add one of {', '.join(names)}")
         if len(paths) > 1:
             existing = " and ".join(path.name for path in paths)
             raise Fault(f"{existing} are both in {self.directory}", "Keep one of them")
@@ -228,13 +244,13 @@ def _find_days(batches: Iterable[arrow.RecordBatch]) -> set[date]:
 
 def _contract_columns(table: str, names: Sequence[str]) -> list[str]:
     """Return the columns of the contract among those of a file. Raises a Fault if one is there twice."""
-    columns = [name for name in schema.arrow_schema(schema.UPSTREAM[table]).names if name in names]
+    columns = [name for name in schema.arrow_schema(schema.SOURCE_TABLES[table]).names if name in names]
     if duplicate := next((name for name in columns if names.count(name) > 1), None):
         raise Fault(f"the column is there {names.count(duplicate)} times", "Keep one of them", duplicate)
     return columns
 
 
-def _absent_day(days: Iterable[date]) -> Fault:
+def _absent_day(days: Iterable[date]) -> AbsentData:
     return absent_day_fault(days, "the day is not there", "Add that day to the files, or ask for another")
 
 

@@ -11,6 +11,7 @@ import pyarrow as arrow
 from h3ronpy.vector import coordinates_to_cells
 
 from mbta_assets.transit import formulas
+from mbta_assets.transit.agency_delays import AGENCY_DELAY, find_agency_delays
 from mbta_assets.transit.as_of import count_before, find_latest
 from mbta_assets.transit.plausibility import NAT
 from mbta_assets.transit.run_times import find_recent_runs
@@ -28,12 +29,16 @@ POSITION_COLUMNS = ("current_latitude", "current_longitude", "destination_latitu
 
 
 def compute_transit_features(
-    raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame
+    raw: pd.DataFrame,
+    vehicle: pd.DataFrame,
+    schedule: pd.DataFrame,
+    stop: pd.DataFrame,
+    agency_predictions: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Compute the features of a service day for each row of `raw_transit_data`, typed as `TransitFeatures`.
 
-    `vehicle`, `schedule` and `stop` are the upstream tables of that day. A row uses updates of its own vehicle on its
-    trip up to and including its `time_stamp`, and other updates that were reported strictly before it.
+    The other tables are the upstream tables of that day. A row uses updates of its own vehicle on its trip up to and
+    including its `time_stamp`, and other updates that were reported strictly before it.
     """
     if raw.empty:
         return empty_frame(TransitFeatures)
@@ -65,6 +70,7 @@ def compute_transit_features(
         "destination_cell": _compute_cells(positions["destination_latitude"], positions["destination_longitude"]),
         **formulas.compute_features(observations),
         "delay_seconds": actual_arrival - observations["scheduled_arrival"],
+        AGENCY_DELAY: find_agency_delays(raw, agency_predictions, events.stop_times),
     }
     return cast_frame(pd.DataFrame(columns, index=raw.index, copy=False), TransitFeatures)
 

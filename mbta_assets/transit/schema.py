@@ -95,6 +95,22 @@ class Schedule(Table):
     Config = ordered_by("trip_id", "departure_time", "arrival_time")
 
 
+class AgencyPredictions(Table):
+    """The agency's own predictions, as riders saw them: optional, and no input of any model."""
+
+    predicted_at: Series[Timestamp] = column("Time of the prediction, UTC.")
+    trip_id: Series[Text] = column("Trip.")
+    stop_id: Series[Text] = column("Stop.")
+    arrival_time: Series[Timestamp] = column(
+        "Predicted arrival, UTC; missing where only a departure is predicted.", nullable=True
+    )
+    stop_sequence: Series[Integer] = optional("Stop sequence in the trip, as in the feed.")
+    departure_time: Series[Timestamp] = optional("Predicted departure, UTC.")
+    uncertainty: Series[Integer] = optional("Uncertainty, as in the feed.", "seconds")
+
+    Config = ordered_by("predicted_at", "trip_id", "stop_sequence")
+
+
 _PREDICTION_ORDER = ("time_stamp", "vehicle_id", "trip_id", "stops_ahead")
 
 
@@ -234,6 +250,9 @@ class TransitFeatures(Table):
         "Actual minus scheduled time, + is late; missing if the event was not observed.",
         "seconds", role="label", nullable=True, ge=-1800, le=12 * 3600,
     )  # fmt: skip
+    agency_delay_seconds: Series[float] = optional(
+        "The agency's latest prediction up to `time_stamp`, minus the scheduled time; no input of any model.", "seconds"
+    )
 
     Config = ordered_by(*_PREDICTION_ORDER)
 
@@ -288,7 +307,9 @@ class DelayPredictions(Table):
 class PredictionAccuracy(Table):
     """Accuracy of a service day's out-of-sample predictions, and drift of its features from the training set."""
 
-    model_version: Series[Text] = column("Digest of the bundle of the model that made the predictions.")
+    model_version: Series[Text] = column(
+        "Digest of the bundle of the model that made the predictions; `agency` for the agency's own."
+    )
     measure: Series[Text] = column("Metric; in seconds if its name says so, else a share or a ratio.")
     dimension: Series[Text] = column("Dimension that predictions are grouped by; `all` if they are not grouped.")
     member: Series[Text] = column("Group of the dimension.")
@@ -299,8 +320,12 @@ class PredictionAccuracy(Table):
 
 
 UPSTREAM: dict[str, type[Table]] = {"vehicle": Vehicle, "trip": Trip, "stop": Stop, "schedule": Schedule}
+"""Upstream tables without which no service day is made."""
+OPTIONAL_UPSTREAM: dict[str, type[Table]] = {"agency_predictions": AgencyPredictions}
+"""Upstream tables that only some sources have, and that no service day waits for."""
+SOURCE_TABLES = {**UPSTREAM, **OPTIONAL_UPSTREAM}
 TABLES: dict[str, type[Table]] = {
-    **UPSTREAM,
+    **SOURCE_TABLES,
     "rejected_rows": RejectedRows,
     "upstream_usage": UpstreamUsage,
     "raw_transit_data": RawTransitData,

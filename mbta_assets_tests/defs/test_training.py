@@ -1,15 +1,16 @@
 """The asset `training_set`: what it says of service days that nothing can be learned from."""
 
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as arrow
 import pytest
 
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.defs.training import training_set
-from mbta_assets.ml.training.dataset import TrainingSetError
+from mbta_assets.ml.training.dataset import TrainingSetError, read_rows
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.transit import schema
@@ -46,6 +47,25 @@ def test_days_from_before_a_feature_are_named_with_the_column_and_the_command(tm
     assert "2 of 3 service days, 2024-03-06, 2024-03-08," in str(error.value)
     assert "before transit_features had the column stops_behind." in str(error.value)
     assert "--select transit_features --partition-range 2024-03-06...2024-03-08" in str(error.value)
+
+
+def test_days_from_before_the_agency_s_predictions_still_train(tmp_path: Path) -> None:
+    tables = ParquetTables(tmp_path)
+    times = [datetime(2024, 3, 6, 12, n, tzinfo=UTC) for n in range(20)]
+    columns = {name: [None] * len(times) for name in FEATURES.column_names}
+    for day in DAYS:
+        values = columns | {
+            "service_date": [day] * len(times),
+            "time_stamp": [time + (day - DAYS[0]) for time in times],
+            "delay_seconds": [1.0] * len(times),
+            "agency_delay_seconds": [5.0] * len(times),
+        }
+        rows = arrow.table(values, FEATURES.schema)
+        tables.write("transit_features", day, rows.drop_columns([] if day == DAYS[1] else ["agency_delay_seconds"]))
+    make_training_set(tmp_path)
+    stored = read_rows(ModelRegistry(tmp_path).current("training_set"))
+    known = stored.groupby("service_date")["agency_delay_seconds"].count()
+    assert known.to_dict() == {DAYS[0]: 0, DAYS[1]: len(times), DAYS[2]: 0}
 
 
 def test_days_without_rows_are_an_error_and_no_training_set(tmp_path: Path) -> None:

@@ -88,6 +88,28 @@ def test_every_layout_gives_the_same_rows(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(partitioned, in_parquet)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["agency_predictions.parquet", "agency_predictions.csv", f"agency_predictions/service_date={DAY}/0.parquet"],
+)
+def test_an_optional_table_is_read_where_it_is_there_and_else_has_no_rows(tmp_path: Path, name: str) -> None:
+    times = [(NOON + timedelta(seconds=i)).isoformat() for i in range(2)]
+    columns = {"predicted_at": times, "trip_id": ["1", "2"], "stop_id": ["70061"] * 2, "arrival_time": times}
+    rows = arrow.table({"service_date": arrow.array([DAY] * 2), **columns})
+    if not name.endswith(".csv"):
+        for column in ("predicted_at", "arrival_time"):
+            instants = arrow.array([NOON, NOON + timedelta(seconds=1)], arrow.timestamp("us", "UTC"))
+            rows = with_column(rows, column, instants)
+    source = write(tmp_path / "some", rows, name)
+    read = source.read("agency_predictions", DAY).rows
+    assert read["predicted_at"].tolist() == [pd.Timestamp(NOON), pd.Timestamp(NOON) + pd.Timedelta(seconds=1)]
+    assert list(source.poll("agency_predictions", {})) == [DAY]
+    for other, day in ((source, NEXT_DAY), (FilesSource(tmp_path), DAY)):
+        absent = other.read("agency_predictions", day)
+        assert absent.rows.empty and absent.rejected.empty
+    assert FilesSource(tmp_path).poll("agency_predictions", {}) == {}
+
+
 def test_only_the_row_groups_of_the_day_are_read(tmp_path: Path) -> None:
     path = tmp_path / "vehicle.parquet"
     days = [vehicles(DAY + timedelta(days=i)) for i in range(5)]

@@ -4,14 +4,13 @@ The event function posts one for each upstream event it receives, and names the 
 Observations without one are made by the sensors here, and are no reports.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import dagster as dg
 
 from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG
 from mbta_assets.serving.formats import EVENT_ID_KEY
-from mbta_assets.transit import schema
 
 PAGE_SIZE = 1_000
 
@@ -26,9 +25,9 @@ class Report(NamedTuple):
     version: str
 
 
-def fetch_reports(instance: dg.DagsterInstance, after_storage_id: int) -> Iterator[Report]:
-    """Yield the reports that the event log has after a position, those of each table in order."""
-    for table in schema.UPSTREAM:
+def fetch_reports(instance: dg.DagsterInstance, tables: Iterable[str], after_storage_id: int) -> Iterator[Report]:
+    """Yield the reports of tables that the event log has after a position, those of each table in order."""
+    for table in tables:
         for record in _fetch_observations(instance, table, after_storage_id):
             observation = record.asset_observation
             if observation and observation.partition and EVENT_ID_KEY in observation.metadata:

@@ -15,10 +15,9 @@ from mbta_assets.defs.automation.jobs import (
 )
 from mbta_assets.defs.automation.runs import get_last_training_time, is_training_run, list_unfinished_runs
 from mbta_assets.defs.partitions import service_days
-from mbta_assets.defs.upstream import reads_in_place
+from mbta_assets.defs.upstream import list_upstream_tables, reads_in_place
 from mbta_assets.settings import Settings
 from mbta_assets.storage.model_registry import ModelRegistry
-from mbta_assets.transit import schema
 from mbta_assets.transit.service_day import TIME_ZONE
 
 NIGHTS_PER_DAY = 2
@@ -31,7 +30,7 @@ MIN_TRAINING_AGE = timedelta(days=6)
 
 def nightly(settings: Settings) -> dg.ScheduleDefinition:
     """Return the schedule that makes the latest service days that have ended, one run for each."""
-    copied = () if reads_in_place(settings) else tuple(schema.UPSTREAM)
+    copied = [] if reads_in_place(settings) else list_upstream_tables(settings)
 
     @dg.schedule(
         name="nightly",

@@ -30,7 +30,7 @@ from mbta_assets.defs.automation.reports import fetch_reports, is_materialized_s
 from mbta_assets.defs.automation.runs import MAX_ATTEMPTS, is_retry_due, list_unfinished_runs, partition_ranges
 from mbta_assets.defs.dagster_internals import DATA_VERSION_TAG, get_current_timestamp
 from mbta_assets.defs.partitions import service_days
-from mbta_assets.defs.upstream import reads_in_place
+from mbta_assets.defs.upstream import list_upstream_tables, reads_in_place
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -50,17 +50,18 @@ class UpstreamState:
     def __init__(
         self,
         source: Source,
+        tables: Iterable[str],
         warehouse: Warehouse,
         handled: Mapping[str, Versions],
         ended_days: Iterable[str],
         in_place: bool,
     ) -> None:
-        """Poll the source for its versions; service days that have not ended are left out. Raises SourceError."""
+        """Poll the source for versions of tables on service days that have ended. Raises SourceError."""
         self._warehouse, self._in_place = warehouse, in_place
         self.ended_days = frozenset(ended_days)
         self.versions: dict[str, Versions] = {}
         """Polled and reported versions, by service day."""
-        for table in schema.UPSTREAM:
+        for table in tables:
             known_versions = {
                 date.fromisoformat(day): versions[table] for day, versions in handled.items() if table in versions
             }
@@ -80,7 +81,7 @@ class UpstreamState:
         return set(map(str, [*tables.days(JOINED_TABLE), *refused]))
 
     def missing_tables(self, day: str) -> list[str]:
-        """Return the upstream tables of a service day that the join could not read."""
+        """Return the upstream tables of a service day that the join could not read; it reads no optional ones."""
         return [table for table in schema.UPSTREAM if day not in self._readable_days[table]]
 
     @cached_property
@@ -99,7 +100,7 @@ class UpstreamState:
 
 def upstream_changes(settings: Settings) -> dg.SensorDefinition:
     """Return the sensor. Where upstream tables are read in place, it reports what changed and copies nothing."""
-    in_place = reads_in_place(settings)
+    in_place, tables = reads_in_place(settings), list_upstream_tables(settings)
 
     @dg.sensor(
         name="upstream_changes",
@@ -119,10 +120,10 @@ def upstream_changes(settings: Settings) -> dg.SensorDefinition:
         busy = [ends for run in list_unfinished_runs(context.instance) for ends in partition_ranges(run)]
         cursor = Cursor.from_text(context.cursor) if context.cursor else None
         ended_days = service_days(settings).get_partition_keys()
-        state = UpstreamState(source, warehouse, cursor.handled if cursor else {}, ended_days, in_place)
+        state = UpstreamState(source, tables, warehouse, cursor.handled if cursor else {}, ended_days, in_place)
         cursor = cursor or start_cursor(state, settings.training_days)
         lost = reconcile_runs(cursor, context)
-        ingest_reports(cursor, context.instance)
+        ingest_reports(cursor, context.instance, tables)
         state.add_reported(cursor.reported)
         downstream = select_downstream_assets(context, model_registry)
         planned = plan_run_requests(cursor, state, busy, downstream, in_place)
@@ -147,13 +148,13 @@ def start_cursor(state: UpstreamState, max_new_days: int) -> Cursor:
     return Cursor(epoch=int(get_current_timestamp()), floor=floor, handled=handled)
 
 
-def ingest_reports(cursor: Cursor, instance: dg.DagsterInstance) -> None:
+def ingest_reports(cursor: Cursor, instance: dg.DagsterInstance, tables: Iterable[str]) -> None:
     """Add the reports since the previous tick to the cursor.
 
     At the first tick, a report counts as handled if its service day was made after it.
     """
     is_first_tick = cursor.read_until < 0
-    for report in fetch_reports(instance, cursor.read_until):
+    for report in fetch_reports(instance, tables, cursor.read_until):
         cursor.read_until = max(cursor.read_until, report.storage_id)
         key = reported_key(report.table)
         if is_first_tick and is_materialized_since(instance, report, JOINED_TABLE):
@@ -223,7 +224,7 @@ def plan_run_requests(
         if not set(missing) <= set(versions) or (in_place and missing):
             continue  # a table has not been delivered yet
         to_copy = set() if in_place else {get_table(key) for key in changed} | set(missing)
-        copied = [table for table in schema.UPSTREAM if table in to_copy]
+        copied = [table for table in schema.SOURCE_TABLES if table in to_copy]
         cursor.pending[day] = _next_attempt(cursor, day, [*copied, *downstream], changed)
         planned.append(day)
     return planned

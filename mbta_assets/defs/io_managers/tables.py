@@ -51,9 +51,9 @@ class StoredTable:
         """Return the rows of a service day; all columns of the input or some. Raises MissingPartition."""
         return schema.to_frame(self.tables.read(self.table, [day], columns or self.columns))
 
-    def read_table(self, day: date) -> arrow.Table:
-        """Return the rows of a service day as Arrow. Raises MissingPartition."""
-        return self.tables.read(self.table, [day], self.columns)
+    def read_table(self, day: date, columns: Sequence[str] | None = None) -> arrow.Table:
+        """Return the rows of a service day as Arrow; all columns of the input or some. Raises MissingPartition."""
+        return self.tables.read(self.table, [day], columns or self.columns)
 
     def read_all(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the rows of all service days, in order. Raises MissingPartition."""

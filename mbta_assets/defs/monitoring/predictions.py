@@ -17,7 +17,7 @@ from mbta_assets.ml.evaluation.accuracy import MetricRow
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_within_bounds, predictions_unique
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
 from mbta_assets.ml.evaluation.grouping import POSITIONS
-from mbta_assets.ml.evaluation.metrics import MBTA_WINDOWS
+from mbta_assets.ml.evaluation.metrics import AGENCY, MBTA_WINDOWS
 from mbta_assets.ml.training.dataset import read_rows
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle, BundleError
@@ -78,6 +78,10 @@ def prediction_accuracy(
             rows, version_metadata = _measure_version(str(version), of_version, features, read_reference)
             tables.append(accuracy.make_accuracy_table(day, str(version), rows))
             metadata = {"model_version": str(version), **version_metadata}
+        predicted = features.merge(predictions[schema.ROW_KEY].drop_duplicates(), on=schema.ROW_KEY)
+        if of_agency := accuracy.score_agency(predicted):
+            tables.append(accuracy.make_accuracy_table(day, AGENCY, of_agency))
+            metadata["agency"] = _compare_with_agency(rows, of_agency)
         if not metadata:
             metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}
         return ServiceDay(pd.concat(tables, ignore_index=True), metadata=metadata)
@@ -139,7 +143,7 @@ def _measure_version(
     """
     scored = features.merge(predictions[[*schema.ROW_KEY, "predicted_delay_seconds"]], on=schema.ROW_KEY)
     predicted = scored.pop("predicted_delay_seconds").to_numpy(dtype=np.float64)
-    rows = accuracy.score_predictions(scored, predicted)
+    rows = accuracy.score_predictions(scored, predicted) + accuracy.score_beside_agency(scored, predicted)
     unmatched = len(predictions) - len(scored)
     metadata: dict[str, Any] = {"predictions": len(predictions), "predictions_without_features": unmatched}
     try:
@@ -154,6 +158,27 @@ def _read_reference(model_registry: ModelRegistry, model_version: str) -> DriftR
     production_model = model_registry.get("production_model", model_version)
     training_set = model_registry.get("training_set", production_model.manifest["training_set"])
     return DriftReference.from_training_set(load_model(production_model), read_rows(training_set))
+
+
+def _compare_with_agency(rows: Sequence[MetricRow], of_agency: Sequence[MetricRow]) -> dg.TableMetadataValue:
+    """Return a table of the shares within the MBTA's windows, of a model and the agency on the same arrivals.
+
+    A prediction is in the window of the time to arrival that it says, so both have numbers of their own.
+    """
+    windows = [row for row in rows if row.dimension == "beside_agency, predicted_horizon"]
+    agency = {row.member: row for row in of_agency if row.dimension == "predicted_horizon"}
+    return table_metadata(
+        [
+            {
+                "predicted": row.member,
+                "model": row.value,
+                "agency": agency[row.member].value,
+                "predictions of the model": row.n,
+                "predictions of the agency": agency[row.member].n,
+            }
+            for row in windows
+        ]
+    )
 
 
 def _describe_drift(rows: Sequence[MetricRow]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import LEADERBOARD, ReportStore
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
-BASELINES = ("schedule", "persistence", "runtime_lookup", "oracle")
+BASELINES = ("schedule", "persistence", "runtime_lookup", metrics.AGENCY, "oracle")
 """Rows of the leaderboard that are not stored models."""
 
 
@@ -51,7 +51,7 @@ def model_leaderboard(
     controls = {}
     for control in (model.manifest["control"] for model in models.values() if "control" in model.manifest):
         controls[control["asset"]] = model_registry.get(control["asset"], control["digest"])
-    leaderboard = rank_models(_predict_baselines(test, runtime_lookup, source), models | controls, test)
+    leaderboard = rank_models(predict_baselines(test, runtime_lookup, source), models | controls, test)
     location = reports.write(LEADERBOARD, json.dumps(leaderboard, indent=1).encode())
     rows: dict[str, Any] = {"test_rows": len(test), "training_set": training_set.digest}
     return dg.MaterializeResult(metadata={**describe_leaderboard(leaderboard), **location, **rows})
@@ -73,14 +73,16 @@ def rank_models(
 
     A model is scored by what is published of it, which never runs backwards along a trip.
 
-    `baselines` has the predicted delays (n,) in seconds by name, `runtime_lookup` among them.
+    `baselines` has the predicted delays (n,) in seconds by name, `runtime_lookup` among them; NaN where one predicts
+    nothing, as the agency may. The agency is compared with the lookup on the rows of its predictions.
     """
     leaderboard = [metrics.make_leaderboard_row(name, test, delay) for name, delay in baselines.items()]
     leaderboard += [_score_model(name, bundle, test) for name, bundle in models.items()]
     leaderboard.sort(key=lambda row: row["mae"])
-    lookup_mae = next(row["mae"] for row in leaderboard if row["model"] == "runtime_lookup")
+    lookup = next(row for row in leaderboard if row["model"] == "runtime_lookup")
     for row in leaderboard:
-        row["beats_runtime_lookup"] = row["mae"] < lookup_mae
+        error = "mae_beside_agency" if row["model"] == metrics.AGENCY else "mae"
+        row["beats_runtime_lookup"] = row[error] < lookup[error]
     return leaderboard
 
 
@@ -93,7 +95,7 @@ def describe_leaderboard(leaderboard: list[metrics.LeaderboardRow]) -> dict[str,
     """Return the metadata of a leaderboard: tables, plots and the best model's MAE."""
     models = select_models(leaderboard)
     return {
-        "leaderboard": table_metadata([_shorten_row(row) for row in leaderboard]),
+        "leaderboard": table_metadata(_shorten_rows(leaderboard)),
         "error_by_stops_ahead": plot_metadata(lambda axes: _draw_error_by_stops_ahead(axes, leaderboard)),
         "error_against_size": plot_metadata(lambda axes: _draw_pareto_front(axes, models)),
         "interval": table_metadata(_list_coverage(leaderboard)),
@@ -102,10 +104,13 @@ def describe_leaderboard(leaderboard: list[metrics.LeaderboardRow]) -> dict[str,
     }
 
 
-def _predict_baselines(test: pd.DataFrame, runtime_lookup: Bundle, source: Source) -> dict[str, np.ndarray]:
+def predict_baselines(test: pd.DataFrame, runtime_lookup: Bundle, source: Source) -> dict[str, np.ndarray]:
     """Return the delay (n,) in seconds that each baseline predicts, the oracle only if it knows every row."""
     lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
     predicted = {**metrics.predict_baselines(test), "runtime_lookup": lookup.predict_delay(test)}
+    agency = metrics.get_agency_delays(test)
+    if not np.isnan(agency).all():
+        predicted[metrics.AGENCY] = agency
     oracle = source.oracle(test)
     if oracle is not None and not np.isnan(oracle).any():
         predicted["oracle"] = oracle
@@ -129,11 +134,17 @@ def _score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> metrics.Leade
     }
 
 
+def _shorten_rows(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, Any]]:
+    """Return the numbers of each row that fit a table of the UI, None where a row has none."""
+    rows = [_shorten_row(row) for row in leaderboard]
+    complete = max(rows, key=len)
+    return [{name: row.get(name) for name in complete} for row in rows]
+
+
 def _shorten_row(row: metrics.LeaderboardRow) -> dict[str, Any]:
-    """Return the numbers of a row that fit a table of the UI."""
     names = (
-        "mae", "mae_uncorrected", "corrected_trips", "rmse", "medae", "me", "smape", "r2", "size_bytes", "parameters",
-        "latency_us_p50",
+        "n", "mae", "mae_beside_agency", "mae_uncorrected", "corrected_trips", "rmse", "medae", "me", "smape", "r2",
+        "size_bytes", "parameters", "latency_us_p50",
     )  # fmt: skip
     stops_ahead = [str(stops) for stops in STOPS_AHEAD if str(stops) in row["by_stops_ahead"]]
     return {

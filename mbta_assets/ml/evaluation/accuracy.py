@@ -19,6 +19,14 @@ from mbta_assets.transit.distances import REPORT_KEY
 TEXT = pd.StringDtype("pyarrow")
 
 
+_BESIDE_AGENCY = {
+    ("mae_seconds", "all"): "beside_agency",
+    ("mae_seconds", "stops_ahead"): "beside_agency, stops_ahead",
+    ("within_mbta_window", "predicted_horizon"): "beside_agency, predicted_horizon",
+}
+"""Dimension of a measure on the rows that the agency has predicted, by the measure and its dimension on all rows."""
+
+
 class MetricRow(NamedTuple):
     """One row of `PredictionAccuracy`, without its service date and model version."""
 
@@ -99,6 +107,31 @@ def score_predictions(features: pd.DataFrame, predicted: np.ndarray) -> list[Met
     labelled_share = float(labelled.mean()) if len(labelled) else None
     rows.append(MetricRow("matched_share", "all", "all", len(labelled), labelled_share))
     return rows
+
+
+def score_beside_agency(features: pd.DataFrame, predicted: np.ndarray) -> list[MetricRow]:
+    """Score a model's predicted delays (n,) on those of n rows that the agency has predicted; none without such rows.
+
+    Returns the MAE and the shares within the MBTA's windows, in the dimension `beside_agency` and those below it.
+    """
+    has_agency = ~np.isnan(metrics.get_agency_delays(features))
+    if not has_agency.any():
+        return []
+    rows = score_predictions(features[has_agency].reset_index(drop=True), predicted[has_agency])
+    return [
+        row._replace(dimension=_BESIDE_AGENCY[row.measure, row.dimension])
+        for row in rows
+        if (row.measure, row.dimension) in _BESIDE_AGENCY
+    ]
+
+
+def score_agency(features: pd.DataFrame) -> list[MetricRow]:
+    """Score the agency's predictions on those of n rows that have one; none without such rows."""
+    agency = metrics.get_agency_delays(features)
+    has_agency = ~np.isnan(agency)
+    if not has_agency.any():
+        return []
+    return score_predictions(features[has_agency].reset_index(drop=True), agency[has_agency])
 
 
 def measure_errors(dimension: str, members: pd.Series, error: np.ndarray) -> Iterator[MetricRow]:

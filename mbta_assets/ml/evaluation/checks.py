@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.evaluation.drift import DATE_AND_TIME_FEATURES
+from mbta_assets.ml.evaluation.metrics import AGENCY
 from mbta_assets.transit import schema
 from mbta_assets.transit.checks import Problem
 
@@ -37,6 +38,7 @@ def predictions_unique(rows: pd.DataFrame) -> Problem:
 
 def drift_within_bounds(rows: pd.DataFrame) -> Problem:
     """Require features, categories and errors to stay near those of the days that the model was trained on."""
+    rows = _select_models(rows)
     if rows["model_version"].notna().any() and "feature_drift" not in set(rows["measure"]):
         return "drift was not measured: the training set of the model is no longer stored"
     bounded = rows.assign(bound=rows["measure"].map(MAX_DRIFT).astype(float))
@@ -46,6 +48,7 @@ def drift_within_bounds(rows: pd.DataFrame) -> Problem:
 
 def accuracy_within_bounds(rows: pd.DataFrame) -> Problem:
     """Require predictions to be as accurate as an agency's own usually are."""
+    rows = _select_models(rows)
     keys = zip(rows["measure"], rows["dimension"], rows["member"], strict=True)
     bounded = rows.assign(bound=[MIN_ACCURACY.get(key, np.nan) for key in keys])
     judged = rows["n"] >= MIN_PREDICTIONS
@@ -55,6 +58,11 @@ def accuracy_within_bounds(rows: pd.DataFrame) -> Problem:
 def models_losing_to_lookup(leaderboard: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Return the MAE in seconds of each leaderboard row that does not beat the run-time lookup, by model."""
     return {row["model"]: row["mae"] for row in leaderboard if not row["beats_runtime_lookup"]}
+
+
+def _select_models(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of models, without those of the agency."""
+    return rows[rows["model_version"] != AGENCY]
 
 
 def _describe_crossed(rows: pd.DataFrame, side: str) -> Problem:

@@ -9,6 +9,7 @@ import pandas as pd
 from mbta_assets.ml.evaluation.grouping import classify_positions
 from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.ml.inference.intervals import IntervalCalibration
+from mbta_assets.transit.agency_delays import AGENCY_DELAY
 
 
 class ErrorWindow(NamedTuple):
@@ -47,6 +48,9 @@ ETA_WINDOWS: Mapping[str, ErrorWindow] = {
 
 https://github.com/TransitApp/ETA-Accuracy-Benchmark
 """
+
+AGENCY = "agency"
+"""Name of the agency's own predictions, where they are scored like those of a model."""
 
 LeaderboardRow = dict[str, Any]
 """One row of `model_leaderboard.json`."""
@@ -131,14 +135,21 @@ def score_interval(interval: IntervalCalibration, columns: Columns, delay: np.nd
 def make_leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> LeaderboardRow:
     """Return the leaderboard row of a model's predicted delays (n,) for n labelled rows of the test part.
 
-    Fields that only stored models have are None.
+    Rows without a prediction, NaN, are left out. `mae_beside_agency` is the MAE on the rows with a prediction by the
+    agency, None if there are none. Fields that only stored models have are None.
     """
+    is_predicted = ~np.isnan(predicted)
+    if not is_predicted.all():
+        rows = {str(name): np.asarray(values)[is_predicted] for name, values in rows.items()}
+        predicted = predicted[is_predicted]
     label = np.asarray(rows["delay_seconds"], dtype=np.float64)
     scheduled_seconds_ahead = np.asarray(rows["scheduled_seconds_ahead"], dtype=np.float64)
+    beside_agency = np.abs(label - predicted)[~np.isnan(get_agency_delays(rows))]
     shares = score_mbta_windows(label, predicted, scheduled_seconds_ahead)
     return {
         "model": model,
         **compute_errors(label, predicted),
+        "mae_beside_agency": float(beside_agency.mean()) if len(beside_agency) else None,
         "within_mbta_window": {name: share.value for name, share in shares.items() if share.value is not None},
         "by_stops_ahead": _compute_errors_by(rows["stops_ahead"], label, predicted),
         "by_position": _compute_errors_by(classify_positions(rows), label, predicted),
@@ -161,6 +172,13 @@ def predict_baselines(rows: Columns) -> dict[str, np.ndarray]:
     """
     last_delay = np.asarray(rows["last_delay_seconds"], dtype=np.float64)
     return {"schedule": np.zeros(len(last_delay)), "persistence": np.nan_to_num(last_delay)}
+
+
+def get_agency_delays(rows: Columns) -> np.ndarray:
+    """Return the delays (n,) that the agency predicted, NaN where it did not; rows of earlier releases have none."""
+    if AGENCY_DELAY in rows:
+        return np.asarray(rows[AGENCY_DELAY], dtype=np.float64)
+    return np.full(len(rows["delay_seconds"]), np.nan)
 
 
 def _in_bin(seconds_ahead: np.ndarray, window: ErrorWindow) -> np.ndarray:

@@ -37,7 +37,8 @@ class DailyDifference:
 def compare_by_day(leaderboard: Sequence[Mapping[str, Any]], baseline: str) -> list[DailyDifference]:
     """Return the difference of each row of a leaderboard to that of a baseline, over the days that both have.
 
-    The interval is Student's, of the mean of the days' differences. Raises KeyError if there is no such baseline.
+    A row of fewer arrivals, as that of the agency may be, is left out. The interval is Student's, of the mean of the
+    days' differences. Raises KeyError if there is no such baseline.
     """
     rows = {row["model"]: row for row in leaderboard}
     of_baseline = rows[baseline]["by_day"]
@@ -46,7 +47,7 @@ def compare_by_day(leaderboard: Sequence[Mapping[str, Any]], baseline: str) -> l
         by_day = [
             errors["mae"] - of_baseline[day]["mae"] for day, errors in row["by_day"].items() if day in of_baseline
         ]
-        if model != baseline and by_day:
+        if model != baseline and by_day and row.get("n") == rows[baseline].get("n"):
             differences.append(_summarize(model, by_day))
     return differences
 

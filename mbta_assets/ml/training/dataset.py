@@ -17,6 +17,7 @@ import pyarrow.parquet as parquet
 from mbta_assets.storage.bundle import Bundle, git_commit
 from mbta_assets.storage.provenance import INPUTS, TRAINING_SET, Origin, merge_inputs
 from mbta_assets.transit import schema
+from mbta_assets.transit.agency_delays import AGENCY_DELAY
 
 PARTS = ("train", "validation", "test")
 MIN_LABELLED_ROWS = 2
@@ -29,6 +30,8 @@ COLUMNS = list(
     dict.fromkeys([*schema.ROW_KEY, "actual_arrival_time", *CATEGORICAL_FEATURES, *NUMERIC_FEATURES, *LABELS])
 )
 """Columns of `transit_features` that a training set is made from."""
+OPTIONAL_COLUMNS = [AGENCY_DELAY]
+"""Further columns that a training set has, with missing values where a service day was stored without them."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,15 @@ import pyarrow.compute as pc
 
 from mbta_assets.settings import Settings
 from mbta_assets.sources.conform import conform
-from mbta_assets.sources.contract import Fault, Source, SourceError, SourceRows, absent_day_fault, translate_faults
+from mbta_assets.sources.contract import (
+    AbsentData,
+    Fault,
+    Source,
+    SourceError,
+    SourceRows,
+    absent_day_fault,
+    translate_faults,
+)
 from mbta_assets.sources.gtfs.alterations import Alterations, find_alterations
 from mbta_assets.sources.gtfs.archive import MAX_BATCH_SECONDS, FeedArchive, FetchedSnapshot, Piece, UnreadablePiece
 from mbta_assets.sources.gtfs.editions import Editions, StaticFeedError
@@ -92,6 +100,7 @@ class GtfsSource(Source):
     """Source of an agency's static feed and archived realtime feeds."""
 
     name = NAME
+    optional_tables = frozenset({"agency_predictions"})
 
     def __init__(self, archive: Place, static_feed: str) -> None:
         """Read an archive; `static_feed` is the path or address that MBTA_GTFS_STATIC names."""
@@ -106,8 +115,8 @@ class GtfsSource(Source):
     def read(self, table: str, service_date: date) -> SourceRows:
         """Read all rows of a table on a service day: those that can be used, and those that are rejected.
 
-        `agency_predictions` is a table too. Raises SourceError where the table as a whole cannot be used, and
-        CloudError where the archive is a bucket that cannot be read.
+        A day without a snapshot of TripUpdates has no `agency_predictions`. Raises SourceError where the table as a
+        whole cannot be used, and CloudError where the archive is a bucket that cannot be read.
         """
         with _translate_errors(table, service_date):
             if table == "vehicle":
@@ -167,8 +176,11 @@ class GtfsSource(Source):
         return _with_times(rows, {"reported_at": "updated_at"}), unreadable
 
     def _read_predictions(self, day: date) -> SourceRows:
-        rows, unreadable = self._select_predictions(day)
         table = "agency_predictions"
+        try:
+            rows, unreadable = self._select_predictions(day)
+        except AbsentData:
+            return SourceRows.empty(table)
         return _add_rejected(conform(table, rows, day, NAME), table, day, unreadable)
 
     def _select_predictions(self, day: date) -> tuple[arrow.Table, list[Record]]:

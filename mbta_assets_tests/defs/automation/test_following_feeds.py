@@ -76,6 +76,24 @@ def test_a_day_is_made_once_it_is_over_and_again_when_it_changes(
     assert following.run_until_idle() == []
 
 
+def test_late_predictions_of_the_agency_make_what_is_downstream_again(
+    archive: DirectoryPlace, following: Deployment
+) -> None:
+    day = TODAY - timedelta(days=6)
+    assert len(following.tables.read("agency_predictions", [day])) == 0
+    time = local_time(day, "08:01")
+    arrival = {"stop_id": "s2", "arrival": {"time": local_time(day, "08:12")}}
+    update = {"trip": {"trip_id": "morning"}, "timestamp": time, "stop_time_update": [arrival]}
+    snapshot = make_feed(time, [{"trip_update": update}])
+    FeedArchive(archive).append("trip_updates", [FetchedSnapshot(time, snapshot)])
+    [request] = following.tick()
+    assert asset_names(request) == ["schedule", "agency_predictions", *DOWNSTREAM]
+    assert following.run(request).is_success
+    delays = following.tables.read("transit_features", [day], ["agency_delay_seconds"])["agency_delay_seconds"]
+    assert set(delays.drop_null().to_pylist()) == {120.0}
+    assert following.run_until_idle() == []
+
+
 def test_another_edition_of_the_static_feed_makes_the_days_after_it_again(
     archive: DirectoryPlace, following: Deployment
 ) -> None:

@@ -15,6 +15,7 @@ from mbta_assets.serving.formats import EVENT_ID_KEY
 from mbta_assets.settings import Settings
 from mbta_assets_tests.defs.automation.conftest import (
     DOWNSTREAM,
+    TABLES,
     Deployment,
     asset_names,
     clock_at,
@@ -116,7 +117,7 @@ def test_more_reports_than_a_page_holds_are_all_read(followed: Deployment, monke
     monkeypatch.setattr(reports, "PAGE_SIZE", 3)
     for n in range(8):
         report(followed, f"gs://b/vehicle#{n}")
-    fetched = [fetched.version for fetched in reports.fetch_reports(followed.instance, after_storage_id=-1)]
+    fetched = [fetched.version for fetched in reports.fetch_reports(followed.instance, TABLES, after_storage_id=-1)]
     assert fetched == [f"gs://b/vehicle#{n}" for n in range(8)]
     assert followed.run_until_idle() == [str(day(0))]
 

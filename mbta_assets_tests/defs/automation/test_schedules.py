@@ -65,7 +65,7 @@ def test_every_night_yesterday_is_made_and_the_day_before_once_more(
     at = datetime.fromisoformat(f"{night}T04:00").replace(tzinfo=BOSTON)
     requests = evaluate(deployment, "nightly", at)
     assert [request.partition_key for request in requests] == days
-    assert {tuple(asset_names(request)) for request in requests} == {(*TABLES, *DOWNSTREAM)}
+    assert {tuple(asset_names(request)) for request in requests} == {(*TABLES, "agency_predictions", *DOWNSTREAM)}
 
 
 def test_everything_of_a_service_day_is_made_every_night_once_there_is_a_production_model(
@@ -74,7 +74,7 @@ def test_everything_of_a_service_day_is_made_every_night_once_there_is_a_product
     promote(deployment)
     requests = evaluate(deployment, "nightly", datetime(2024, 3, 6, 4, tzinfo=BOSTON))
     made = [set(asset_names(request)) for request in requests]
-    assert made == [{*TABLES, *DOWNSTREAM, *MONITORING}] * 2
+    assert made == [{*TABLES, "agency_predictions", *DOWNSTREAM, *MONITORING}] * 2
     job = deployment.defs.resolve_job_def("service_day")
     assert made[0] == {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
 

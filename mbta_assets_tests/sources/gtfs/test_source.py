@@ -350,6 +350,13 @@ def test_the_predictions_that_riders_saw_are_kept_when_they_change(tmp_path: Pat
     assert rows["uncertainty"].tolist()[0] == 60
 
 
+def test_a_day_without_trip_updates_has_no_predictions(tmp_path: Path) -> None:
+    time, entity = report("08:00", trip_id="morning")
+    read = make_source(tmp_path, positions={time: [entity]}).read("agency_predictions", DAY)
+    assert read.rows.empty and read.rejected.empty
+    schema.AgencyPredictions.validate(read.rows)
+
+
 def test_a_version_changes_with_what_the_table_is_made_of(tmp_path: Path) -> None:
     time, entity = report("08:00", trip_id="morning")
     source = make_source(tmp_path, positions={time: [entity]})
