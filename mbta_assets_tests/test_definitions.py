@@ -95,10 +95,11 @@ def test_every_asset_has_a_description_owners_tags_and_kinds(tmp_path: Path, dep
 def test_the_kinds_of_assets_name_where_the_deployment_stores_them(tmp_path: Path) -> None:
     local, gcp = list_assets(make_settings(tmp_path)), list_assets(make_settings(tmp_path, **GCP))
     models_and_reports = set(local) - set(schema.TABLES)
-    assert all("parquet" in local[table].kinds for table in schema.TABLES)
+    tables = set(schema.TABLES) - set(schema.OPTIONAL_UPSTREAM)
+    assert all("parquet" in local[table].kinds for table in tables)
     assert not any({"bigquery", "gcs"} & set(node.kinds) for node in local.values())
-    assert all("bigquery" in gcp[table].kinds for table in schema.TABLES)
-    assert not any({"parquet", "duckdb"} & set(gcp[table].kinds) for table in schema.TABLES)
+    assert all("bigquery" in gcp[table].kinds for table in tables)
+    assert not any({"parquet", "duckdb"} & set(gcp[table].kinds) for table in tables)
     assert all("gcs" in gcp[name].kinds for name in models_and_reports)
     assert "duckdb" in local["raw_transit_data"].kinds
 
@@ -111,6 +112,16 @@ def test_tables_that_are_read_in_place_are_described_as_tables_of_bigquery(tmp_p
         assert "loaded by others" in (node.description or ""), name
         assert {"domain", "tier"} <= set(node.tags), name
         assert node.kinds == {"bigquery"}, name
+
+
+@pytest.mark.parametrize(("source", "has_predictions"), [("synthetic", False), ("lamp", False), ("gtfs", True)])
+def test_only_a_source_that_may_have_an_optional_table_has_its_asset(
+    tmp_path: Path, source: str, has_predictions: bool
+) -> None:
+    assets = list_assets(make_settings(tmp_path, source=source))
+    assert ("agency_predictions" in assets) == has_predictions
+    parents = {key.to_user_string() for key in assets["transit_features"].parent_keys}
+    assert ("agency_predictions" in parents) == has_predictions
 
 
 def test_every_asset_links_to_its_own_source_line(tmp_path: Path) -> None:

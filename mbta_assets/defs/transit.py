@@ -149,7 +149,7 @@ def transit_features(
     last = requested_days(context)[-1]
 
     def make(day: date) -> ServiceDay:
-        inputs = [table.read(day) for table in (raw_transit_data, vehicle, schedule, stop)]
+        inputs = raw_transit_data.read(day), vehicle.read(day), schedule.read(day), stop.read(day)
         problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(*inputs)} if day == last else {}
         predictions = _read_agency_predictions(warehouse, source, day)
         rows = features.compute_transit_features(*inputs, agency_predictions=predictions)

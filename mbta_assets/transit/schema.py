@@ -14,6 +14,7 @@ from pandera.typing import Series
 
 from mbta_assets.transit.formulas import SEASONS, STATUSES
 from mbta_assets.transit.table import (
+    FRAME_TYPES,
     FeatureGroup,
     Float32,
     Integer,
@@ -25,6 +26,7 @@ from mbta_assets.transit.table import (
     optional,
     ordered_by,
     seconds_feature,
+    to_arrow_type,
 )
 
 STOP_VISIT = ["service_date", "trip_id", "stop_sequence"]
@@ -360,7 +362,7 @@ def describe_column(column: Any) -> str:
 
 def arrow_schema(table: type[Table]) -> arrow.Schema:
     """Return the Arrow schema of a table: its columns in order, with their types."""
-    return arrow.schema([(name, _arrow_type(spec.dtype.type)) for name, spec in table.to_schema().columns.items()])
+    return arrow.schema([(name, to_arrow_type(spec.dtype.type)) for name, spec in table.to_schema().columns.items()])
 
 
 def row_order(table: type[Table]) -> list[str]:
@@ -389,29 +391,10 @@ def empty_frame(table: type[Table]) -> pd.DataFrame:
 
 def to_frame(table: arrow.Table) -> pd.DataFrame:
     """Convert Arrow to pandas with the types of the models: Arrow text and dates, nullable integers."""
-    return table.replace_schema_metadata(None).to_pandas(types_mapper=_FRAME_TYPES.get)
+    return table.replace_schema_metadata(None).to_pandas(types_mapper=FRAME_TYPES.get)
 
 
 def to_service_dates(column: pd.Series) -> np.ndarray:
     """Convert a column of dates (n,) to datetime64[D]; fast where few values are distinct."""
     codes, distinct = pd.factorize(column)
     return np.array(distinct, dtype="datetime64[D]")[codes]
-
-
-_FRAME_TYPES = {
-    arrow.string(): pd.StringDtype("pyarrow"),
-    arrow.date32(): pd.ArrowDtype(arrow.date32()),
-    arrow.int64(): pd.Int64Dtype(),
-}
-
-
-def _arrow_type(dtype: Any) -> arrow.DataType:
-    if isinstance(dtype, pd.StringDtype):
-        return arrow.string()
-    if isinstance(dtype, pd.DatetimeTZDtype):
-        return arrow.timestamp("us", tz="UTC")
-    if isinstance(dtype, pd.ArrowDtype):
-        return dtype.pyarrow_dtype
-    if isinstance(dtype, pd.Int64Dtype):
-        return arrow.int64()
-    return arrow.from_numpy_dtype(dtype)

@@ -66,3 +66,24 @@ def ordered_by(*names: str) -> Any:
         metadata = {"order": names}
 
     return Config
+
+
+FRAME_TYPES = {
+    arrow.string(): pd.StringDtype("pyarrow"),
+    arrow.date32(): pd.ArrowDtype(arrow.date32()),
+    arrow.int64(): pd.Int64Dtype(),
+}
+"""Types of a frame's columns by Arrow type, where pandas would choose another."""
+
+
+def to_arrow_type(dtype: Any) -> arrow.DataType:
+    """Return the Arrow type of a column's type."""
+    if isinstance(dtype, pd.StringDtype):
+        return arrow.string()
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return arrow.timestamp("us", tz="UTC")
+    if isinstance(dtype, pd.ArrowDtype):
+        return dtype.pyarrow_dtype
+    if isinstance(dtype, pd.Int64Dtype):
+        return arrow.int64()
+    return arrow.from_numpy_dtype(dtype)

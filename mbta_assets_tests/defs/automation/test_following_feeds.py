@@ -87,7 +87,7 @@ def test_late_predictions_of_the_agency_make_what_is_downstream_again(
     snapshot = make_feed(time, [{"trip_update": update}])
     FeedArchive(archive).append("trip_updates", [FetchedSnapshot(time, snapshot)])
     [request] = following.tick()
-    assert asset_names(request) == ["schedule", "agency_predictions", *DOWNSTREAM]
+    assert asset_names(request) == ["agency_predictions", *DOWNSTREAM]
     assert following.run(request).is_success
     delays = following.tables.read("transit_features", [day], ["agency_delay_seconds"])["agency_delay_seconds"]
     assert set(delays.drop_null().to_pylist()) == {120.0}

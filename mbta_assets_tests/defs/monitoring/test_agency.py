@@ -86,10 +86,11 @@ def make_updates(time: int, updates: dict[str, list[tuple[int, int]]]) -> list[d
 def find_delays(rows: pd.DataFrame, predictions: Predictions) -> np.ndarray:
     """Return the predicted delay (n,) of each row, by looking through the predictions of its stop visit."""
     delays = []
-    for row in rows.itertuples():
-        known = predictions.get((row.trip_id, row.stop_sequence), []) if row.event == "arrival" else []
-        latest = [arrival for time, arrival in known if time <= row.time_stamp.timestamp()][-1:]
-        delays.append(latest[0] - row.scheduled_arrival.timestamp() if latest else np.nan)
+    for row in rows.to_dict("records"):
+        is_arrival = row["event"] == "arrival"
+        known = predictions.get((row["trip_id"], row["stop_sequence"]), []) if is_arrival else []
+        latest = [arrival for time, arrival in known if time <= row["time_stamp"].timestamp()][-1:]
+        delays.append(latest[0] - row["scheduled_arrival"].timestamp() if latest else np.nan)
     return np.array(delays)
 
 
@@ -156,12 +157,13 @@ def test_accuracy_compares_the_model_and_the_agency_on_the_same_arrivals(
     rows = read_table(deployment, "prediction_accuracy")
     features = read_table(deployment, "transit_features")
     error = np.abs(features["delay_seconds"].to_numpy() - find_delays(features, predictions))
-    values = rows.set_index(["model_version", "measure", "dimension", "member"])
-    agency = values.loc[("agency", "mae_seconds", "all", "all")]
+    key = ["model_version", "measure", "dimension", "member"]
+    values = {tuple(row[name] for name in key): row for row in rows.to_dict("records")}
+    agency = values["agency", "mae_seconds", "all", "all"]
     assert agency["n"] == np.isfinite(error).sum()
     assert agency["value"] == pytest.approx(np.nanmean(error))
     [version] = set(rows["model_version"]) - {"agency"}
-    beside = values.loc[(version, "mae_seconds", "beside_agency", "all")]
+    beside = values[version, "mae_seconds", "beside_agency", "all"]
     delays = read_table(deployment, "delay_predictions")["predicted_delay_seconds"].to_numpy()
     of_model = np.abs(features["delay_seconds"].to_numpy() - delays)[np.isfinite(error)]
     assert beside["n"] == agency["n"]
