@@ -792,8 +792,11 @@ located AS (
     IF(u.is_moving, u.position, u.position + 1) AS next_position,
     u.n_stops - IF(u.is_moving, u.position, u.position + 1) + 1 AS n_ahead,
     IF(u.is_moving, u.previous_departure, COALESCE(u.departure_time, u.arrival_time)) AS scheduled_last_departure,
-    DIV((UNIX_MICROS(u.time_stamp)), (1000000)) AS epoch_seconds
+    DIV(
+      (UNIX_MICROS(u.time_stamp) - UNIX_MICROS(d.start_time) + UNIX_DATE(@service_date) * 86400000000), (1000000)
+    ) AS local_seconds
   FROM vehicle_update AS u
+  CROSS JOIN service_day AS d
   QUALIFY ROW_NUMBER() OVER (
     PARTITION BY u.vehicle_id, u.trip_id, u.time_stamp
     ORDER BY
@@ -838,10 +841,10 @@ hashed AS (
     u.*,
     o.others,
     ARRAY_LENGTH(o.others) AS n_others,
-    MOD(u.epoch_seconds * @multiplier, @modulus) AS first_hash,
-    MOD(MOD(u.epoch_seconds * @multiplier, @modulus) * @multiplier, @modulus) AS second_hash,
+    MOD(u.local_seconds * @multiplier, @modulus) AS first_hash,
+    MOD(MOD(u.local_seconds * @multiplier, @modulus) * @multiplier, @modulus) AS second_hash,
     ROW_NUMBER() OVER (
-      PARTITION BY u.vehicle_id, u.trip_id, DIV((u.epoch_seconds), (@full_interval_seconds)) ORDER BY u.time_stamp
+      PARTITION BY u.vehicle_id, u.trip_id, DIV((u.local_seconds), (@full_interval_seconds)) ORDER BY u.time_stamp
     ) = 1 AS is_first_in_interval
   FROM located AS u
   INNER JOIN other_distance AS o ON o.n_ahead = u.n_ahead

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlglot import exp
 
-from mbta_assets.transit import placement, point_in_time_join, schema
+from mbta_assets.transit import placement, point_in_time_join, schema, service_day
 from mbta_assets.transit.distances import FULL_INTERVAL_SECONDS, choose_stops_ahead
 from mbta_assets.transit.placement import Candidate, Progress
 from mbta_assets.transit.plausibility import TimeRange, can_be_at_stop
@@ -280,9 +280,10 @@ def test_the_distances_are_those_that_the_rule_chooses(n_stops: int) -> None:
     distances = rows.groupby("time_stamp")["stops_ahead"].agg(set).to_dict()
     last_interval = None
     for each in seconds:
-        epoch_seconds = int((at(each) - EPOCH).total_seconds() // 1)
-        interval = epoch_seconds // FULL_INTERVAL_SECONDS
-        chosen = choose_stops_ahead(epoch_seconds, n_stops - 1)
+        since_start = int((at(each) - service_day.start_time(plain_day.DAY)).total_seconds() // 1)
+        local_seconds = since_start + (plain_day.DAY - EPOCH.date()).days * 86_400
+        interval = local_seconds // FULL_INTERVAL_SECONDS
+        chosen = choose_stops_ahead(local_seconds, n_stops - 1)
         expected = chosen if interval == last_interval else set(range(1, n_stops))
         assert distances[pd.Timestamp(at(each))] == expected
         last_interval = interval
