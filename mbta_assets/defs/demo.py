@@ -103,7 +103,8 @@ def read_step_durations(runs: int) -> dict[str, float]:
 
 def format_leaderboard(leaderboard: Sequence[dict[str, Any]]) -> str:
     """Return the leaderboard as a table for the terminal: MAE at some distances and overall, size and latency."""
-    stops_ahead = [str(stops) for stops in STOPS_AHEAD if str(stops) in leaderboard[0]["by_stops_ahead"]]
+    scored = {stops for row in leaderboard for stops in row["by_stops_ahead"]}
+    stops_ahead = [str(stops) for stops in STOPS_AHEAD if str(stops) in scored]
     header = "".join(f"{f'{stops} ahead':>10}" for stops in stops_ahead)
     lines = [f"{'model':18}{header}{'MAE':>9}{'bytes':>10}{'µs a row':>10}"]
     for row in leaderboard:

@@ -7,6 +7,7 @@ import pytest
 
 from mbta_assets.defs import backfill
 from mbta_assets.defs.backfill import DayRange, list_days, plan_ranges
+from mbta_assets.defs.demo import format_leaderboard
 from mbta_assets.settings import Settings
 from mbta_assets.sources.contract import FetchedDay
 from mbta_assets.sources.files import FilesSource
@@ -84,3 +85,14 @@ def test_a_store_with_other_days_that_models_would_learn_from_is_refused(tmp_pat
     backfill.require_own_store(tmp_path, days(2, 3))
     with pytest.raises(SystemExit, match=r"1 service days from 2024-03-08 .* Set MBTA_STORE to another directory"):
         backfill.require_own_store(tmp_path, days(0, 1))
+
+
+def test_the_printed_leaderboard_says_how_many_arrivals_the_agency_has_predicted() -> None:
+    errors = {"n": 4, "mae": 9.0, "rmse": 9.0}
+    common = {"size_bytes": None, "latency_us_p50": None, "mae_beside_agency": 7.0}
+    agency = {"model": "agency", "n": 2, "mae": 7.0, "by_stops_ahead": {"3": errors}, **common}
+    schedule = {"model": "schedule", "n": 4, "mae": 9.0, "by_stops_ahead": {"1": errors, "3": errors}, **common}
+    printed = format_leaderboard([agency, schedule])
+    assert "1 ahead   3 ahead" in printed
+    assert "The agency has predicted 2 of the 4 arrivals. MAE on these: agency 7.0, schedule 7.0." in printed
+    assert "agency has predicted" not in format_leaderboard([schedule])
