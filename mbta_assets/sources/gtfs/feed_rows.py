@@ -6,11 +6,12 @@ day and trip a row belongs is decided by `trips`, which knows the static feed.
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import pyarrow as arrow
 from google.transit.gtfs_realtime_pb2 import TripDescriptor, TripUpdate, VehiclePosition
 
@@ -44,7 +45,7 @@ VEHICLE_POSITIONS = arrow.schema(
 )
 STOP_TIME_UPDATES = arrow.schema(
     [
-        ("predicted_at", arrow.int64()),  # epoch seconds
+        ("reported_at", arrow.int64()),  # epoch seconds
         *TRIP,
         ("stop_id", arrow.string()),
         ("stop_sequence", arrow.int64()),
@@ -58,7 +59,7 @@ STOP_TIME_UPDATES = arrow.schema(
 )
 """A trip whose update has no stops has one row without a stop, so that a canceled trip is known."""
 
-BLOCK_ROWS = 50_000
+_STOP_COLUMNS = arrow.schema(list(STOP_TIME_UPDATES)[1 + len(TRIP) :])
 RECENT_REPORTS = 8
 """Latest reports of a vehicle that a further one is compared with."""
 
@@ -70,32 +71,42 @@ _CLOCK = re.compile(r"\s*([0-9]{1,3}):([0-9]{2}):([0-9]{2})\s*")
 _DAY = re.compile(r"([0-9]{4})-?([0-9]{2})-?([0-9]{2})")
 
 
-class ColumnBuilder:
-    """Collects rows, and turns them into Arrow in blocks: a day of a large network has millions."""
+class CodedRows:
+    """Distinct rows, each made once of a message and known by its place.
 
-    def __init__(self, schema: arrow.Schema) -> None:
-        self._schema = schema
+    The next snapshot repeats most predictions, and to read the fields of a message takes longer than to compare it.
+    """
+
+    def __init__(self, schema: arrow.Schema, describe: Callable[[Any], tuple[Any, ...]]) -> None:
+        self._schema, self._describe = schema, describe
+        self._places: dict[bytes, int] = {}
         self._rows: list[tuple[Any, ...]] = []
-        self._blocks: list[arrow.Table] = []
 
-    def append(self, row: tuple[Any, ...]) -> None:
-        """Add a row."""
-        self._rows.append(row)
-        if len(self._rows) >= BLOCK_ROWS:
-            self._blocks.append(_to_table(self._rows, self._schema))
-            self._rows = []
+    def encode(self, messages: Iterable[Any]) -> list[int]:
+        """Return the place of the row of each message."""
+        places, encoded = self._places, []
+        for message in messages:
+            content = message.SerializePartialToString()
+            place = places.get(content)
+            if place is None:
+                place = places[content] = len(places)
+                self._rows.append(self._describe(message))
+            encoded.append(place)
+        return encoded
 
-    def build(self) -> arrow.Table:
-        """Return the rows, in the order in which they were added."""
-        return arrow.concat_tables([*self._blocks, _to_table(self._rows, self._schema)])
+    def take(self, places: arrow.Array) -> arrow.Table:
+        """Return the rows at some places (n,); one without values where the place is missing."""
+        return _to_table(self._rows, self._schema).take(places)
 
 
 class RowBuilder:
-    """Collects the rows of snapshots; a report that snapshot after snapshot repeats is one row."""
+    """Collects the rows of snapshots; a report that snapshot after snapshot repeats is one row.
+
+    Rows are taken in batches, so that a day of a large network is never in memory as a whole.
+    """
 
     def __init__(self) -> None:
-        self._positions = ColumnBuilder(VEHICLE_POSITIONS)
-        self._updates = ColumnBuilder(STOP_TIME_UPDATES)
+        self._clear()
         self._last_reports: dict[str, deque[bytes]] = defaultdict(lambda: deque(maxlen=RECENT_REPORTS))
         self._last_update: dict[str, bytes] = {}
         self.repeated = 0
@@ -118,13 +129,32 @@ class RowBuilder:
             else:
                 self.unused += 1
 
-    def positions(self) -> arrow.Table:
-        """Return the rows of vehicle positions, in the order in which they were added."""
-        return self._positions.build()
+    def __len__(self) -> int:
+        """Return the number of rows that wait to be taken."""
+        return len(self._positions) + len(self._update_stops)
 
-    def updates(self) -> arrow.Table:
-        """Return the rows of stop time updates, in the order in which they were added."""
-        return self._updates.build()
+    def take(self) -> tuple[arrow.Table, arrow.Table]:
+        """Return the rows of vehicle positions and of stop time updates that were added since the last time, in order.
+
+        They are typed as `VEHICLE_POSITIONS` and `STOP_TIME_UPDATES`.
+        """
+        updates = arrow.array(self._update_of_row, arrow.int32())
+        trips = self._trips.take(arrow.array(self._update_trips, arrow.int32()).take(updates))
+        stops = self._stops.take(arrow.array(self._update_stops, arrow.int32()))
+        times = arrow.array(self._update_times, arrow.int64()).take(updates)
+        rows = arrow.Table.from_arrays([times, *trips.columns, *stops.columns], schema=STOP_TIME_UPDATES)
+        taken = _to_table(self._positions, VEHICLE_POSITIONS), rows
+        self._clear()
+        return taken
+
+    def _clear(self) -> None:
+        self._positions: list[tuple[Any, ...]] = []
+        self._trips, self._stops = CodedRows(TRIP, describe_trip), CodedRows(_STOP_COLUMNS, _describe_stop)
+        # Of each trip update its trip and time, and of each row its update and stop.
+        self._update_trips: list[int] = []
+        self._update_times: list[int] = []
+        self._update_of_row: list[int] = []
+        self._update_stops: list[int | None] = []
 
     def _add_position(self, entity: Any, default_time: int) -> None:
         report = entity.vehicle
@@ -161,16 +191,16 @@ class RowBuilder:
             self.repeated += 1
             return
         self._last_update[key] = digest
-        trip = (update.timestamp or default_time, *describe_trip(update.trip))
-        if not update.stop_time_update:
-            self._updates.append((*trip, *[None] * (len(STOP_TIME_UPDATES) - len(trip))))
-        for stop in update.stop_time_update:
-            self._updates.append((*trip, *_describe_stop(stop)))
+        stops: list[int] | list[None] = self._stops.encode(update.stop_time_update) or [None]
+        self._update_of_row += [len(self._update_trips)] * len(stops)
+        self._update_stops += stops
+        self._update_trips += self._trips.encode([update.trip])
+        self._update_times.append(update.timestamp or default_time)
 
 
 def number_rows(rows: arrow.Table) -> arrow.Table:
     """Return rows with their place in a column `row`; a database keeps no order."""
-    return rows.append_column("row", arrow.array(range(len(rows)), arrow.int64()))
+    return rows.append_column("row", arrow.array(np.arange(len(rows))))
 
 
 def parse_clock(text: str) -> int | None:

@@ -11,9 +11,8 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
@@ -32,12 +31,13 @@ from mbta_assets.sources.contract import (
 )
 from mbta_assets.sources.gtfs.alterations import Alterations, find_alterations
 from mbta_assets.sources.gtfs.archive import MAX_BATCH_SECONDS, FeedArchive, FetchedSnapshot, Piece, UnreadablePiece
+from mbta_assets.sources.gtfs.day_rows import DayRows
 from mbta_assets.sources.gtfs.editions import Editions, StaticFeedError
 from mbta_assets.sources.gtfs.feed import FeedError, parse_feed
 from mbta_assets.sources.gtfs.feed_rows import RowBuilder, number_rows
 from mbta_assets.sources.gtfs.places import ArchiveError, Place, open_place
 from mbta_assets.sources.gtfs.static_feed import StaticFeed
-from mbta_assets.sources.gtfs.trips import resolve_trips
+from mbta_assets.sources.gtfs.trips import TripResolver
 from mbta_assets.sources.gtfs.validity import StaticFeeds
 from mbta_assets.sources.rejection import describe_rows
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
@@ -53,31 +53,37 @@ has no scheduled times that a delay could be measured from."""
 SETTLED_DAYS = 3
 """Days after which a batch of the collector no longer comes to a service day."""
 DIGEST_DIGITS = 16
+BATCH_ROWS = 300_000
+"""Rows of snapshots that are in memory at once."""
 ONE_DAY = timedelta(days=1)
 Record: TypeAlias = tuple[str, str | None, str]
 """Reason, column and JSON of a rejected row."""
 
+# Queries on one batch, whose rows are numbered from $first_row, and on the rows of all batches.
 _VEHICLES = """
-    SELECT p.vehicle_id AS id, p.reported_at, p.current_status, p.latitude, p.longitude,
+    SELECT p.row + $first_row AS row, p.vehicle_id AS id, p.reported_at, p.current_status, p.latitude, p.longitude,
       COALESCE(p.stop_id, s.stop_id) AS stop_id, r.trip_id, COALESCE(p.route_id, r.route_id) AS route_id,
       COALESCE(p.direction_id, r.direction_id) AS direction_id, p.current_stop_sequence, p.bearing, p.speed,
-      p.occupancy_status
+      p.occupancy_status, p.stop_id AS said_stop, p.route_id AS said_route, p.direction_id AS said_direction
     FROM positions AS p
     JOIN resolved AS r USING (row)
     LEFT JOIN stop_times AS s
       ON p.stop_id IS NULL AND s.trip_id = r.trip_id AND s.stop_sequence = p.current_stop_sequence
     WHERE r.service_date = $day
-    QUALIFY ROW_NUMBER() OVER (
-      PARTITION BY p.vehicle_id, p.reported_at, p.current_status, p.latitude, p.longitude, p.stop_id, r.trip_id,
-        p.route_id, p.direction_id, p.current_stop_sequence, p.bearing, p.speed, p.occupancy_status
-      ORDER BY p.row
-    ) = 1
-    ORDER BY p.reported_at, id, p.row
 """
-# A prediction that an update repeats in other words is said once; one by delay alone counts from the timetable.
+_DISTINCT_VEHICLES = """
+    SELECT * EXCLUDE (row, said_stop, said_route, said_direction) FROM day_rows
+    QUALIFY ROW_NUMBER() OVER (
+      PARTITION BY id, reported_at, current_status, latitude, longitude, said_stop, trip_id, said_route, said_direction,
+        current_stop_sequence, bearing, speed, occupancy_status
+      ORDER BY row
+    ) = 1
+    ORDER BY reported_at, id, row
+"""
+# A prediction by delay alone counts from the timetable.
 _PREDICTIONS = """
     WITH predicted AS (
-      SELECT u.row, u.reported_at, r.trip_id, COALESCE(u.stop_id, s.stop_id) AS stop_id,
+      SELECT u.row + $first_row AS row, u.reported_at, r.trip_id, COALESCE(u.stop_id, s.stop_id) AS stop_id,
         COALESCE(u.stop_sequence, s.stop_sequence) AS stop_sequence, u.uncertainty,
         COALESCE(u.arrival, s.arrival + $start + u.arrival_delay) AS arrival,
         COALESCE(u.departure, s.departure + $start + u.departure_delay) AS departure
@@ -89,6 +95,10 @@ _PREDICTIONS = """
       QUALIFY ROW_NUMBER() OVER (PARTITION BY u.row ORDER BY s.stop_sequence) = 1
     )
     SELECT * FROM predicted WHERE COALESCE(arrival, departure) IS NOT NULL
+"""
+# A prediction that an update repeats in other words is said once.
+_CHANGED_PREDICTIONS = """
+    SELECT * EXCLUDE (row) FROM day_rows
     QUALIFY (arrival, departure) IS DISTINCT FROM LAG((arrival, departure)) OVER (
       PARTITION BY trip_id, stop_id, stop_sequence ORDER BY reported_at, row
     )
@@ -166,13 +176,20 @@ class GtfsSource(Source):
 
     def _select_vehicles(self, day: date) -> tuple[arrow.Table, list[Record]]:
         """Return the reports of a day, and records of snapshots that cannot be read."""
-        builder, unreadable = self._read_snapshots("vehicle_positions", day)
-        positions, feed = builder.positions(), self._find_feed(day)
-        resolved = resolve_trips(positions, day, self._find_feed)
-        lacks_stop = positions["stop_id"].null_count > 0
-        stop_times = feed.stop_times(feed.trips(day)) if lacks_stop else _NO_STOP_TIMES
-        numbered = number_rows(positions)
-        rows = _query(_VEHICLES, {"day": day}, positions=numbered, resolved=resolved, stop_times=stop_times)
+        unreadable: list[Record] = []
+        resolver, first_row = TripResolver(day, self._find_feed), 0
+        with DayRows() as day_rows:
+            for positions, _ in self._read_batches("vehicle_positions", day, unreadable):
+                lacks_stop = positions["stop_id"].null_count > 0
+                day_rows.insert(
+                    _VEHICLES,
+                    {"day": day, "first_row": first_row},
+                    positions=number_rows(positions),
+                    resolved=resolver.resolve(positions),
+                    stop_times=resolver.stop_times if lacks_stop else _NO_STOP_TIMES,
+                )
+                first_row += len(positions)
+            rows = day_rows.select(_DISTINCT_VEHICLES)
         return _with_times(rows, {"reported_at": "updated_at"}), unreadable
 
     def _read_predictions(self, day: date) -> SourceRows:
@@ -185,14 +202,19 @@ class GtfsSource(Source):
 
     def _select_predictions(self, day: date) -> tuple[arrow.Table, list[Record]]:
         """Return the predictions of a day, and records of snapshots that cannot be read."""
-        builder, unreadable = self._read_snapshots("trip_updates", day)
-        updates, feed = builder.updates(), self._find_feed(day)
-        updates = updates.rename_columns(["reported_at", *updates.column_names[1:]])
-        resolved = resolve_trips(updates, day, self._find_feed)
-        parameters = {"day": day, "start": int(start_time(day).timestamp())}
-        stop_times = feed.stop_times(feed.trips(day))
-        numbered = number_rows(updates)
-        rows = _query(_PREDICTIONS, parameters, updates=numbered, resolved=resolved, stop_times=stop_times)
+        unreadable: list[Record] = []
+        resolver, first_row = TripResolver(day, self._find_feed), 0
+        with DayRows() as day_rows:
+            for _, updates in self._read_batches("trip_updates", day, unreadable):
+                day_rows.insert(
+                    _PREDICTIONS,
+                    {"day": day, "start": int(start_time(day).timestamp()), "first_row": first_row},
+                    updates=number_rows(updates),
+                    resolved=resolver.resolve(updates),
+                    stop_times=resolver.stop_times,
+                )
+                first_row += len(updates)
+            rows = day_rows.select(_CHANGED_PREDICTIONS)
         names = {"reported_at": "predicted_at", "arrival": "arrival_time", "departure": "departure_time"}
         return _with_times(rows, names), unreadable
 
@@ -200,7 +222,7 @@ class GtfsSource(Source):
         """Return the stop times of the day but for canceled trips, skipped stops and trips without exact times."""
         stop_times = feed.stop_times(trips)
         alterations = self._read_alterations(day)
-        resolved = resolve_trips(alterations, day, self._find_feed)
+        resolved = TripResolver(day, self._find_feed).resolve(alterations)
         altered = find_alterations(stop_times, alterations, resolved, day)
         rejected = zip(altered["reason"].to_pylist(), stop_times.take(altered["row"]).to_pylist(), strict=True)
         records: list[Record] = [(reason, None, json.dumps(row)) for reason, row in rejected]
@@ -216,10 +238,14 @@ class GtfsSource(Source):
         rows = _with_times(stop_times, {"arrival": "arrival_time", "departure": "departure_time"})
         return _add_rejected(conform("schedule", rows, day, NAME), "schedule", day, records)
 
-    def _read_snapshots(self, feed: str, day: date) -> tuple[RowBuilder, list[Record]]:
-        """Return the rows of the snapshots of a day, and records of those that cannot be read. Raises Fault."""
+    def _read_batches(
+        self, feed: str, day: date, unreadable: list[Record]
+    ) -> Iterator[tuple[arrow.Table, arrow.Table]]:
+        """Yield the vehicle positions and stop time updates of the snapshots of a day, some of them at a time.
+
+        Records of snapshots that cannot be read are added to `unreadable`. Raises Fault if none can be read.
+        """
         builder, n_read = RowBuilder(), 0
-        unreadable: list[Record] = []
         for snapshot in self.archive.read_snapshots(feed, *_window(day)):
             try:
                 if isinstance(snapshot, UnreadablePiece):
@@ -228,6 +254,8 @@ class GtfsSource(Source):
                 n_read += 1
             except FeedError as error:
                 unreadable.append((UNREADABLE_SNAPSHOT, None, json.dumps({"problem": str(error)})))
+            if len(builder) >= BATCH_ROWS:
+                yield builder.take()
         if not n_read and unreadable:
             first = json.loads(unreadable[0][2])["problem"]
             raise Fault(f"none of the {len(unreadable)} snapshots can be read; the first: {first}", "Restore them")
@@ -235,7 +263,7 @@ class GtfsSource(Source):
             days = list(self._group_pieces(feed))
             problem = f"there is no snapshot of {feed} in {self.archive.place.name}"
             raise absent_day_fault(days, problem, "Run `mbta-assets collect`, or set MBTA_FEED_ARCHIVE")
-        return builder, unreadable
+        yield builder.take()
 
     def _read_alterations(self, day: date) -> arrow.Table:
         """Return what the TripUpdates of a day alter; of each batch the last snapshot is read."""
@@ -288,13 +316,6 @@ def _window(day: date) -> tuple[float, float]:
     """Return the times, in epoch seconds, of the snapshots of a service day."""
     start = start_time(day)
     return start.timestamp(), (start + timedelta(hours=SERVICE_DAY_HOURS)).timestamp()
-
-
-def _query(sql: str, parameters: dict[str, Any], **tables: arrow.Table) -> arrow.Table:
-    with duckdb.connect() as connection:
-        for name, rows in tables.items():
-            connection.register(name, rows)
-        return connection.execute(sql, parameters).to_arrow_table()
 
 
 def _with_times(rows: arrow.Table, names: Mapping[str, str]) -> arrow.Table:

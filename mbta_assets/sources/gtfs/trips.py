@@ -9,13 +9,14 @@ those of the timetable.
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 
 import duckdb
 import pyarrow as arrow
 import pyarrow.compute as pc
 
 from mbta_assets.sources.gtfs.editions import StaticFeedError
-from mbta_assets.sources.gtfs.feed_rows import number_rows
+from mbta_assets.sources.gtfs.feed_rows import TRIP, number_rows
 from mbta_assets.sources.gtfs.static_feed import CLOCK, StaticFeed
 from mbta_assets.transit.service_day import service_date_at, start_time
 
@@ -23,8 +24,15 @@ MAX_SECONDS_FROM_TRIP = 6 * 3600
 """A report without a start date that is further from a trip's scheduled times is of no run of that day."""
 QUARTER_SECONDS = 900
 
+# The stops of one update of a trip have the same trip and time: `report` has them once.
 _RESOLVE = f"""
-    WITH report AS (SELECT * FROM reports),
+    WITH grouped AS (
+      SELECT *, MIN(row) OVER (
+        PARTITION BY trip_id, route_id, direction_id, start_date, start_seconds, trip_relationship, reported_at
+      ) AS first_row
+      FROM reports
+    ),
+    report AS (SELECT * FROM grouped WHERE row = first_row),
     candidate AS (
       SELECT r.row, a.service_date,
         GREATEST(0, a.starts + a.first_seconds - r.reported_at, r.reported_at - a.starts - a.last_seconds) AS distance
@@ -51,7 +59,7 @@ _RESOLVE = f"""
       SELECT d.row, d.service_date, d.trip_relationship, d.start_seconds, COALESCE(d.trip_id, o.trip_id) AS trip_id
       FROM dated AS d LEFT JOIN only_one AS o USING (row)
     )
-    SELECT n.row, n.service_date,
+    SELECT g.row, n.service_date,
       CASE
         WHEN a.trip_id IS NULL THEN n.trip_id
         WHEN n.trip_relationship NOT IN ('SCHEDULED', 'UNSCHEDULED') OR (
@@ -62,30 +70,47 @@ _RESOLVE = f"""
         ELSE n.trip_id
       END AS trip_id,
       a.trip_id AS timetable_trip_id, a.route_id, a.direction_id
-    FROM named AS n LEFT JOIN (
+    FROM grouped AS g JOIN named AS n ON n.row = g.first_row LEFT JOIN (
       SELECT trip_id, service_date, ANY_VALUE(route_id) AS route_id, ANY_VALUE(direction_id) AS direction_id,
         BOOL_OR(is_frequent) AS is_frequent
       FROM active GROUP BY ALL
-    ) AS a USING (trip_id, service_date)
-    ORDER BY n.row
+    ) AS a ON a.trip_id = n.trip_id AND a.service_date = n.service_date
+    ORDER BY g.row
 """
 
 
-def resolve_trips(reports: arrow.Table, day: date, find_feed: Callable[[date], StaticFeed]) -> arrow.Table:
-    """Return `service_date` and `trip_id` of each report (n rows, in order) with times around a service day.
+class TripResolver:
+    """Tells the trips of reports with times around a service day."""
 
-    `reports` has the columns of `feed_rows.TRIP` and `reported_at` in epoch seconds. `find_feed` returns the static
-    feed that is valid on a day. `timetable_trip_id` is the trip in that feed, missing where it has none; `route_id` and
-    `direction_id` are those of the timetable. Raises the errors of `find_feed`.
-    """
-    columns = ["trip_id", "route_id", "direction_id", "start_date", "start_seconds", "trip_relationship", "reported_at"]
-    rows = number_rows(reports.select(columns)).append_column("day", _find_days(reports["reported_at"]))
-    days = [day + timedelta(days=n) for n in (-1, 0, 1)]
-    active = arrow.concat_tables([_list_active_trips(near, find_feed, required=near == day) for near in days])
-    with duckdb.connect() as connection:
-        connection.register("reports", rows)
-        connection.register("active", active)
-        return connection.execute(_RESOLVE).to_arrow_table()
+    def __init__(self, day: date, find_feed: Callable[[date], StaticFeed]) -> None:
+        """Resolve reports around a day; `find_feed` returns the static feed that is valid on a day."""
+        self._day, self._find_feed = day, find_feed
+
+    def resolve(self, reports: arrow.Table) -> arrow.Table:
+        """Return `service_date` and `trip_id` of each report (n rows, in order).
+
+        `reports` has the columns of `feed_rows.TRIP` and `reported_at` in epoch seconds. `timetable_trip_id` is the
+        trip in the static feed, missing where it has none; `route_id` and `direction_id` are those of the timetable.
+        Raises the errors of `find_feed`.
+        """
+        columns = [*TRIP.names, "reported_at"]
+        rows = number_rows(reports.select(columns)).append_column("day", _find_days(reports["reported_at"]))
+        with duckdb.connect() as connection:
+            connection.register("reports", rows)
+            connection.register("active", self._active)
+            return connection.execute(_RESOLVE).to_arrow_table()
+
+    @cached_property
+    def stop_times(self) -> arrow.Table:
+        """Return the stop times of the day. Raises the errors of `find_feed`."""
+        feed = self._find_feed(self._day)
+        return feed.stop_times(feed.trips(self._day))
+
+    @cached_property
+    def _active(self) -> arrow.Table:
+        days = [self._day + timedelta(days=n) for n in (-1, 0, 1)]
+        tables = [_list_active_trips(near, self._find_feed, required=near == self._day) for near in days]
+        return arrow.concat_tables(tables)
 
 
 def _list_active_trips(day: date, find_feed: Callable[[date], StaticFeed], *, required: bool) -> arrow.Table:

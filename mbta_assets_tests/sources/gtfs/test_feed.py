@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
+import pyarrow as arrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,22 +30,33 @@ COUNTS = {
 """Rows of vehicle positions and of stop time updates, and unused records, of each file."""
 
 
-def read(content: bytes, fetched_at: float = 0) -> RowBuilder:
+def add(content: bytes, fetched_at: float = 0) -> RowBuilder:
     """Return a builder with the rows of one snapshot."""
     builder = RowBuilder()
     builder.add(parse_feed(content, "a test"), fetched_at)
     return builder
 
 
+def read_positions(content: bytes, fetched_at: float = 0) -> arrow.Table:
+    """Return the vehicle positions of one snapshot."""
+    return add(content, fetched_at).take()[0]
+
+
+def read_updates(content: bytes) -> arrow.Table:
+    """Return the stop time updates of one snapshot."""
+    return add(content).take()[1]
+
+
 def test_every_sample_is_read() -> None:
     assert {path.name for path in SAMPLES.iterdir()} == set(COUNTS)
     for name, counts in COUNTS.items():
-        builder = read((SAMPLES / name).read_bytes())
-        assert (len(builder.positions()), len(builder.updates()), builder.unused) == counts, name
+        builder = add((SAMPLES / name).read_bytes())
+        positions, updates = builder.take()
+        assert (len(positions), len(updates), builder.unused) == counts, name
 
 
 def test_a_position_in_enhanced_json_has_what_the_agency_wrote() -> None:
-    [row] = read((SAMPLES / "mbta_vehicle_positions_2022-07-05.json.gz").read_bytes()).positions().to_pylist()[:1]
+    [row] = read_positions((SAMPLES / "mbta_vehicle_positions_2022-07-05.json.gz").read_bytes()).to_pylist()[:1]
     assert row == pytest.approx(
         {
             "vehicle_id": "y1789",
@@ -68,9 +80,9 @@ def test_a_position_in_enhanced_json_has_what_the_agency_wrote() -> None:
 
 
 def test_an_update_of_a_trip_has_a_row_for_each_stop() -> None:
-    rows = read((SAMPLES / "louisville_trip_updates.pb.bz2").read_bytes()).updates().to_pylist()
+    rows = read_updates((SAMPLES / "louisville_trip_updates.pb.bz2").read_bytes()).to_pylist()
     assert rows[0] == {
-        "predicted_at": 1775069665,
+        "reported_at": 1775069665,
         "trip_id": "t526-b38273-sl6-vA",
         "route_id": "23",
         "direction_id": None,
@@ -86,7 +98,7 @@ def test_an_update_of_a_trip_has_a_row_for_each_stop() -> None:
         "departure_delay": 1225,
         "uncertainty": None,
     }
-    mbta = read((SAMPLES / "mbta_trip_updates_2022-05-08.json.gz").read_bytes()).updates()
+    mbta = read_updates((SAMPLES / "mbta_trip_updates_2022-05-08.json.gz").read_bytes())
     assert mbta["stop_relationship"].to_pylist().count("SKIPPED") == 559
 
 
@@ -109,7 +121,7 @@ def test_the_forms_of_a_snapshot_are_the_same_rows() -> None:
     }
     text = json.dumps(described).encode()
     forms = [content, gzip.compress(content), bz2.compress(content), text, gzip.compress(text), b"\xef\xbb\xbf" + text]
-    tables = [read(form).positions() for form in forms]
+    tables = [read_positions(form) for form in forms]
     assert len(tables[0]) == 1
     assert all(table.equals(tables[0]) for table in tables)
 
@@ -119,7 +131,7 @@ def test_a_report_is_one_row_however_often_it_is_repeated() -> None:
     for second in range(5):
         content = make_feed(1_700_000_000 + second, [vehicle("a", 1_699_999_990), vehicle("b", None)])
         builder.add(parse_feed(content, "a test"), 0)
-    rows = builder.positions()
+    rows = builder.take()[0]
     assert rows["vehicle_id"].to_pylist().count("a") == 1
     # Without a time of its own a report is as old as its snapshot, each time anew.
     b_times = [row["reported_at"] for row in rows.to_pylist() if row["vehicle_id"] == "b"]
@@ -128,7 +140,7 @@ def test_a_report_is_one_row_however_often_it_is_repeated() -> None:
 
 
 def test_a_report_without_any_time_has_that_of_the_fetch() -> None:
-    assert read(make_feed(None, [vehicle("a", None)]), 1234.9).positions()["reported_at"].to_pylist() == [1234]
+    assert read_positions(make_feed(None, [vehicle("a", None)]), 1234.9)["reported_at"].to_pylist() == [1234]
 
 
 def test_an_update_that_comes_back_is_a_prediction_again() -> None:
@@ -137,12 +149,12 @@ def test_an_update_that_comes_back_is_a_prediction_again() -> None:
         stop = {"stop_id": "1", "arrival": {"time": arrival}}
         update = {"trip": {"trip_id": "t"}, "stop_time_update": [stop]}
         builder.add(parse_feed(make_feed(50, [{"trip_update": update}]), "a test"), 0)
-    assert builder.updates()["arrival"].to_pylist() == [100, 200, 100]
+    assert builder.take()[1]["arrival"].to_pylist() == [100, 200, 100]
 
 
 def test_a_trip_without_stops_is_known_to_be_canceled() -> None:
     update = {"trip": {"trip_id": "t", "schedule_relationship": "CANCELED"}}
-    [row] = read(make_feed(50, [{"trip_update": update}])).updates().to_pylist()
+    [row] = read_updates(make_feed(50, [{"trip_update": update}])).to_pylist()
     assert (row["trip_id"], row["trip_relationship"], row["stop_id"]) == ("t", "CANCELED", None)
 
 
@@ -150,8 +162,8 @@ def test_a_record_that_cannot_be_read_is_left_out() -> None:
     good = {"id": "1", "vehicle": {"vehicle": {"id": "a"}, "timestamp": 5}}
     bad = {"id": "2", "vehicle": {"vehicle": {"id": "b"}, "timestamp": "noon"}}
     text = json.dumps({"header": {"gtfs_realtime_version": "2.0"}, "entity": [bad, good, 7]}).encode()
-    builder = read(text)
-    assert builder.positions()["vehicle_id"].to_pylist() == ["a"]
+    builder = add(text)
+    assert builder.take()[0]["vehicle_id"].to_pylist() == ["a"]
     assert builder.unused == 2
 
 
@@ -180,16 +192,16 @@ def test_foreign_content_is_named_with_its_place_and_a_remedy(content: bytes, pr
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: ('{"header": ' + text).encode()))
 def test_any_bytes_are_a_snapshot_or_an_error_of_the_feed(content: bytes) -> None:
     with suppress(FeedError):
-        assert read(content).unused >= 0
+        assert add(content).unused >= 0
 
 
 def test_a_cut_snapshot_is_never_read_as_other_records() -> None:
     content = make_feed(1_700_000_000, [vehicle(name, 1_699_999_990, stop_id="12") for name in "abcdef"])
-    whole = read(content).positions().to_pylist()
+    whole = read_positions(content).to_pylist()
     n_errors = 0
     for length in range(len(content)):
         try:
-            rows = read(content[:length]).positions().to_pylist()
+            rows = read_positions(content[:length]).to_pylist()
         except FeedError:
             n_errors += 1
         else:
