@@ -1,9 +1,11 @@
-"""Types of settings: how the text of a variable is parsed, which values are valid, and what it accepts in words.
+"""Types of settings: how the text of a variable is read and parsed, which values are valid, and what it accepts.
 
 Each is an annotated type for a field of `mbta_assets.settings.Settings`; which settings there are is defined there.
 """
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -12,7 +14,36 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BeforeValidator, DirectoryPath, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, FilePath, StrictInt, StringConstraints
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+
+def variable(name: str, default: object, description: str, *, secret: bool = False) -> Any:
+    """Return a field of Settings that an environment variable sets; the value of a secret is never printed."""
+    return Field(default=default, validation_alias=name, description=description, repr=not secret)
+
+
+class EnvironmentSource(PydanticBaseSettingsSource):
+    """Settings source that reads a mapping of environment variables, in which empty means unset."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self.environ = environ
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        """Return a field's text, None if it is unset; the variable's name; and False, as no text is nested JSON."""
+        name = str(field.validation_alias)
+        return self.environ.get(name, "").strip() or None, name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the text of each variable that is set, by the variable's name."""
+        texts: dict[str, Any] = {}
+        for field_name, field in self.settings_cls.model_fields.items():
+            text, name, _ = self.get_field_value(field, field_name)
+            if text is not None:
+                texts[name] = text
+        return texts
 
 
 @dataclass(frozen=True)
@@ -61,6 +92,44 @@ def check_time_zone(name: str) -> str:
     return name
 
 
+def parse_stop_ids(value: object) -> object:
+    """Convert ids separated by commas to a tuple and return anything else unchanged. Raise ValueError."""
+    if not isinstance(value, str):
+        return value
+    ids = tuple(part.strip() for part in value.split(","))
+    if not all(ids):
+        raise ValueError("an id is empty")
+    return ids
+
+
+def check_windows(windows: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Return accuracy windows by bin. Raise ValueError if bins have gaps or errors of zero are not accurate."""
+    expected_start = 0
+    for name, (min_error, max_error) in windows.items():
+        start, end = parse_minutes(name)
+        if start != expected_start or end <= start:
+            raise ValueError(f"the bin {name!r} does not begin at {expected_start} min and end later")
+        if not min_error < 0 < max_error:
+            raise ValueError(f"the window {min_error} to {max_error} of the bin {name!r} does not contain 0")
+        expected_start = end
+    if not windows:
+        raise ValueError("there is no bin")
+    return windows
+
+
+def parse_minutes(name: str) -> tuple[int, int]:
+    """Return the minutes at which a bin begins and ends, by its name such as `3-6 min`. Raise ValueError."""
+    minutes = re.fullmatch(r"(0|[1-9][0-9]{0,3})-([1-9][0-9]{0,3}) min", name)
+    if minutes is None:
+        raise ValueError(f"the bin {name!r} is not written as '3-6 min'")
+    return int(minutes[1]), int(minutes[2])
+
+
+def parse_bounds_file(value: object) -> object:
+    """Convert text to an absolute path and return the word `none` unchanged."""
+    return value if value == "none" or not isinstance(value, str) else resolve_path(Path(value))
+
+
 StoragePath = Annotated[Path, AfterValidator(resolve_path), Accepts("a path")]
 ExistingDirectory = Annotated[DirectoryPath, BeforeValidator(parse_directory), Accepts("a directory that exists")]
 Day = Annotated[date, BeforeValidator(parse_date), Accepts("a date written YYYY-MM-DD")]
@@ -81,7 +150,21 @@ ArchiveAddress = Annotated[
     StringConstraints(pattern=r"^(gs://[^\s/]+(/\S*)?|[^:]+|[^:]+:[^/].*)$"),
     Accepts("a path, or an address gs://bucket/prefix"),
 ]
-TimeZone = Annotated[str, AfterValidator(check_time_zone), Accepts("the name of a time zone, such as America/New_York")]
+TimeZone = Annotated[str, AfterValidator(check_time_zone), Accepts("the name of a time zone, such as Europe/Berlin")]
+StopIds = Annotated[tuple[str, ...], BeforeValidator(parse_stop_ids), Accepts("stop ids separated by commas")]
+AccuracyWindows = Annotated[
+    dict[str, tuple[StrictInt, StrictInt]],
+    BeforeValidator(parse_json_object),
+    AfterValidator(check_windows),
+    Accepts(
+        'a JSON object from bins without gaps to two whole numbers of seconds around 0, such as {"0-5 min": [-60, 90]}'
+    ),
+]
+BoundsFile = Annotated[
+    Literal["none"] | FilePath,
+    BeforeValidator(parse_bounds_file),
+    Accepts("the path of a CSV file, or none"),
+]
 Endpoint = Annotated[
     str, AfterValidator(complete_url), Accepts("host:port, or a URL that begins with http:// or https://")
 ]

@@ -4,26 +4,30 @@ Every variable is defined by one field of `Settings`: its name, type, default, d
 No other module reads the environment for settings. The documentation's tables are generated from `VARIABLES`.
 """
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Literal, Self, get_type_hints
 
 from annotated_types import Ge, Le
-from pydantic import Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mbta_assets import mbta
 from mbta_assets.setting_types import (
     URL,
+    AccuracyWindows,
     ArchiveAddress,
     BearerToken,
+    BoundsFile,
     BucketName,
     BucketPath,
     Cron,
     Dataset,
     Day,
     Endpoint,
+    EnvironmentSource,
     ExistingDirectory,
     FeedAddress,
     JSONObject,
@@ -31,9 +35,11 @@ from mbta_assets.setting_types import (
     QualifiedDataset,
     ServiceAccount,
     Share,
+    StopIds,
     StoragePath,
     TimeZone,
     accepted_values,
+    variable,
 )
 
 
@@ -41,43 +47,35 @@ class SettingsError(ValueError):
     """Invalid settings: a line for each variable, with its value and what it accepts."""
 
 
-def variable(name: str, default: object, description: str, *, secret: bool = False) -> Any:
-    """Return a field of Settings that an environment variable sets; the value of a secret is never printed."""
-    return Field(default=default, validation_alias=name, description=description, repr=not secret)
-
-
-class EnvironmentSource(PydanticBaseSettingsSource):
-    """Settings source that reads a mapping of environment variables, in which empty means unset."""
-
-    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        super().__init__(settings_cls)
-        self.environ = environ
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
-        """Return a field's text, None if it is unset; the variable's name; and False, as no text is nested JSON."""
-        name = str(field.validation_alias)
-        return self.environ.get(name, "").strip() or None, name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the text of each variable that is set, by the variable's name."""
-        texts: dict[str, Any] = {}
-        for field_name, field in self.settings_cls.model_fields.items():
-            text, name, _ = self.get_field_value(field, field_name)
-            if text is not None:
-                texts[name] = text
-        return texts
-
-
 class AgencySettings(BaseSettings):
-    """Settings that say when an agency's service day is; `transit.service_day` reads them when it is imported."""
+    """Settings that say which agency it is; `mbta_assets.agency` reads them when it is imported."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, validate_default=True, hide_input_in_errors=True
     )
 
-    time_zone: TimeZone = variable("MBTA_TIME_ZONE", "America/New_York", "Time zone of the agency.")
+    agency_name: str = variable("MBTA_AGENCY_NAME", mbta.NAME, "Name of the agency, as the page shows it.")
+    time_zone: TimeZone = variable("MBTA_TIME_ZONE", mbta.TIME_ZONE, "Time zone of the agency.")
     service_day_start_hour: Annotated[int, Ge(0), Le(6)] = variable(
-        "MBTA_SERVICE_DAY_START_HOUR", 3, "Hour, in that time zone, at which one service day ends and the next begins."
+        "MBTA_SERVICE_DAY_START_HOUR",
+        mbta.SERVICE_DAY_START_HOUR,
+        "Hour, in that time zone, at which one service day ends and the next begins.",
+    )
+    terminal_stops: StopIds = variable(
+        "MBTA_TERMINAL_STOPS",
+        (),
+        "Stops besides the first of a trip at which vehicles lay over: predictions for one that stands there are "
+        "reported as `terminal`.",
+    )
+    accuracy_windows: AccuracyWindows = variable(
+        "MBTA_ACCURACY_WINDOWS",
+        dict(mbta.ACCURACY_WINDOWS),
+        "Errors (actual minus predicted) between which a prediction is accurate, by predicted time to arrival.",
+    )
+    accuracy_bounds: BoundsFile | None = variable(
+        "MBTA_ACCURACY_BOUNDS",
+        None,
+        "Published accuracy that predictions are held to; unset, that of the MBTA, if name, time zone and windows are.",
     )
 
     @classmethod
@@ -104,6 +102,12 @@ class AgencySettings(BaseSettings):
             conflicts = [str(detail["ctx"]["error"]) for detail in error.errors() if not detail["loc"]]
             raise SettingsError("\n".join([*invalid, *(conflicts or find_missing(texts))])) from None
 
+    def dump_environment(self, exclude: Collection[str] = ()) -> dict[str, str]:
+        """Return the texts of the variables that set these fields, but for those that have their defaults."""
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude={*exclude})
+        fields = type(self).model_fields
+        return {str(fields[name].validation_alias): format_value(value) for name, value in values.items()}
+
 
 class Settings(AgencySettings):
     """Settings of one deployment. `Settings()` has the defaults; `Settings.from_environment()` reads the variables."""
@@ -117,12 +121,10 @@ class Settings(AgencySettings):
     files_dir: ExistingDirectory | None = variable(
         "MBTA_FILES_DIR", None, "Directory of the upstream tables, for the `files` source."
     )
-    gtfs_static: FeedAddress = variable(
-        "MBTA_GTFS_STATIC", "https://cdn.mbta.com/MBTA_GTFS.zip", "GTFS schedule of the agency."
-    )
+    gtfs_static: FeedAddress = variable("MBTA_GTFS_STATIC", mbta.GTFS_STATIC, "GTFS schedule of the agency.")
     vehicle_positions: FeedAddress = variable(
         "MBTA_VEHICLE_POSITIONS",
-        "https://cdn.mbta.com/realtime/VehiclePositions.pb",
+        mbta.VEHICLE_POSITIONS,
         "GTFS-realtime feed of vehicle positions, protobuf or JSON.",
     )
     trip_updates: FeedAddress | None = variable(
@@ -135,7 +137,7 @@ class Settings(AgencySettings):
     )
     lamp_url: URL = variable(
         "MBTA_LAMP_URL",
-        "https://performancedata.mbta.com/lamp",
+        mbta.LAMP_URL,
         "Address of the MBTA's performance archive, or of a mirror of it, for the `lamp` source.",
     )
     store: StoragePath = variable("MBTA_STORE", ".local", "Directory of tables, bundles and reports.")
@@ -349,7 +351,7 @@ def list_variables() -> tuple[Variable, ...]:
         Variable(
             name=str(field.validation_alias),
             field=name,
-            default=format_default(field.default),
+            default=format_value(field.default),
             accepts=accepted_values(annotations[name]),
             description=field.description or "",
             secret=not field.repr,
@@ -358,9 +360,13 @@ def list_variables() -> tuple[Variable, ...]:
     )
 
 
-def format_default(default: object) -> str:
-    """Return a default as one would write it in the environment; None is empty."""
-    return "" if default is None else str(default)
+def format_value(value: object) -> str:
+    """Return a value as one would write it in the environment; None is empty."""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 VARIABLES = list_variables()

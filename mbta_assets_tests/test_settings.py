@@ -30,7 +30,13 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "a number from 0 to 1": ("0.25", 0.25),
     "a URL that begins with http:// or https://, or a path": ("feeds/positions.pb", "feeds/positions.pb"),
     "a path, or an address gs://bucket/prefix": ("gs://feeds/agency", "gs://feeds/agency"),
-    "the name of a time zone, such as America/New_York": ("Pacific/Auckland", "Pacific/Auckland"),
+    "the name of a time zone, such as Europe/Berlin": ("Pacific/Auckland", "Pacific/Auckland"),
+    "stop ids separated by commas": ("70061, place-brntn", ("70061", "place-brntn")),
+    'a JSON object from bins without gaps to two whole numbers of seconds around 0, such as {"0-5 min": [-60, 90]}': (
+        '{"0-5 min": [-60, 90], "5-15 min": [-120, 180]}',
+        {"0-5 min": (-60, 90), "5-15 min": (-120, 180)},
+    ),
+    "the path of a CSV file, or none": ("none", "none"),
     "an address that begins with gs://": ("gs://pipelines/root", "gs://pipelines/root"),
 }
 """For each kind of value a text that is no variable's default, and the value that is read from it."""
@@ -149,6 +155,11 @@ def test_a_layout_may_be_in_a_file(tmp_path: Path) -> None:
         ("MBTA_TIME_ZONE", "America", "the name of a time zone"),
         ("MBTA_TIME_ZONE", "../etc/passwd", "the name of a time zone"),
         ("MBTA_SERVICE_DAY_START_HOUR", "12", "a whole number, 0 to 6"),
+        ("MBTA_TERMINAL_STOPS", "70061,,70105", "stop ids separated by commas"),
+        ("MBTA_ACCURACY_WINDOWS", '{"0-3 min": [-60, 60], "4-6 min": [-60, 60]}', "bins without gaps"),
+        ("MBTA_ACCURACY_WINDOWS", '{"0-3 min": [30, 60]}', "seconds around 0"),
+        ("MBTA_ACCURACY_WINDOWS", "{}", "bins without gaps"),
+        ("MBTA_ACCURACY_BOUNDS", "no/such/file.csv", "the path of a CSV file, or none"),
         ("MBTA_GTFS_STATIC", "ftp://feeds.example/gtfs.zip", "http:// or https://, or a path"),
         ("MBTA_VEHICLE_POSITIONS", "https://", "http:// or https://, or a path"),
         ("MBTA_FEED_ARCHIVE", "s3://feeds/agency", "a path, or an address gs://bucket/prefix"),

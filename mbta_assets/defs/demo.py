@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from mbta_assets.ml.evaluation.metrics import AGENCY
+from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
 from mbta_assets.settings import Settings
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
@@ -122,7 +122,7 @@ def _format_error(errors: dict[str, Any] | None) -> str:
 
 def _compare_with_agency(leaderboard: Sequence[dict[str, Any]]) -> list[str]:
     """Return a sentence on how many arrivals the agency has predicted, and each row's MAE on those; none without it."""
-    agency = next((row for row in leaderboard if row["model"] == AGENCY), None)
+    agency = next((row for row in leaderboard if row["model"] == AGENCY_BASELINE), None)
     if agency is None:
         return []
     n = max(row["n"] for row in leaderboard)

@@ -1,4 +1,4 @@
-"""The service day as Dagster's partition. It opens at 3 am in the agency's time zone and is named by its date."""
+"""The service day as Dagster's partition. It begins at an hour of the agency's and is named by its date."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence

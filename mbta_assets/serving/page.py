@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from mbta_assets.agency import AGENCY, describe_attribution, select_line_colors
 from mbta_assets.serving.formats import MICROSECONDS_PER_SECOND, DamagedSnapshot, Line, NetworkSnapshot, Station
 from mbta_assets.serving.model_accuracy import ModelAccuracy, parse_leaderboard
 from mbta_assets.serving.model_source import ModelSource
@@ -34,8 +35,7 @@ CONTENT_SECURITY_POLICY = (
 SHOWN_DISTANCES = tuple(str(stops) for stops in (DEPARTURE, *STOPS_AHEAD))
 """Numbers of stops ahead whose errors are shown."""
 MAKE_A_SNAPSHOT = "Make it again with: dagster asset materialize --select network_snapshot"
-LINE_COLORS = {"Red": "#c8102e", "Mattapan": "#c8102e", "Orange": "#d9730d", "Blue": "#0b4a9e", "Green": "#00703c"}
-"""Colors of the MBTA's lines, dark enough for white text; a branch has the color of its line."""
+LINE_COLORS = select_line_colors(AGENCY)
 DEFAULT_LINE_COLOR = "#4a4a4a"
 EARLY_SECONDS, LATE_SECONDS, VERY_LATE_SECONDS = -60, 120, 300
 
@@ -395,4 +395,5 @@ def _template() -> Template:
         "format_minutes": format_minutes,
         "describe_status": describe_status,
     }
+    environment.globals |= {"agency": AGENCY, "attribution": describe_attribution(AGENCY)}
     return environment.get_template("page.html")

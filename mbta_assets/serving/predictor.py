@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from mbta_assets import mbta
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import shift_delays
 from mbta_assets.serving import logs
@@ -49,7 +50,7 @@ class ArrivalQuery:
     about the vehicle's own trip include the report itself; values about other vehicles are from before it.
     """
 
-    service_date: date = required("Service date of the trip; a service day starts at 3 am local time.")
+    service_date: date = required("Service date of the trip; a service day starts at MBTA_SERVICE_DAY_START_HOUR.")
     time_stamp: datetime = required("Time of the vehicle's report, at which the prediction is made.")
     stop_id: str = required("Stop whose arrival is predicted.")
     stops_ahead: int = required(
@@ -364,7 +365,7 @@ EXAMPLE_QUERY = ArrivalQuery(
     stop_sequence=30,
     current_stop_sequence=30,
     timepoint=0,
-    route_id="Red",
+    route_id=mbta.EXAMPLE_ROUTE,
     direction_id=0,
     current_latitude=42.3929,
     current_longitude=-71.1203,

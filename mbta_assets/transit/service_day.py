@@ -8,11 +8,10 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from mbta_assets.settings import AgencySettings
+from mbta_assets.agency import AGENCY
 
-_agency = AgencySettings.from_environment()
-TIME_ZONE = _agency.time_zone
-SERVICE_DAY_START_HOUR = _agency.service_day_start_hour
+TIME_ZONE = AGENCY.time_zone
+SERVICE_DAY_START_HOUR = AGENCY.service_day_start_hour
 """Local hour at which one service day ends and the next begins."""
 
 

@@ -53,7 +53,7 @@ def seconds_feature(description: str, **rules: Any) -> Any:
 class Table(pa.DataFrameModel):
     """Base of all table models."""
 
-    service_date: Series[Date] = column("Service date; a service day begins at 3 am local time.")
+    service_date: Series[Date] = column("Service date; a service day begins at MBTA_SERVICE_DAY_START_HOUR.")
 
     class Config:
         strict = True

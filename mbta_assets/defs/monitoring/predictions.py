@@ -17,7 +17,7 @@ from mbta_assets.ml.evaluation.accuracy import MetricRow
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_within_bounds, predictions_unique
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
 from mbta_assets.ml.evaluation.grouping import POSITIONS
-from mbta_assets.ml.evaluation.metrics import AGENCY, MBTA_WINDOWS
+from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS
 from mbta_assets.ml.training.dataset import read_rows
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle, BundleError
@@ -80,7 +80,7 @@ def prediction_accuracy(
             metadata = {"model_version": str(version), **version_metadata}
         predicted = features.merge(predictions[schema.ROW_KEY].drop_duplicates(), on=schema.ROW_KEY)
         if of_agency := accuracy.score_agency(predicted):
-            tables.append(accuracy.make_accuracy_table(day, AGENCY, of_agency))
+            tables.append(accuracy.make_accuracy_table(day, AGENCY_BASELINE, of_agency))
             metadata["agency"] = _compare_with_agency(rows, of_agency)
         if not metadata:
             metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}

@@ -27,7 +27,7 @@ from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import LEADERBOARD, ReportStore
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
-BASELINES = ("schedule", "persistence", "runtime_lookup", metrics.AGENCY, "oracle")
+BASELINES = ("schedule", "persistence", "runtime_lookup", metrics.AGENCY_BASELINE, "oracle")
 """Rows of the leaderboard that are not stored models."""
 
 
@@ -81,7 +81,7 @@ def rank_models(
     leaderboard.sort(key=lambda row: row["mae"])
     lookup = next(row for row in leaderboard if row["model"] == "runtime_lookup")
     for row in leaderboard:
-        error = "mae_beside_agency" if row["model"] == metrics.AGENCY else "mae"
+        error = "mae_beside_agency" if row["model"] == metrics.AGENCY_BASELINE else "mae"
         row["beats_runtime_lookup"] = row[error] < lookup[error]
     return leaderboard
 
@@ -110,7 +110,7 @@ def predict_baselines(test: pd.DataFrame, runtime_lookup: Bundle, source: Source
     predicted = {**metrics.predict_baselines(test), "runtime_lookup": lookup.predict_delay(test)}
     agency = metrics.get_agency_delays(test)
     if not np.isnan(agency).all():
-        predicted[metrics.AGENCY] = agency
+        predicted[metrics.AGENCY_BASELINE] = agency
     oracle = source.oracle(test)
     if oracle is not None and not np.isnan(oracle).any():
         predicted["oracle"] = oracle

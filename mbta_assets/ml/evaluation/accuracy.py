@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.evaluation import metrics
+from mbta_assets.ml.evaluation.accuracy_bounds import BOUNDS, BY_MODE, BY_ROUTE, AccuracyBounds
 from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, POSITIONS, bin_distances, classify_positions
 from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.transit import schema
@@ -89,20 +90,28 @@ def make_accuracy_table(service_date: date, model_version: str, rows: Iterable[M
     )
 
 
-def score_predictions(features: pd.DataFrame, predicted: np.ndarray) -> list[MetricRow]:
+def score_predictions(
+    features: pd.DataFrame, predicted: np.ndarray, bounds: AccuracyBounds = BOUNDS
+) -> list[MetricRow]:
     """Score predicted delays (n,) in seconds against the labels of n rows of `transit_features`.
 
-    Returns errors by route, stops ahead and position, shares within the MBTA's and the ETA benchmark's windows, and the
-    share of rows with a label.
+    Returns errors by route, stops ahead and position, shares within the agency's and the ETA benchmark's windows, and
+    the share of rows with a label. `bounds` tell the modes of routes.
     """
     label = features["delay_seconds"].to_numpy(dtype=np.float64)
     scheduled_seconds_ahead = features["scheduled_seconds_ahead"].to_numpy(dtype=np.float64)
     labelled = ~np.isnan(label)
     position = _to_members(classify_positions(features), POSITIONS)
     rows: list[MetricRow] = []
-    for dimension, members in {**_group_rows(features), "position": position}.items():
+    grouped = _group_rows(features)
+    for dimension, members in {**grouped, "position": position}.items():
         rows += measure_errors(dimension, members, label - predicted)
-    rows += _measure_mbta_windows(label, predicted, scheduled_seconds_ahead, position)
+    groups = {
+        "predicted_horizon, position": position,
+        BY_ROUTE: grouped["route_id"],
+        BY_MODE: _group_by_mode(features, bounds),
+    }
+    rows += _measure_mbta_windows(label, predicted, scheduled_seconds_ahead, groups)
     rows += _measure_eta_benchmark(label, predicted, scheduled_seconds_ahead)
     labelled_share = float(labelled.mean()) if len(labelled) else None
     rows.append(MetricRow("matched_share", "all", "all", len(labelled), labelled_share))
@@ -173,15 +182,23 @@ def _to_members(values: pd.Series | np.ndarray, members: list[str]) -> pd.Series
     return pd.Series(pd.Categorical(values, members))
 
 
+def _group_by_mode(features: pd.DataFrame, bounds: AccuracyBounds) -> pd.Series:
+    """Return the mode (n,) of each row's route; missing where it is not known."""
+    routes = features["route_id"].dropna().unique()
+    modes = {route_id: mode for route_id in routes if (mode := bounds.find_mode(route_id))}
+    return _to_members(features["route_id"].map(modes).astype(TEXT), sorted({*modes.values()}))
+
+
 def _measure_mbta_windows(
-    label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray, position: pd.Series
+    label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray, groups: Mapping[str, pd.Series]
 ) -> Iterator[MetricRow]:
-    """Yield the shares within the MBTA's windows, over all rows and by position."""
+    """Yield the shares within the agency's windows, over all rows and by the members (n,) of each dimension."""
     # A missing label counts as a miss. On a day without any label nothing is scored, as arrivals may be yet to come.
     scored = np.full(len(label), not np.isnan(label).all())
     selections = {("predicted_horizon", ""): scored}
-    for member in POSITIONS:
-        selections["predicted_horizon, position", f", {member}"] = scored & (position == member).to_numpy()
+    for dimension, members in groups.items():
+        for member in members.cat.categories:
+            selections[dimension, f", {member}"] = scored & (members == member).to_numpy()
     for (dimension, suffix), mask in selections.items():
         shares = metrics.score_mbta_windows(label[mask], predicted[mask], scheduled_seconds_ahead[mask])
         for window, share in shares.items():

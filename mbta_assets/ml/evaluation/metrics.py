@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mbta_assets.agency import AGENCY
 from mbta_assets.ml.evaluation.grouping import classify_positions
 from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.ml.inference.intervals import IntervalCalibration
+from mbta_assets.setting_types import parse_minutes
 from mbta_assets.transit.agency_delays import AGENCY_DELAY
 
 
@@ -30,13 +32,20 @@ class Share(NamedTuple):
     """None if n is 0."""
 
 
-MBTA_WINDOWS: Mapping[str, ErrorWindow] = {
-    "0-3 min": ErrorWindow(0, 180, -60, 60),
-    "3-6 min": ErrorWindow(180, 360, -90, 120),
-    "6-12 min": ErrorWindow(360, 720, -150, 210),
-    "12-30 min": ErrorWindow(720, 1800, -240, 360),
-}
-"""The MBTA's accuracy standard, by predicted time to arrival. An error on a bound of the window is outside."""
+def make_windows(settings: Mapping[str, tuple[int, int]]) -> dict[str, ErrorWindow]:
+    """Return the windows of the setting MBTA_ACCURACY_WINDOWS by bin."""
+    windows = {}
+    for name, (min_error, max_error) in settings.items():
+        start, end = parse_minutes(name)
+        windows[name] = ErrorWindow(60 * start, 60 * end, min_error, max_error)
+    return windows
+
+
+MBTA_WINDOWS: Mapping[str, ErrorWindow] = make_windows(AGENCY.accuracy_windows)
+"""Windows of `within_mbta_window`, by predicted time to arrival: by default the MBTA's accuracy standard.
+
+An error on a bound of the window is outside.
+"""
 
 ETA_WINDOWS: Mapping[str, ErrorWindow] = {
     "0-3 min": ErrorWindow(0, 180, -30, 90),
@@ -49,7 +58,7 @@ ETA_WINDOWS: Mapping[str, ErrorWindow] = {
 https://github.com/TransitApp/ETA-Accuracy-Benchmark
 """
 
-AGENCY = "agency"
+AGENCY_BASELINE = "agency"
 """Name of the agency's own predictions, where they are scored like those of a model."""
 
 LeaderboardRow = dict[str, Any]

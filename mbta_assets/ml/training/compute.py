@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mbta_assets.agency import AGENCY, worker_environment
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -54,19 +56,20 @@ def count_usable_cores() -> int:
 def ray_session(address: str | None) -> Iterator[None]:
     """Connect to the Ray cluster at `address`, or start one on this machine's cores, until the context ends.
 
-    A remote cluster is sent this package, so that its nodes need only the dependencies.
+    A remote cluster is sent this package, so that its nodes need only the dependencies, and the agency's settings.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray  # takes seconds to import; the code location imports this module and must load fast
 
+    runtime_env = {"py_modules": [str(Path(__file__).parents[2])], "env_vars": worker_environment(AGENCY)}
     ray.init(
         address=address or "local",  # never another cluster that happens to run on this machine
         include_dashboard=None if address else False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         ignore_reinit_error=True,
-        runtime_env={"py_modules": [str(Path(__file__).parents[2])]} if address else None,
+        runtime_env=runtime_env if address else None,
     )
     try:
         yield

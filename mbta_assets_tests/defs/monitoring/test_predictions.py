@@ -339,7 +339,11 @@ def rename_stops(rows: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("change", "check", "message"),
     [
-        (postpone_arrivals, "accuracy_within_bounds", "within_mbta_window of 0-3 min is 0.00, under 0.85 by 0.85"),
+        (
+            postpone_arrivals,
+            "accuracy_within_bounds",
+            "of 0-3 min, Blue is 0.00, under 0.86 by 0.86",
+        ),
         (postpone_arrivals, "drift_within_bounds", "error_drift of 1 is"),
         (rename_stops, "drift_within_bounds", "unknown_share of stop_id is 1.00, over 0.01 by 0.99"),
     ],
