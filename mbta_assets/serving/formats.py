@@ -62,7 +62,7 @@ class NetworkSnapshot:
 
     service_date: date
     times: np.ndarray
-    """(m,) int64 epoch seconds, multiples of `SNAPSHOT_INTERVAL_SECONDS`."""
+    """(m,) int64 epoch seconds, whole `SNAPSHOT_INTERVAL_SECONDS` after the start of the service day."""
     time_index: np.ndarray
     """(n,) int32 index into `times` of each row, ascending."""
     vehicle_id: np.ndarray

@@ -111,7 +111,7 @@ def test_the_leaderboard_is_in_the_bucket_and_in_the_local_store(stores: Stores)
 def test_only_the_tables_models_and_reports_are_left_and_no_pickle(stores: Stores) -> None:
     tables, bucket = stores.tables, stores.bucket
     names = {table.table_id for table in tables.bigquery.client.list_tables(tables.dataset)}
-    assert names == {*TABLES, "stored_days"}
+    assert names == {*TABLES, *schema.OPTIONAL_UPSTREAM, "stored_days"}
     paths = [blob.name for blob in bucket.client.list_blobs(bucket.name)]
     assert paths
     assert all(path.startswith(("models/", "reports/")) for path in paths)

@@ -236,14 +236,19 @@ class PlainDay:
             intervals = set()
             n_stops = len(self.trips[key[1]].stop_times)
             for time in sorted({report.time for report in reports if report.visit is not None}):
-                interval = time // SECOND // 600
+                second = self._local_second(time)
+                interval = second // 600
                 ahead = n_stops - self._locate(key, time).next_position + 1
-                chosen = set(range(1, ahead + 1)) if every or interval not in intervals else _choose(time, ahead)
+                chosen = set(range(1, ahead + 1)) if every or interval not in intervals else _choose(second, ahead)
                 intervals.add(interval)
                 for stops_ahead in sorted({0} | chosen):
                     row = RowKey(key[2], key[1], time, stops_ahead)
                     if self.find_destination(row) is not None:
                         yield row
+
+    def _local_second(self, time: int) -> int:
+        """Return the whole seconds since the start of the day, and 86,400 for each day from 1970 to it."""
+        return (time - self.start) // SECOND + (self.service_date - date(1970, 1, 1)).days * 86_400
 
     def find_destination(self, row: RowKey) -> StopTime | None:
         """Return the stop visit that a row is about; None if there can be no such row."""
@@ -457,11 +462,11 @@ def _is_under_way(report: Report) -> bool:
     return report.visit is not None and report.visit.position >= 2
 
 
-def _choose(time: int, n_ahead: int) -> set[int]:
+def _choose(second: int, n_ahead: int) -> set[int]:
     """Return the stops ahead that a report has rows about: the benchmark and two others by a hash of its second."""
     others = [stops for stops in range(1, n_ahead + 1) if stops not in BENCHMARK]
     chosen = {stops for stops in BENCHMARK if stops <= n_ahead}
-    state = time // SECOND
+    state = second
     for left in (len(others), len(others) - 1):
         state = state * 48_271 % (2**31 - 1)
         if left <= 0:

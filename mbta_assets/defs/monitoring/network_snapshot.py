@@ -17,6 +17,7 @@ from mbta_assets.defs.partitions import daily_asset, requested_days
 from mbta_assets.serving.formats import SNAPSHOT_INTERVAL_SECONDS, DamagedSnapshot, Line, NetworkSnapshot, Station
 from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
 from mbta_assets.transit import schema
+from mbta_assets.transit.service_day import start_epoch_seconds
 
 MIN_TERMINAL_SHARE = 0.1
 """Share of a line's trips that must end at a stop for it to be named as a terminal."""
@@ -129,7 +130,8 @@ def _list_visits(features: pd.DataFrame) -> pd.DataFrame:
 def _select_first_reports(features: pd.DataFrame) -> pd.DataFrame:
     """Select the rows of each vehicle's first report from each snapshot time on, and add `snapshot_time`."""
     time = features["time_stamp"].to_numpy(dtype="datetime64[s]").astype(np.int64)
-    rows = features.assign(snapshot_time=time // SNAPSHOT_INTERVAL_SECONDS * SNAPSHOT_INTERVAL_SECONDS)
+    start = start_epoch_seconds(schema.to_service_dates(features["service_date"])).astype(np.int64)
+    rows = features.assign(snapshot_time=time - (time - start) % SNAPSHOT_INTERVAL_SECONDS)
     report = ["time_stamp", "trip_id"]
     first = rows.sort_values(report).drop_duplicates(["snapshot_time", "vehicle_id"])
     return rows.merge(first[["snapshot_time", "vehicle_id", *report]], on=["snapshot_time", "vehicle_id", *report])
