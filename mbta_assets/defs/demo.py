@@ -49,7 +49,7 @@ def print_results(store: Path) -> list[dict[str, Any]]:
     """Print the leaderboard of a store, and where everything is. Return the leaderboard."""
     reports = store / "reports"
     leaderboard: list[dict[str, Any]] = json.loads((reports / "model_leaderboard.json").read_text())
-    print("\nErrors on the test days, in seconds of delay; all rows but the agency's are of the same arrivals.\n")
+    print("\nErrors on the test days, in seconds of delay; every model is evaluated on the same arrivals.\n")
     print(format_leaderboard(leaderboard))
     print("\n" + "\n".join(describe_intervals(leaderboard)))
     print(f"\ntables   {store / 'tables'}\nbundles  {store / 'bundles'}\nreports  {reports}")

@@ -17,7 +17,7 @@ from mbta_assets.ml.evaluation.accuracy import MetricRow
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_within_bounds, predictions_unique
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
 from mbta_assets.ml.evaluation.grouping import POSITIONS
-from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS
+from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS, get_agency_delays
 from mbta_assets.ml.training.dataset import read_rows
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle, BundleError
@@ -78,8 +78,10 @@ def prediction_accuracy(
             rows, version_metadata = _measure_version(str(version), of_version, features, read_reference)
             tables.append(accuracy.make_accuracy_table(day, str(version), rows))
             metadata = {"model_version": str(version), **version_metadata}
-        predicted = features.merge(predictions[schema.ROW_KEY].drop_duplicates(), on=schema.ROW_KEY)
-        if of_agency := accuracy.score_agency(predicted):
+        by_agency = features[~np.isnan(get_agency_delays(features))]
+        if len(by_agency):
+            by_agency = by_agency.merge(predictions[schema.ROW_KEY].drop_duplicates(), on=schema.ROW_KEY)
+        if of_agency := accuracy.score_agency(by_agency):
             tables.append(accuracy.make_accuracy_table(day, AGENCY_BASELINE, of_agency))
             metadata["agency"] = _compare_with_agency(rows, of_agency)
         if not metadata:

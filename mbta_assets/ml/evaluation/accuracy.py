@@ -124,9 +124,7 @@ def score_beside_agency(features: pd.DataFrame, predicted: np.ndarray) -> list[M
     Returns the MAE and the shares within the MBTA's windows, in the dimension `beside_agency` and those below it.
     """
     has_agency = ~np.isnan(metrics.get_agency_delays(features))
-    if not has_agency.any():
-        return []
-    rows = score_predictions(features[has_agency].reset_index(drop=True), predicted[has_agency])
+    rows = _score_selected(features, predicted, has_agency)
     return [
         row._replace(dimension=_BESIDE_AGENCY[row.measure, row.dimension])
         for row in rows
@@ -137,10 +135,14 @@ def score_beside_agency(features: pd.DataFrame, predicted: np.ndarray) -> list[M
 def score_agency(features: pd.DataFrame) -> list[MetricRow]:
     """Score the agency's predictions on those of n rows that have one; none without such rows."""
     agency = metrics.get_agency_delays(features)
-    has_agency = ~np.isnan(agency)
-    if not has_agency.any():
+    return _score_selected(features, agency, ~np.isnan(agency))
+
+
+def _score_selected(features: pd.DataFrame, predicted: np.ndarray, selected: np.ndarray) -> list[MetricRow]:
+    """Score predicted delays (n,) on the rows of a mask (n,); nothing if it selects none."""
+    if not selected.any():
         return []
-    return score_predictions(features[has_agency].reset_index(drop=True), agency[has_agency])
+    return score_predictions(features[selected].reset_index(drop=True), predicted[selected])
 
 
 def measure_errors(dimension: str, members: pd.Series, error: np.ndarray) -> Iterator[MetricRow]:
