@@ -11,7 +11,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo backfill test check serve dev bench seeds docs clean
+.PHONY: help install demo backfill test check serve live dev bench seeds docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test: $(INSTALLED) ## everything: what continuous integration runs
 
 serve: $(INSTALLED) ## serve predictions and their page from the demo's store
 	$(BIN)/functions-framework --source deploy/functions/main.py --target predict --host 127.0.0.1 --port 8080
+
+live: $(INSTALLED) ## predict every stop ahead of every vehicle of the feed, and serve TripUpdates
+	@$(BIN)/mbta-assets live
 
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemon
 	$(BIN)/dg dev

@@ -64,6 +64,7 @@ def write_archive(directory: Path, snapshots: int, changed_share: float) -> None
 def measure(directory: Path, snapshots: int) -> None:
     """Print the time and the peak memory of reading `agency_predictions`."""
     from mbta_assets.sources.gtfs.places import DirectoryPlace
+
     from mbta_assets.sources.gtfs.source import GtfsSource
 
     source = GtfsSource(DirectoryPlace(directory), "https://feeds.example/gtfs.zip")

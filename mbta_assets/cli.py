@@ -159,8 +159,9 @@ def collect(
     It polls MBTA_VEHICLE_POSITIONS, MBTA_TRIP_UPDATES if that is set, and MBTA_GTFS_STATIC. The archive is
     MBTA_FEED_ARCHIVE.
     """
+    from mbta_assets.realtime import places
     from mbta_assets.settings import Settings  # imports pydantic, which `--help` can do without
-    from mbta_assets.sources.gtfs import collector, places
+    from mbta_assets.sources.gtfs import collector
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for each request
@@ -175,6 +176,49 @@ def collect(
     try:
         collector.collect(Settings.from_environment(), pace, (host, port) if port else None, stop)
     except (collector.CollectorError, places.ArchiveError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.option(
+    "--every", default=10.0, show_default=True, type=click.FloatRange(min=0.01), help="Seconds between two requests."
+)
+@click.option("--replay", type=day_type, help="Replay a stored service day instead of following the feed.")
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Speed of the replay; 0 for as fast as possible.",
+)
+@click.option(
+    "--archive/--no-archive",
+    default=True,
+    show_default=True,
+    help="Keep snapshots in MBTA_FEED_ARCHIVE; not beside a collector, which does it.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at.")
+@click.option("--port", default=8090, show_default=True, help="Port to serve at; 0 for one that is free.")
+def live(every: float, replay: datetime | None, speed: float, archive: bool, host: str, port: int) -> None:
+    """Predict arrivals of the live feed and serve TripUpdates.
+
+    At each update of the feed every stop ahead of every vehicle is predicted.
+
+    It follows MBTA_VEHICLE_POSITIONS: the address of a feed, or a directory of snapshots that others fill. Timetables
+    are those of MBTA_SOURCE; the model is MBTA_MODEL.
+    """
+    from mbta_assets.live import command  # imports pandas
+    from mbta_assets.realtime import places
+    from mbta_assets.settings import Settings  # imports pydantic, which `--help` can do without
+    from mbta_assets.sources import SourceError
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    options = command.Options(every, replay and replay.date(), speed, archive, host, port)
+    try:
+        command.run(Settings.from_environment(), options, stop)
+    except (command.LiveError, places.ArchiveError, SourceError) as error:
         raise click.ClickException(str(error)) from error
 
 

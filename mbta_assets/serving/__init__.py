@@ -5,8 +5,9 @@ function is `upstream_events.on_upstream_change`; these modules also need Flask,
 Nothing here imports Dagster, pandas or a training library.
 """
 
+from mbta_assets.serving.arrival_query import ArrivalQuery
 from mbta_assets.serving.observations import VehicleUpdate
-from mbta_assets.serving.predictor import ArrivalInterval, ArrivalQuery, Prediction, Predictor, follow_model
+from mbta_assets.serving.predictor import ArrivalInterval, Prediction, Predictor, follow_model
 from mbta_assets.serving.scheduled_trip import StopTime
 from mbta_assets.serving.stream import Stream
 from mbta_assets.serving.timetable import Stop, Timetable, Trip

@@ -25,15 +25,8 @@ from pydantic import (
 )
 
 from mbta_assets.serving import query_rules
-from mbta_assets.serving.predictor import (
-    EXAMPLE_QUERY,
-    REQUIRED_FIELDS,
-    TIME_FIELDS,
-    ArrivalInterval,
-    ArrivalQuery,
-    FieldGroup,
-    Prediction,
-)  # fmt: skip
+from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, REQUIRED_FIELDS, TIME_FIELDS, ArrivalQuery, FieldGroup
+from mbta_assets.serving.predictor import ArrivalInterval, Prediction
 
 MAX_QUERIES = 1_000
 MAX_BODY_BYTES = 2_000_000

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
 
-from mbta_assets.serving.predictor import POSITION_FIELDS, TIME_FIELDS, ArrivalQuery
+from mbta_assets.serving.arrival_query import POSITION_FIELDS, TIME_FIELDS, ArrivalQuery
 from mbta_assets.transit import service_day
 from mbta_assets.transit.plausibility import NULL_ISLAND_DEGREES, is_plausible_position
 

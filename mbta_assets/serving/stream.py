@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from mbta_assets.serving.arrival_query import ArrivalQuery, FieldGroup
 from mbta_assets.serving.observations import Observations
-from mbta_assets.serving.predictor import ArrivalQuery, FieldGroup
 from mbta_assets.serving.scheduled_trip import MICROSECOND, ScheduledTrip, missing_first
 from mbta_assets.serving.timetable import Timetable
 from mbta_assets.serving.trip_state import (

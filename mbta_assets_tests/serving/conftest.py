@@ -19,7 +19,7 @@ from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import dataset
 from mbta_assets.ml.training.cross_fitting import predict_out_of_fold
-from mbta_assets.serving.predictor import EXAMPLE_QUERY, ArrivalQuery
+from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, ArrivalQuery
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mbta_assets.serving import ArrivalQuery, Predictor, openapi
-from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS
+from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, REQUIRED_FIELDS
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT
 from mbta_assets_tests.deploy import compose

@@ -10,7 +10,7 @@ import pytest
 from mbta_assets.gcp.account import Account
 from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.serving import Predictor, follow_model
-from mbta_assets.serving.predictor import EXAMPLE_QUERY
+from mbta_assets.serving.arrival_query import EXAMPLE_QUERY
 from mbta_assets.serving.refreshing_cache import MAX_WAIT_SECONDS, RefreshingCache, Unavailable
 from mbta_assets.storage.bundle import BundleError
 from mbta_assets.storage.gcs import GCSModelRegistry, GCSReportStore

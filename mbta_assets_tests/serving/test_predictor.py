@@ -15,7 +15,8 @@ from mbta_assets.ml.evaluation.metrics import score_interval
 from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model
 from mbta_assets.ml.inference.monotone import make_monotone
 from mbta_assets.serving import ArrivalQuery, Predictor, StopTime, Stream, Timetable, VehicleUpdate, follow_model
-from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS, feature_columns
+from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, REQUIRED_FIELDS
+from mbta_assets.serving.predictor import feature_columns
 from mbta_assets.storage import bundle
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
 from mbta_assets_tests.support.dagster_dev import eventually

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbta_assets.serving.predictor import EXAMPLE_QUERY, REQUIRED_FIELDS, TIME_FIELDS, ArrivalQuery
+from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, REQUIRED_FIELDS, TIME_FIELDS, ArrivalQuery
 from mbta_assets.serving.query_rules import OBSERVED_FIELDS, POSITIONS, find_broken_rules
 from mbta_assets.transit.service_day import start_time
 

@@ -73,11 +73,12 @@ def encode_values(column: Any, code_of: Mapping[Any, int], default: int) -> np.n
         # A pandas series is long: each distinct value is looked up once. Arrays come from requests and are short.
         positions, distinct = column.factorize()
         return np.array([*(code_of.get(value, default) for value in distinct.tolist()), default])[positions]
-    return np.fromiter((code_of.get(value, default) for value in _to_python_values(column)), dtype=np.int64)
+    return np.array([code_of.get(value, default) for value in _to_python_values(column)], dtype=np.int64)
 
 
 def _to_python_values(column: Any) -> list[Any]:
     """Return the values of a column as plain Python objects, None where missing."""
-    missing = column.isna() if hasattr(column, "isna") else np.array([value is None for value in column])
-    values = np.asarray(column, dtype=object).tolist()
-    return [None if is_missing else value for value, is_missing in zip(values, missing, strict=True)]
+    values: list[Any] = np.asarray(column, dtype=object).tolist()
+    if not hasattr(column, "isna"):
+        return values
+    return [None if is_missing else value for value, is_missing in zip(values, column.isna(), strict=True)]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as arrow
 
-from mbta_assets.sources.gtfs.feed import Snapshot
+from mbta_assets.realtime.feed import Snapshot
 from mbta_assets.sources.gtfs.feed_rows import TRIP, describe_trip, number_rows, relationship_of_stop
 
 CANCELED_TRIP, SKIPPED_STOP = "canceled_trip", "skipped_stop"

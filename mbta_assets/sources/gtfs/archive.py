@@ -24,8 +24,8 @@ from typing import NamedTuple
 import pyarrow as arrow
 from pyarrow import parquet
 
-from mbta_assets.sources.gtfs.feed import FeedError, parse_feed
-from mbta_assets.sources.gtfs.places import ArchiveError, Place, StoredFile
+from mbta_assets.realtime.feed import FeedError, parse_feed
+from mbta_assets.realtime.places import ArchiveError, Place, StoredFile
 
 FEEDS = ("vehicle_positions", "trip_updates")
 DAY_SECONDS, MAX_BATCH_SECONDS = 86_400, 3600

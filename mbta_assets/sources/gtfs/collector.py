@@ -20,11 +20,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client import Counter as CounterMetric
 from prometheus_client import Gauge as GaugeMetric
 
+from mbta_assets.realtime.fetching import WORKING, Fetcher, Outcome, open_client
+from mbta_assets.realtime.places import Place, open_place
 from mbta_assets.settings import Settings
 from mbta_assets.sources.gtfs.archive import FeedArchive
 from mbta_assets.sources.gtfs.editions import Editions
-from mbta_assets.sources.gtfs.fetching import WORKING, Fetcher, Outcome, open_client
-from mbta_assets.sources.gtfs.places import Place, open_place
 from mbta_assets.sources.gtfs.polling import Poller, Recorder, SnapshotPoller, StaticPoller
 
 MAX_SNAPSHOT_BYTES, MAX_STATIC_BYTES = 64 * 2**20, 512 * 2**20

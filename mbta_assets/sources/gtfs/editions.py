@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from mbta_assets.realtime.feed import describe_bytes
+from mbta_assets.realtime.places import MAX_REPLACE_ATTEMPTS, ArchiveError, Place
 from mbta_assets.sources.gtfs.archive import EDITIONS
-from mbta_assets.sources.gtfs.feed import describe_bytes
-from mbta_assets.sources.gtfs.places import MAX_REPLACE_ATTEMPTS, ArchiveError, Place
 
 SIGHTINGS = f"{EDITIONS}sightings.json"
 REQUIRED_FILES = ("stop_times.txt", "stops.txt", "trips.txt")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as arrow
 from google.transit.gtfs_realtime_pb2 import TripDescriptor, TripUpdate, VehiclePosition
 
-from mbta_assets.sources.gtfs.feed import Snapshot
+from mbta_assets.realtime.feed import Snapshot
 
 TRIP = arrow.schema(
     [

@@ -4,27 +4,21 @@ A snapshot waits in memory until its batch is written, a minute by default: that
 Threads, metrics and the command are in `collector`.
 """
 
-import hashlib
-import random
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from mbta_assets.gcp import CloudError
+from mbta_assets.realtime.feed import FeedError, parse_feed
+from mbta_assets.realtime.fetching import WORKING, Answer, Fetcher, Outcome, compute_backoff
+from mbta_assets.realtime.places import ArchiveError
+from mbta_assets.realtime.sequence import SnapshotSequence
 from mbta_assets.sources.gtfs.archive import DAY_SECONDS, FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.editions import Editions, StaticFeedError
-from mbta_assets.sources.gtfs.feed import FeedError, parse_feed
-from mbta_assets.sources.gtfs.fetching import WORKING, Answer, Fetcher, Outcome
-from mbta_assets.sources.gtfs.places import ArchiveError
 
 MAX_BACKOFF_SECONDS = 300.0
-MAX_CLOCK_ERROR_SECONDS = 300.0
-"""A header that is further ahead of this machine's clock is from the future."""
 CLOCK_JUMP_SECONDS = 5.0
-RECENT_SNAPSHOTS = 500
-"""Number of latest snapshots that a further one is compared with; servers behind one address answer out of step."""
 RECENT_BATCHES = 5
 """Number of latest batches that are compared with after a restart."""
 MAX_BATCH_SPAN_SECONDS = 900.0
@@ -95,15 +89,6 @@ class Poller(ABC):
         """Write what waits."""
 
 
-def compute_backoff(first: float, longest: float, failures: int) -> float:
-    """Return how many seconds to wait after some failures in a row: about twice as many each time, with jitter.
-
-    It is from `first` to `longest` seconds.
-    """
-    bound = min(longest, first * 2 ** min(failures, 20))
-    return first + random.uniform(0.5, 1) * (bound - first)
-
-
 class SnapshotPoller(Poller):
     """Polls a GTFS-realtime feed."""
 
@@ -124,8 +109,7 @@ class SnapshotPoller(Poller):
         self._waiting: list[FetchedSnapshot] = []
         self._batch_began = self._no_write_before = 0.0
         self._clock_offset = self.clocks.wall() - self.clocks.monotonic()
-        self._recent: deque[bytes] = deque(maxlen=RECENT_SNAPSHOTS)
-        self._header_time = self._latest_header = 0
+        self._sequence = SnapshotSequence()
         self._continue_archive()
 
     def poll(self) -> float:
@@ -150,26 +134,12 @@ class SnapshotPoller(Poller):
         except FeedError as error:
             return ("truncated" if error.is_truncated else "foreign"), str(error)
         self.fetcher.accept(answer)
-        header_time = snapshot.header_time or 0
-        is_older = 0 < header_time < self._header_time
-        is_ahead = header_time > fetched_at + MAX_CLOCK_ERROR_SECONDS
-        if not is_ahead and header_time:
-            self._header_time = max(self._header_time, header_time)
-            self.recorder.set_header_time(self.feed, self._header_time)
-        digest = hashlib.sha256(answer.content).digest()
-        if digest in self._recent:
-            return ("older" if is_older else "unchanged"), ""
-        self._recent.append(digest)
-        # A header that is ahead of the clock, or that stays while the content changes, is not the time of the snapshot.
-        is_trusted = header_time and not is_ahead and header_time != self._latest_header
-        self._latest_header = header_time
-        made_at = float(header_time) if is_trusted else None
-        self._add(FetchedSnapshot(fetched_at, answer.content, made_at=made_at))
-        if is_ahead:
-            return "from_the_future", f"its header is {header_time - fetched_at:.0f} s ahead of this machine's clock"
-        if is_older:
-            return "older", f"its header is {self._header_time - header_time} s older than the latest"
-        return ("new" if snapshot.entities else "empty"), ""
+        classified = self._sequence.classify(answer.content, snapshot, fetched_at)
+        if self._sequence.header_time:
+            self.recorder.set_header_time(self.feed, self._sequence.header_time)
+        if not classified.is_repeated:
+            self._add(FetchedSnapshot(fetched_at, answer.content, made_at=classified.made_at))
+        return classified.outcome, classified.problem
 
     def _add(self, snapshot: FetchedSnapshot) -> None:
         """Add a snapshot to the batch; one of another time begins another batch."""
@@ -218,10 +188,8 @@ class SnapshotPoller(Poller):
         for piece in [piece for piece in pieces if piece.feed == self.feed][-RECENT_BATCHES:]:
             try:
                 for snapshot in self.archive.read_piece(piece):
-                    self._recent.append(hashlib.sha256(snapshot.content).digest())
-                    header_time = parse_feed(snapshot.content, snapshot.place).header_time or 0
-                    if header_time <= snapshot.fetched_at + MAX_CLOCK_ERROR_SECONDS:
-                        self._header_time = max(self._header_time, header_time)
+                    parsed = parse_feed(snapshot.content, snapshot.place)
+                    self._sequence.remember(snapshot.content, parsed, snapshot.fetched_at)
             except (ArchiveError, FeedError) as error:
                 self.recorder.count_failed_write(self.feed, str(error), 0)
 

@@ -18,6 +18,8 @@ import pandas as pd
 import pyarrow as arrow
 import pyarrow.compute as pc
 
+from mbta_assets.realtime.feed import FeedError, parse_feed
+from mbta_assets.realtime.places import ArchiveError, Place, open_place
 from mbta_assets.settings import Settings
 from mbta_assets.sources.conform import conform
 from mbta_assets.sources.contract import (
@@ -33,9 +35,7 @@ from mbta_assets.sources.gtfs.alterations import Alterations, find_alterations
 from mbta_assets.sources.gtfs.archive import MAX_BATCH_SECONDS, FeedArchive, FetchedSnapshot, Piece, UnreadablePiece
 from mbta_assets.sources.gtfs.day_rows import DayRows
 from mbta_assets.sources.gtfs.editions import Editions, StaticFeedError
-from mbta_assets.sources.gtfs.feed import FeedError, parse_feed
 from mbta_assets.sources.gtfs.feed_rows import RowBuilder, number_rows
-from mbta_assets.sources.gtfs.places import ArchiveError, Place, open_place
 from mbta_assets.sources.gtfs.static_feed import StaticFeed
 from mbta_assets.sources.gtfs.trips import TripResolver
 from mbta_assets.sources.gtfs.validity import StaticFeeds

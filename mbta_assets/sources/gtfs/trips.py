@@ -109,11 +109,11 @@ class TripResolver:
     @cached_property
     def _active(self) -> arrow.Table:
         days = [self._day + timedelta(days=n) for n in (-1, 0, 1)]
-        tables = [_list_active_trips(near, self._find_feed, required=near == self._day) for near in days]
+        tables = [list_active_trips(near, self._find_feed, required=near == self._day) for near in days]
         return arrow.concat_tables(tables)
 
 
-def _list_active_trips(day: date, find_feed: Callable[[date], StaticFeed], *, required: bool) -> arrow.Table:
+def list_active_trips(day: date, find_feed: Callable[[date], StaticFeed], *, required: bool) -> arrow.Table:
     """Return the trips of a day with the epoch seconds from which their times count; none if it has no timetable.
 
     Raises StaticFeedError if a timetable is required.
@@ -123,18 +123,18 @@ def _list_active_trips(day: date, find_feed: Callable[[date], StaticFeed], *, re
     except StaticFeedError:
         if required:
             raise
-        return _ACTIVE.empty_table()
+        return ACTIVE.empty_table()
     n = len(trips)
     columns = {
         "service_date": arrow.array([day] * n, arrow.date32()),
         "starts": arrow.array([int(start_time(day).timestamp())] * n, arrow.int64()),
         "is_frequent": pc.or_(trips["repeats"], pc.not_equal(trips["id"], trips["trip_id"])),
     }
-    names = [name for name in _ACTIVE.names if name not in columns]
-    return arrow.table(columns | {name: trips[name] for name in names}).cast(_ACTIVE)
+    names = [name for name in ACTIVE.names if name not in columns]
+    return arrow.table(columns | {name: trips[name] for name in names}).cast(ACTIVE)
 
 
-_ACTIVE = arrow.schema(
+ACTIVE = arrow.schema(
     [
         ("service_date", arrow.date32()),
         ("starts", arrow.int64()),

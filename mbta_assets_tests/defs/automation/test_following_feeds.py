@@ -7,10 +7,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.editions import Editions
-from mbta_assets.sources.gtfs.places import DirectoryPlace
 from mbta_assets.transit.service_day import service_date_at
 from mbta_assets_tests.defs.automation.conftest import DOWNSTREAM, TABLES, Deployment, asset_names
 from mbta_assets_tests.sources.gtfs.messages import make_feed, vehicle

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.editions import Editions
-from mbta_assets.sources.gtfs.places import DirectoryPlace
 from mbta_assets.sources.gtfs.source import GtfsSource
 from mbta_assets.transit.service_day import TIME_ZONE
 from mbta_assets_tests.sources.gtfs.messages import make_feed

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from mbta_assets.gcp.bucket import Bucket
+from mbta_assets.realtime.places import ArchiveError, BucketPlace, DirectoryPlace, Place, open_place
 from mbta_assets.settings import Settings
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot, UnreadablePiece
 from mbta_assets.sources.gtfs.editions import SIGHTINGS, Editions, Sighting, StaticFeedError
-from mbta_assets.sources.gtfs.places import ArchiveError, BucketPlace, DirectoryPlace, Place, open_place
 from mbta_assets_tests.sources.gtfs.messages import make_feed, vehicle
 
 FEED = "vehicle_positions"
@@ -90,7 +90,7 @@ import sys
 from pathlib import Path
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.editions import Editions
-from mbta_assets.sources.gtfs.places import DirectoryPlace
+from mbta_assets.realtime.places import DirectoryPlace
 place = DirectoryPlace(Path(sys.argv[1]))
 with place.hold_exclusively():
     for number in range(int(sys.argv[2]), 10**6):
@@ -134,7 +134,7 @@ KILLED_IN_A_WRITE = """
 import random, resource, signal, sys
 from pathlib import Path
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
-from mbta_assets.sources.gtfs.places import DirectoryPlace
+from mbta_assets.realtime.places import DirectoryPlace
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel kills a process that makes a file longer than its limit
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 FeedArchive(DirectoryPlace(Path(sys.argv[1]))).append(

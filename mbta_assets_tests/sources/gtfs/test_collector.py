@@ -17,14 +17,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mbta_assets.realtime.fetching import Fetcher, compute_backoff, open_client
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
 from mbta_assets.sources import open_source
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.collector import MetricsRecorder
 from mbta_assets.sources.gtfs.editions import Editions
-from mbta_assets.sources.gtfs.fetching import Fetcher, open_client
-from mbta_assets.sources.gtfs.places import DirectoryPlace
-from mbta_assets.sources.gtfs.polling import MAX_BACKOFF_SECONDS, Clocks, SnapshotPoller, StaticPoller, compute_backoff
+from mbta_assets.sources.gtfs.polling import MAX_BACKOFF_SECONDS, Clocks, SnapshotPoller, StaticPoller
 from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, Reply, Request, conditional, feed_server, in_turn
 from mbta_assets_tests.sources.gtfs.messages import make_feed, vehicle
 from mbta_assets_tests.sources.gtfs.test_archive import static_feed

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbta_assets.sources.gtfs.feed import FeedError, parse_feed
+from mbta_assets.realtime.feed import FeedError, parse_feed
 from mbta_assets.sources.gtfs.feed_rows import RowBuilder, parse_clock, parse_day
 from mbta_assets_tests.sources.gtfs.messages import make_feed, vehicle
 

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError, open_source
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.editions import Editions
-from mbta_assets.sources.gtfs.places import DirectoryPlace
 from mbta_assets.sources.gtfs.source import GtfsSource
 from mbta_assets.transit import schema
 from mbta_assets_tests.sources.gtfs.messages import make_feed, vehicle
@@ -433,7 +433,7 @@ def test_a_real_day_is_the_same_from_a_zip_and_from_the_archive_of_the_collector
 
 @pytest.mark.integration
 def test_a_day_is_read_from_a_bucket(bucket: Any) -> None:
-    from mbta_assets.sources.gtfs.places import BucketPlace
+    from mbta_assets.realtime.places import BucketPlace
 
     place = BucketPlace(bucket, "feeds")
     Editions(place).add(make_static_feed(), 0, "a test")

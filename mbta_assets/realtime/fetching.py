@@ -1,9 +1,11 @@
 """Fetching a feed from its address, with conditional requests, and saying of each answer what it is.
 
-When to fetch, and what becomes of the content, is up to `polling`.
+When to fetch, and what becomes of the content, is up to whoever polls; `compute_backoff` says how long to wait after
+failures.
 """
 
 import email.utils
+import random
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -119,6 +121,15 @@ class Fetcher:
             return Answer("new", path.read_bytes(), validators=validators)
         except OSError as error:
             return Answer("unreachable", problem=f"{path}: {error.strerror}")
+
+
+def compute_backoff(first: float, longest: float, failures: int) -> float:
+    """Return how many seconds to wait after some failures in a row: about twice as many each time, with jitter.
+
+    It is from `first` to `longest` seconds.
+    """
+    bound = min(longest, first * 2 ** min(failures, 20))
+    return first + random.uniform(0.5, 1) * (bound - first)
 
 
 def _parse_retry_after(text: str) -> float:

@@ -1,0 +1,101 @@
+"""Snapshots in, published predictions out: what a snapshot is, the engine, and the model of the moment.
+
+Where snapshots come from is up to `following`.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import TypeAlias
+
+from mbta_assets.live.timetables import Timetables
+from mbta_assets.live.updates import UpdateReader
+from mbta_assets.realtime.feed import FeedError, parse_feed
+from mbta_assets.realtime.fetching import Outcome
+from mbta_assets.realtime.sequence import Classified, SnapshotSequence
+from mbta_assets.serving import Predictor, Stop, VehicleUpdate, logs
+from mbta_assets.serving.live.engine import Engine, list_running_days
+from mbta_assets.serving.live.state import LiveState, Published
+from mbta_assets.serving.refreshing_cache import RefreshingCache, Unavailable
+
+READ_AHEAD = timedelta(hours=3)
+"""Time before midnight, at which a service day begins, from which its timetable is read."""
+Keep: TypeAlias = Callable[[bytes, float, float | None], None]
+"""Keeps the content of a snapshot, with the times in epoch seconds at which it was fetched and made."""
+
+
+class LiveService:
+    """The state of the feed and of the running service days; one thread calls it."""
+
+    def __init__(
+        self,
+        timetables: Timetables,
+        predictors: RefreshingCache[Predictor],
+        state: LiveState,
+        max_age: timedelta,
+    ) -> None:
+        self._timetables, self._predictors, self._state = timetables, predictors, state
+        self._engine = Engine(timetables.read, max_age)
+        self._reader = UpdateReader(timetables)
+        self._sequence = SnapshotSequence()
+        self._taken_at = time.monotonic()
+        self._read_ahead_for: date | None = None
+
+    def take(self, content: bytes, fetched_at: float, place: str, *, keep: Keep | None = None) -> tuple[Outcome, str]:
+        """Take in a snapshot that was fetched at a time in epoch seconds; return what it is, and the problem with it.
+
+        Only one that is new changes the state. A snapshot that the archive may not have yet is given to `keep` before.
+        """
+        try:
+            snapshot = parse_feed(content, place)
+        except FeedError as error:
+            return self._count(Classified("truncated" if error.is_truncated else "foreign", str(error)))
+        classified = self._sequence.classify(content, snapshot, fetched_at)
+        if keep is not None and not classified.is_repeated:
+            keep(content, fetched_at, classified.made_at)
+        if classified.outcome in ("new", "empty"):
+            at = datetime.fromtimestamp(classified.made_at or fetched_at, UTC)
+            feed_time = datetime.fromtimestamp(snapshot.header_time or fetched_at, UTC)
+            self.ingest(at, self._reader.read(snapshot, fetched_at, list_running_days(at)), feed_time)
+        return self._count(classified)
+
+    def ingest(
+        self, at: datetime, updates: Mapping[date, Sequence[VehicleUpdate]], feed_time: datetime | None = None
+    ) -> None:
+        """Take in the vehicle updates of a time; `feed_time` is that of the header if it is another one."""
+        self._engine.ingest(at, updates)
+        self._state.feed_time, self._taken_at = feed_time or at, time.monotonic()
+        unreadable = [message for day, message in sorted(self._timetables.problems.items()) if day in self._engine.days]
+        self._state.report_problem("timetable", " ".join(unreadable) or None)
+        tomorrow = (at + READ_AHEAD).date()
+        if tomorrow != self._read_ahead_for:
+            self._read_ahead_for = tomorrow
+            self._timetables.read_ahead(tomorrow)
+
+    def publish(self, made_at: datetime, began: float | None = None, *, is_replay: bool = False) -> None:
+        """Publish the predictions of now; `began` is when the update began, by the monotonic clock.
+
+        Without a model the publication stays, and health says so.
+        """
+        began = time.perf_counter() if began is None else began
+        try:
+            predictor = self._predictors.get()
+        except Unavailable as error:
+            self._state.report_problem("model", f"There is no model. {error}")
+            return
+        self._state.report_problem("model", None)
+        idle = timedelta(seconds=0 if is_replay else time.monotonic() - self._taken_at)
+        publication = self._engine.publish(predictor, made_at, self._state.feed_time, idle)
+        stops: dict[str, Stop] = {}
+        for day in self._engine.days:
+            timetable = self._timetables.read(day)
+            if timetable is not None:
+                stops |= {stop_id: stop for stop_id, stop in timetable.stops.items() if stop_id is not None}
+        self._state.publish(Published(publication, stops), time.perf_counter() - began)
+
+    def _count(self, classified: Classified) -> tuple[Outcome, str]:
+        """Count a snapshot, log its problem, and return what it is."""
+        self._state.count_outcome(classified.outcome)
+        if classified.problem:
+            logs.write("WARNING", "snapshot not taken in", outcome=classified.outcome, problem=classified.problem)
+        return classified.outcome, classified.problem

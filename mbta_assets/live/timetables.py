@@ -1,0 +1,164 @@
+"""The timetables of running service days, read from the configured source.
+
+A day that begins soon is read in the background. Where a timetable cannot be read, that is a problem which health
+reports, and it is tried again.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import UTC, date, timedelta
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as arrow
+
+from mbta_assets.gcp import CloudError
+from mbta_assets.realtime.places import ArchiveError
+from mbta_assets.serving import Stop, StopTime, Timetable, Trip, VehicleUpdate
+from mbta_assets.sources import Source, SourceError
+from mbta_assets.sources.gtfs.editions import StaticFeedError
+from mbta_assets.sources.gtfs.source import GtfsSource
+from mbta_assets.sources.gtfs.trip_index import ActiveDay, TripIndex
+from mbta_assets.sources.gtfs.trips import ACTIVE, list_active_trips
+from mbta_assets.transit.service_day import start_time
+
+RETRY_SECONDS = 60.0
+"""Time after a failure in which a timetable is not read again."""
+CHECK_SECONDS = 300.0
+"""Time after which the timetable of a day is compared with the source's."""
+DAYS_IN_MEMORY = 5
+ONE_DAY = timedelta(days=1)
+Record = TypeVar("Record", StopTime, Stop, Trip, VehicleUpdate)
+
+
+@dataclass
+class _Stored:
+    timetable: Timetable | None
+    version: str
+    checked_at: float
+
+
+class Timetables:
+    """Timetables and trip indexes by service day."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._stored: dict[date, _Stored] = {}
+        self._active: dict[date, tuple[str, ActiveDay]] = {}
+        self._indexes: dict[date, tuple[tuple[str, ...], TripIndex]] = {}
+        self._lock = threading.Lock()
+        self.problems: dict[date, str] = {}
+        """Why a timetable cannot be read, by service day."""
+
+    def read(self, service_date: date) -> Timetable | None:
+        """Return the timetable of a day, the same object until the source has another; None if it cannot be read."""
+        with self._lock:
+            now, stored = time.monotonic(), self._stored.get(service_date)
+            pause = RETRY_SECONDS if stored and stored.timetable is None else CHECK_SECONDS
+            if stored is not None and now - stored.checked_at < pause:
+                return stored.timetable
+            timetable, version = (stored.timetable, stored.version) if stored else (None, "")
+            try:
+                current = self._describe_version(service_date)
+                if timetable is None or current != version:
+                    timetable, version = self._load(service_date), current
+                self.problems.pop(service_date, None)
+            except (SourceError, StaticFeedError, ArchiveError, CloudError) as error:
+                self.problems[service_date] = str(error)
+            self._stored[service_date] = _Stored(timetable, version, now)
+            for day in sorted(self._stored)[:-DAYS_IN_MEMORY]:
+                del self._stored[day]
+                self.problems.pop(day, None)
+            return timetable
+
+    def read_ahead(self, service_date: date) -> threading.Thread:
+        """Read the timetable of a day in the background."""
+        thread = threading.Thread(target=self.read, args=[service_date], name="timetable", daemon=True)
+        thread.start()
+        return thread
+
+    def index(self, service_date: date) -> TripIndex:
+        """Return the index of the trips of a day and of the days before and after it."""
+        days = [service_date + n * ONE_DAY for n in (-1, 0, 1)]
+        versions = tuple(self._stored[day].version if day in self._stored else "" for day in days)
+        stored = self._indexes.get(service_date)
+        if stored is None or stored[0] != versions:
+            stored = versions, TripIndex([self._index_day(day, of) for day, of in zip(days, versions, strict=True)])
+            self._indexes[service_date] = stored
+            for day in sorted(self._indexes)[:-DAYS_IN_MEMORY]:
+                del self._indexes[day]
+                self._active.pop(day, None)
+        return stored[1]
+
+    def _index_day(self, day: date, version: str) -> ActiveDay:
+        if day not in self._active or self._active[day][0] != version:
+            self._active[day] = version, ActiveDay(day, self._list_active(day))
+        return self._active[day][1]
+
+    def _list_active(self, day: date) -> arrow.Table:
+        """Return the trips of a day as `ACTIVE`; none if it has no timetable."""
+        if isinstance(self._source, GtfsSource):
+            feeds = self._source.static_feeds
+            try:
+                return list_active_trips(day, lambda of: feeds.find(of)[1], required=False)
+            except (ArchiveError, CloudError):
+                return ACTIVE.empty_table()
+        timetable = self._stored[day].timetable if day in self._stored else None
+        return ACTIVE.empty_table() if timetable is None else _to_active(timetable)
+
+    def _describe_version(self, day: date) -> str:
+        if isinstance(self._source, GtfsSource):
+            return self._source.static_feeds.describe_version(day)
+        return "stored"
+
+    def _load(self, day: date) -> Timetable:
+        tables = {table: self._source.read(table, day).rows for table in ("schedule", "stop", "trip")}
+        return make_timetable(day, tables)
+
+
+def make_timetable(service_date: date, tables: dict[str, pd.DataFrame]) -> Timetable:
+    """Return the timetable of the upstream tables of a day."""
+    return Timetable(
+        service_date,
+        make_records(tables["schedule"], StopTime),
+        make_records(tables["stop"], Stop),
+        make_records(tables["trip"], Trip),
+    )
+
+
+def make_records(rows: pd.DataFrame, record_type: type[Record]) -> Iterator[Record]:
+    """Yield the rows of an upstream table as records, in their order."""
+    names = [field.name for field in fields(record_type) if field.name in rows]
+    columns = []
+    for name in names:
+        values = rows[name].astype(object).where(rows[name].notna(), None)
+        is_time = isinstance(rows[name].dtype, pd.DatetimeTZDtype)
+        columns.append([v.to_pydatetime() if is_time and v is not None else v for v in values])
+    return (record_type(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
+
+
+def _to_active(timetable: Timetable) -> arrow.Table:
+    """Return the trips of a timetable as `ACTIVE`."""
+    start = start_time(timetable.service_date)
+    rows: list[dict[str, Any]] = []
+    for trip_id, trip in timetable.trips.items():
+        if trip_id is None:
+            continue
+        scheduled = timetable.scheduled_trips.get(trip_id)
+        times = (scheduled.first_time, scheduled.last_time) if scheduled else (None, None)
+        first, last = (None if time is None else int((time - start).total_seconds()) for time in times)
+        rows.append(
+            {
+                "service_date": timetable.service_date,
+                "starts": int(start.astimezone(UTC).timestamp()),
+                "is_frequent": False,
+                "trip_id": trip_id,
+                "route_id": trip.route_id,
+                "direction_id": trip.direction_id,
+                "first_seconds": first,
+                "last_seconds": last,
+            }
+        )
+    return arrow.Table.from_pylist(rows, ACTIVE)

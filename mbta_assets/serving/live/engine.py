@@ -1,0 +1,165 @@
+"""The state of the running service days, and the predictions for every vehicle at an update of the feed.
+
+Where updates, timetables and models come from is up to the caller; so is publishing.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from itertools import groupby
+from typing import NamedTuple, TypeAlias
+
+from mbta_assets.serving.arrival_query import ArrivalQuery
+from mbta_assets.serving.live.publication import Publication, StopPrediction, TripPrediction
+from mbta_assets.serving.predictor import PredictedEvents, Predictor
+from mbta_assets.serving.stream import Stream
+from mbta_assets.serving.timetable import Timetable
+from mbta_assets.serving.trip_state import VehicleUpdate
+from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
+from mbta_assets.transit.service_day import start_time
+
+ReadTimetable: TypeAlias = Callable[[date], Timetable | None]
+"""Returns the timetable that is valid on a service day, the same object until there is another; None without one."""
+
+
+class _Day:
+    """A running service day."""
+
+    def __init__(self) -> None:
+        self.updates: list[VehicleUpdate] = []
+        """All updates, in the order in which they came, from which the stream is made again."""
+        self.stream: Stream | None = None
+
+
+class VehiclePlace(NamedTuple):
+    """The latest report of a vehicle on a trip and its queries."""
+
+    service_date: date
+    queries: list[ArrivalQuery]
+
+
+def list_running_days(time: datetime) -> list[date]:
+    """Return the service days of which vehicles report at a time: a trip may end after its day has."""
+    first = (time - timedelta(hours=SERVICE_DAY_HOURS)).date()
+    days = [first + timedelta(days=n) for n in range(4)]
+    return [day for day in days if start_time(day) <= time < start_time(day) + timedelta(hours=SERVICE_DAY_HOURS)]
+
+
+class Engine:
+    """The streams of the running service days; not for several threads at a time."""
+
+    def __init__(self, read_timetable: ReadTimetable, max_age: timedelta) -> None:
+        """Begin without updates. Vehicles whose latest report is older than `max_age` are not predicted."""
+        self._read_timetable, self._max_age = read_timetable, max_age
+        self._days: dict[date, _Day] = {}
+
+    @property
+    def days(self) -> list[date]:
+        """Return the running service days of which vehicles have reported, in order."""
+        return sorted(self._days)
+
+    def ingest(self, time: datetime, updates: Mapping[date, Sequence[VehicleUpdate]]) -> None:
+        """Add the updates of a snapshot by service day, and drop the days that are over at its time.
+
+        A day whose timetable has changed begins again with all its updates; one without a timetable waits for it.
+        """
+        running = list_running_days(time)
+        for ended in [service_date for service_date in self._days if service_date not in running]:
+            del self._days[ended]
+        for service_date in running:
+            added = updates.get(service_date, ())
+            if not added and service_date not in self._days:
+                continue
+            day = self._days.setdefault(service_date, _Day())
+            day.updates.extend(added)
+            timetable = self._read_timetable(service_date)
+            if timetable is None:
+                continue
+            if day.stream is None or day.stream.timetable is not timetable:
+                day.stream = Stream(timetable)
+                added = day.updates
+            day.stream.update(added)
+
+    def publish(
+        self, predictor: Predictor, made_at: datetime, feed_time: datetime | None, idle: timedelta = timedelta(0)
+    ) -> Publication:
+        """Predict every stop ahead of each vehicle, all in one batch.
+
+        `idle` is the time since the latest snapshot was taken in, by which reports have aged since `feed_time`.
+        """
+        since = None if feed_time is None else feed_time + idle - self._max_age
+        places = []
+        for service_date in self.days:
+            stream = self._days[service_date].stream
+            if stream is not None:
+                vehicles = groupby(stream.iter_queries(since), key=lambda query: (query.trip_id, query.vehicle_id))
+                places += [VehiclePlace(service_date, list(queries)) for _, queries in vehicles]
+        places = select_places(places)
+        queries = [query for place in places for query in place.queries]
+        events = predictor.predict_events(queries)
+        stops = _make_stops(queries, events)
+        trips, begin = [], 0
+        for place in places:
+            end = begin + len(place.queries)
+            trips.append(_make_trip(place, tuple(stops[begin:end])))
+            begin = end
+        return Publication(made_at, feed_time, predictor.version, events.confidence_level, tuple(trips))
+
+
+def select_places(places: Iterable[VehiclePlace]) -> list[VehiclePlace]:
+    """Return one trip for each vehicle, and one vehicle for each trip.
+
+    Of the trips of a vehicle it is the one of its latest report. Of the vehicles on a trip it is the one with the
+    latest report, and of those the one furthest along the trip.
+    """
+    by_vehicle: dict[str | None, VehiclePlace] = {}
+    for place in sorted(places, key=_rank):
+        by_vehicle[place.queries[0].vehicle_id] = place
+    by_trip: dict[tuple[date, str | None], VehiclePlace] = {}
+    for place in sorted(by_vehicle.values(), key=_rank):
+        by_trip[place.service_date, place.queries[0].trip_id] = place
+    return sorted(by_trip.values(), key=lambda place: (place.service_date, place.queries[0].trip_id or ""))
+
+
+def _rank(place: VehiclePlace) -> tuple[datetime, int, date, str, str]:
+    """Return the sort key by which the place that counts among several comes last."""
+    query = place.queries[0]
+    return query.time_stamp, query.stops_behind, place.service_date, query.trip_id or "", query.vehicle_id or ""
+
+
+def _make_trip(place: VehiclePlace, stops: tuple[StopPrediction, ...]) -> TripPrediction:
+    """Return a vehicle on its trip with the predictions for its stops ahead."""
+    query = place.queries[0]
+    return TripPrediction(
+        service_date=place.service_date,
+        trip_id=query.trip_id or "",
+        route_id=query.route_id,
+        direction_id=query.direction_id,
+        vehicle_id=query.vehicle_id or "",
+        reported_at=query.time_stamp,
+        latitude=query.current_latitude,
+        longitude=query.current_longitude,
+        current_status=query.current_status,
+        current_stop_id=query.current_stop_id,
+        current_stop_sequence=query.current_stop_sequence,
+        stops=stops,
+    )
+
+
+def _make_stops(queries: Sequence[ArrivalQuery], events: PredictedEvents) -> list[StopPrediction]:
+    """Return the prediction for each query."""
+    missing: list[None] = [None] * len(queries)
+    return [
+        StopPrediction(
+            query.stop_sequence,
+            query.stop_id,
+            "departure" if query.is_departure else "arrival",
+            query.scheduled_arrival,
+            time,
+            delay,
+            earliest,
+            latest,
+        )
+        for query, time, delay, earliest, latest in zip(
+            queries, events.times, events.delays, events.earliest or missing, events.latest or missing, strict=True
+        )
+    ]

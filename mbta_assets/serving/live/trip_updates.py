@@ -1,0 +1,182 @@
+"""A publication as GTFS-realtime 2.0 TripUpdates, in protobuf and in protobuf's JSON mapping.
+
+https://gtfs.org/documentation/realtime/feed-entities/trip-updates/
+
+Times are whole POSIX seconds, rounded half up. Rounding never changes the order of two times, but it makes equal ones;
+as times must increase along a trip, a time that is not after that of the stop before is published one second after it.
+`delay` is the published time minus the scheduled one. `uncertainty` is half the width of the prediction interval,
+rounded up to whole seconds: with the probability `confidence_level` of the publication, the vehicle comes in an
+interval of twice that width. It is left out where the model has no intervals.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from google.transit.gtfs_realtime_pb2 import FeedHeader, FeedMessage, TripDescriptor
+
+from mbta_assets.serving.live.publication import Publication, StopPrediction, TripPrediction
+
+VERSION = "2.0"
+SECOND, TWO_SECONDS = timedelta(seconds=1), timedelta(seconds=2)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+HALF_A_SECOND_EARLIER = EPOCH - SECOND / 2
+
+
+class StopTimeUpdate(NamedTuple):
+    """A predicted stop visit as it is published."""
+
+    stop_sequence: int | None
+    stop_id: str
+    event: str
+    """`arrival` or `departure`."""
+    time: int
+    """POSIX seconds."""
+    delay: int
+    """In seconds, positive when late."""
+    uncertainty: int | None
+    """In seconds."""
+
+
+def encode_protobuf(publication: Publication) -> bytes:
+    """Return a publication as the bytes of a `FeedMessage`."""
+    message = FeedMessage()
+    timestamp = to_posix_seconds(publication.made_at)
+    message.header.gtfs_realtime_version = VERSION
+    message.header.incrementality = FeedHeader.FULL_DATASET
+    message.header.timestamp = timestamp
+    for trip, updates in _iter_trips(publication):
+        trip_update = message.entity.add(id=make_entity_id(trip)).trip_update
+        trip_update.timestamp = min(to_posix_seconds(trip.reported_at), timestamp)
+        trip_update.vehicle.id = trip.vehicle_id
+        descriptor = trip_update.trip
+        descriptor.trip_id = trip.trip_id
+        descriptor.start_date = _format_date(trip)
+        descriptor.schedule_relationship = TripDescriptor.SCHEDULED
+        if trip.route_id is not None:
+            descriptor.route_id = trip.route_id
+        if trip.direction_id is not None:
+            descriptor.direction_id = trip.direction_id
+        _add_updates(trip_update.stop_time_update, updates)
+    content: bytes = message.SerializeToString()
+    return content
+
+
+def encode_json(publication: Publication) -> bytes:
+    """Return a publication as UTF-8 text: the JSON mapping of the same `FeedMessage`, where int64 are strings.
+
+    It is written by itself, as protobuf's own conversion takes seven times as long.
+    """
+    timestamp = to_posix_seconds(publication.made_at)
+    header = {"gtfsRealtimeVersion": VERSION, "incrementality": "FULL_DATASET", "timestamp": str(timestamp)}
+    entities = [_make_json_entity(trip, updates, timestamp) for trip, updates in _iter_trips(publication)]
+    feed = {"header": header, "entity": entities} if entities else {"header": header}
+    return json.dumps(feed, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def make_entity_id(trip: TripPrediction) -> str:
+    """Return the id of a trip's entity, which is the same in each feed."""
+    return f"{_format_date(trip)}-{trip.trip_id}"
+
+
+def make_stop_time_updates(stops: Sequence[StopPrediction]) -> list[StopTimeUpdate]:
+    """Return the stop visits of a trip as they are published.
+
+    Stop sequences are published if all are there and increase in the order of travel. Otherwise a stop id identifies
+    the visit, and stops that the trip serves more than once are left out, as nothing would tell the visits apart.
+    """
+    if not _has_usable_sequences(stops):
+        visits = Counter(stop.stop_id for stop in stops)
+        stops = [stop for stop in stops if visits[stop.stop_id] == 1]
+        sequences: list[int | None] = [None] * len(stops)
+    else:
+        sequences = [stop.stop_sequence for stop in stops]
+    updates = []
+    earliest = 0
+    for stop, stop_sequence in zip(stops, sequences, strict=True):
+        time = max((stop.predicted - HALF_A_SECOND_EARLIER) // SECOND, earliest)
+        earliest = time + 1
+        delay = time - (stop.scheduled - HALF_A_SECOND_EARLIER) // SECOND
+        updates.append(StopTimeUpdate(stop_sequence, stop.stop_id, stop.event, time, delay, _halve_interval(stop)))
+    return updates
+
+
+def to_posix_seconds(time: datetime) -> int:
+    """Return the POSIX second in which a time falls."""
+    return (time - EPOCH) // SECOND
+
+
+def _has_usable_sequences(stops: Sequence[StopPrediction]) -> bool:
+    """Return whether the stop sequences identify the visits and increase in the order of travel."""
+    previous = -1
+    for stop in stops:
+        if stop.stop_sequence is None or stop.stop_sequence <= previous:
+            return False
+        previous = stop.stop_sequence
+    return True
+
+
+def _halve_interval(stop: StopPrediction) -> int | None:
+    """Return half the width of a prediction interval in whole seconds, rounded up; None if there is no interval."""
+    if stop.earliest is None or stop.latest is None:
+        return None
+    return -((stop.earliest - stop.latest) // TWO_SECONDS)
+
+
+def _iter_trips(publication: Publication) -> Iterator[tuple[TripPrediction, list[StopTimeUpdate]]]:
+    """Yield the trips that have a stop visit to publish."""
+    for trip in publication.trips:
+        updates = make_stop_time_updates(trip.stops)
+        if updates:
+            yield trip, updates
+
+
+def _add_updates(container: Any, updates: Sequence[StopTimeUpdate]) -> None:
+    """Add stop visits to the repeated field of a trip update."""
+    for update in updates:
+        added = container.add()
+        if update.stop_sequence is not None:
+            added.stop_sequence = update.stop_sequence
+        added.stop_id = update.stop_id
+        event = added.arrival if update.event == "arrival" else added.departure
+        event.time = update.time
+        event.delay = update.delay
+        if update.uncertainty is not None:
+            event.uncertainty = update.uncertainty
+
+
+def _make_json_entity(trip: TripPrediction, updates: Sequence[StopTimeUpdate], timestamp: int) -> dict[str, Any]:
+    """Return the entity of a trip as in protobuf's JSON mapping."""
+    descriptor = {
+        "tripId": trip.trip_id,
+        "startDate": _format_date(trip),
+        "scheduleRelationship": "SCHEDULED",
+        "routeId": trip.route_id,
+        "directionId": trip.direction_id,
+    }
+    return {
+        "id": make_entity_id(trip),
+        "tripUpdate": {
+            "trip": {name: value for name, value in descriptor.items() if value is not None},
+            "vehicle": {"id": trip.vehicle_id},
+            "stopTimeUpdate": [_make_json_update(update) for update in updates],
+            "timestamp": str(min(to_posix_seconds(trip.reported_at), timestamp)),
+        },
+    }
+
+
+def _make_json_update(update: StopTimeUpdate) -> dict[str, Any]:
+    """Return a stop visit as in protobuf's JSON mapping."""
+    event: dict[str, Any] = {"time": str(update.time), "delay": update.delay}
+    if update.uncertainty is not None:
+        event["uncertainty"] = update.uncertainty
+    if update.stop_sequence is None:
+        return {"stopId": update.stop_id, update.event: event}
+    return {"stopSequence": update.stop_sequence, "stopId": update.stop_id, update.event: event}
+
+
+def _format_date(trip: TripPrediction) -> str:
+    """Return the service date of a trip as GTFS writes it."""
+    return trip.service_date.strftime("%Y%m%d")
