@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from training_set_memory import peak_bytes
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests are no installed package
+
 DAY = date(2026, 5, 12)
 SNAPSHOTS, SNAPSHOTS_IN_BATCH = 1440, 10
 TRIPS, STOPS = 1000, 15
@@ -63,8 +65,7 @@ def write_archive(directory: Path, snapshots: int, changed_share: float) -> None
 
 def measure(directory: Path, snapshots: int) -> None:
     """Print the time and the peak memory of reading `agency_predictions`."""
-    from mbta_assets.sources.gtfs.places import DirectoryPlace
-
+    from mbta_assets.realtime.places import DirectoryPlace
     from mbta_assets.sources.gtfs.source import GtfsSource
 
     source = GtfsSource(DirectoryPlace(directory), "https://feeds.example/gtfs.zip")

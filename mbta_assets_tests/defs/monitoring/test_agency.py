@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from google.transit.gtfs_realtime_pb2 import FeedMessage
-from mbta_assets.sources.gtfs.places import DirectoryPlace
 
 from mbta_assets.defs.production.leaderboard import predict_baselines, rank_models
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_within_bounds
 from mbta_assets.ml.training.dataset import read_rows, select_labelled
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.editions import Editions
