@@ -51,9 +51,9 @@ class Layout:
 
 def parse_layouts(description: Mapping[str, Any]) -> dict[str, Layout]:
     """Return the layout of each upstream table. Raises ValueError with the part that cannot be understood."""
-    if unknown := sorted(set(description) - set(schema.UPSTREAM)):
-        raise ValueError(f"{', '.join(unknown)}: no such table; there are {', '.join(schema.UPSTREAM)}")
-    return {table: _parse_layout(table, description.get(table, {})) for table in schema.UPSTREAM}
+    if unknown := sorted(set(description) - set(schema.SOURCE_TABLES)):
+        raise ValueError(f"{', '.join(unknown)}: no such table; there are {', '.join(schema.SOURCE_TABLES)}")
+    return {table: _parse_layout(table, description.get(table, {})) for table in schema.SOURCE_TABLES}
 
 
 def _parse_layout(table: str, description: Any) -> Layout:
@@ -64,7 +64,7 @@ def _parse_layout(table: str, description: Any) -> Layout:
         raise ValueError(f"{table}: 'table' must be a table, dataset.table or project.dataset.table: {name!r}")
     if not isinstance(columns, dict):
         raise ValueError(f"{table}: 'columns' must be an object, and is {columns!r}")
-    contract = schema.arrow_schema(schema.UPSTREAM[table]).names
+    contract = schema.arrow_schema(schema.SOURCE_TABLES[table]).names
     if unknown := sorted(set(columns) - set(contract)):
         raise ValueError(f"{table}: no such column {', '.join(unknown)}; there are {', '.join(contract)}")
     return Layout(name, {column: _parse_names(table, column, names) for column, names in columns.items()})
@@ -84,6 +84,7 @@ class BigQuerySource(Source):
 
     name = NAME
     reads_in_place = True
+    optional_tables = frozenset(schema.OPTIONAL_UPSTREAM)
 
     def __init__(self, bigquery: "BigQuery", dataset: str, layout: Mapping[str, Any]) -> None:
         """Map the tables of a dataset by a layout. Raises ValueError if the layout cannot be understood."""
@@ -105,7 +106,8 @@ class BigQuerySource(Source):
     def read(self, table: str, service_date: date) -> SourceRows:
         """Read all rows of a table on a service day: those that can be used, and those that are rejected.
 
-        Raises SourceError where the table as a whole cannot be used.
+        Of a day that has nothing of an optional table there are no rows. Raises SourceError where the table as a whole
+        cannot be used.
         """
         return self.tables_in_place.read_rows(table, service_date)
 
@@ -148,19 +150,29 @@ class BigQueryUpstreamTables:
 
         Raises SourceError.
         """
-        model = schema.arrow_schema(schema.UPSTREAM[table])
+        model = schema.arrow_schema(schema.SOURCE_TABLES[table])
         frames = (self.read_rows(table, day).rows for day in days)
         rows = arrow.concat_tables([arrow.Table.from_pandas(frame, model, preserve_index=False) for frame in frames])
         return rows.select(columns or rows.column_names)
 
     def read_rows(self, table: str, day: date) -> SourceRows:
-        """Read the rows of a service day that can be used, and those that are rejected. Raises SourceError."""
+        """Read the rows of a service day that can be used, and those that are rejected.
+
+        Of a day that has nothing of an optional table there are no rows. Raises SourceError.
+        """
+        if self._is_absent(table):
+            return SourceRows.empty(table)
         with translate_faults(NAME, table, day):
             sql = f"SELECT * FROM {self._select_rows(table)}"
         rows = self.bigquery.fetch_rows(f"Read {self.path(table)}", sql, {"service_date": day}, {"table": table})
-        if not len(rows):
+        if not len(rows) and table not in schema.OPTIONAL_UPSTREAM:
             self.versions(table, [day])  # raises unless the day has been loaded
         return conform(table, rows, day, NAME)
+
+    def _is_absent(self, table: str) -> bool:
+        """Return whether a table is optional and not there; one that the layout names must be there."""
+        is_optional = table in schema.OPTIONAL_UPSTREAM and self.layouts[table] == Layout(table)
+        return is_optional and self.bigquery.stat(self.path(table)) is None
 
     def relation(self, table: str, day: date) -> str:
         """Return a subquery with the rows of a service day that can be used, as `read_rows` has them.
@@ -183,6 +195,8 @@ class BigQueryUpstreamTables:
         Versions come from the metadata of the partitions. For a table that is not partitioned by service day they come
         from the whole table, so that a change to one day is a new version of all.
         """
+        if self._is_absent(table):
+            return {}
         with translate_faults(NAME, table, None):
             info = self._stat(table)
             columns = self._upstream_columns(table, "service_date", info.columns)
@@ -197,7 +211,7 @@ class BigQueryUpstreamTables:
 
     def _upstream_columns(self, table: str, column: str, upstream: Mapping[str, Column]) -> list[Column]:
         """Return the upstream columns that a column of the contract is read from, none if it has none. Raises Fault."""
-        spec = schema.UPSTREAM[table].to_schema().columns[column]
+        spec = schema.SOURCE_TABLES[table].to_schema().columns[column]
         names = self.layouts[table].columns.get(column, [column])
         by_lower = {name.lower(): candidate for name, candidate in upstream.items()}  # BigQuery ignores case
         columns = [by_lower[name.lower()] for name in names if name.lower() in by_lower]
@@ -267,7 +281,7 @@ def _service_date_sql(columns: Sequence[Column]) -> str:
 
 def _contract_types(table: str) -> dict[str, str]:
     """Return BigQuery's name of the type of each column of an upstream table."""
-    return {field.name: bigquery_type(field.type) for field in schema.arrow_schema(schema.UPSTREAM[table])}
+    return {field.name: bigquery_type(field.type) for field in schema.arrow_schema(schema.SOURCE_TABLES[table])}
 
 
 SOURCE = BigQuerySource

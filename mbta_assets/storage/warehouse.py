@@ -36,7 +36,7 @@ class Warehouse(ABC):
 
     def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the rows of a table on a service day; None means all columns. Raises MissingPartition."""
-        tables = self.upstream if table in schema.UPSTREAM else self.tables
+        tables = self.upstream if table in schema.SOURCE_TABLES else self.tables
         return schema.to_frame(tables.read(table, [day], columns))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pyarrow as arrow
 import pytest
 
@@ -23,6 +24,7 @@ from mbta_assets.storage.bigquery_tables import BigQueryTables
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import TableStore, to_arrow
 from mbta_assets.transit import schema
+from mbta_assets.transit.agency_delays import AGENCY_DELAY
 from mbta_assets_tests.defs.automation.conftest import Deployment, select_resources
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.google_fixtures import MAX_BYTES_BILLED
@@ -67,6 +69,11 @@ def execute(upstream: BigQueryTables, statement: str) -> None:
 def upstream_environment(upstream: BigQueryTables, environment: dict[str, str]) -> dict[str, str]:
     """Return an environment with the upstream tables as the source."""
     return environment | {"MBTA_SOURCE": "bigquery", "BIGQUERY_UPSTREAM_DATASET": upstream.dataset}
+
+
+def read_features(tables: TableStore, day: date) -> pd.DataFrame:
+    """Return the stored features of a service day."""
+    return schema.to_frame(tables.read("transit_features", [day]))
 
 
 @pytest.mark.parametrize("deployment", ["local", "gcp"])
@@ -292,3 +299,42 @@ def test_a_changed_partition_is_recomputed_and_only_that_one(
         assert (request.partition_key, request.asset_selection) == (str(DAYS[1]), transit)
         assert deployment.run(request).is_success
         assert deployment.tick() == []
+
+
+def test_the_agencys_predictions_are_optional_and_make_the_day_again_when_they_come(
+    upstream: BigQueryTables, google_environment: dict[str, str], contract_tables: TablesByDay
+) -> None:
+    settings = Settings.from_environment(upstream_environment(upstream, google_environment))
+    day, stored = DAYS[1], BigQueryTables(upstream.bigquery, google_environment["BIGQUERY_DATASET"])
+    transit = [dg.AssetKey("raw_transit_data"), dg.AssetKey("transit_features")]
+    with dg.DagsterInstance.ephemeral() as instance:
+        deployment = Deployment(settings, instance)
+        first = dg.RunRequest(run_key="first run", partition_key=str(day), asset_selection=transit)
+        assert deployment.run(first).is_success
+        assert read_features(stored, day)[AGENCY_DELAY].isna().all()
+        assert deployment.tick() == []
+        stop_times = contract_tables["schedule", day].to_pandas()
+        stop_times = stop_times[stop_times["arrival_time"].notna()]
+        predictions = pd.DataFrame(
+            {
+                "service_date": day,
+                "predicted_at": pd.Timestamp(day, tz="UTC"),
+                **{name: stop_times[name] for name in ("trip_id", "stop_id", "stop_sequence")},
+                "arrival_time": stop_times["arrival_time"] + pd.Timedelta(seconds=90),
+                "departure_time": pd.NaT,
+                "uncertainty": None,
+            }
+        )
+        upstream.write("agency_predictions", day, to_arrow("agency_predictions", predictions))
+        (request,) = deployment.tick()
+        assert (request.partition_key, request.asset_selection) == (str(day), transit)
+        assert deployment.run(request).is_success
+        arrivals = read_features(stored, day).query("stops_ahead > 0")
+        assert len(arrivals) and (arrivals[AGENCY_DELAY] == 90).all()
+        assert deployment.tick() == []
+
+
+def test_an_optional_table_that_the_layout_names_must_be_there(upstream: BigQueryTables) -> None:
+    source = open_source(upstream, {"agency_predictions": {"table": "predicted"}})
+    with pytest.raises(SourceError, match=r"table agency_predictions.*there is no table .*predicted"):
+        source.read("agency_predictions", DAYS[0])
