@@ -1,6 +1,6 @@
 """The asset `training_set`: what it says of service days that nothing can be learned from."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -19,7 +19,7 @@ DAYS = [date(2024, 3, day) for day in (6, 7, 8)]
 FEATURES = schema.arrow_schema(schema.TransitFeatures).empty_table()
 
 
-def make_training_set(store: Path) -> None:
+def make_training_set(store: Path, **config: int) -> None:
     """Materialize the training set of the stored features. Raises TrainingSetError."""
 
     @dg.asset(io_manager_key="tables", partitions_def=dg.DailyPartitionsDefinition("2024-03-01"))
@@ -29,6 +29,7 @@ def make_training_set(store: Path) -> None:
     dg.materialize(
         [transit_features, training_set],
         selection=["training_set"],
+        run_config={"ops": {"training_set": {"config": config}}},
         resources={
             "settings": TrainingSettings(),
             "tables": TablesIOManager(tables=tables),
@@ -66,6 +67,23 @@ def test_days_from_before_the_agency_s_predictions_still_train(tmp_path: Path) -
     stored = read_rows(ModelRegistry(tmp_path).current("training_set"))
     known = stored.groupby("service_date")["agency_delay_seconds"].count()
     assert known.to_dict() == {DAYS[0]: 0, DAYS[1]: len(times), DAYS[2]: 0}
+
+
+def test_the_rows_of_all_days_are_limited_together(tmp_path: Path) -> None:
+    start = datetime(2024, 3, 6, 12, tzinfo=UTC)
+    for day in DAYS:
+        rows = {name: [None] * 2000 for name in FEATURES.column_names} | {
+            "service_date": [day] * 2000,
+            "trip_id": [str(n) for n in range(2000)],
+            "time_stamp": [start + (day - DAYS[0]) + timedelta(seconds=n) for n in range(2000)],
+            "stops_ahead": [1] * 2000,
+            "delay_seconds": [1.0] * 2000,
+        }
+        ParquetTables(tmp_path).write("transit_features", day, arrow.table(rows, FEATURES.schema))
+    make_training_set(tmp_path, max_rows=3000)
+    training_set = ModelRegistry(tmp_path).current("training_set")
+    assert training_set.manifest["rows_per_day"] == 1000
+    assert read_rows(training_set).groupby("service_date").size().between(900, 1000).all()
 
 
 def test_days_without_rows_are_an_error_and_no_training_set(tmp_path: Path) -> None:

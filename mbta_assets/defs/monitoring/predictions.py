@@ -18,7 +18,7 @@ from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_withi
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
 from mbta_assets.ml.evaluation.grouping import POSITIONS
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS, get_agency_delays
-from mbta_assets.ml.training.dataset import read_rows
+from mbta_assets.ml.training.dataset import read_labelled, read_rows
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -159,7 +159,9 @@ def _read_reference(model_registry: ModelRegistry, model_version: str) -> DriftR
     """Read what drift of a model is measured against. Raises BundleError if it is no longer stored."""
     production_model = model_registry.get("production_model", model_version)
     training_set = model_registry.get("training_set", production_model.manifest["training_set"])
-    return DriftReference.from_training_set(load_model(production_model), read_rows(training_set))
+    model = load_model(production_model)
+    train = read_rows(training_set, model.preprocessor.encoder.numeric, ["train"])
+    return DriftReference.from_rows(model, train, read_labelled(training_set, "test"))
 
 
 def _compare_with_agency(rows: Sequence[MetricRow], of_agency: Sequence[MetricRow]) -> dg.TableMetadataValue:

@@ -19,7 +19,7 @@ from mbta_assets.ml.inference.latency import measure_median_latency_us
 from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
 from mbta_assets.ml.inference.run_time import MedianRunTime
-from mbta_assets.ml.training.dataset import read_rows, select_labelled
+from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.sources import Source
 from mbta_assets.storage.bundle import Bundle
@@ -47,7 +47,7 @@ def model_leaderboard(
     runtime_lookup: Bundle,
     **models: Bundle,
 ) -> dg.MaterializeResult:
-    test = select_labelled(read_rows(training_set), "test")
+    test = read_labelled(training_set, "test")
     controls = {}
     for control in (model.manifest["control"] for model in models.values() if "control" in model.manifest):
         controls[control["asset"]] = model_registry.get(control["asset"], control["digest"])

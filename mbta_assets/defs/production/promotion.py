@@ -29,7 +29,7 @@ from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
 from mbta_assets.ml.inference.run_time import MedianRunTime, OutdatedModel
-from mbta_assets.ml.training.dataset import read_rows, select_labelled
+from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry, Move, PointerMoved
@@ -96,7 +96,7 @@ def production_model(
     quantized_student: Bundle,
 ) -> dg.MaterializeResult:
     gate = Gate(**config.model_dump())
-    test = select_labelled(read_rows(training_set), "test")
+    test = read_labelled(training_set, "test")
     model = load_model(quantized_student)
     latency_us = promotion_gate.measure_min_latency_us(model.predict, test)
     candidate = Contender(quantized_student, _predict_published(model, test), latency_us)

@@ -35,17 +35,15 @@ class DriftReference:
     """MAE on the test part, by bin of stops ahead."""
 
     @classmethod
-    def from_training_set(cls, model: Model, rows: pd.DataFrame) -> Self:
-        """Compute the reference of a model from the rows of its training set, which name their part."""
-        test = rows[(rows["part"] == "test") & rows["delay_seconds"].notna()]
+    def from_rows(cls, model: Model, train: pd.DataFrame, test: pd.DataFrame) -> Self:
+        """Compute the reference of a model from rows of its training set: of the training part, and labelled test rows.
+
+        `train` has the numeric features of the model's encoder at least.
+        """
         absolute_error = np.abs(test["delay_seconds"].to_numpy() - correct_delays(test, model.predict(test)).delay)
         mae = pd.Series(absolute_error).groupby(bin_distances(test["stops_ahead"].to_numpy())).mean()
         encoder = model.preprocessor.encoder
-        return cls(
-            encoder,
-            rows.loc[rows["part"] == "train", encoder.numeric],
-            {str(stops): float(seconds) for stops, seconds in mae.items()},
-        )
+        return cls(encoder, train[encoder.numeric], {str(stops): float(seconds) for stops, seconds in mae.items()})
 
 
 def measure_drift(features: pd.DataFrame, predicted: np.ndarray, reference: DriftReference) -> list[MetricRow]:

@@ -71,8 +71,8 @@ class MedianRunTime:
     @classmethod
     def fit(cls, rows: Columns) -> Self:
         """Compute the medians of labelled rows with the columns `FIT_COLUMNS`; unlabelled rows are ignored."""
-        stops = sorted(set(_to_texts(rows, "current_stop_id")) | set(_to_texts(rows, "stop_id")))
-        routes = sorted({route for route in _to_texts(rows, "route_id") if isinstance(route, str)})
+        stops = sorted(_list_distinct(rows, "current_stop_id") | _list_distinct(rows, "stop_id"))
+        routes = sorted(_list_distinct(rows, "route_id"))
         keys = _make_keys(_number(stops), _number(routes), rows)
         arrives_in = _to_floats(rows, "delay_seconds") + _to_floats(rows, "scheduled_seconds_ahead")
         run_time = arrives_in + _compute_elapsed(rows)
@@ -144,9 +144,11 @@ def _to_floats(columns: Columns, name: str) -> np.ndarray:
     return np.asarray(columns[name], dtype=np.float64)
 
 
-def _to_texts(columns: Columns, name: str) -> list[str]:
-    """Return a column as Python objects."""
-    return np.asarray(columns[name], dtype=object).tolist()
+def _list_distinct(columns: Columns, name: str) -> set[str]:
+    """Return the distinct texts of a column."""
+    values = columns[name]
+    distinct = values.unique() if hasattr(values, "unique") else values
+    return {text for text in np.asarray(distinct, dtype=object).tolist() if isinstance(text, str)}
 
 
 def _number(names: list[str]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Any
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
 from mbta_assets.ml.inference.run_time import FIT_COLUMNS, MedianRunTime
-from mbta_assets.ml.training.dataset import make_provenance, read_rows, select_labelled
+from mbta_assets.ml.training.dataset import LEARNED_PARTS, make_provenance, read_rows, select_labelled
 from mbta_assets.storage.bundle import Bundle, Draft
 
 
@@ -26,7 +26,7 @@ class FittedLookup:
 
 def fit_runtime_lookup(training_set: Bundle) -> FittedLookup:
     """Fit the lookup on a stored training set, whose test part stays unseen. Raises TrainingSetError if it is old."""
-    rows = read_rows(training_set, ["part", *FIT_COLUMNS])
+    rows = read_rows(training_set, ["part", *FIT_COLUMNS], LEARNED_PARTS)
     validation = select_labelled(rows, "validation")
     held_out = MedianRunTime.fit(select_labelled(rows, "train")).predict_delay(validation)
     errors = metrics.compute_errors(validation["delay_seconds"].to_numpy(), held_out)

@@ -74,25 +74,41 @@ def predict_out_of_fold(rows: pd.DataFrame, folds: int = 5) -> np.ndarray:
     return predicted
 
 
-def prepare_training_data(encoder: Encoder, rows: pd.DataFrame, seed: int) -> tuple[Preprocessor, TrainingData]:
+def prepare_training_data(
+    encoder: Encoder, rows: pd.DataFrame, frames: Iterable[pd.DataFrame], seed: int
+) -> tuple[Preprocessor, TrainingData]:
     """Fit a preprocessor on the labelled training rows of a training set and transform its rows.
 
-    Training rows without a label come last; validation rows without one are left out.
+    `rows` has the `FIT_COLUMNS` of all rows. The frames together are all rows in order with all columns; they are read
+    one at a time. Training rows without a label come last; validation rows without one are left out.
     """
     labelled = rows["delay_seconds"].notna().to_numpy()
     in_train = (rows["part"] == "train").to_numpy()
     in_validation = (rows["part"] == "validation").to_numpy()
-    cross_fitted = CrossFittedPreprocessor.fit(encoder, rows, in_train & labelled)
-    preprocessor = cross_fitted.preprocessor
-    train = np.concatenate([np.flatnonzero(in_train & labelled), np.flatnonzero(in_train & ~labelled)])
-    validation = np.flatnonzero(in_validation & labelled)
+    fitted = CrossFittedPreprocessor.fit(encoder, rows, in_train & labelled)
+    del rows  # the frames have what is needed from here on
+    kept = [np.flatnonzero(mask) for mask in (in_train & labelled, in_train & ~labelled, in_validation & labelled)]
+    places = np.full(len(labelled), -1)
+    places[np.concatenate(kept)] = np.arange(sum(map(len, kept)))
+    gathered = _gather(fitted, frames, places)
+    n_train = len(kept[0]) + len(kept[1])
+    train, validation = gathered.take(slice(n_train)), gathered.take(slice(n_train, None))
+    return fitted.preprocessor, TrainingData(train, validation, fitted.preprocessor.feature_names, seed)
 
-    def transform(indices: np.ndarray) -> TrainingRows:
-        selected, lookup_delay = rows.iloc[indices], cross_fitted.lookup_delay[indices]
-        arrays = preprocessor.transform(selected, "lookup", lookup_delay)
-        return TrainingRows.from_arrays(arrays, compute_residual_bases(selected, lookup_delay))
 
-    return preprocessor, TrainingData(transform(train), transform(validation), preprocessor.feature_names, seed)
+def _gather(fitted: CrossFittedPreprocessor, frames: Iterable[pd.DataFrame], places: np.ndarray) -> TrainingRows:
+    """Transform frames and put their rows at their places (n,); a row whose place is negative is left out."""
+
+    def transform() -> Iterator[tuple[TrainingRows, np.ndarray]]:
+        begin = 0
+        for frame in frames:
+            end = begin + len(frame)
+            lookup_delay = fitted.lookup_delay[begin:end]
+            arrays = fitted.preprocessor.transform(frame, "lookup", lookup_delay)
+            yield TrainingRows.from_arrays(arrays, compute_residual_bases(frame, lookup_delay)), places[begin:end]
+            begin = end
+
+    return TrainingRows.gather(transform(), int(places.max(initial=-1)) + 1)
 
 
 def compute_residual_bases(rows: pd.DataFrame, lookup_delay: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
+import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
 from mbta_assets.storage.bundle import Bundle, git_commit
@@ -20,6 +21,10 @@ from mbta_assets.transit import schema
 from mbta_assets.transit.agency_delays import AGENCY_DELAY
 
 PARTS = ("train", "validation", "test")
+LEARNED_PARTS = ("train", "validation")
+"""Parts that models are trained, stopped and selected on."""
+BATCH_ROWS = 100_000
+"""Number of rows of a stored training set that are read at a time."""
 MIN_LABELLED_ROWS = 2
 """Minimum number of rows with a label in each part: batch normalization needs two."""
 ROWS_FILE = "rows.parquet"
@@ -79,25 +84,41 @@ def assign_part_codes(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
     return codes
 
 
-def read_rows(training_set: Bundle, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read the rows of a stored training set with their parts, all columns by default.
+def read_rows(training_set: Bundle, columns: Sequence[str] | None = None, parts: Sequence[str] = PARTS) -> pd.DataFrame:
+    """Read the rows of some parts of a stored training set, by default of all, with all columns or some.
 
-    Raises TrainingSetError if it lacks one of the columns, as it was stored by an earlier version of this package.
+    Only these rows are in memory. Raises TrainingSetError if the training set lacks one of the columns, as it was
+    stored by an earlier version of this package.
     """
     stored = parquet.ParquetFile(io.BytesIO(training_set.file(ROWS_FILE)))
-    missing = set(columns or ()) - set(stored.schema_arrow.names)
-    if missing:
+    names = stored.schema_arrow.names if columns is None else list(columns)
+    if missing := set(names) - set(stored.schema_arrow.names):
         raise TrainingSetError(
             f"{training_set.path} was made by an earlier version of mbta_assets, without {', '.join(sorted(missing))}. "
             "Materialize transit_features of its service days and then training_set again."
         )
-    return schema.to_frame(stored.read(columns))
+    fields = arrow.schema([stored.schema_arrow.field(name) for name in names])
+    return schema.to_frame(arrow.Table.from_batches(_iterate_batches(stored, names, parts), fields))
 
 
-def iterate_rows(training_set: Bundle, batch_size: int = 100_000) -> Iterator[pd.DataFrame]:
-    """Read the rows of a stored training set in batches, in order."""
-    for batch in parquet.ParquetFile(io.BytesIO(training_set.file(ROWS_FILE))).iter_batches(batch_size):
+def iterate_rows(training_set: Bundle, parts: Sequence[str] = PARTS) -> Iterator[pd.DataFrame]:
+    """Read the rows of some parts of a stored training set in batches, in order; see `read_rows`."""
+    stored = parquet.ParquetFile(io.BytesIO(training_set.file(ROWS_FILE)))
+    for batch in _iterate_batches(stored, stored.schema_arrow.names, parts):
         yield schema.to_frame(arrow.Table.from_batches([batch]))
+
+
+def read_labelled(training_set: Bundle, *parts: str) -> pd.DataFrame:
+    """Read the rows of some parts of a stored training set whose arrival was observed; see `read_rows`."""
+    return select_labelled(read_rows(training_set, parts=parts), *parts)
+
+
+def _iterate_batches(
+    stored: parquet.ParquetFile, names: Sequence[str], parts: Sequence[str]
+) -> Iterator[arrow.RecordBatch]:
+    """Yield columns of the rows of some parts in batches."""
+    for batch in stored.iter_batches(BATCH_ROWS, columns=[*dict.fromkeys([*names, "part"])]):
+        yield batch.filter(pc.is_in(batch["part"], arrow.array(parts))).select(names)
 
 
 def select_labelled(rows: pd.DataFrame, *parts: str) -> pd.DataFrame:

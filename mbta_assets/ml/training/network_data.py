@@ -11,8 +11,8 @@ from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import xgboost_trainer
-from mbta_assets.ml.training.cross_fitting import prepare_training_data
-from mbta_assets.ml.training.dataset import make_provenance, read_rows
+from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, prepare_training_data
+from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows
 from mbta_assets.ml.training.network import count_parameters
 from mbta_assets.ml.training.network_trainer import Fitted, predict
 from mbta_assets.ml.training.network_weights import to_files
@@ -35,9 +35,15 @@ class NetworkData:
 
     @classmethod
     def from_bundles(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int) -> Self:
-        """Read all rows and columns of a stored training set."""
+        """Read the rows of a stored training set that may be learned from, in batches."""
         encoder = Encoder.from_json(training_set.file(ENCODER_FILE))
-        return cls(training_set, runtime_lookup, *prepare_training_data(encoder, read_rows(training_set), seed))
+        prepared = prepare_training_data(
+            encoder,
+            read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS),
+            iterate_rows(training_set, LEARNED_PARTS),
+            seed,
+        )
+        return cls(training_set, runtime_lookup, *prepared)
 
     def drop_columns(self, names: Collection[str]) -> Self:
         """Drop the columns with these names."""

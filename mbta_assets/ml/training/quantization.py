@@ -17,7 +17,7 @@ from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.onnx_session import create_session, make_feed, measure_latency_us, predict
 from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.training import int8_variants
-from mbta_assets.ml.training.dataset import make_provenance, read_rows, select_labelled
+from mbta_assets.ml.training.dataset import make_provenance, read_labelled, read_rows
 from mbta_assets.ml.training.network_data import NetworkData
 from mbta_assets.ml.training.network_weights import from_bundle
 from mbta_assets.ml.training.onnx_export import max_difference_seconds, to_onnx
@@ -116,12 +116,11 @@ def quantize_student(
     training_set: Bundle, runtime_lookup: Bundle, student: Bundle, training: QuantizationTraining
 ) -> QuantizedStudent:
     """Export a student, select a variant of it and calibrate the prediction interval on validation."""
-    rows = read_rows(training_set)
     data = NetworkData.from_bundles(training_set, runtime_lookup, training.seed).select_columns_of(student)
     network = from_bundle(student)
     model = to_onnx(network)
     preprocessor, residual_to = Preprocessor.from_bundle(student), student.manifest["residual_to"]
-    test = preprocessor.transform(rows[rows["part"] == "test"], residual_to)
+    test = preprocessor.transform(read_rows(training_set, parts=["test"]), residual_to)
     parity = {
         "max_seconds": max_difference_seconds(network, model, test),
         "bound_seconds": training.max_parity_seconds,
@@ -130,7 +129,7 @@ def quantize_student(
     variants = make_variants(model, data.train, data.validation, training.calibration_rows, training.max_error_ratio)
     selected = select_variant(variants)
     # The lookup of `data`, unlike the stored one, was not fitted on validation rows.
-    validation = select_labelled(rows, "validation")
+    validation = read_labelled(training_set, "validation")
     delay = predict_delay(data.preprocessor, residual_to, load_onnx(selected.model), validation)
     error = validation["delay_seconds"].to_numpy() - correct_delays(validation, delay).delay
     interval = IntervalCalibration.fit(validation, error, training.confidence_level)

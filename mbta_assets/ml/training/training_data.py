@@ -3,7 +3,7 @@
 Arrays of single blocks are defined in `ml.inference.arrays`; which rows belong to which part, in `dataset`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -32,6 +32,42 @@ class TrainingRows:
         """Replace the one base of some arrays by several."""
         return cls(arrays.numeric, arrays.codes, arrays.scale, arrays.label, bases)
 
+    @classmethod
+    def gather(cls, blocks: Iterable[tuple[Self, np.ndarray]], n: int) -> Self:
+        """Put the rows of blocks, which are taken one at a time, at their places among n rows.
+
+        Each block of k rows comes with their places (k,); a row whose place is negative is left out.
+        """
+        gathered: Self | None = None
+        for block, place in blocks:
+            kept = place >= 0
+            if gathered is None:
+                gathered = block._allocate(n)
+            for target, source in zip(gathered._columns(), block._columns(), strict=True):
+                target[place[kept]] = source[kept]
+        if gathered is None:
+            raise ValueError("There is no block of rows.")
+        return gathered
+
+    def _allocate(self, n: int) -> Self:
+        """Return n rows with the columns and types of these, whose values are not set."""
+
+        def allocate(column: np.ndarray) -> np.ndarray:
+            return np.empty((n, *column.shape[1:]), column.dtype)
+
+        return replace(
+            self,
+            numeric=allocate(self.numeric),
+            codes=allocate(self.codes),
+            scale=allocate(self.scale),
+            label=allocate(self.label),
+            bases={name: allocate(base) for name, base in self.bases.items()},
+        )
+
+    def _columns(self) -> list[np.ndarray]:
+        """Return all arrays, in the same order for all rows."""
+        return [self.numeric, self.codes, self.scale, self.label, *(self.bases[name] for name in sorted(self.bases))]
+
     def __len__(self) -> int:
         return len(self.label)
 
@@ -39,8 +75,8 @@ class TrainingRows:
         """Return the rows with one residual base, without copying them."""
         return Arrays(self.numeric, self.codes, self.bases[residual_to], self.scale, self.label)
 
-    def take(self, rows: np.ndarray) -> Self:
-        """Return the rows selected by a boolean mask (n,) or by an index array."""
+    def take(self, rows: np.ndarray | slice) -> Self:
+        """Return the rows selected by a boolean mask (n,), by an index array, or by a slice, which copies nothing."""
         bases = {name: base[rows] for name, base in self.bases.items()}
         return replace(
             self,

@@ -18,7 +18,7 @@ from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.ml.training.compute import Resources
 from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, CrossFittedPreprocessor, compute_residual_bases
-from mbta_assets.ml.training.dataset import iterate_rows, make_provenance, read_rows
+from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import BoostingConfig, SearchBudget
 from mbta_assets.ml.training.search_spaces import SearchSpace
@@ -96,7 +96,7 @@ class _Rows:
 
     training_set: Bundle
     rows: pd.DataFrame
-    """All rows, with `FIT_COLUMNS`."""
+    """All rows of `LEARNED_PARTS`, with `FIT_COLUMNS`."""
     encoder: Encoder
     train: np.ndarray
     """(n,) mask of the labelled training rows."""
@@ -105,14 +105,14 @@ class _Rows:
 
     @classmethod
     def from_bundle(cls, training_set: Bundle) -> "_Rows":
-        rows = read_rows(training_set, FIT_COLUMNS)
+        rows = read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS)
         labelled = rows["delay_seconds"].notna().to_numpy()
         train, validation = (labelled & (rows["part"] == part).to_numpy() for part in ("train", "validation"))
         return cls(training_set, rows, Encoder.from_json(training_set.file(ENCODER_FILE)), train, validation)
 
     def arrays(self, fitted: CrossFittedPreprocessor, mask: np.ndarray, residual_to: str) -> Iterator[Arrays]:
         """Yield the model inputs of masked rows in blocks, as they need not fit into this process together."""
-        return fitted.transform_blocks(iterate_rows(self.training_set), mask, residual_to)
+        return fitted.transform_blocks(iterate_rows(self.training_set, LEARNED_PARTS), mask, residual_to)
 
     def subsample(self, fitted: CrossFittedPreprocessor, mask: np.ndarray, max_rows: int, seed: int) -> TrainingRows:
         """Return at most `max_rows` of the masked rows with all residual bases, drawn by the seed."""

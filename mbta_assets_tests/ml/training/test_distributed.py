@@ -51,13 +51,18 @@ def test_blocks_transformed_one_at_a_time_make_the_arrays_of_all_rows(simulation
     rows = simulation.rows
     train = (rows["delay_seconds"].notna() & (rows["part"] == "train")).to_numpy()
     encoder = Encoder.fit(rows[train], NUMERIC_FEATURES, CATEGORICAL_FEATURES)
-    whole = prepare_training_data(encoder, rows, seed=0)[1].drop_unlabelled()
     frames = [rows[begin : begin + BLOCK_ROWS] for begin in range(0, len(rows), BLOCK_ROWS)]
+    whole, in_blocks = (
+        prepare_training_data(encoder, rows, blocks, seed=0)[1].drop_unlabelled() for blocks in ([rows], frames)
+    )
     fitted = CrossFittedPreprocessor.fit(encoder, rows, train)
     for residual_to in RESIDUAL_BASES:
         blocks = Arrays.concat(fitted.transform_blocks(frames, train, residual_to))
         for name, values in vars(whole.train.relative_to(residual_to)).items():
             np.testing.assert_array_equal(getattr(blocks, name), values)
+            np.testing.assert_array_equal(getattr(in_blocks.train.relative_to(residual_to), name), values)
+        for name, values in vars(whole.validation.relative_to(residual_to)).items():
+            np.testing.assert_array_equal(getattr(in_blocks.validation.relative_to(residual_to), name), values)
 
 
 def test_shards_have_all_rows_once_and_each_covers_the_whole_time(training_data: TrainingData) -> None:
