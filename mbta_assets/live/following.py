@@ -6,11 +6,11 @@ snapshot is, and what it changes, is up to `service`.
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from itertools import groupby
 from typing import TypeAlias
 
 from mbta_assets.gcp import CloudError
@@ -52,11 +52,16 @@ def rebuild(service: LiveService, archive: FeedArchive, now: datetime) -> int:
 
     Returns their number. Raises ArchiveError or CloudError.
     """
-    begin = min(start_time(day) for day in list_running_days(now)).timestamp()
+    begin = find_begin(now)
     snapshots = [s for s in archive.read_snapshots(FEED, begin, float("inf")) if not isinstance(s, UnreadablePiece)]
     for snapshot in sorted(snapshots, key=lambda snapshot: snapshot.fetched_at):
         service.take(snapshot.content, snapshot.fetched_at, snapshot.place)
     return len(snapshots)
+
+
+def find_begin(now: datetime) -> float:
+    """Return the time, in epoch seconds, at which the first of the running service days began."""
+    return min(start_time(day) for day in list_running_days(now)).timestamp()
 
 
 @dataclass
@@ -115,14 +120,18 @@ class AddressFollower:
 def follow_archive(
     archive: FeedArchive, service: LiveService, state: LiveState, interval_seconds: float, stop: threading.Event
 ) -> None:
-    """Take in what others add to an archive or a directory of snapshots, until `stop` is set."""
+    """Take in what others have added to an archive or a directory of snapshots, and add to it, until `stop` is set.
+
+    It begins with the snapshots of the running service days.
+    """
     read: set[str] = set()
     published_at = float("-inf")
     while not stop.is_set():
         began, count = time.perf_counter(), 0
         try:
-            latest = state.feed_time.timestamp() if state.feed_time else time.time()
-            for snapshot in read_added(archive, latest - OVERLAP_SECONDS, read):
+            latest = state.feed_time
+            begin = latest.timestamp() - OVERLAP_SECONDS if latest else find_begin(state.clock())
+            for snapshot in read_added(archive, begin, read):
                 outcome, _ = service.take(snapshot.content, snapshot.fetched_at, snapshot.place)
                 count += outcome in ("new", "empty")
             state.report_problem("feed", None)
@@ -181,9 +190,12 @@ def replay_archive(archive: FeedArchive, service: LiveService, service_date: dat
 def replay_updates(
     updates: Iterable[VehicleUpdate], service: LiveService, service_date: date, interval_seconds: float
 ) -> Iterator[ReplayStep]:
-    """Yield the vehicle updates of a day, in order of time, as if a feed had been fetched at regular times."""
+    """Yield the vehicle updates of a day as if a feed had been fetched at regular times, from the first to the last."""
     interval = timedelta(seconds=interval_seconds)
-    in_order = sorted(updates, key=lambda update: update.updated_at)
-    for number, group in groupby(in_order, key=lambda update: (update.updated_at - EPOCH) // interval):
+    taken: dict[int, list[VehicleUpdate]] = defaultdict(list)
+    for update in updates:
+        taken[(update.updated_at - EPOCH) // interval].append(update)
+    for number in range(min(taken, default=0), max(taken, default=-1) + 1):
         at = EPOCH + (number + 1) * interval
-        yield at, partial(service.ingest, at, {service_date: list(group)})
+        in_order = sorted(taken.pop(number, []), key=lambda update: update.updated_at)
+        yield at, partial(service.ingest, at, {service_date: in_order})

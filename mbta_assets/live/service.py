@@ -20,6 +20,7 @@ from mbta_assets.serving.refreshing_cache import RefreshingCache, Unavailable
 
 READ_AHEAD = timedelta(hours=3)
 """Time before midnight, at which a service day begins, from which its timetable is read."""
+MAX_CLOCK_STEP = timedelta(seconds=30)
 Keep: TypeAlias = Callable[[bytes, float, float | None], None]
 """Keeps the content of a snapshot, with the times in epoch seconds at which it was fetched and made."""
 
@@ -85,13 +86,24 @@ class LiveService:
             return
         self._state.report_problem("model", None)
         idle = timedelta(seconds=0 if is_replay else time.monotonic() - self._taken_at)
-        publication = self._engine.publish(predictor, made_at, self._state.feed_time, idle)
+        publication = self._engine.publish(predictor, self._find_next_time(made_at), self._state.feed_time, idle)
         stops: dict[str, Stop] = {}
         for day in self._engine.days:
             timetable = self._timetables.read(day)
             if timetable is not None:
                 stops |= {stop_id: stop for stop_id, stop in timetable.stops.items() if stop_id is not None}
         self._state.publish(Published(publication, stops), time.perf_counter() - began)
+
+    def _find_next_time(self, made_at: datetime) -> datetime:
+        """Return the time of a publication, in a later second than that of the one before.
+
+        Readers tell two feeds apart by the second of their header, which must not go back. A clock that is set back by
+        more than `MAX_CLOCK_STEP` is followed, as times in the future are worse.
+        """
+        if self._state.published is None:
+            return made_at
+        earliest = self._state.published.publication.made_at.replace(microsecond=0) + timedelta(seconds=1)
+        return earliest if timedelta(0) < earliest - made_at <= MAX_CLOCK_STEP else made_at
 
     def _count(self, classified: Classified) -> tuple[Outcome, str]:
         """Count a snapshot, log its problem, and return what it is."""

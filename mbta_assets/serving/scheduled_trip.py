@@ -57,6 +57,11 @@ class StopPattern(NamedTuple):
     is_repeated: bool
     """Whether a stop or a station is visited more than once."""
 
+    @property
+    def repeated_stops(self) -> frozenset[str]:
+        """Return the stops that are visited more than once."""
+        return frozenset(stop for stop, visits in self.at_stop.items() if self.is_repeated and len(visits) > 1)
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduledTrip:

@@ -399,4 +399,4 @@ def _to_seconds(text: str) -> int | None:
 
 def _or_none(value: Any, convert: Any = str) -> Any:
     """Return a value of a data frame, None if it is missing."""
-    return None if value is None or value != value or str(value) in ("<NA>", "NaT") else convert(value)
+    return None if str(value) in ("None", "<NA>", "NaT", "nan") else convert(value)

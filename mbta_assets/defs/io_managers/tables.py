@@ -99,16 +99,9 @@ class TablesIOManager(dg.ConfigurableIOManager):
         table, days = context.asset_key.path[-1], to_days(context.asset_partition_keys)
         reasons: dict[str, str] = {}
         for day in days:
-            try:
-                made = obj.make(day)
-            except (SourceError, MissingPartition) as error:
-                reasons[str(day)] = str(error)
-                self.tables.refuse(table, day, None, [str(error)])
-                yield from _report_outcomes(context, day, {}, str(error))
-                continue
-            reason = yield from self._audit_and_publish(context, table, day, made, obj.checks)
-            if reason:
+            if reason := (yield from self._make_and_publish(context, table, day, obj)):
                 reasons[str(day)] = reason
+            arrow.default_memory_pool().release_unused()  # so that many days take no more memory than one
         if len(reasons) == len(days):
             raise unpublished_days_failure(table, reasons)
         for reason in reasons.values():
@@ -118,6 +111,18 @@ class TablesIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> TableInput:
         """Return the service days that the consumer needs. Raises MissingPartition."""
         return load_table(self.tables, context)
+
+    def _make_and_publish(
+        self, context: dg.OutputContext, table: str, day: date, output: DailyOutput
+    ) -> Generator[dg.DagsterEvent, None, str | None]:
+        """Make a service day, publish it unless a check forbids it, and return why it was refused."""
+        try:
+            made = output.make(day)
+        except (SourceError, MissingPartition) as error:
+            self.tables.refuse(table, day, None, [str(error)])
+            yield from _report_outcomes(context, day, {}, str(error))
+            return str(error)
+        return (yield from self._audit_and_publish(context, table, day, made, output.checks))
 
     def _audit_and_publish(
         self, context: dg.OutputContext, table: str, day: date, made: ServiceDay | Frame, checks: Sequence[Check]

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from mbta_assets.serving.arrival_query import ArrivalQuery
 from mbta_assets.serving.live.publication import Publication, StopPrediction, TripPrediction
 from mbta_assets.serving.predictor import PredictedEvents, Predictor
+from mbta_assets.serving.scheduled_trip import ScheduledTrip
 from mbta_assets.serving.stream import Stream
 from mbta_assets.serving.timetable import Timetable
 from mbta_assets.serving.trip_state import VehicleUpdate
@@ -35,6 +36,7 @@ class VehiclePlace(NamedTuple):
 
     service_date: date
     queries: list[ArrivalQuery]
+    scheduled: ScheduledTrip | None = None
 
 
 def list_running_days(time: datetime) -> list[date]:
@@ -92,7 +94,8 @@ class Engine:
             stream = self._days[service_date].stream
             if stream is not None:
                 vehicles = groupby(stream.iter_queries(since), key=lambda query: (query.trip_id, query.vehicle_id))
-                places += [VehiclePlace(service_date, list(queries)) for _, queries in vehicles]
+                scheduled = stream.timetable.scheduled_trips
+                places += [VehiclePlace(service_date, list(of), scheduled.get(key[0])) for key, of in vehicles]
         places = select_places(places)
         queries = [query for place in places for query in place.queries]
         events = predictor.predict_events(queries)
@@ -128,7 +131,7 @@ def _rank(place: VehiclePlace) -> tuple[datetime, int, date, str, str]:
 
 def _make_trip(place: VehiclePlace, stops: tuple[StopPrediction, ...]) -> TripPrediction:
     """Return a vehicle on its trip with the predictions for its stops ahead."""
-    query = place.queries[0]
+    query, scheduled = place.queries[0], place.scheduled
     return TripPrediction(
         service_date=place.service_date,
         trip_id=query.trip_id or "",
@@ -142,6 +145,8 @@ def _make_trip(place: VehiclePlace, stops: tuple[StopPrediction, ...]) -> TripPr
         current_stop_id=query.current_stop_id,
         current_stop_sequence=query.current_stop_sequence,
         stops=stops,
+        has_stop_sequences=scheduled is None or scheduled.is_sequence_trusted,
+        repeated_stops=frozenset() if scheduled is None else scheduled.pattern.repeated_stops,
     )
 
 

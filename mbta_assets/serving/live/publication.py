@@ -41,6 +41,10 @@ class TripPrediction:
     current_stop_sequence: int | None
     stops: tuple[StopPrediction, ...]
     """In the order of the trip; the departure from its first stop comes first."""
+    has_stop_sequences: bool = True
+    """Whether stop sequences are those of the schedule; where that has none to rely on, they number the stops."""
+    repeated_stops: frozenset[str] = frozenset()
+    """Stops that the trip serves more than once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,18 +81,20 @@ def make_entity_id(trip: TripPrediction) -> str:
     return f"{_format_date(trip)}-{trip.trip_id}"
 
 
-def make_stop_time_updates(stops: Sequence[StopPrediction]) -> list[StopTimeUpdate]:
+def make_stop_time_updates(trip: TripPrediction) -> list[StopTimeUpdate]:
     """Return the stop visits of a trip as they are published.
 
-    Stop sequences are published if all are there and increase in the order of travel. Otherwise a stop id identifies
-    the visit, and stops that the trip serves more than once are left out, as nothing would tell the visits apart.
+    Stop sequences are published if all are those of the schedule and increase in the order of travel. Otherwise a stop
+    id identifies the visit, and stops that the trip serves more than once are left out, as nothing would tell the
+    visits apart.
     """
-    if not _has_usable_sequences(stops):
-        visits = Counter(stop.stop_id for stop in stops)
-        stops = [stop for stop in stops if visits[stop.stop_id] == 1]
-        sequences: list[int | None] = [None] * len(stops)
+    stops: Sequence[StopPrediction] = trip.stops
+    if trip.has_stop_sequences and _has_usable_sequences(stops):
+        sequences: list[int | None] = [stop.stop_sequence for stop in stops]
     else:
-        sequences = [stop.stop_sequence for stop in stops]
+        visits = Counter(stop.stop_id for stop in stops)
+        stops = [stop for stop in stops if visits[stop.stop_id] == 1 and stop.stop_id not in trip.repeated_stops]
+        sequences = [None] * len(stops)
     updates = []
     earliest = 0
     for stop, stop_sequence in zip(stops, sequences, strict=True):
@@ -128,7 +130,7 @@ def _halve_interval(stop: StopPrediction) -> int | None:
 def _iter_trips(publication: Publication) -> Iterator[tuple[TripPrediction, list[StopTimeUpdate]]]:
     """Yield the trips that have a stop visit to publish."""
     for trip in publication.trips:
-        updates = make_stop_time_updates(trip.stops)
+        updates = make_stop_time_updates(trip)
         if updates:
             yield trip, updates
 

@@ -89,16 +89,25 @@ def test_the_json_is_that_of_the_protobuf(trips: tuple[TripPrediction, TripPredi
 def test_times_are_rounded_predictions_that_are_moved_by_ties_alone(
     trips: tuple[TripPrediction, TripPrediction],
 ) -> None:
-    stops = [replace(stop, stop_sequence=index) for index, stop in enumerate(trips[0].stops)]
-    for index, update in enumerate(make_stop_time_updates(stops)):
+    stops = tuple(replace(stop, stop_sequence=index) for index, stop in enumerate(trips[0].stops))
+    for index, update in enumerate(make_stop_time_updates(replace(trips[0], stops=stops))):
         assert -0.5 < update.time - stops[index].predicted.timestamp() <= 0.5 + index
 
 
 def test_stops_that_nothing_identifies_are_left_out() -> None:
-    stops = [replace(stop, stop_sequence=None) for stop in _three_stops()]
-    loop = [*stops, replace(stops[0], predicted=stops[-1].predicted + timedelta(seconds=60))]
+    stops = tuple(replace(stop, stop_sequence=None) for stop in _three_stops())
+    loop = make_trip("1", "v1", (*stops, replace(stops[0], predicted=stops[-1].predicted + timedelta(seconds=60))))
     assert [update.stop_id for update in make_stop_time_updates(loop)] == ["s2", "s3"]
-    assert [update.stop_sequence for update in make_stop_time_updates(stops)] == [None] * 3
+    served_before = make_trip("1", "v1", stops, repeated_stops=frozenset({"s2"}))
+    assert [update.stop_id for update in make_stop_time_updates(served_before)] == ["s1", "s3"]
+
+
+def test_stop_sequences_that_are_not_those_of_the_schedule_are_not_published() -> None:
+    trip = make_trip("1", "v1", _three_stops(), has_stop_sequences=False)
+    assert [update.stop_sequence for update in make_stop_time_updates(trip)] == [None] * 3
+    assert [update.stop_sequence for update in make_stop_time_updates(replace(trip, has_stop_sequences=True))] == [
+        10, 20, 30
+    ]  # fmt: skip
 
 
 def test_a_trip_without_stops_and_a_publication_without_trips_are_valid() -> None:
@@ -108,7 +117,7 @@ def test_a_trip_without_stops_and_a_publication_without_trips_are_valid() -> Non
 
 @pytest.mark.parametrize(("width", "uncertainty"), [(0.0, 0), (29.5, 30), (30.0, 30), (None, None)])
 def test_the_uncertainty_is_half_the_width_of_the_interval(width: float | None, uncertainty: int | None) -> None:
-    [update] = make_stop_time_updates([make_stop(1, NOON, 0.0, width)])
+    [update] = make_stop_time_updates(make_trip("1", "v1", (make_stop(1, NOON, 0.0, width),)))
     assert update.uncertainty == uncertainty
 
 
