@@ -28,6 +28,7 @@ from mbta_assets.defs.daily_tables import (
     ServiceDay,
     unpublished_days_failure,
 )
+from mbta_assets.defs.memory import release_memory
 from mbta_assets.defs.partitions import to_days
 from mbta_assets.sources import SourceError
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
@@ -101,7 +102,7 @@ class TablesIOManager(dg.ConfigurableIOManager):
         for day in days:
             if reason := (yield from self._make_and_publish(context, table, day, obj)):
                 reasons[str(day)] = reason
-            arrow.default_memory_pool().release_unused()  # so that many days take no more memory than one
+            release_memory()  # so that many days take no more of it than one
         if len(reasons) == len(days):
             raise unpublished_days_failure(table, reasons)
         for reason in reasons.values():
