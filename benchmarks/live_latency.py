@@ -21,6 +21,7 @@ from mbta_assets.live.updates import UpdateReader
 from mbta_assets.realtime.feed import parse_feed
 from mbta_assets.serving import Predictor, Stop, StopTime, Timetable, Trip
 from mbta_assets.serving.live.engine import Engine, list_running_days
+from mbta_assets.serving.live.network_view import Network
 from mbta_assets.serving.live.state import Published
 from mbta_assets.serving.model_source import open_model_source
 from mbta_assets.sources.synthetic import SyntheticSource
@@ -134,7 +135,7 @@ def main() -> None:
             with watch.measure("queries, features, model"):
                 publication = engine.publish(predictor, time_of, time_of)
             with watch.measure("encode"):
-                published = Published(publication, {})
+                published = Published(publication, Network({}))
         counts.append(sum(len(trip.stops) for trip in publication.trips))
     print(
         f"{len(publication.trips)} vehicles, {np.mean(counts):.0f} predictions, {len(published.protobuf.body):,} bytes"

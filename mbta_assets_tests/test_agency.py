@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 from mbta_assets.ml.evaluation.accuracy import score_predictions
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds
-from mbta_assets.serving.page import NetworkView, line_color, render_page
+from mbta_assets.serving.lines import line_color
+from mbta_assets.serving.page import NetworkView, render_page
 features = pd.DataFrame({
     "route_id": pd.array(["Red"] * 300, pd.StringDtype("pyarrow")),
     "stops_ahead": 1, "stops_behind": 3.0, "current_status": "STOPPED_AT", "current_stop_id": ["a", "b", "c"] * 100,

@@ -13,8 +13,9 @@ from mbta_assets.live.updates import UpdateReader
 from mbta_assets.realtime.feed import FeedError, parse_feed
 from mbta_assets.realtime.fetching import Outcome
 from mbta_assets.realtime.sequence import Classified, SnapshotSequence
-from mbta_assets.serving import Predictor, Stop, VehicleUpdate, logs
+from mbta_assets.serving import Predictor, VehicleUpdate, logs
 from mbta_assets.serving.live.engine import Engine, list_running_days
+from mbta_assets.serving.live.network_view import Network
 from mbta_assets.serving.live.state import LiveState, Published
 from mbta_assets.serving.refreshing_cache import RefreshingCache, Unavailable
 
@@ -39,6 +40,7 @@ class LiveService:
         self._engine = Engine(timetables.read, max_age)
         self._reader = UpdateReader(timetables)
         self._sequence = SnapshotSequence()
+        self._network = Network({})
         self._taken_at = time.monotonic()
         self._read_ahead_for: date | None = None
 
@@ -87,12 +89,10 @@ class LiveService:
         self._state.report_problem("model", None)
         idle = timedelta(seconds=0 if is_replay else time.monotonic() - self._taken_at)
         publication = self._engine.publish(predictor, self._find_next_time(made_at), self._state.feed_time, idle)
-        stops: dict[str, Stop] = {}
-        for day in self._engine.days:
-            timetable = self._timetables.read(day)
-            if timetable is not None:
-                stops |= {stop_id: stop for stop_id, stop in timetable.stops.items() if stop_id is not None}
-        self._state.publish(Published(publication, stops), time.perf_counter() - began)
+        timetables = {day: table for day in self._engine.days if (table := self._timetables.read(day)) is not None}
+        if timetables != self._network.timetables:
+            self._network = Network(timetables)
+        self._state.publish(Published(publication, self._network), time.perf_counter() - began)
 
     def _find_next_time(self, made_at: datetime) -> datetime:
         """Return the time of a publication, in a later second than that of the one before.

@@ -15,8 +15,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from mbta_assets.agency import AGENCY, describe_attribution, select_line_colors
+from mbta_assets.agency import AGENCY, describe_attribution
 from mbta_assets.serving.formats import MICROSECONDS_PER_SECOND, DamagedSnapshot, Line, NetworkSnapshot, Station
+from mbta_assets.serving.lines import line_color
 from mbta_assets.serving.model_accuracy import ModelAccuracy, parse_leaderboard
 from mbta_assets.serving.model_source import ModelSource
 from mbta_assets.serving.openapi import CLOCK_TIME_PATTERN
@@ -35,8 +36,6 @@ CONTENT_SECURITY_POLICY = (
 SHOWN_DISTANCES = tuple(str(stops) for stops in (DEPARTURE, *STOPS_AHEAD))
 """Numbers of stops ahead whose errors are shown."""
 MAKE_A_SNAPSHOT = "Make it again with: dagster asset materialize --select network_snapshot"
-LINE_COLORS = select_line_colors(AGENCY)
-DEFAULT_LINE_COLOR = "#4a4a4a"
 EARLY_SECONDS, LATE_SECONDS, VERY_LATE_SECONDS = -60, 120, 300
 
 
@@ -351,11 +350,6 @@ def render_page(view: NetworkView) -> str:
 def render_error_page(message: str) -> str:
     """Return the HTML of a page that shows only an error message."""
     return _template().render(view=None, error=message)
-
-
-def line_color(route_id: str) -> str:
-    """Return the CSS color of a route's line."""
-    return LINE_COLORS.get(route_id.partition("-")[0], DEFAULT_LINE_COLOR)
 
 
 def classify_delay(delay_seconds: float) -> str:

@@ -234,10 +234,10 @@ def running(settings: Settings, store: ModelStore, feed: str, archive: Path) -> 
 def read_trips(url: str, at: datetime) -> Any:
     """Return the trips that are published once the snapshot of a time was taken in; None before."""
     try:
-        network = json.loads(fetch(f"{url}/network.json")[2])
+        trips = json.loads(fetch(f"{url}/trips.json")[2])
     except OSError:
         return None
-    return network.get("trips") if network.get("feed_time") == at.isoformat() else None
+    return trips.get("trips") if trips.get("feed_time") == at.isoformat() else None
 
 
 def test_killed_in_the_middle_and_restarted_it_publishes_the_same(

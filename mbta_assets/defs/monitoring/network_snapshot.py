@@ -4,9 +4,9 @@ Its format is in `serving.formats`, the page in `serving`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -15,22 +15,18 @@ import pandas as pd
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.partitions import daily_asset, requested_days
 from mbta_assets.serving.formats import SNAPSHOT_INTERVAL_SECONDS, DamagedSnapshot, Line, NetworkSnapshot, Station
+from mbta_assets.serving.lines import Names, merge_stop_patterns, name_stops, name_terminals
 from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
 from mbta_assets.transit import schema
 from mbta_assets.transit.service_day import start_epoch_seconds
 
-MIN_TERMINAL_SHARE = 0.1
-"""Share of a line's trips that must end at a stop for it to be named as a terminal."""
 CATEGORIES = schema.columns_with_role(schema.TransitFeatures, "category")
 NUMBERS = schema.columns_with_role(schema.TransitFeatures, "numeric")
 VISIT = ["trip_id", "stop_sequence"]
 """Columns that identify a stop visit of the service day."""
 
-Names = Mapping[str, str]
-"""By stop, the name shown to riders."""
 StopVisit = tuple[str, int]
 """A stop, and the number of times that a trip serves it again later."""
-Visited = TypeVar("Visited")
 
 
 @daily_asset(
@@ -99,24 +95,6 @@ def build_snapshot(day: date, features: pd.DataFrame, names: pd.DataFrame) -> Ne
     )
 
 
-def merge_stop_patterns(patterns: Iterable[Sequence[Visited]]) -> list[Visited]:
-    """Merge the stops of trips, in the order of travel, into one order that suits all of them, if there is one.
-
-    A pattern has no stop twice: visits of one stop must be told apart. The first pattern keeps its order. A stop that
-    another pattern adds is inserted behind the stop that precedes it there, or, if it begins that pattern, before the
-    first known stop that follows it.
-    """
-    order: list[Visited] = []
-    for pattern in patterns:
-        for index, stop in enumerate(pattern):
-            if stop in order:
-                continue
-            previous = next((order.index(other) for other in reversed(pattern[:index]) if other in order), None)
-            following = next((order.index(other) for other in pattern[index + 1 :] if other in order), len(order))
-            order.insert(following if previous is None else previous + 1, stop)
-    return order
-
-
 def _list_visits(features: pd.DataFrame) -> pd.DataFrame:
     """Return the stop visits that a day's rows are about, in the order of travel, with their `later_visits`.
 
@@ -160,27 +138,10 @@ def _build_lines(
         trips = stops.groupby(line_visits["trip_id"].to_numpy())
         patterns = Counter(tuple(of_trip) for _, of_trip in trips).most_common()
         order = merge_stop_patterns(pattern for pattern, _ in patterns)
-        names = _name_stops([stop for stop, _ in order], station_names, platform_names)
+        names = name_stops([stop for stop, _ in order], station_names, platform_names)
         stations = tuple(Station(stop, names[stop], int(later_visits)) for stop, later_visits in order)
         direction_id = None if direction is pd.NA else int(direction)
-        yield Line(str(route), direction_id, _name_terminals(patterns, station_names), stations)
-
-
-def _name_stops(stops: Sequence[str], station_names: Names, platform_names: Names) -> dict[str, str]:
-    """Return the name of each stop of a line: its station, with the platform where the station has several."""
-    stations = {stop: station_names.get(stop, stop) for stop in stops}
-    stops_of_station = Counter(stations.values())
-    return {
-        stop: platform_names.get(stop, stop) if stops_of_station[station] > 1 else station
-        for stop, station in stations.items()
-    }
-
-
-def _name_terminals(patterns: Sequence[tuple[Sequence[StopVisit], int]], station_names: Names) -> str:
-    """Name the stations where at least `MIN_TERMINAL_SHARE` of a line's trips end, the most frequent first."""
-    terminals: Counter[str] = Counter()
-    for pattern, trips in patterns:
-        stop, _ = pattern[-1]
-        terminals[station_names.get(stop, stop)] += trips
-    min_trips = MIN_TERMINAL_SHARE * terminals.total()
-    return " and ".join(name for name, trips in terminals.most_common() if trips >= min_trips)
+        ends: Counter[str] = Counter()
+        for pattern, of_pattern in patterns:
+            ends[pattern[-1][0]] += of_pattern
+        yield Line(str(route), direction_id, name_terminals(ends, station_names), stations)

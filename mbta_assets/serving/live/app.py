@@ -14,14 +14,17 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from werkzeug.wrappers import Request, Response
 
 from mbta_assets.serving import logs
+from mbta_assets.serving.live.page import render_live_page
 from mbta_assets.serving.live.publication import StopPrediction, TripPrediction
 from mbta_assets.serving.live.state import Content, LiveState, Published
 
 CACHE_CONTROL = "public, max-age=5"
+REVALIDATED = "no-cache"
+"""Value of Cache-Control with which a browser asks each time whether there is another version."""
 RETRY_AFTER_SECONDS = "5"
 PATHS = (
-    "/tripupdates.pb", "/tripupdates.json", "/vehicles", "/vehicles/<id>", "/stops/<id>", "/network.json", "/healthz",
-    "/readyz", "/metrics",
+    "/", "/tripupdates.pb", "/tripupdates.json", "/vehicles", "/vehicles/<id>", "/stops/<id>", "/trips.json",
+    "/network.json", "/healthz", "/readyz", "/metrics",
 )  # fmt: skip
 
 
@@ -31,11 +34,12 @@ class LiveApp:
     def __init__(self, state: LiveState) -> None:
         self._state = state
         self._handlers: dict[str, Callable[[Request, str], Response]] = {
-            "": self._get_index,
+            "": self._get_page,
             "tripupdates.pb": self._get_protobuf,
             "tripupdates.json": self._get_json,
             "vehicles": self._get_vehicles,
             "stops": self._get_stop,
+            "trips.json": self._get_trips,
             "network.json": self._get_network,
             "healthz": self._get_health,
             "readyz": self._get_readiness,
@@ -61,8 +65,13 @@ class LiveApp:
         self._state.requests.labels(f"/{name}", str(response.status_code)).inc()
         return response(environ, start_response)
 
-    def _get_index(self, request: Request, _: str) -> Response:
-        return Response("\n".join(PATHS) + "\n", content_type="text/plain; charset=utf-8")
+    def _get_page(self, request: Request, _: str) -> Response:
+        page = render_live_page()
+        response = Response(page.html, content_type="text/html; charset=utf-8")
+        response.headers |= {"Content-Security-Policy": page.content_security_policy, "Cache-Control": REVALIDATED}
+        response.set_etag(page.etag)
+        response.make_conditional(request)
+        return response
 
     def _get_protobuf(self, request: Request, _: str) -> Response:
         published = self._state.published
@@ -99,6 +108,16 @@ class LiveApp:
         return _json({**self._describe(published), "stop_id": stop_id, "predictions": rows})
 
     def _get_network(self, request: Request, _: str) -> Response:
+        """Return the view of a route, which the page shows."""
+        published = self._state.published
+        if published is None:
+            return _unpublished()
+        view = published.view(request.args.get("route"), self._state.list_problems())
+        response = _serve(request, view, published)
+        response.headers["Cache-Control"] = REVALIDATED
+        return response
+
+    def _get_trips(self, request: Request, _: str) -> Response:
         """Return all trips with their stops ahead."""
         published = self._state.published
         if published is None:

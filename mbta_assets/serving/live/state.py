@@ -4,17 +4,18 @@ One thread publishes, those of HTTP read. Requests are answered in `app`.
 """
 
 import hashlib
+import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from mbta_assets.serving.live.network_view import Network, build_view
 from mbta_assets.serving.live.publication import Publication, StopPrediction, TripPrediction
 from mbta_assets.serving.live.trip_updates import encode_json, encode_protobuf
-from mbta_assets.serving.timetable import Stop
 
 UPDATE_BUCKETS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 ETAG_DIGITS = 32
@@ -31,14 +32,23 @@ class Content:
 class Published:
     """A publication with its encodings, which are made once."""
 
-    def __init__(self, publication: Publication, stops: Mapping[str, Stop]) -> None:
-        self.publication, self.stops = publication, stops
+    def __init__(self, publication: Publication, network: Network) -> None:
+        self.publication, self.network = publication, network
+        self._views: dict[str | None, Content] = {}
         self.protobuf = Content(encode_protobuf(publication), "application/x-protobuf")
 
     @cached_property
     def json(self) -> Content:
         """Return the feed as JSON, which is made when it is first requested."""
         return Content(encode_json(self.publication), "application/json")
+
+    def view(self, route_id: str | None, problems: Sequence[str]) -> Content:
+        """Return the view of a route as JSON, which is made when it is first requested, with the problems of then."""
+        route_id = route_id if route_id in self.network.directions else None
+        if route_id not in self._views:
+            view = build_view(self.publication, self.network, route_id, problems)
+            self._views[route_id] = Content(json.dumps(view, allow_nan=False).encode(), "application/json")
+        return self._views[route_id]
 
     @cached_property
     def trips_by_vehicle(self) -> Mapping[str, TripPrediction]:
@@ -51,7 +61,7 @@ class Published:
         events: dict[str, list[tuple[TripPrediction, StopPrediction]]] = defaultdict(list)
         for trip in self.publication.trips:
             for stop in trip.stops:
-                row = self.stops.get(stop.stop_id)
+                row = self.network.stops.get(stop.stop_id)
                 for place in {stop.stop_id, row.parent_station if row else None} - {None}:
                     events[place or ""].append((trip, stop))
         for rows in events.values():
@@ -61,8 +71,9 @@ class Published:
     @cached_property
     def places(self) -> frozenset[str]:
         """Return the ids of all stops and stations."""
-        stations = {stop.parent_station for stop in self.stops.values() if stop.parent_station}
-        return frozenset(self.stops) | stations | frozenset(self.events_by_stop)
+        stops = self.network.stops
+        stations = {stop.parent_station for stop in stops.values() if stop.parent_station}
+        return frozenset(stops) | stations | frozenset(self.events_by_stop)
 
 
 class LiveState:

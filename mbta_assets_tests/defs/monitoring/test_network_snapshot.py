@@ -7,8 +7,9 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbta_assets.defs.monitoring.network_snapshot import build_snapshot, merge_stop_patterns
+from mbta_assets.defs.monitoring.network_snapshot import build_snapshot
 from mbta_assets.serving.formats import NetworkSnapshot
+from mbta_assets.serving.lines import merge_stop_patterns
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.plain_day import BEGIN, DAY, STOPS, Rows
 
