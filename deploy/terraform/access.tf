@@ -6,6 +6,7 @@ locals {
     daemon    = "Dagster's daemon: looks at upstream tables and models, begins runs"
     run       = "Runs: makes tables and models"
     collector = "The collector: keeps feeds"
+    live      = "Live predictions: reads models and feeds, keeps what was published"
     predictor = "The predictor: reads models"
     events    = "The event function: reports to Dagster"
     trigger   = "Eventarc: calls the event function"
@@ -26,6 +27,7 @@ locals {
     daemon    = ["roles/storage.objectViewer", "roles/storage.legacyBucketReader"]
     run       = ["roles/storage.objectUser", "roles/storage.legacyBucketReader"]
     collector = ["roles/storage.objectViewer"]
+    live      = ["roles/storage.objectViewer"]
     predictor = ["roles/storage.objectViewer"]
   }
 
@@ -40,9 +42,11 @@ locals {
     events    = [google_service_account.of["trigger"].member]
     webserver = var.viewers
     predictor = var.predictor_is_public ? ["allUsers"] : var.predictor_callers
+    live      = var.live_is_public ? ["allUsers"] : var.live_callers
   }
   services = merge(
     { for name, service in google_cloud_run_v2_service.webserver : name => service.name },
+    { for service in google_cloud_run_v2_service.live : "live" => service.name },
     {
       events    = google_cloud_run_v2_service.events.name
       predictor = google_cloud_run_v2_service.predictor.name
@@ -126,6 +130,7 @@ resource "google_cloud_run_v2_job_iam_member" "launcher" {
 resource "google_cloud_run_v2_service_iam_member" "caller" {
   for_each = merge([
     for name, members in local.callers : { for number, member in members : "${name} ${number}" => [name, member] }
+    if contains(keys(local.services), name)
   ]...)
   name     = local.services[each.value[0]]
   location = var.region

@@ -115,6 +115,36 @@ variable "collects_feeds" {
   default     = false
 }
 
+variable "predicts_live" {
+  description = "Whether the live feed is predicted; needs collects_feeds. Addresses of feeds are settings."
+  type        = bool
+  default     = false
+}
+
+variable "live_callers" {
+  description = "Who may read live predictions, such as serviceAccount:someone@example.iam.gserviceaccount.com."
+  type        = list(string)
+  default     = []
+}
+
+variable "live_is_public" {
+  description = "Whether anybody may read live predictions, without an account."
+  type        = bool
+  default     = false
+}
+
+variable "live_cpu" {
+  description = "How many cores live predictions have."
+  type        = string
+  default     = "1"
+}
+
+variable "live_memory" {
+  description = "How much memory live predictions have."
+  type        = string
+  default     = "4Gi"
+}
+
 variable "upstream_tables" {
   description = "Whether loads into BigQuery tables of this project are reported to Dagster."
   type        = bool

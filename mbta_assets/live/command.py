@@ -12,8 +12,8 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from mbta_assets.live.following import (
     AddressFollower,
+    ArchiveKeeper,
     ReplayStep,
-    archive_keeper,
     follow_archive,
     rebuild,
     replay,
@@ -129,7 +129,7 @@ def follow(settings: Settings, options: Options, service: LiveService, state: Li
                 stack.enter_context(poll_static_feed(fetcher, Editions(place), stop))
         count = rebuild(service, archive, datetime.now(UTC))
         logs.write("NOTICE", "state made again from the archive", snapshots=count)
-        keep = archive_keeper(archive) if options.archive else None
+        keep = ArchiveKeeper(archive, state) if options.archive else None
         fetcher = Fetcher(address, client, MAX_SNAPSHOT_BYTES)
         AddressFollower(fetcher, service, state, options.every, keep).run(stop)
 

@@ -6,11 +6,12 @@ snapshot is, and what it changes, is up to `service`.
 
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from heapq import heappop, heappush
 from typing import TypeAlias
 
 from mbta_assets.gcp import CloudError
@@ -21,7 +22,7 @@ from mbta_assets.serving import VehicleUpdate, logs
 from mbta_assets.serving.live.engine import list_running_days
 from mbta_assets.serving.live.state import LiveState
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot, UnreadablePiece
-from mbta_assets.sources.gtfs.polling import MAX_BACKOFF_SECONDS
+from mbta_assets.sources.gtfs.polling import MAX_BACKOFF_SECONDS, MAX_WAITING_BYTES
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
 from mbta_assets.transit.service_day import start_time
 
@@ -30,21 +31,35 @@ REPUBLISH_SECONDS = 15.0
 """Time after which predictions are published again, if no snapshot has come: readers expect a feed that is renewed."""
 OVERLAP_SECONDS = 3600.0
 """Time before the latest snapshot in which an archive is searched for further ones."""
+MAX_OUT_OF_ORDER = 100
+"""Number of snapshots that are compared to put them in order."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ReplayStep: TypeAlias = tuple[datetime, Callable[[], object]]
 """A time, and the function that takes in what came then."""
 
 
-def archive_keeper(archive: FeedArchive) -> Keep:
-    """Return a function that writes each snapshot to an archive at once; a failure is logged."""
+class ArchiveKeeper:
+    """Writes each snapshot to an archive at once; what cannot be written waits in memory for the next one."""
 
-    def keep(content: bytes, fetched_at: float, made_at: float | None) -> None:
+    def __init__(self, archive: FeedArchive, state: LiveState) -> None:
+        self._archive, self._state = archive, state
+        self._waiting: deque[FetchedSnapshot] = deque()
+
+    def __call__(self, content: bytes, fetched_at: float, made_at: float | None) -> None:
+        """Write a snapshot; a failure is a problem that health reports."""
+        self._waiting.append(FetchedSnapshot(fetched_at, content, made_at=made_at))
         try:
-            archive.append(FEED, [FetchedSnapshot(fetched_at, content, made_at=made_at)])
+            while self._waiting:  # one file each: their times may span more than a reader of batches expects
+                self._archive.append(FEED, [self._waiting[0]])
+                self._waiting.popleft()
         except (ArchiveError, CloudError) as error:
-            logs.write("ERROR", "snapshot not kept", error=str(error))
-
-    return keep
+            while sum(len(snapshot.content) for snapshot in self._waiting) > MAX_WAITING_BYTES:
+                self._waiting.popleft()
+            problem = f"Snapshots are not kept, so that a restart would lose them: {error}"
+            logs.write("ERROR", "snapshot not kept", waiting=len(self._waiting), error=str(error))
+            self._state.report_problem("archive", problem)
+        else:
+            self._state.report_problem("archive", None)
 
 
 def rebuild(service: LiveService, archive: FeedArchive, now: datetime) -> int:
@@ -52,16 +67,32 @@ def rebuild(service: LiveService, archive: FeedArchive, now: datetime) -> int:
 
     Returns their number. Raises ArchiveError or CloudError.
     """
-    begin = find_begin(now)
-    snapshots = [s for s in archive.read_snapshots(FEED, begin, float("inf")) if not isinstance(s, UnreadablePiece)]
-    for snapshot in sorted(snapshots, key=lambda snapshot: snapshot.fetched_at):
+    count = 0
+    for snapshot in sort_by_fetch(archive.read_snapshots(FEED, find_begin(now), float("inf"))):
         service.take(snapshot.content, snapshot.fetched_at, snapshot.place)
-    return len(snapshots)
+        count += 1
+    return count
 
 
 def find_begin(now: datetime) -> float:
-    """Return the time, in epoch seconds, at which the first of the running service days began."""
+    """Return the start of the first running service day, epoch seconds."""
     return min(start_time(day) for day in list_running_days(now)).timestamp()
+
+
+def sort_by_fetch(snapshots: Iterable[FetchedSnapshot | UnreadablePiece]) -> Iterator[FetchedSnapshot]:
+    """Yield snapshots that are almost in the order in which they were fetched in exactly that order.
+
+    Only a few are in memory: those of a day may be gigabytes. What cannot be read is left out.
+    """
+    waiting: list[tuple[float, int, FetchedSnapshot]] = []
+    for number, snapshot in enumerate(snapshots):
+        if isinstance(snapshot, UnreadablePiece):
+            continue
+        heappush(waiting, (snapshot.fetched_at, number, snapshot))
+        if len(waiting) > MAX_OUT_OF_ORDER:
+            yield heappop(waiting)[-1]
+    while waiting:
+        yield heappop(waiting)[-1]
 
 
 @dataclass
@@ -120,40 +151,50 @@ class AddressFollower:
 def follow_archive(
     archive: FeedArchive, service: LiveService, state: LiveState, interval_seconds: float, stop: threading.Event
 ) -> None:
-    """Take in what others have added to an archive or a directory of snapshots, and add to it, until `stop` is set.
+    """Take in what others add to an archive or a directory of snapshots, until `stop` is set.
 
     It begins with the snapshots of the running service days.
     """
     read: set[str] = set()
     published_at = float("-inf")
+    since = find_begin(state.clock())
     while not stop.is_set():
-        began, count = time.perf_counter(), 0
+        began, count, problems = time.perf_counter(), 0, []
+        if state.feed_time is not None:
+            since = max(since, state.feed_time.timestamp() - OVERLAP_SECONDS)
         try:
-            latest = state.feed_time
-            begin = latest.timestamp() - OVERLAP_SECONDS if latest else find_begin(state.clock())
-            for snapshot in read_added(archive, begin, read):
+            for snapshot in read_added(archive, since, read):
+                if isinstance(snapshot, UnreadablePiece):
+                    problems.append(snapshot.problem)
+                    continue
                 outcome, _ = service.take(snapshot.content, snapshot.fetched_at, snapshot.place)
                 count += outcome in ("new", "empty")
-            state.report_problem("feed", None)
         except (ArchiveError, CloudError) as error:
-            state.report_problem("feed", str(error))
+            problems.append(str(error))
+        state.report_problem("feed", " ".join(problems) or None)
         if count or time.monotonic() - published_at >= REPUBLISH_SECONDS:
             service.publish(state.clock(), began)
             published_at = time.monotonic()
         stop.wait(interval_seconds)
 
 
-def read_added(archive: FeedArchive, begin: float, read: set[str]) -> Iterator[FetchedSnapshot]:
+def read_added(archive: FeedArchive, begin: float, read: set[str]) -> Iterator[FetchedSnapshot | UnreadablePiece]:
     """Yield the snapshots since a time, epoch seconds, of parts of an archive that are not in `read`, and add these.
 
-    Raises ArchiveError or CloudError.
+    A part that cannot be read is yielded as such, and read again the next time. Raises ArchiveError or CloudError.
     """
     pieces = archive.find_pieces(FEED, begin)
     read.intersection_update({piece.version for piece in pieces})
     for piece in pieces:
-        if piece.version not in read:
-            read.add(piece.version)
-            yield from archive.read_piece(piece)
+        if piece.version in read:
+            continue
+        try:
+            snapshots = archive.read_piece(piece)
+        except ArchiveError as error:
+            yield UnreadablePiece(piece.file.path, str(error))
+            continue
+        read.add(piece.version)
+        yield from snapshots
 
 
 def replay(
@@ -190,12 +231,11 @@ def replay_archive(archive: FeedArchive, service: LiveService, service_date: dat
 def replay_updates(
     updates: Iterable[VehicleUpdate], service: LiveService, service_date: date, interval_seconds: float
 ) -> Iterator[ReplayStep]:
-    """Yield the vehicle updates of a day as if a feed had been fetched at regular times, from the first to the last."""
+    """Yield the vehicle updates of a day, in order of time, as if a feed had been fetched at regular times."""
     interval = timedelta(seconds=interval_seconds)
-    taken: dict[int, list[VehicleUpdate]] = defaultdict(list)
-    for update in updates:
-        taken[(update.updated_at - EPOCH) // interval].append(update)
-    for number in range(min(taken, default=0), max(taken, default=-1) + 1):
+    groups: dict[int, list[VehicleUpdate]] = defaultdict(list)
+    for update in sorted(updates, key=lambda update: update.updated_at):
+        groups[(update.updated_at - EPOCH) // interval].append(update)
+    for number in range(min(groups, default=0), max(groups, default=-1) + 1):
         at = EPOCH + (number + 1) * interval
-        in_order = sorted(taken.pop(number, []), key=lambda update: update.updated_at)
-        yield at, partial(service.ingest, at, {service_date: in_order})
+        yield at, partial(service.ingest, at, {service_date: groups.pop(number, [])})

@@ -53,6 +53,8 @@ class LiveService:
             snapshot = parse_feed(content, place)
         except FeedError as error:
             return self._count(Classified("truncated" if error.is_truncated else "foreign", str(error)))
+        if snapshot.entities and not any(entity.HasField("vehicle") for entity in snapshot.entities):
+            return self._count(Classified("foreign", f"{place or 'it'} has no vehicle positions"))
         classified = self._sequence.classify(content, snapshot, fetched_at)
         if keep is not None and not classified.is_repeated:
             keep(content, fetched_at, classified.made_at)

@@ -19,8 +19,8 @@ from mbta_assets.sources.gtfs.trip_index import DescribedTrip
 from mbta_assets.transit.plausibility import is_plausible_position
 from mbta_assets.transit.service_day import start_time
 
-MAX_QUIET_SNAPSHOTS = 5000
-"""Number of snapshots after which an entity that none had is forgotten."""
+MAX_QUIET_SNAPSHOTS = 100
+"""Number of snapshots after which an entity that none had is forgotten: in some feeds, each report has another id."""
 _STATUSES = dict(map(reversed, VehiclePosition.VehicleStopStatus.items()))
 
 

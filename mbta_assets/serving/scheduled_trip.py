@@ -57,11 +57,6 @@ class StopPattern(NamedTuple):
     is_repeated: bool
     """Whether a stop or a station is visited more than once."""
 
-    @property
-    def repeated_stops(self) -> frozenset[str]:
-        """Return the stops that are visited more than once."""
-        return frozenset(stop for stop, visits in self.at_stop.items() if self.is_repeated and len(visits) > 1)
-
 
 @dataclass(frozen=True, slots=True)
 class ScheduledTrip:
@@ -83,6 +78,13 @@ class ScheduledTrip:
     def first_time(self) -> datetime:
         """Return the scheduled departure from the first stop."""
         return _known(self.stop_times[0].departure_time)
+
+    @property
+    def repeated_stops(self) -> frozenset[str]:
+        """Return the stops that are visited more than once."""
+        if not self.pattern.is_repeated:
+            return frozenset()
+        return frozenset(stop_id for stop_id, visits in self.pattern.at_stop.items() if len(visits) > 1)
 
     def previous_departure(self, index: int) -> datetime | None:
         """Return the scheduled departure from the stop before a visit, or None at the first stop."""

@@ -22,7 +22,7 @@ from mbta_assets_tests.support.image import Image, read_instructions
 
 PASSWORD = "DAGSTER_POSTGRES_PASSWORD"
 DAY = small_network.DAYS[0]
-SERVICES = ("postgres", "daemon", "webserver", "collector", "predictor")
+SERVICES = ("postgres", "daemon", "webserver", "collector", "live", "predictor")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_only_password_is_that_of_the_environment(services: dict[str, Any]) 
 
 def test_nothing_is_open_to_other_machines(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -103,6 +103,21 @@ def test_whichever_container_is_first_creates_the_store_for_the_user_of_all(serv
         assert any(command[0] == "chown" and user[-1] in command and "/store" in command for command in commands), name
         owners.add(user[user.index("--uid") + 1])
     assert len(owners) == 1
+
+
+def test_what_runs_beside_dagster_is_started_by_a_profile_and_is_healthy_if_it_answers(
+    services: dict[str, Any],
+) -> None:
+    for name, path in (("collector", "/health"), ("live", "/healthz")):
+        service = services[name]
+        assert service["profiles"] == [name]
+        words = shlex.split(service["entrypoint"])
+        port = words[words.index("--port") + 1]
+        assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+        assert f"http://127.0.0.1:{port}{path}'" in service["healthcheck"]["test"][-1]
+        assert service["image"] == services["daemon"]["image"]
+    assert services["live"]["depends_on"] == ["collector"]
+    assert "--no-archive" in services["live"]["entrypoint"], "the collector alone writes snapshots"
 
 
 def session_of(process: int) -> int | None:

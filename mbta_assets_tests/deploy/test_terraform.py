@@ -46,7 +46,7 @@ def find_containers() -> dict[str, Any]:
             [template] = resource["template"]
             [template] = template.get("template", [template])
             [containers[name]] = template["containers"]
-    assert len(containers) == 6
+    assert len(containers) == 7
     return containers
 
 
@@ -66,13 +66,15 @@ def test_no_secret_is_in_a_file_or_in_the_state() -> None:
 
 def test_anonymous_callers_are_allowed_only_by_the_variable_that_is_off_by_default() -> None:
     public = [(name, value) for name, value in ATTRIBUTES if re.search("all(Authenticated)?Users", str(value))]
-    assert public == [("predictor", LOCALS["callers"]["predictor"])]
-    condition, if_public, otherwise = split_conditional(LOCALS["callers"]["predictor"])
-    assert condition == "var.predictor_is_public"
-    assert (if_public, otherwise) == (["allUsers"], "${var.predictor_callers}")
-    assert VARIABLES["predictor_is_public"]["default"] is False
+    assert sorted(public) == [(name, LOCALS["callers"][name]) for name in ("live", "predictor")]
+    for name in ("live", "predictor"):
+        condition, if_public, otherwise = split_conditional(LOCALS["callers"][name])
+        assert condition == f"var.{name}_is_public"
+        assert (if_public, otherwise) == (["allUsers"], f"${{var.{name}_callers}}")
+        assert VARIABLES[f"{name}_is_public"]["default"] is False
+        assert VARIABLES[f"{name}_callers"]["default"] == []
     assert LOCALS["callers"]["webserver"] == "${var.viewers}"
-    assert VARIABLES["viewers"]["default"] == VARIABLES["predictor_callers"]["default"] == []
+    assert VARIABLES["viewers"]["default"] == []
     assert "invoker_iam_disabled" not in {name for name, _ in ATTRIBUTES}
     assert RESOURCES["google_storage_bucket.models"]["public_access_prevention"] == "enforced"
 
@@ -134,7 +136,7 @@ def test_the_webserver_is_read_only_and_the_other_is_for_the_event_function_alon
 def test_commands_and_paths_are_those_of_the_image(dagster_image: Image) -> None:
     containers = find_containers().values()
     programs = [container["command"][0] for container in containers if "command" in container]
-    assert sorted(programs) == ["dagster-daemon", "dagster-webserver", "env", "mbta-assets"]
+    assert sorted(programs) == ["dagster-daemon", "dagster-webserver", "env", "mbta-assets", "mbta-assets"]
     for program in programs:
         assert shutil.which(program, path=f"{dagster_image.variables['PATH']}:/usr/bin:/bin"), program
     [environment] = find_objects(LOCALS["environment"])
@@ -157,6 +159,31 @@ def test_the_collector_writes_feeds_and_nothing_else() -> None:
     [environment] = find_objects(LOCALS["environment"])
     assert environment["MBTA_FEED_ARCHIVE"] == "${local.feeds}"
     assert LOCALS["feeds"].endswith(".name}/feeds")
+
+
+def test_live_predictions_are_one_instance_that_works_between_requests_and_is_watched() -> None:
+    live = RESOURCES["google_cloud_run_v2_service.live"]
+    [template] = live["template"]
+    assert template["scaling"] == [{"min_instance_count": 1, "max_instance_count": 1}]
+    [container] = template["containers"]
+    [resources] = container["resources"]
+    assert resources["cpu_idle"] is False
+    [port] = [ports["container_port"] for ports in container["ports"]]
+    for probe in ("startup_probe", "liveness_probe"):
+        assert container[probe][0]["http_get"] == [{"path": "/healthz", "port": port}]
+    assert container["args"] == ["live", "--no-archive", "--host", "0.0.0.0", "--port", str(port)]
+    assert VARIABLES["predicts_live"]["default"] is False
+    [precondition] = live["lifecycle"][0]["precondition"]
+    assert precondition["condition"] == "${var.collects_feeds}"
+
+
+def test_live_predictions_write_what_was_published_and_nothing_else() -> None:
+    assert LOCALS["on_bucket"]["live"] == ["roles/storage.objectViewer"]
+    assert not {"live", "collector"} & (set(LOCALS["on_project"]) | set(LOCALS["on_dataset"]))
+    [condition] = RESOURCES["google_storage_bucket_iam_member.published"]["condition"]
+    assert "/objects/feeds/published/')" in condition["expression"]
+    granted = [name for name, resource in RESOURCES.items() if '.of["live"]' in str(resource.get("member"))]
+    assert granted == ["google_storage_bucket_iam_member.published"]
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Live predictions in this process, of a feed that a server plays."""
 
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -30,9 +32,11 @@ class Live:
     store: ModelStore
     server: FeedServer
     max_age: timedelta = MAX_AGE
+    is_replay: bool = False
+    """Whether the clock is the time of the latest snapshot."""
 
     def __post_init__(self) -> None:
-        self.state = make_state(self.settings)
+        self.state = make_state(self.settings, is_replay=self.is_replay)
         self.timetables = Timetables(open_source(self.settings))
         self.predictors = make_predictor_cache(open_model_source(str(self.store.root)), 0)
         self.service = LiveService(self.timetables, self.predictors, self.state, self.max_age)
@@ -45,6 +49,16 @@ class Live:
         self.follower.poll()
         assert self.state.published is not None
         return self.state.published.publication
+
+
+def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Return the status, headers and body of an answer."""
+    request = urllib.request.Request(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
 
 
 def files_settings(directory: Path, day: date, tables: Tables) -> Settings:

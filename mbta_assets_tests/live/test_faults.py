@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,7 +20,7 @@ from mbta_assets.sources.files import FilesSource
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
 from mbta_assets.transit.service_day import service_date_at, start_time
 from mbta_assets_tests.live.days import FeedSnapshot, as_fed, list_delays, make_snapshots, shift
-from mbta_assets_tests.live.harness import Live, files_settings
+from mbta_assets_tests.live.harness import Live, fetch, files_settings
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.serving.test_stream import read_tables
 from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, Reply, feed_server
@@ -174,16 +172,6 @@ def test_without_a_model_health_says_so_until_there_is_one(
     time.sleep(1.0)  # a failed first load is not repeated at once
     assert live.play(snapshots[-1]).trips
     assert live.state.list_problems() == []
-
-
-def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """Return the status, headers and body of an answer."""
-    request = urllib.request.Request(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, dict(answer.headers), answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, dict(error.headers), error.read()
 
 
 def test_the_feed_is_served_from_memory_with_conditional_requests(live: Live, snapshots: list[FeedSnapshot]) -> None:

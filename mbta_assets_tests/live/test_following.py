@@ -1,35 +1,43 @@
-"""Snapshots that others keep are followed as they come, and a schedule that changes during the day counts at once."""
+"""Archives that others fill or that cannot be written, and editions of the schedule that come during the day."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from google.transit.gtfs_realtime_pb2 import FeedMessage
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mbta_assets.live import timetables
-from mbta_assets.live.following import follow_archive
+from mbta_assets.live.following import (
+    FEED,
+    MAX_OUT_OF_ORDER,
+    ArchiveKeeper,
+    find_begin,
+    follow_archive,
+    rebuild,
+    sort_by_fetch,
+)
+from mbta_assets.realtime.feed import parse_feed
 from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
-from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.editions import Editions
-from mbta_assets_tests.live.days import FeedSnapshot, as_fed, list_delays, make_snapshots
-from mbta_assets_tests.live.harness import Live, files_settings
+from mbta_assets.transit.service_day import start_time
+from mbta_assets_tests.live.days import FeedSnapshot, Key, list_delays
+from mbta_assets_tests.live.harness import Live
 from mbta_assets_tests.serving.conftest import ModelStore
-from mbta_assets_tests.serving.test_stream import read_tables
 from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, feed_server
-from mbta_assets_tests.sources.gtfs.messages import make_feed
-from mbta_assets_tests.sources.gtfs.network import FILES, local_time, make_static_feed
 from mbta_assets_tests.support.dagster_dev import eventually
-from mbta_assets_tests.support.days import REAL
-from mbta_assets_tests.support.real_day import SEED_UPSTREAM
+from mbta_assets_tests.support.gtfs_day import WMATA, WMATA_DAY
 
 pytestmark = pytest.mark.integration
-DAY = date(2026, 5, 12)
-LATER = FILES["stop_times.txt"].replace("8:20:00,8:20:30", "8:25:00,8:25:30")
+NOON = start_time(WMATA_DAY).timestamp() + 12 * 3600
 
 
 @pytest.fixture
@@ -38,11 +46,46 @@ def server() -> Iterator[FeedServer]:
         yield running
 
 
+@pytest.fixture
+def snapshots() -> list[FeedSnapshot]:
+    """Return the first snapshots of the extract."""
+    with ZipFile(WMATA / "vehicle_positions.zip") as archive:
+        contents = [archive.read(name) for name in sorted(archive.namelist())[:60]]
+    return [FeedSnapshot(datetime.fromtimestamp(read_time(content), UTC), content) for content in contents]
+
+
+def read_time(content: bytes) -> int:
+    """Return the time in the header of a snapshot."""
+    return parse_feed(content, "").header_time or 0
+
+
+@pytest.fixture
+def make_live(server: FeedServer, model_store: ModelStore, tmp_path: Path) -> Callable[[str], Live]:
+    """Return a function that begins live predictions on an archive with a name, in which the schedule is."""
+
+    def make(name: str) -> Live:
+        directory = tmp_path / name
+        Editions(DirectoryPlace(directory)).add((WMATA / "gtfs.zip").read_bytes(), NOON - 12 * 3600, "test")
+        settings = Settings(source="gtfs", feed_archive=str(directory), gtfs_static="https://none", store=tmp_path)
+        return Live(settings, model_store, server, is_replay=True)
+
+    return make
+
+
+def play_all(live: Live, snapshots: list[FeedSnapshot]) -> dict[Key, float]:
+    """Play snapshots, and return the delays of the last publication."""
+    for snapshot in snapshots[:-1]:
+        live.service.take(snapshot.content, snapshot.made_at.timestamp(), "test")
+    return list_delays(live.play(snapshots[-1]))
+
+
 @contextmanager
-def following(live: Live, archive: FeedArchive) -> Iterator[None]:
-    """Follow an archive in a thread meanwhile."""
+def following(live: Live, directory: Path, now: datetime) -> Iterator[None]:
+    """Follow a directory in a thread."""
     stop = threading.Event()
-    thread = threading.Thread(target=follow_archive, args=[archive, live.service, live.state, 0.02, stop])
+    live.state.clock = lambda: live.state.feed_time or now
+    archive = FeedArchive(DirectoryPlace(directory))
+    thread = threading.Thread(target=follow_archive, args=(archive, live.service, live.state, 0.01, stop))
     thread.start()
     try:
         yield
@@ -51,90 +94,152 @@ def following(live: Live, archive: FeedArchive) -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.parametrize("kept_by", ["another collector", "a script that writes files"])
-def test_snapshots_that_others_keep_are_taken_in_once_each(
-    server: FeedServer, model_store: ModelStore, tmp_path: Path, kept_by: str
+def wait_for(live: Live, snapshot: FeedSnapshot) -> dict[Key, float]:
+    """Wait until a snapshot is published, and return the delays."""
+
+    def is_published() -> bool:
+        published = live.state.published
+        return published is not None and published.publication.feed_time == snapshot.made_at
+
+    eventually("the snapshot is published", 30, is_published, 0.01)
+    assert live.state.published
+    return list_delays(live.state.published.publication)
+
+
+def test_a_directory_of_snapshots_that_others_fill_is_followed_from_the_start_of_the_day(
+    make_live: Callable[[str], Live], snapshots: list[FeedSnapshot], tmp_path: Path
 ) -> None:
-    tables = as_fed(read_tables(FilesSource(SEED_UPSTREAM), REAL))
-    begin = tables["vehicle"]["updated_at"].min().to_pydatetime() + timedelta(hours=1)
-    snapshots = list(make_snapshots(tables["vehicle"], REAL, begin, begin + timedelta(minutes=10), 30))
-    settings = files_settings(tmp_path / "files", REAL, tables)
-    kept, expected = tmp_path / "kept", Live(settings, model_store, server)
-    kept.mkdir()
-    live, archive = Live(settings, model_store, server), FeedArchive(DirectoryPlace(kept))
-    for number in (live, expected):
-        number.state.clock = lambda: snapshots[-1].made_at
-    with following(live, archive):
-        for snapshot in snapshots:
-            second = int(snapshot.made_at.timestamp())
-            if kept_by == "another collector":
-                archive.append("vehicle_positions", [FetchedSnapshot(second, snapshot.content)])
-            else:
-                (kept / f"{second}.tmp").write_bytes(snapshot.content)
-                (kept / f"{second}.tmp").rename(kept / f"{second}.pb")
-            eventually("the snapshot", 60, lambda: live.state.feed_time == snapshot.made_at, 0.01)  # noqa: B023
-            expected.play(snapshot)
-        eventually("the publication", 60, lambda: is_published(live, snapshots[-1]), 0.01)
-    assert live.state.published and expected.state.published
-    assert list_delays(live.state.published.publication) == list_delays(expected.state.published.publication)
-    taken = live.state.registry.get_sample_value("mbta_live_updates_total", {"outcome": "new"})
-    assert taken == len(snapshots)
+    live, directory = make_live("followed"), tmp_path / "snapshots"
+    directory.mkdir()
+    expected = play_all(make_live("plain"), snapshots)
+
+    def write(snapshot: FeedSnapshot, content: bytes | None = None) -> None:
+        name = f"{snapshot.made_at.timestamp():.0f}.pb"
+        (directory / name).write_bytes(snapshot.content if content is None else content)
+
+    for snapshot in snapshots[:-4]:
+        write(snapshot)
+    with following(live, directory, snapshots[-1].made_at):
+        wait_for(live, snapshots[-5])
+        write(snapshots[-4], snapshots[-4].content[:-7])  # still being written
+        eventually("it is counted", 30, lambda: count(live, "truncated"), 0.01)
+        write(snapshots[-4])
+        wait_for(live, snapshots[-4])
+        other = FeedMessage.FromString(snapshots[-1].content)
+        for entity in other.entity:
+            entity.ClearField("vehicle")
+            entity.trip_update.trip.trip_id = "1"
+        (directory / f"{read_time(snapshots[-1].content) + 1}.pb").write_bytes(other.SerializeToString())
+        eventually("the snapshot of another feed is counted", 30, lambda: count(live, "foreign"), 0.01)
+        for snapshot in snapshots[-3:]:
+            write(snapshot)
+            delays = wait_for(live, snapshot)
+    assert delays == expected
+    assert count(live, "new") == len(snapshots)
 
 
-def is_published(live: Live, snapshot: FeedSnapshot) -> bool:
-    """Return whether predictions of a snapshot have been published."""
-    published = live.state.published
-    return published is not None and published.publication.feed_time == snapshot.made_at
+def count(live: Live, outcome: str) -> float:
+    """Return how many snapshots were of a kind."""
+    return live.state.registry.get_sample_value("mbta_live_updates_total", {"outcome": outcome}) or 0.0
 
 
-def report(clock: str, stop_id: str, status: int) -> FeedSnapshot:
-    """Return a snapshot in which the only vehicle reports itself: 1 is STOPPED_AT, 2 IN_TRANSIT_TO."""
-    second = local_time(DAY, clock)
-    trip = {"trip_id": "morning", "start_date": f"{DAY:%Y%m%d}"}
-    vehicle = {"trip": trip, "vehicle": {"id": "v"}, "timestamp": second, "stop_id": stop_id, "current_status": status}
-    return FeedSnapshot(datetime.fromtimestamp(second, UTC), make_feed(second, [{"vehicle": vehicle}]))
-
-
-def test_another_edition_of_the_schedule_counts_and_nothing_that_was_seen_is_lost(
-    server: FeedServer, model_store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_archive_that_a_collector_fills_is_followed_and_a_damaged_batch_is_a_problem_until_it_is_restored(
+    make_live: Callable[[str], Live], snapshots: list[FeedSnapshot], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(timetables, "CHECK_SECONDS", 0.0)
-    snapshots = [report("08:01", "s1", 1), report("08:03", "s2", 2), report("08:12", "s2", 1), report("08:14", "s3", 2)]
+    live, directory = make_live("followed"), tmp_path / "batches"
+    expected = play_all(make_live("plain"), snapshots)
+    archive = FeedArchive(DirectoryPlace(directory))
 
-    def open_live(name: str, static: bytes) -> Live:
-        Editions(DirectoryPlace(tmp_path / name)).add(static, local_time(DAY, "05:00"), "a test")
-        settings = Settings(source="gtfs", feed_archive=str(tmp_path / name), store=tmp_path / "store")
-        live = Live(settings, model_store, server)
-        live.state.clock = lambda: snapshots[-1].made_at
-        return live
+    def append(added: list[FeedSnapshot]) -> Path:
+        times = [snapshot.made_at.timestamp() for snapshot in added]
+        fetched = [FetchedSnapshot(at, row.content, "", at) for at, row in zip(times, added, strict=True)]
+        return directory / archive.append(FEED, fetched)
 
-    (tmp_path / "one").mkdir()
-    (tmp_path / "other").mkdir()
-    live, expected = open_live("one", make_static_feed()), open_live("other", make_static_feed(stop_times=LATER))
-    for snapshot in snapshots[:-1]:
-        before = live.play(snapshot)
-        expected.play(snapshot)
-    Editions(DirectoryPlace(tmp_path / "one")).add(
-        make_static_feed(stop_times=LATER), local_time(DAY, "08:13"), "a test"
-    )
-    after = live.play(snapshots[-1])
-    [trip], [trip_before] = after.trips, before.trips
-    assert trip.stops[-1].scheduled - trip_before.stops[-1].scheduled == timedelta(minutes=5)
-    assert after.trips == expected.play(snapshots[-1]).trips
+    append(snapshots[:-6])
+    with following(live, directory, snapshots[-1].made_at):
+        wait_for(live, snapshots[-7])
+        staged = append(snapshots[-6:-3])
+        wait_for(live, snapshots[-4])
+        whole = staged.read_bytes()
+        staged.write_bytes(whole[:100])
+        eventually("the damage is named", 30, lambda: "damaged" in " ".join(live.state.list_problems()), 0.01)
+        staged.write_bytes(whole)
+        eventually("it is restored", 30, lambda: "damaged" not in " ".join(live.state.list_problems()), 0.01)
+        append(snapshots[-3:])
+        delays = wait_for(live, snapshots[-1])
+    assert delays == expected
 
 
-def test_the_header_of_each_publication_is_of_a_later_second(
-    server: FeedServer, model_store: ModelStore, tmp_path: Path
+def test_what_cannot_be_written_waits_and_is_written_later(
+    make_live: Callable[[str], Live], snapshots: list[FeedSnapshot], tmp_path: Path
 ) -> None:
-    tables = as_fed(read_tables(FilesSource(SEED_UPSTREAM), REAL))
-    live = Live(files_settings(tmp_path / "files", REAL, tables), model_store, server)
-    at = tables["vehicle"]["updated_at"].min().to_pydatetime().replace(microsecond=0) + timedelta(hours=1)
+    live = make_live("kept")
+    archive = FeedArchive(DirectoryPlace(tmp_path / "kept"))
+    keep = ArchiveKeeper(archive, live.state)
+    obstacle = tmp_path / "kept" / FEED
+    obstacle.write_text("a file where the folder should be")
+    for number, snapshot in enumerate(snapshots):
+        if number == len(snapshots) // 2:
+            assert "would lose them" in " ".join(live.state.list_problems())
+            obstacle.unlink()
+        live.service.take(snapshot.content, snapshot.made_at.timestamp(), "test", keep=keep)
+        live.service.publish(snapshot.made_at, is_replay=True)
+        assert live.state.published and live.state.published.publication.feed_time == snapshot.made_at
+    assert "would lose them" not in " ".join(live.state.list_problems())
+    restarted = make_live("kept")
+    assert rebuild(restarted.service, archive, snapshots[-1].made_at) == len(snapshots)
+    restarted.service.publish(snapshots[-1].made_at, is_replay=True)
+    assert restarted.state.published
+    assert live.state.published and live.state.published.publication.trips
+    assert restarted.state.published.publication == live.state.published.publication
 
-    def publish(made_at: datetime) -> int:
-        live.service.publish(made_at, is_replay=True)
-        assert live.state.published is not None
-        return FeedMessage.FromString(live.state.published.protobuf.body).header.timestamp - int(at.timestamp())
 
-    seconds = [0.0, 0.4, 0.9, 5.0, 5.1, -3.0, 6.5]
-    assert [publish(at + timedelta(seconds=after)) for after in seconds] == [0, 1, 2, 5, 6, 7, 8]
-    assert publish(at - timedelta(hours=1)) == -3600  # the clock was wrong before
+def change_edition(change: Callable[[str, list[str]], list[str]]) -> bytes:
+    """Return the schedule with changed lines of each file; the first line has the names of columns."""
+    buffer = BytesIO()
+    with ZipFile(WMATA / "gtfs.zip") as old, ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, "\n".join(change(name, old.read(name).decode("utf-8-sig").splitlines())) + "\n")
+    return buffer.getvalue()
+
+
+def test_another_edition_during_the_day_makes_the_state_again_and_nothing_is_lost(
+    make_live: Callable[[str], Live], snapshots: list[FeedSnapshot], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = play_all(make_live("plain"), snapshots)
+    trips = sorted(list_trips(snapshots))
+    removed = set(trips[::2])
+    assert removed & {key[0] for key in expected}
+
+    def remove_trips(name: str, lines: list[str]) -> list[str]:
+        column = lines[0].split(",").index("trip_id") if "trip_id" in lines[0].split(",") else None
+        return [line for line in lines if column is None or line.split(",")[column].strip('"') not in removed]
+
+    directory = tmp_path / "edited"
+    Editions(DirectoryPlace(directory)).add(change_edition(remove_trips), NOON - 13 * 3600, "test")
+    settings = Settings(source="gtfs", feed_archive=str(directory), gtfs_static="https://none", store=tmp_path)
+    plain = make_live("plain")
+    live = Live(settings, plain.store, plain.server, is_replay=True)
+    before = play_all(live, snapshots[:-1])
+    assert before and not {key[0] for key in before} & removed
+    Editions(DirectoryPlace(directory)).add((WMATA / "gtfs.zip").read_bytes(), NOON - 3600, "test")
+    monkeypatch.setattr(timetables, "CHECK_SECONDS", 0.0)  # as if they had passed
+    assert list_delays(live.play(snapshots[-1])) == expected
+
+
+def list_trips(snapshots: list[FeedSnapshot]) -> set[str]:
+    """Return the ids of the trips of the vehicles in snapshots."""
+    entities = [entity for snapshot in snapshots for entity in parse_feed(snapshot.content, "").entities]
+    return {entity.vehicle.trip.trip_id for entity in entities}
+
+
+@given(st.lists(st.integers(0, MAX_OUT_OF_ORDER // 2), max_size=300))
+def test_snapshots_that_are_almost_in_order_are_put_in_order(shifts: list[int]) -> None:
+    rows = [FetchedSnapshot(float(number + shift), b"") for number, shift in enumerate(shifts)]
+    assert [row.fetched_at for row in sort_by_fetch(rows)] == sorted(row.fetched_at for row in rows)
+
+
+def test_the_first_running_day_begins_before_now() -> None:
+    for hour, day in ((10, 15), (12, 16)):  # a service day lasts until 11:00 of the next day, in UTC
+        now = datetime(2026, 2, 16, hour, tzinfo=UTC)
+        assert find_begin(now) == start_time(WMATA_DAY.replace(day=day)).timestamp()

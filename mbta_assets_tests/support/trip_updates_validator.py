@@ -2,36 +2,41 @@
 
 https://github.com/MobilityData/gtfs-realtime-validator/blob/master/RULES.md numbers the rules that are named E… and W…
 here; those named X… are requirements of the reference that it has no number for. It shares no code with the package.
+
+Its other rules cannot be judged from TripUpdates and a schedule: they are about vehicle positions (E026 to E029, W004),
+alerts (E030 to E034), the schedule by itself (E010, for example), or several feeds at a time (E047, W003).
 """
 
-import csv
-import io
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, NamedTuple, Self
-from zoneinfo import ZoneInfo
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from google.transit.gtfs_realtime_pb2 import FeedHeader, FeedMessage, TripDescriptor, TripUpdate
+
+from mbta_assets_tests.support.static_feed import StaticFeed, StaticStopTime, start_of_service_day, to_seconds
 
 RULES = {
     "E001": "a time is not in POSIX seconds",
     "E002": "stop time updates are not strictly sorted by stop sequence",
     "E003": "the trip is not in the schedule",
     "E004": "the route is not in the schedule",
+    "E006": "a trip by frequency has no start date or no start time",
     "E009": "a stop that the trip serves more than once has no stop sequence",
     "E011": "the stop is not in the schedule",
     "E012": "a timestamp is later than the header's",
+    "E013": "a trip by frequency is not unscheduled",
+    "E015": "the stop is a station or an entrance",
+    "E016": "an added trip is in the schedule",
     "E017": "the content changed under the same header timestamp",
     "E018": "the header timestamp went back",
+    "E019": "a trip by frequency does not start at a multiple of the headway",
     "E020": "the start time is not written as HH:MM:SS",
     "E021": "the start date is not written as YYYYMMDD",
     "E022": "times do not increase along the trip",
+    "E023": "the start time is not that of the schedule",
     "E024": "the direction is not that of the schedule",
     "E025": "a departure comes before its arrival",
     "E035": "the route is not that of the trip in the schedule",
@@ -45,6 +50,7 @@ RULES = {
     "E043": "an update has neither an arrival nor a departure",
     "E044": "an event has neither a time nor a delay",
     "E045": "the stop is not the one with that stop sequence",
+    "E046": "a delay has no time, and the schedule has none either",
     "E048": "the header has no timestamp",
     "E049": "the header has no incrementality",
     "E050": "a timestamp is in the future",
@@ -52,6 +58,7 @@ RULES = {
     "E052": "a vehicle id is not unique",
     "W001": "the trip has no timestamp",
     "W002": "the trip has no vehicle id",
+    "W005": "a trip by frequency has no vehicle id",
     "W006": "the trip has no trip id",
     "W007": "more than 35 seconds passed since the feed before",
     "W008": "the header timestamp is older than 65 seconds",
@@ -64,6 +71,7 @@ RULES = {
     "X006": "the uncertainty is negative",
     "X007": "an entity has no trip update",
     "X008": "stops are not in the order of the schedule",
+    "X009": "the trip does not run on its start date",
 }
 EARLIEST_POSIX_TIME, LATEST_POSIX_TIME = 1_104_537_600, 4_102_444_800
 """2005, when GTFS was published, and 2100: outside are milliseconds, and seconds since midnight."""
@@ -80,88 +88,6 @@ class Finding(NamedTuple):
     rule: str
     entity_id: str
     message: str
-
-
-class StaticTrip(NamedTuple):
-    """A row of `trips.txt`; None is not said, or not known."""
-
-    route_id: str | None
-    direction_id: int | None
-
-
-class StaticStopTime(NamedTuple):
-    """A row of `stop_times.txt`; times are seconds since noon minus twelve hours, None where they are blank."""
-
-    stop_sequence: int | None
-    stop_id: str
-    arrival: int | None
-    departure: int | None
-
-
-@dataclass
-class StaticFeed:
-    """The schedule that a feed is about."""
-
-    time_zone: str
-    trips: Mapping[str, StaticTrip]
-    stop_times: Mapping[str, Sequence[StaticStopTime]]
-    """In the order of travel, by trip."""
-    stops: set[str]
-    routes: set[str] | None = None
-    """None if they are not known."""
-    repeated: dict[str, set[str]] = field(init=False)
-    """The stops that a trip serves more than once, by trip."""
-
-    def __post_init__(self) -> None:
-        counts = {trip: Counter(row.stop_id for row in rows) for trip, rows in self.stop_times.items()}
-        self.repeated = {trip: {stop for stop, visits in of.items() if visits > 1} for trip, of in counts.items()}
-
-    @classmethod
-    def from_gtfs(cls, path: Path) -> Self:
-        """Read a zip file of GTFS."""
-        with zipfile.ZipFile(path) as archive:
-
-            def rows(name: str) -> list[dict[str, str]]:
-                with archive.open(name) as file:
-                    return list(csv.DictReader(io.TextIOWrapper(file, "utf-8-sig")))
-
-            trips = {
-                row["trip_id"]: StaticTrip(row["route_id"], _to_int(row.get("direction_id")))
-                for row in rows("trips.txt")
-            }
-            stop_times: dict[str, list[StaticStopTime]] = {trip: [] for trip in trips}
-            for row in rows("stop_times.txt"):
-                times = (_to_seconds(row["arrival_time"]), _to_seconds(row["departure_time"]))
-                stop_times[row["trip_id"]].append(StaticStopTime(int(row["stop_sequence"]), row["stop_id"], *times))
-            for of_trip in stop_times.values():
-                of_trip.sort(key=lambda row: row.stop_sequence or 0)
-            return cls(
-                rows("agency.txt")[0]["agency_timezone"],
-                trips,
-                stop_times,
-                {row["stop_id"] for row in rows("stops.txt")},
-                {row["route_id"] for row in rows("routes.txt")},
-            )
-
-    @classmethod
-    def from_tables(cls, tables: Mapping[str, Any], time_zone: str, service_date: str) -> Self:
-        """Return the schedule in the upstream tables (`trip`, `stop`, `schedule`) of a service day, YYYYMMDD."""
-        start = start_of_service_day(service_date, time_zone)
-        trips = {
-            row.id: StaticTrip(_or_none(row.route_id), _or_none(row.direction_id, int))
-            for row in tables["trip"].itertuples()
-        }
-        schedule = tables["schedule"]
-        due = schedule["arrival_time"].fillna(schedule["departure_time"])
-        stop_times: dict[str, list[StaticStopTime]] = {}
-        for row in schedule.assign(due=due).sort_values(["trip_id", "due", "stop_sequence"]).itertuples():
-            times = (
-                _or_none(time, lambda time: int(time.timestamp()) - start)
-                for time in (row.arrival_time, row.departure_time)
-            )
-            sequence = _or_none(row.stop_sequence, int)
-            stop_times.setdefault(row.trip_id, []).append(StaticStopTime(sequence, row.stop_id, *times))
-        return cls(time_zone, trips, stop_times, set(tables["stop"]["id"]))
 
 
 class TripUpdatesValidator:
@@ -218,6 +144,8 @@ class TripUpdatesValidator:
         update = entity.trip_update
         if not update.vehicle.id:
             yield "W002", ""
+            if self._static.frequencies.get(update.trip.trip_id):
+                yield "W005", ""
         if not update.timestamp:
             yield "W001", ""
         else:
@@ -238,13 +166,17 @@ class TripUpdatesValidator:
             yield "W009", ""
         if trip.start_date and not _is_date(trip.start_date):
             yield "E021", trip.start_date
-        if trip.start_time and not re.fullmatch(r"\d{1,3}:[0-5]\d:[0-5]\d", trip.start_time):
+        if trip.start_time and not _is_time(trip.start_time):
             yield "E020", trip.start_time
         if trip.route_id and self._static.routes is not None and trip.route_id not in self._static.routes:
             yield "E004", trip.route_id
-        if not trip.trip_id or trip.schedule_relationship == TripDescriptor.ADDED:
-            return
         scheduled = self._static.trips.get(trip.trip_id)
+        if trip.schedule_relationship == TripDescriptor.ADDED:
+            if scheduled is not None:
+                yield "E016", trip.trip_id
+            return
+        if not trip.trip_id:
+            return
         if scheduled is None:
             yield "E003", trip.trip_id
             return
@@ -252,6 +184,30 @@ class TripUpdatesValidator:
             yield "E035", f"{trip.route_id}, not {scheduled.route_id}"
         if trip.HasField("direction_id") and scheduled.direction_id not in (None, trip.direction_id):
             yield "E024", f"{trip.direction_id}, not {scheduled.direction_id}"
+        dates = self._static.dates
+        if trip.start_date and dates is not None and trip.start_date not in dates.get(scheduled.service_id or "", ()):
+            yield "X009", trip.start_date
+        yield from self._check_start(trip)
+
+    def _check_start(self, trip: Any) -> Iterator[tuple[str, str]]:
+        """Compare the start of a trip with the schedule, or with the headways of a trip by frequency."""
+        frequencies = self._static.frequencies.get(trip.trip_id, ())
+        start = to_seconds(trip.start_time) if _is_time(trip.start_time) else None
+        if not frequencies:
+            rows = self._static.stop_times.get(trip.trip_id, ())
+            due = {time for row in rows[:1] for time in (row.arrival, row.departure) if time is not None}
+            if start is not None and due and start not in due:
+                yield "E023", trip.start_time
+            return
+        if not (trip.start_date and trip.start_time):
+            yield "E006", ""
+        if not all(row.is_exact for row in frequencies):
+            if trip.schedule_relationship != TripDescriptor.UNSCHEDULED:
+                yield "E013", ""
+        elif start is not None and not any(
+            row.start <= start < row.end and (start - row.start) % row.headway == 0 for row in frequencies
+        ):
+            yield "E019", trip.start_time
 
     def _check_stops(self, trip: Any, updates: Iterable[Any]) -> Iterator[tuple[str, str]]:
         """Compare each update with the schedule of its trip."""
@@ -262,6 +218,8 @@ class TripUpdatesValidator:
             yield from _check_update(update)
             if update.stop_id and update.stop_id not in self._static.stops:
                 yield "E011", update.stop_id
+            if update.stop_id in self._static.stations:
+                yield "E015", update.stop_id
             if not update.HasField("stop_sequence"):
                 if update.stop_id in self._static.repeated.get(trip.trip_id, ()):
                     yield "E009", update.stop_id
@@ -283,18 +241,16 @@ class TripUpdatesValidator:
         for update in updates:
             for name in ("arrival", "departure"):
                 event = getattr(update, name)
-                if not (update.HasField(name) and event.HasField("time") and event.HasField("delay")):
+                if not update.HasField(name) or not event.HasField("delay"):
                     continue
                 due = [getattr(row, name) for row in rows if _is_same_visit(row, update)]
+                if not event.HasField("time"):
+                    if due and all(seconds is None for seconds in due):
+                        yield "E046", f"{name} at {update.stop_id}"
+                    continue
                 delays = [event.time - start - seconds for seconds in due if seconds is not None]
                 if delays and all(abs(event.delay - delay) > DELAY_TOLERANCE_SECONDS for delay in delays):
                     yield "X004", f"{name} at {update.stop_id}: {event.delay} s, not {delays}"
-
-
-def start_of_service_day(date: str, time_zone: str) -> int:
-    """Return the epoch seconds from which the times of a service day, YYYYMMDD, count: noon minus twelve hours."""
-    noon = datetime.strptime(date, "%Y%m%d").replace(hour=12, tzinfo=ZoneInfo(time_zone))
-    return int((noon.astimezone(ZoneInfo("UTC")) - timedelta(hours=12)).timestamp())
 
 
 def _check_ids(feed: FeedMessage) -> Iterator[Finding]:
@@ -374,6 +330,11 @@ def _is_same_visit(row: StaticStopTime, update: Any) -> bool:
     return bool(row.stop_id == update.stop_id)
 
 
+def _is_time(text: str) -> bool:
+    """Return whether a text is a time as GTFS writes it."""
+    return bool(re.fullmatch(r"\d{1,3}:[0-5]\d:[0-5]\d", text))
+
+
 def _is_date(text: str) -> bool:
     """Return whether a text is a date as GTFS writes it."""
     if not re.fullmatch(r"\d{8}", text):
@@ -383,20 +344,3 @@ def _is_date(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _to_int(text: str | None) -> int | None:
-    return int(text) if text else None
-
-
-def _to_seconds(text: str) -> int | None:
-    """Return HH:MM:SS in seconds, None if it is blank."""
-    if not text.strip():
-        return None
-    hours, minutes, seconds = map(int, text.split(":"))
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def _or_none(value: Any, convert: Any = str) -> Any:
-    """Return a value of a data frame, None if it is missing."""
-    return None if str(value) in ("None", "<NA>", "NaT", "nan") else convert(value)

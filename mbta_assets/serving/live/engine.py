@@ -35,8 +35,8 @@ class VehiclePlace(NamedTuple):
     """The latest report of a vehicle on a trip and its queries."""
 
     service_date: date
+    trip: ScheduledTrip
     queries: list[ArrivalQuery]
-    scheduled: ScheduledTrip | None = None
 
 
 def list_running_days(time: datetime) -> list[date]:
@@ -93,9 +93,12 @@ class Engine:
         for service_date in self.days:
             stream = self._days[service_date].stream
             if stream is not None:
+                trips_by_id = stream.timetable.scheduled_trips
                 vehicles = groupby(stream.iter_queries(since), key=lambda query: (query.trip_id, query.vehicle_id))
-                scheduled = stream.timetable.scheduled_trips
-                places += [VehiclePlace(service_date, list(of), scheduled.get(key[0])) for key, of in vehicles]
+                places += [
+                    VehiclePlace(service_date, trips_by_id[trip_id or ""], list(queries))
+                    for (trip_id, _), queries in vehicles
+                ]
         places = select_places(places)
         queries = [query for place in places for query in place.queries]
         events = predictor.predict_events(queries)
@@ -131,7 +134,7 @@ def _rank(place: VehiclePlace) -> tuple[datetime, int, date, str, str]:
 
 def _make_trip(place: VehiclePlace, stops: tuple[StopPrediction, ...]) -> TripPrediction:
     """Return a vehicle on its trip with the predictions for its stops ahead."""
-    query, scheduled = place.queries[0], place.scheduled
+    query = place.queries[0]
     return TripPrediction(
         service_date=place.service_date,
         trip_id=query.trip_id or "",
@@ -145,8 +148,8 @@ def _make_trip(place: VehiclePlace, stops: tuple[StopPrediction, ...]) -> TripPr
         current_stop_id=query.current_stop_id,
         current_stop_sequence=query.current_stop_sequence,
         stops=stops,
-        has_stop_sequences=scheduled is None or scheduled.is_sequence_trusted,
-        repeated_stops=frozenset() if scheduled is None else scheduled.pattern.repeated_stops,
+        has_stop_sequences=place.trip.is_sequence_trusted,
+        repeated_stops=place.trip.repeated_stops,
     )
 
 

@@ -109,7 +109,7 @@ class Network:
 def list_stations(trip: ScheduledTrip) -> tuple[StationKey, ...]:
     """Return the stations that a trip serves, in order."""
     stop_ids = [stop_time.stop_id for stop_time in trip.stop_times]
-    if not trip.pattern.repeated_stops:
+    if not trip.repeated_stops:
         return tuple((stop_id, 0) for stop_id in stop_ids)
     left = Counter(stop_ids)
     stations = []

@@ -42,9 +42,9 @@ class TripPrediction:
     stops: tuple[StopPrediction, ...]
     """In the order of the trip; the departure from its first stop comes first."""
     has_stop_sequences: bool = True
-    """Whether stop sequences are those of the schedule; where that has none to rely on, they number the stops."""
+    """Whether stop sequences are those of the schedule; otherwise they are positions along the trip."""
     repeated_stops: frozenset[str] = frozenset()
-    """Stops that the trip serves more than once."""
+    """Stops that the trip serves more than once, those behind the vehicle included."""
 
 
 @dataclass(frozen=True, slots=True)

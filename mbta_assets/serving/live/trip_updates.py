@@ -10,7 +10,6 @@ interval of twice that width. It is left out where the model has no intervals.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -84,17 +83,16 @@ def make_entity_id(trip: TripPrediction) -> str:
 def make_stop_time_updates(trip: TripPrediction) -> list[StopTimeUpdate]:
     """Return the stop visits of a trip as they are published.
 
-    Stop sequences are published if all are those of the schedule and increase in the order of travel. Otherwise a stop
-    id identifies the visit, and stops that the trip serves more than once are left out, as nothing would tell the
-    visits apart.
+    Stop sequences are published if the schedule has them and they increase in the order of travel. Otherwise a stop id
+    identifies the visit, and stops that the trip serves more than once are left out, as nothing would tell the visits
+    apart.
     """
     stops: Sequence[StopPrediction] = trip.stops
-    if trip.has_stop_sequences and _has_usable_sequences(stops):
-        sequences: list[int | None] = [stop.stop_sequence for stop in stops]
+    if not (trip.has_stop_sequences and _has_usable_sequences(stops)):
+        stops = [stop for stop in stops if stop.stop_id not in trip.repeated_stops]
+        sequences: list[int | None] = [None] * len(stops)
     else:
-        visits = Counter(stop.stop_id for stop in stops)
-        stops = [stop for stop in stops if visits[stop.stop_id] == 1 and stop.stop_id not in trip.repeated_stops]
-        sequences = [None] * len(stops)
+        sequences = [stop.stop_sequence for stop in stops]
     updates = []
     earliest = 0
     for stop, stop_sequence in zip(stops, sequences, strict=True):

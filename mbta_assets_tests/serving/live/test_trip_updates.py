@@ -1,5 +1,6 @@
 """Published TripUpdates are valid, by a checker that finds each fault that is put in on purpose."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -14,14 +15,14 @@ from hypothesis import strategies as st
 from mbta_assets.serving.live.publication import Publication, StopPrediction, TripPrediction
 from mbta_assets.serving.live.trip_updates import encode_json, encode_protobuf, make_stop_time_updates
 from mbta_assets_tests.support.publications import NOON, make_publication, make_stop, make_trip
-from mbta_assets_tests.support.trip_updates_validator import (
-    RULES,
+from mbta_assets_tests.support.static_feed import (
+    Frequency,
     StaticFeed,
     StaticStopTime,
     StaticTrip,
-    TripUpdatesValidator,
     start_of_service_day,
 )
+from mbta_assets_tests.support.trip_updates_validator import RULES, TripUpdatesValidator
 
 ZONE = "America/New_York"
 DAYS = (date(2024, 3, 6), date(2024, 3, 10), date(2024, 11, 3))
@@ -37,9 +38,10 @@ def make_static(trips: list[TripPrediction]) -> StaticFeed:
             StaticStopTime(stop.stop_sequence, stop.stop_id, *[int(stop.scheduled.timestamp()) - start] * 2)
             for stop in trip.stops
         ]
-    stops = {stop.stop_id for trip in trips for stop in trip.stops} | {"unserved"}
-    static_trips = {trip.trip_id: StaticTrip(trip.route_id, trip.direction_id) for trip in trips}
-    return StaticFeed(ZONE, static_trips, stop_times, stops, {"Red", "Blue"})
+    stops = {stop.stop_id for trip in trips for stop in trip.stops} | {"unserved", "station"}
+    static_trips = {trip.trip_id: StaticTrip(trip.route_id, trip.direction_id, trip.trip_id) for trip in trips}
+    dates = {trip.trip_id: {f"{trip.service_date:%Y%m%d}"} for trip in trips}
+    return StaticFeed(ZONE, static_trips, stop_times, stops, {"Red", "Blue"}, {"station"}, {}, dates)
 
 
 @st.composite
@@ -61,8 +63,16 @@ def random_trips(draw: st.DrawFn, trip_id: str) -> tuple[TripPrediction, TripPre
         stops.append(
             replace(stop, scheduled=scheduled, delay_seconds=delay, stop_sequence=sequence if has_sequences else None)
         )
-    whole = make_trip(trip_id, f"vehicle-{trip_id}", tuple(stops), service_date=day, reported_at=predicted)
-    begin = draw(st.integers(0, len(stops) - 1)) if has_sequences else 0
+    visits = Counter(stop.stop_id for stop in stops)
+    whole = make_trip(
+        trip_id,
+        f"vehicle-{trip_id}",
+        tuple(stops),
+        service_date=day,
+        reported_at=predicted,
+        repeated_stops=frozenset(stop_id for stop_id, count in visits.items() if count > 1),
+    )
+    begin = draw(st.integers(0, len(stops) - 1))
     return whole, replace(whole, stops=whole.stops[begin:])
 
 
@@ -89,25 +99,19 @@ def test_the_json_is_that_of_the_protobuf(trips: tuple[TripPrediction, TripPredi
 def test_times_are_rounded_predictions_that_are_moved_by_ties_alone(
     trips: tuple[TripPrediction, TripPrediction],
 ) -> None:
-    stops = tuple(replace(stop, stop_sequence=index) for index, stop in enumerate(trips[0].stops))
-    for index, update in enumerate(make_stop_time_updates(replace(trips[0], stops=stops))):
+    stops = [replace(stop, stop_sequence=index) for index, stop in enumerate(trips[0].stops)]
+    for index, update in enumerate(make_stop_time_updates(make_trip("1", "v1", tuple(stops)))):
         assert -0.5 < update.time - stops[index].predicted.timestamp() <= 0.5 + index
 
 
 def test_stops_that_nothing_identifies_are_left_out() -> None:
-    stops = tuple(replace(stop, stop_sequence=None) for stop in _three_stops())
-    loop = make_trip("1", "v1", (*stops, replace(stops[0], predicted=stops[-1].predicted + timedelta(seconds=60))))
-    assert [update.stop_id for update in make_stop_time_updates(loop)] == ["s2", "s3"]
-    served_before = make_trip("1", "v1", stops, repeated_stops=frozenset({"s2"}))
-    assert [update.stop_id for update in make_stop_time_updates(served_before)] == ["s1", "s3"]
-
-
-def test_stop_sequences_that_are_not_those_of_the_schedule_are_not_published() -> None:
-    trip = make_trip("1", "v1", _three_stops(), has_stop_sequences=False)
-    assert [update.stop_sequence for update in make_stop_time_updates(trip)] == [None] * 3
-    assert [update.stop_sequence for update in make_stop_time_updates(replace(trip, has_stop_sequences=True))] == [
-        10, 20, 30
-    ]  # fmt: skip
+    for changes in ({"stop_sequence": None}, {}):
+        stops = tuple(replace(stop, **changes) for stop in _three_stops())  # type: ignore[arg-type]
+        trip = make_trip("1", "v1", stops, has_stop_sequences=not changes)
+        loop = replace(trip, has_stop_sequences=False, repeated_stops=frozenset({"s1", "behind"}))
+        assert [update.stop_id for update in make_stop_time_updates(loop)] == ["s2", "s3"]
+        sequences = [update.stop_sequence for update in make_stop_time_updates(trip)]
+        assert sequences == ([None] * 3 if changes else [10, 20, 30])
 
 
 def test_a_trip_without_stops_and_a_publication_without_trips_are_valid() -> None:
@@ -189,11 +193,14 @@ FAULTS = [
     ("E004", _set("trip_update.trip.route_id", "unknown")),
     ("E011", _set("update.stop_id", "unknown")),
     ("E012", _set("trip_update.timestamp", SECONDS + 11)),
+    ("E015", _set("update.stop_id", "station")),
+    ("E016", _set("trip_update.trip.schedule_relationship", 1)),
     ("E020", _set("trip_update.trip.start_time", "noon")),
     ("E021", _set("trip_update.trip.start_date", "2024-03-06")),
     ("E021", _set("trip_update.trip.start_date", "20240231")),
     ("E022", _set("update.arrival.time", SECONDS + 60)),
     ("E022", _set("update.arrival.time", SECONDS + 59)),
+    ("E023", _set("trip_update.trip.start_time", "12:00:00")),
     ("E024", _set("trip_update.trip.direction_id", 1)),
     ("E025", _add_departure),
     ("E035", _set("trip_update.trip.route_id", "Blue")),
@@ -224,8 +231,9 @@ FAULTS = [
     ("X006", _set("update.arrival.uncertainty", -1)),
     ("X007", _set("entity.trip_update", None)),
     ("X008", _without_sequences),
+    ("X009", _set("trip_update.trip.start_date", "20240307")),
 ]
-ELSEWHERE = {"E009", "E017", "E018", "W007", "X001"}
+ELSEWHERE = {"E006", "E009", "E013", "E017", "E018", "E019", "E046", "W005", "W007", "X001"}
 
 
 @pytest.mark.parametrize(("rule", "mutate"), FAULTS, ids=[f"{rule}-{n}" for n, (rule, _) in enumerate(FAULTS)])
@@ -269,3 +277,41 @@ def test_the_checker_compares_successive_feeds(rule: str | None, seconds: int, t
 def test_the_checker_knows_what_is_no_feed() -> None:
     [finding] = TripUpdatesValidator(make_static([])).check(b"<html>", SECONDS)
     assert finding.rule == "X001"
+
+
+@pytest.mark.parametrize(
+    ("is_exact", "changes", "rules"),
+    [
+        (True, {"start_time": "11:10:00"}, set()),
+        (True, {}, {"E006"}),
+        (True, {"start_time": "11:11:00"}, {"E019"}),
+        (True, {"start_time": "13:00:00"}, {"E019"}),
+        (False, {"start_time": "11:11:00"}, {"E013"}),
+        (False, {"start_time": "11:11:00", "schedule_relationship": 2}, set()),
+        (False, {"start_time": "11:11:00", "schedule_relationship": 2, "vehicle": ""}, {"W002", "W005"}),
+    ],
+)
+def test_the_checker_knows_trips_by_frequency(is_exact: bool, changes: dict[str, Any], rules: set[str]) -> None:
+    publication = _publication()
+    static = make_static(list(publication.trips))
+    static.frequencies = {"1": [Frequency(11 * 3600, 13 * 3600, 600, is_exact)]}
+    feed = FeedMessage.FromString(encode_protobuf(publication))
+    update = feed.entity[0].trip_update
+    for name, value in changes.items():
+        if name == "vehicle":
+            update.vehicle.id = value
+        else:
+            setattr(update.trip, name, value)
+    found = TripUpdatesValidator(static).check(feed.SerializeToString(), SECONDS + 12)
+    assert {finding.rule for finding in found} == rules
+
+
+def test_the_checker_finds_a_delay_that_nothing_can_be_added_to() -> None:
+    publication = _publication()
+    static = make_static(list(publication.trips))
+    feed = FeedMessage.FromString(encode_protobuf(publication))
+    feed.entity[0].trip_update.stop_time_update[1].arrival.ClearField("time")
+    assert TripUpdatesValidator(static).check(feed.SerializeToString(), SECONDS + 12) == []
+    static.stop_times = {trip: [row._replace(arrival=None) for row in rows] for trip, rows in static.stop_times.items()}
+    found = TripUpdatesValidator(static).check(feed.SerializeToString(), SECONDS + 12)
+    assert {finding.rule for finding in found} == {"E046"}
