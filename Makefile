@@ -56,8 +56,9 @@ live: $(INSTALLED) ## predict every stop ahead of every vehicle of the feed, and
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemon
 	$(BIN)/dg dev
 
-bench: $(INSTALLED) ## measure the time of each part, and the quality of the models on a real day
+bench: $(INSTALLED) ## measure the time of each part and of a live update, and the quality of the models on a real day
 	@$(BIN)/python benchmarks/parts.py
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/live_latency.py
 	@$(BIN)/python benchmarks/quality.py
 
 seeds: $(INSTALLED) ## compare models over three seeds of the demo, in a quarter of an hour

@@ -37,9 +37,8 @@ from mbta_assets.sources.gtfs.editions import Editions
 from mbta_assets.sources.gtfs.polling import StaticPoller
 from mbta_assets.sources.gtfs.source import GtfsSource
 
-COLLECTION_THRESHOLDS = (50_000, 20, 1000)
-"""Thresholds of the garbage collector: an update makes a hundred thousand objects, and a day of reports stays until it
-ends, so that a full collection takes longest and finds least."""
+COLLECTION_THRESHOLDS = (1_000_000, 20, 1000)
+"""Thresholds of the garbage collector that an update does not reach: `service` collects once it has published."""
 STATIC_SECONDS = 3600.0
 """Interval at which the static feed is fetched."""
 

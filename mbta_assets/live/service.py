@@ -3,6 +3,7 @@
 Where snapshots come from is up to `following`.
 """
 
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -22,6 +23,9 @@ from mbta_assets.serving.refreshing_cache import RefreshingCache, Unavailable
 READ_AHEAD = timedelta(hours=3)
 """Time before midnight, at which a service day begins, from which its timetable is read."""
 MAX_CLOCK_STEP = timedelta(seconds=30)
+FULL_COLLECTION_EVERY = 1000
+"""Number of publications after which all garbage is collected, not only recent ones: the reports of a day stay
+until it ends, so that a full collection takes longest and finds least."""
 Keep: TypeAlias = Callable[[bytes, float, float | None], None]
 """Keeps the content of a snapshot, with the times in epoch seconds at which it was fetched and made."""
 
@@ -43,6 +47,7 @@ class LiveService:
         self._network = Network({})
         self._taken_at = time.monotonic()
         self._read_ahead_for: date | None = None
+        self._publications = 0
 
     def take(self, content: bytes, fetched_at: float, place: str, *, keep: Keep | None = None) -> tuple[Outcome, str]:
         """Take in a snapshot that was fetched at a time in epoch seconds; return what it is, and the problem with it.
@@ -80,7 +85,9 @@ class LiveService:
     def publish(self, made_at: datetime, began: float | None = None, *, is_replay: bool = False) -> None:
         """Publish the predictions of now; `began` is when the update began, by the monotonic clock.
 
-        Without a model the publication stays, and health says so.
+        Without a model the publication stays, and health says so. A publication is dated to a later second than the one
+        before, even within one second or after the clock was set back: readers take the header's timestamp, in whole
+        seconds, for the version of the feed.
         """
         began = time.perf_counter() if began is None else began
         try:
@@ -95,6 +102,8 @@ class LiveService:
         if timetables != self._network.timetables:
             self._network = Network(timetables)
         self._state.publish(Published(publication, self._network), time.perf_counter() - began)
+        self._publications += 1
+        gc.collect(1 if self._publications % FULL_COLLECTION_EVERY else 2)
 
     def _find_next_time(self, made_at: datetime) -> datetime:
         """Return the time of a publication, in a later second than that of the one before.

@@ -108,6 +108,10 @@ class FieldGroup:
         """Return the group of all other fields."""
         return type(self)(*(name for name in ArrivalQuery.__dataclass_fields__ if name not in self.names))
 
+    def read(self, query: ArrivalQuery) -> tuple[Any, ...]:
+        """Return the values of the fields of a query in the order of the group."""
+        return tuple([getattr(query, name) for name in self.names])
+
     def arrange(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the values of the fields in the order of the group. Raises KeyError if one is missing."""
         return tuple([values[name] for name in self.names])

@@ -5,11 +5,12 @@ is known to `timetable`, which of them is meant to `transit.placement`. The quer
 """
 
 from bisect import bisect_right, insort
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 
 from mbta_assets.serving.scheduled_trip import MICROSECOND, ScheduledTrip, missing_first, to_microseconds
 from mbta_assets.serving.timetable import Timetable, clean_id
@@ -30,6 +31,28 @@ from mbta_assets.transit.placement import Progress
 
 MAX_DISORDER = timedelta(minutes=5)
 """Updates of a vehicle's trip are out of order by this much at most; if one is older, one of the clocks is wrong."""
+RunTimes: TypeAlias = tuple[float | None, float | None]
+"""The latest run time in seconds, and the mean of the latest ones."""
+
+
+class StopArrivals(list[StopVisit]):
+    """The visits of a stop with an arrival, in order of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recent_runs: dict[tuple[str, bool, int], RunTimes] = {}
+        """Run times to the stop, by origin, whether they begin with the movement there, and the number of arrivals that
+        count. Nothing that comes later changes them, as a run begins before it ends, unless the arrivals change."""
+
+    def insert_visit(self, visit: StopVisit, now: datetime) -> None:
+        """Insert a visit that arrived now."""
+        self.recent_runs.clear()
+        _insert_arrival(self, visit, now)
+
+    def remove_visit(self, visit: StopVisit) -> None:
+        """Remove a visit."""
+        self.recent_runs.clear()
+        self.remove(visit)
 
 
 @dataclass(slots=True)
@@ -51,10 +74,9 @@ class Observations:
         self.trips: dict[TripKey, TripState] = {}
         self.keys_by_trip: dict[str, list[TripKey]] = {}
         """The keys of each trip, one for each of its vehicles, by trip_id."""
-        self.arrivals_by_stop: dict[str, list[StopVisit]] = {}
-        """Visits with an arrival, in order of it."""
+        self.arrivals_by_stop: dict[str, StopArrivals] = defaultdict(StopArrivals)
         self.arrivals_by_route: dict[RouteDirection, list[StopVisit]] = {}
-        """The same visits by route and direction."""
+        """Visits with an arrival, in order of it."""
         self.implausible_updates = self.late_updates = self.revoked_updates = 0
         self._timetable = timetable
         self._vehicles: dict[str, _VehicleState] = {}
@@ -146,7 +168,7 @@ class Observations:
         for visit in trip.visits.values():
             self._vehicles[visit.vehicle_id].visits.remove(visit)
             if visit.arrived_at is not None:
-                self.arrivals_by_stop[visit.stop_id].remove(visit)
+                self.arrivals_by_stop[visit.stop_id].remove_visit(visit)
                 self.arrivals_by_route[visit.route_direction].remove(visit)
         begin = challengers[0].update.updated_at
         revoked = {report.update for report in trip.reports if report.update.updated_at > begin}
@@ -263,7 +285,7 @@ class Observations:
         if previous and previous.delay_us is not None and visit.delay_us is not None:
             visit.delay_change_us = visit.delay_us - previous.delay_us
         trip.last_arrival = visit
-        _insert_arrival(self.arrivals_by_stop.setdefault(visit.stop_id, []), visit, now)
+        self.arrivals_by_stop[visit.stop_id].insert_visit(visit, now)
         _insert_arrival(self.arrivals_by_route.setdefault(visit.route_direction, []), visit, now)
 
 

@@ -4,11 +4,9 @@
 decided in `model_source`; HTTP and JSON belong to `http_app` and `openapi`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain
-from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,67 +16,69 @@ from mbta_assets.ml.inference.monotone import shift_delays
 from mbta_assets.serving import logs
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, POSITION_FIELDS, TIME_FIELDS, ArrivalQuery
 from mbta_assets.serving.model_source import ModelSource, open_model_source
+from mbta_assets.serving.queries import Queries
 from mbta_assets.serving.refreshing_cache import RefreshingCache
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.transit import formulas
 
 EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _NUMBER_FIELDS = (*POSITION_FIELDS, "timepoint", *formulas.OBSERVED_FEATURES)
-_get_times: Callable[[ArrivalQuery], tuple[datetime | None, ...]] = attrgetter("time_stamp", *TIME_FIELDS)
-_get_numbers: Callable[[ArrivalQuery], tuple[float | None, ...]] = attrgetter(*_NUMBER_FIELDS)
 
 
 def feature_columns(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
     """Return the features (n,) of n queries, with the names and types of the table `transit_features`."""
+    queries = to_columns(queries)
+    statuses = queries.column("current_status", _to_objects)
     numbers = formulas.compute_features(
         {
-            "service_date": _service_dates(queries),
-            "moving": np.array([query.current_status != "STOPPED_AT" for query in queries], dtype=bool),
-            **_epoch_seconds(queries),
-            **_numbers(queries),
+            "service_date": queries.column("service_date", _to_dates),
+            "moving": statuses != "STOPPED_AT",
+            "now": queries.column("time_stamp", _to_epoch_seconds),
+            **{name: queries.column(name, _to_epoch_seconds) for name in TIME_FIELDS},
+            **{name: queries.column(name, _to_floats) for name in _NUMBER_FIELDS},
         }
     )
     return {
-        "stop_id": _objects([query.stop_id for query in queries]),
-        "current_stop_id": _objects([query.current_stop_id for query in queries]),
-        "stops_ahead": np.array([query.stops_ahead for query in queries], dtype=np.int64),
-        "current_status": _objects([query.current_status for query in queries]),
-        "route_id": _objects([query.route_id for query in queries]),
-        "direction_id": _objects([query.direction_id for query in queries]),
+        "stop_id": queries.column("stop_id", _to_objects),
+        "current_stop_id": queries.column("current_stop_id", _to_objects),
+        "stops_ahead": queries.column("stops_ahead", _to_integers),
+        "current_status": statuses,
+        "route_id": queries.column("route_id", _to_objects),
+        "direction_id": queries.column("direction_id", _to_objects),
         "season": numbers.pop("season"),
         # The table stores single precision, so features must be rounded the same way here.
         **{name: values.astype(np.float32) for name, values in numbers.items()},
-        "stops_behind": np.array([query.stops_behind for query in queries], dtype=np.float32),
+        "stops_behind": queries.column("stops_behind", _to_floats).astype(np.float32),
     }
 
 
-def _service_dates(queries: Sequence[ArrivalQuery]) -> np.ndarray:
-    """Return the service dates (n,) datetime64[D]; made from numbers of days, as NumPy converts dates slowly."""
-    days = np.array([query.service_date.toordinal() for query in queries], dtype=np.int64)
+def to_columns(queries: Sequence[ArrivalQuery]) -> Queries:
+    """Return queries in columns."""
+    return queries if isinstance(queries, Queries) else Queries.from_queries(queries)
+
+
+def _to_dates(dates: Sequence[date]) -> np.ndarray:
+    """Return dates (n,) as datetime64[D]; made from numbers of days, as NumPy converts dates slowly."""
+    days = np.array([date.toordinal() for date in dates], dtype=np.int64)
     return (days - EPOCH_ORDINAL).astype("datetime64[D]")
 
 
-def _epoch_seconds(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
-    """Return the time fields (n,) by name as epoch seconds, NaN where they are None; `now` is the `time_stamp`."""
-    rows = [_get_times(query) for query in queries]
-    seconds: dict[datetime | None, float] = {None: np.nan}  # queries about one vehicle have most times in common
-    for time in set(chain.from_iterable(rows)):
-        if time is not None:
-            seconds[time] = time.timestamp()
-    return {
-        name: np.array([seconds[row[n]] for row in rows], dtype=np.float64)
-        for n, name in enumerate(("now", *TIME_FIELDS))
-    }
+def _to_epoch_seconds(times: Sequence[datetime | None]) -> np.ndarray:
+    """Return times (n,) in epoch seconds, NaN where they are None."""
+    return np.array([np.nan if time is None else time.timestamp() for time in times], dtype=np.float64)
 
 
-def _numbers(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
-    """Return the numeric fields (n,) by name, NaN where they are None."""
-    rows = np.array([_get_numbers(query) for query in queries], dtype=np.float64)
-    columns = np.ascontiguousarray(rows.reshape(len(queries), len(_NUMBER_FIELDS)).T)
-    return dict(zip(_NUMBER_FIELDS, columns, strict=True))
+def _to_floats(values: Sequence[float | None]) -> np.ndarray:
+    """Return numbers (n,), NaN where they are None."""
+    return np.array(values, dtype=np.float64)
 
 
-def _objects(values: list[Any]) -> np.ndarray:
+def _to_integers(values: Sequence[int]) -> np.ndarray:
+    """Return integers (n,)."""
+    return np.array(values, dtype=np.int64)
+
+
+def _to_objects(values: Sequence[Any]) -> np.ndarray:
     """Return values (n,) as an array of Python objects."""
     return np.array(values, dtype=object)
 
@@ -110,17 +110,15 @@ class Prediction:
 
 
 class PredictedEvents(NamedTuple):
-    """Predictions for n queries; the last four are empty when the bundle has no calibrated interval."""
+    """Predictions for n queries."""
 
     confidence_level: float | None
-    delays: list[float]
-    """In seconds, positive when late."""
-    times: list[datetime]
-    """The scheduled times plus the delays."""
-    lower_delays: list[float]
-    upper_delays: list[float]
-    earliest: list[datetime]
-    latest: list[datetime]
+    """Confidence level of the intervals; None if the bundle has no calibrated one."""
+    delays: np.ndarray
+    """(n,) seconds, positive when late."""
+    lower_delays: np.ndarray
+    """(n,) seconds; NaN without an interval."""
+    upper_delays: np.ndarray
 
 
 class Predictor:
@@ -147,31 +145,30 @@ class Predictor:
         Those of one report of a vehicle on a trip are predicted as one story: no stop is reached before the one before
         it. Queries without a `trip_id` are predicted by themselves.
         """
+        if not queries:
+            return []
+        queries = to_columns(queries)
         events = self.predict_events(queries)
-        intervals: list[ArrivalInterval | None] = [None] * len(queries)
+        scheduled = [event.scheduled_arrival for event in queries.events]
+        delays = events.delays.tolist()
+        intervals: list[ArrivalInterval | None] = [None] * len(delays)
         if events.confidence_level is not None:
-            bounds = zip(events.lower_delays, events.upper_delays, events.earliest, events.latest, strict=True)
+            lows, highs = events.lower_delays.tolist(), events.upper_delays.tolist()
+            bounds = zip(lows, highs, _shift_times(scheduled, lows), _shift_times(scheduled, highs), strict=True)
             intervals = [ArrivalInterval(events.confidence_level, *bound) for bound in bounds]
         return [
             Prediction(seconds, arrival, interval, self.version)
-            for seconds, arrival, interval in zip(events.delays, events.times, intervals, strict=True)
+            for seconds, arrival, interval in zip(delays, _shift_times(scheduled, delays), intervals, strict=True)
         ]
 
-    def predict_events(self, queries: Sequence[ArrivalQuery]) -> "PredictedEvents":
-        """Return what `predict` does as lists, which takes less time for many queries."""
+    def predict_events(self, queries: Queries) -> "PredictedEvents":
+        """Return what `predict` does as arrays, which takes less time for many queries."""
         if not queries:
-            return PredictedEvents(None, [], [], [], [], [], [])
+            return PredictedEvents(None, *[np.empty(0)] * 3)
         columns = feature_columns(queries)
-        scheduled = [query.scheduled_arrival for query in queries]
-        ahead = np.array([(query.scheduled_arrival - query.time_stamp).total_seconds() for query in queries])
-        delay, lower, upper = self.predict_delays(columns, ahead, _group_reports(queries))
-        delays = delay.tolist()
-        times = _shift_times(scheduled, delays)
-        if self._model.interval is None:
-            return PredictedEvents(None, delays, times, [], [], [], [])
-        lows, highs = lower.tolist(), upper.tolist()
-        earliest, latest = _shift_times(scheduled, lows), _shift_times(scheduled, highs)
-        return PredictedEvents(self._model.interval.confidence_level, delays, times, lows, highs, earliest, latest)
+        delays, lower, upper = self.predict_delays(columns, queries.seconds_ahead, queries.report_numbers)
+        interval = self._model.interval
+        return PredictedEvents(None if interval is None else interval.confidence_level, delays, lower, upper)
 
     def predict_one(self, query: ArrivalQuery) -> Prediction:
         """Return the prediction for one query."""
@@ -193,18 +190,6 @@ class Predictor:
             return delay, np.full(len(delay), np.nan), np.full(len(delay), np.nan)
         lower, upper = self._model.interval.compute_bounds(columns, delay)
         return delay, np.minimum(lower, delay), upper
-
-
-def _group_reports(queries: Sequence[ArrivalQuery]) -> np.ndarray:
-    """Return an integer (n,) for each query, the same for queries about one report of a vehicle on a trip."""
-    numbers: dict[Any, int] = {}
-    groups = np.empty(len(queries), dtype=np.int64)
-    for index, query in enumerate(queries):
-        key: Any = index
-        if query.trip_id is not None:
-            key = query.service_date, query.trip_id, query.vehicle_id, query.time_stamp
-        groups[index] = numbers.setdefault(key, len(numbers))
-    return groups
 
 
 def follow_model(location: str, refresh_seconds: float = 30) -> RefreshingCache[Predictor]:
@@ -239,10 +224,10 @@ def _shift_times(times: Sequence[datetime], seconds: Sequence[float]) -> list[da
     try:
         return [time + timedelta(seconds=shift) for time, shift in zip(times, seconds, strict=True)]
     except OverflowError:
-        return [_shift_time(time, shift) for time, shift in zip(times, seconds, strict=True)]
+        return [shift_time(time, shift) for time, shift in zip(times, seconds, strict=True)]
 
 
-def _shift_time(time: datetime, seconds: float) -> datetime:
+def shift_time(time: datetime, seconds: float) -> datetime:
     """Return a time shifted by some seconds, limited to the range of datetime."""
     try:
         return time + timedelta(seconds=seconds)

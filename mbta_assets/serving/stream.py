@@ -9,9 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from mbta_assets.serving.arrival_query import ArrivalQuery, FieldGroup
-from mbta_assets.serving.observations import Observations
-from mbta_assets.serving.scheduled_trip import MICROSECOND, ScheduledTrip, missing_first
+from mbta_assets.serving.arrival_query import ArrivalQuery
+from mbta_assets.serving.observations import Observations, RunTimes, StopArrivals
+from mbta_assets.serving.queries import (
+    MICROSECONDS_PER_SECOND,
+    VEHICLE_FIELDS,
+    Queries,
+    ScheduledEvent,
+    VehicleQueries,
+)
+from mbta_assets.serving.scheduled_trip import MICROSECOND, ScheduledTrip, missing_first, to_microseconds
 from mbta_assets.serving.timetable import Timetable
 from mbta_assets.serving.trip_state import (
     Place,
@@ -25,14 +32,6 @@ from mbta_assets.serving.trip_state import (
 )
 from mbta_assets.transit.distances import DEPARTURE
 from mbta_assets.transit.formulas import RECENT_DELAY_WINDOW_SECONDS, RECENT_RUN_COUNT
-
-MICROSECONDS_PER_SECOND = 1_000_000
-STOP_FIELDS = FieldGroup(
-    "stops_ahead", "stop_id", "stop_sequence", "scheduled_arrival", "destination_latitude", "destination_longitude",
-    "leader_arrival", "leader_delay_seconds", "last_run_seconds", "recent_run_seconds",
-)  # fmt: skip
-"""Fields of a query that differ between the stops ahead of a vehicle, in the order of `Stream._stop_values`."""
-VEHICLE_FIELDS = STOP_FIELDS.others()
 
 
 class _TripPosition(NamedTuple):
@@ -65,6 +64,8 @@ class Stream:
     def __init__(self, timetable: Timetable) -> None:
         self.timetable = timetable
         self._observed = Observations(timetable)
+        self._events: dict[str, list[tuple[ScheduledEvent | None, StopArrivals]]] = {}
+        """The events of trips that have been observed, by trip_id, with the arrivals at their stops."""
 
     @property
     def implausible_updates(self) -> int:
@@ -91,70 +92,71 @@ class Stream:
         A vehicle that has not left the first stop of its trip has a query about its departure too. With `since`, trips
         on which the vehicle's latest update is older are left out.
         """
-        for key in list(self._observed.trips):
-            if has_trip_id(key):
-                yield from self._iter_vehicle_queries(key, since)
+        yield from Queries(self.list_vehicles(since))
 
     def iter_trip_queries(self, trip_id: str, since: datetime | None = None) -> Iterator[ArrivalQuery]:
         """Yield the queries of all vehicles of a trip; none if it has not been observed or has no stop ahead."""
-        for key in list(self._observed.keys_by_trip.get(trip_id, ())):
-            yield from self._iter_vehicle_queries(key, since)
+        keys = self._observed.keys_by_trip.get(trip_id, ())
+        yield from Queries([vehicle for key in keys if (vehicle := self._make_queries(key, since)) is not None])
 
-    def _iter_vehicle_queries(self, key: TripKey, since: datetime | None) -> Iterator[ArrivalQuery]:
-        """Yield the queries of a vehicle on a trip: its departure, then the arrivals at the stops ahead in order."""
+    def list_vehicles(self, since: datetime | None = None) -> list[VehicleQueries]:
+        """Return the queries of `iter_queries` by vehicle; those of vehicles that have any."""
+        return [
+            vehicle
+            for key in self._observed.trips
+            if has_trip_id(key) and (vehicle := self._make_queries(key, since)) is not None
+        ]
+
+    def _make_queries(self, key: TripKey, since: datetime | None) -> VehicleQueries | None:
+        """Return the queries of a vehicle on a trip: its departure, then the arrivals at the stops ahead in order.
+
+        Return None if there are none.
+        """
         trip = self._observed.trips[key]
-        scheduled, position = trip.scheduled, _find_position(trip)
+        scheduled = trip.scheduled
+        if since is not None and trip.last_updated_at < since:
+            self._events.pop(key[1], None)
+            return None
+        position = _find_position(trip)
         if scheduled is None or position is None or (since is not None and position.update.updated_at < since):
-            return
-        vehicle_values = VEHICLE_FIELDS.arrange(self._vehicle_fields(trip, scheduled, position))
-        stop_times, begin = scheduled.stop_times, position.next_index
-        indices = range(max(begin, 1), len(stop_times))
+            return None
+        of_trip = self._events.get(scheduled.trip_id)
+        if of_trip is None:
+            of_trip = self._events[scheduled.trip_id] = self._list_events(scheduled)
+        visits, begin = trip.visits, max(position.next_index, 1)
+        indices = [
+            index
+            for index in range(begin, len(of_trip))
+            if (index not in visits or visits[index].arrived_at is None) and index not in scheduled.unordered
+        ]
         if position.current_index == 0 and not trip.has_left_origin:
-            yield self._make_query(vehicle_values, trip, scheduled, position, 0)
-        for index in indices:
-            visit = trip.visits.get(index)
-            is_expected = visit is None or visit.arrived_at is None
-            if is_expected and stop_times[index].arrival_time is not None and index not in scheduled.unordered:
-                yield self._make_query(vehicle_values, trip, scheduled, position, index)
+            indices.insert(0, 0)
+        events = [(event, index) for index in indices if (event := of_trip[index][0]) is not None]
+        if not events:
+            return None
+        arrivals = [(index, of_trip[index][1]) for _, index in events]
+        return VehicleQueries(
+            VEHICLE_FIELDS.arrange(self._vehicle_fields(trip, scheduled, position)),
+            [event for event, _ in events],
+            _observe_stops(trip, scheduled, position, arrivals),
+        )
 
-    def _make_query(
-        self,
-        vehicle_values: tuple[Any, ...],
-        trip: TripState,
-        scheduled: ScheduledTrip,
-        position: _TripPosition,
-        index: int,
-    ) -> ArrivalQuery:
-        """Return the query about the visit at an index: the arrival there, or the departure from the first stop."""
-        stop_time, stop_id, now = (
-            scheduled.stop_times[index],
-            scheduled.stop_times[index].stop_id,
-            position.update.updated_at,
-        )
-        arrivals = self._observed.arrivals_by_stop.get(stop_id, ())
-        leader = _find_latest_of_others(arrivals, trip, now)
-        runs: list[int] = []
-        if index and arrivals and not scheduled.is_served_before(index, position.next_index):
-            origin = scheduled.stop_times[position.current_index].stop_id
-            runs = _list_recent_runs(arrivals, origin, position.update.is_moving, now)
-        stop = self.timetable.stops.get(stop_id)
-        query = VEHICLE_FIELDS.make_query(vehicle_values)
-        STOP_FIELDS.fill(
-            query,
-            (
-                index - position.next_index + 1 if index else DEPARTURE,
-                stop_id,
-                scheduled.stop_sequence(index),
-                stop_time.arrival_time if index else stop_time.departure_time,
-                stop.latitude if stop else None,
-                stop.longitude if stop else None,
-                leader and leader.arrived_at,
-                _seconds(leader.delay_us) if leader else None,
-                _seconds(runs[0]) if runs else None,
-                _mean_seconds(runs),
-            ),
-        )
-        return query
+    def _list_events(self, scheduled: ScheduledTrip) -> list[tuple[ScheduledEvent | None, StopArrivals]]:
+        """Return the event of each visit of a trip, None where the schedule has no time, and the arrivals at its stop.
+
+        The event is the arrival there, or the departure from the first stop.
+        """
+        events: list[tuple[ScheduledEvent | None, StopArrivals]] = []
+        for index, stop_time in enumerate(scheduled.stop_times):
+            time = stop_time.arrival_time if index else stop_time.departure_time
+            stop = self.timetable.stops.get(stop_time.stop_id)
+            position = (stop.latitude, stop.longitude) if stop else (None, None)
+            event = None
+            if time is not None:
+                sequence = scheduled.stop_sequence(index)
+                event = ScheduledEvent(stop_time.stop_id, sequence, time, *position, to_microseconds(time))
+            events.append((event, self._observed.arrivals_by_stop[stop_time.stop_id]))
+        return events
 
     def _vehicle_fields(self, trip: TripState, scheduled: ScheduledTrip, position: _TripPosition) -> dict[str, Any]:
         """Return the query fields that do not depend on the predicted stop."""
@@ -162,7 +164,8 @@ class Stream:
         now, is_moving, current = update.updated_at, update.is_moving, scheduled.stop_times[index]
         route_id, direction_id = self._route_and_direction(scheduled.trip_id, update)
         arrival, arrived_at = trip.last_arrival, trip.last_arrival and trip.last_arrival.arrived_at
-        previous = _find_latest_of_others(self._observed.arrivals_by_stop.get(current.stop_id, ()), trip, now)
+        arrivals = self._observed.arrivals_by_stop[current.stop_id]
+        previous = _find_latest_of_others(arrivals, trip, _count_before(arrivals, now))
         left_at = self._observed.find_departure(previous) if previous else None
         route_delay, route_change = self._recent_delays(to_route_direction(route_id, direction_id), now)
         return {
@@ -212,6 +215,31 @@ class Stream:
         )
 
 
+def _observe_stops(
+    trip: TripState, scheduled: ScheduledTrip, position: _TripPosition, arrivals: Iterable[tuple[int, StopArrivals]]
+) -> list[tuple[Any, ...]]:
+    """Return the `OBSERVED_FIELDS` of the visits with some indices, whose stops have had some arrivals."""
+    now, is_moving, next_index = position.update.updated_at, position.update.is_moving, position.next_index
+    origin = scheduled.stop_times[position.current_index].stop_id
+    is_repeated = scheduled.pattern.is_repeated
+    observed: list[tuple[Any, ...]] = []
+    for index, at_stop in arrivals:
+        stops_ahead = index - next_index + 1 if index else DEPARTURE
+        if not at_stop:
+            observed.append((stops_ahead, None, None, None, None))
+            continue
+        count = _count_before(at_stop, now)
+        runs: RunTimes = (None, None)
+        if index and not (is_repeated and scheduled.is_served_before(index, next_index)):
+            runs = _find_recent_runs(at_stop, origin, is_moving, count)
+        leader = _find_latest_of_others(at_stop, trip, count)
+        if leader is None:
+            observed.append((stops_ahead, None, None, *runs))
+        else:
+            observed.append((stops_ahead, leader.arrived_at, _seconds(leader.delay_us), *runs))
+    return observed
+
+
 def _find_position(trip: TripState) -> _TripPosition | None:
     """Return the position furthest along the trip by the reports of the latest time; None if none is at its stops."""
     positions = [
@@ -229,22 +257,32 @@ def _count_before(arrivals: Sequence[StopVisit], now: datetime) -> int:
     return bisect_left(arrivals, now, key=_arrival_time)
 
 
-def _find_latest_of_others(arrivals: Sequence[StopVisit], trip: TripState, now: datetime) -> StopVisit | None:
-    """Return the latest arrival before `now`, of those at a stop, that is not of a vehicle's own trip."""
-    for index in range(_count_before(arrivals, now) - 1, -1, -1):
+def _find_latest_of_others(arrivals: Sequence[StopVisit], trip: TripState, count: int) -> StopVisit | None:
+    """Return the latest of the first `count` arrivals at a stop that is not of a vehicle's own trip."""
+    for index in range(count - 1, -1, -1):
         if arrivals[index].trip is not trip:
             return arrivals[index]
     return None
 
 
-def _list_recent_runs(arrivals: Sequence[StopVisit], origin: str, is_moving: bool, now: datetime) -> list[int]:
-    """Return the run times in microseconds of the latest runs that ended before `now`, the latest first.
+def _find_recent_runs(arrivals: StopArrivals, origin: str, is_moving: bool, count: int) -> RunTimes:
+    """Return the latest of the runs that `_list_recent_runs` lists, and their mean, in seconds."""
+    key = origin, is_moving, count
+    found = arrivals.recent_runs.get(key)
+    if found is None:
+        runs = _list_recent_runs(arrivals, origin, is_moving, count)
+        found = arrivals.recent_runs[key] = _seconds(runs[0]) if runs else None, _mean_seconds(runs)
+    return found
 
-    A run starts with the movement to the origin if `is_moving`, otherwise with the arrival there, and ends with one of
-    the arrivals at the destination, the first of its trip from there on.
+
+def _list_recent_runs(arrivals: Sequence[StopVisit], origin: str, is_moving: bool, count: int) -> list[int]:
+    """Return the run times in microseconds of the latest runs that ended with one of the first `count` arrivals.
+
+    The latest comes first. A run starts with the movement to the origin if `is_moving`, otherwise with the arrival
+    there, and ends with one of the arrivals at the destination, the first of its trip from there on.
     """
     runs: list[int] = []
-    for index in range(_count_before(arrivals, now) - 1, -1, -1):
+    for index in range(count - 1, -1, -1):
         end = arrivals[index]
         ended_at, visits = end.arrived_at, end.trip.visits
         for place in _find_origins(end, origin, is_moving):

@@ -248,3 +248,16 @@ def test_killed_in_the_middle_and_restarted_it_publishes_the_same(
     with running(settings, model_store, feed, tmp_path / "killed") as (url, _):
         assert play(url, snapshots[SNAPSHOTS // 2 :]) == expected
     assert len(expected) > 5
+
+
+def test_publications_of_one_moment_have_increasing_timestamps(
+    live: Live, snapshots: list[FeedSnapshot], now: datetime
+) -> None:
+    def publish(after: float) -> int:
+        live.service.publish(now + timedelta(seconds=after))
+        assert live.state.published is not None
+        return FeedMessage.FromString(live.state.published.protobuf.body).header.timestamp - int(now.timestamp())
+
+    live.play(snapshots[-1])
+    assert [publish(after) for after in (5, 5, 5.9, 9, 9.1, 1, 12)] == [5, 6, 7, 9, 10, 11, 12]
+    assert publish(-3600) == -3600  # the clock was wrong before

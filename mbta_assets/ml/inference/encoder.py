@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -73,7 +74,7 @@ def encode_values(column: Any, code_of: Mapping[Any, int], default: int) -> np.n
         # A pandas series is long: each distinct value is looked up once. Arrays come from requests and are short.
         positions, distinct = column.factorize()
         return np.array([*(code_of.get(value, default) for value in distinct.tolist()), default])[positions]
-    return np.array([code_of.get(value, default) for value in _to_python_values(column)], dtype=np.int64)
+    return np.array(list(map(code_of.get, _to_python_values(column), repeat(default))), dtype=np.int64)
 
 
 def _to_python_values(column: Any) -> list[Any]:

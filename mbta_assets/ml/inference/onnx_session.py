@@ -10,7 +10,8 @@ from mbta_assets.ml.inference.latency import measure_median_latency_us
 
 NUMERIC, CODES, OUTPUT = "numeric", "codes", "residual"
 """Names of a model's two inputs and of its output."""
-MAX_BATCH_ROWS = 16_384
+MAX_BATCH_ROWS = 2048
+"""Rows in one call of a session: the intermediate values of more do not fit the processor's cache."""
 
 Feed = dict[str, np.ndarray]
 """Inputs of a model by name; see `make_feed`."""

@@ -5,12 +5,11 @@ Where updates, timetables and models come from is up to the caller; so is publis
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
-from mbta_assets.serving.arrival_query import ArrivalQuery
-from mbta_assets.serving.live.publication import Publication, StopPrediction, TripPrediction
-from mbta_assets.serving.predictor import PredictedEvents, Predictor
+from mbta_assets.serving.live.publication import PredictedStops, Publication, StopColumns, TripPrediction
+from mbta_assets.serving.predictor import Predictor
+from mbta_assets.serving.queries import VEHICLE_FIELDS, Queries, VehicleQueries
 from mbta_assets.serving.scheduled_trip import ScheduledTrip
 from mbta_assets.serving.stream import Stream
 from mbta_assets.serving.timetable import Timetable
@@ -36,7 +35,19 @@ class VehiclePlace(NamedTuple):
 
     service_date: date
     trip: ScheduledTrip
-    queries: list[ArrivalQuery]
+    queries: VehicleQueries
+    rank: tuple[datetime, int, date, str, str]
+    """Sort key by which the place that counts among several comes last."""
+
+    @property
+    def trip_id(self) -> str:
+        """Return the id of the trip."""
+        return self.rank[3]
+
+    @property
+    def vehicle_id(self) -> str:
+        """Return the id of the vehicle."""
+        return self.rank[4]
 
 
 def list_running_days(time: datetime) -> list[date]:
@@ -89,26 +100,25 @@ class Engine:
         `idle` is the time since the latest snapshot was taken in, by which reports have aged since `feed_time`.
         """
         since = None if feed_time is None else feed_time + idle - self._max_age
+        places = self.find_places(since)
+        queries = Queries([place.queries for place in places])
+        events = predictor.predict_events(queries)
+        columns = StopColumns.from_predictions(queries, events)
+        trips, begin = [], 0
+        for place in places:
+            end = begin + len(place.queries.events)
+            trips.append(_make_trip(place, PredictedStops(columns, begin, end)))
+            begin = end
+        return Publication(made_at, feed_time, predictor.version, events.confidence_level, tuple(trips))
+
+    def find_places(self, since: datetime | None) -> list[VehiclePlace]:
+        """Return the places that count of the vehicles that have reported since a time."""
         places = []
         for service_date in self.days:
             stream = self._days[service_date].stream
             if stream is not None:
-                trips_by_id = stream.timetable.scheduled_trips
-                vehicles = groupby(stream.iter_queries(since), key=lambda query: (query.trip_id, query.vehicle_id))
-                places += [
-                    VehiclePlace(service_date, trips_by_id[trip_id or ""], list(queries))
-                    for (trip_id, _), queries in vehicles
-                ]
-        places = select_places(places)
-        queries = [query for place in places for query in place.queries]
-        events = predictor.predict_events(queries)
-        stops = _make_stops(queries, events)
-        trips, begin = [], 0
-        for place in places:
-            end = begin + len(place.queries)
-            trips.append(_make_trip(place, tuple(stops[begin:end])))
-            begin = end
-        return Publication(made_at, feed_time, predictor.version, events.confidence_level, tuple(trips))
+                places += [_find_place(stream.timetable, queries) for queries in stream.list_vehicles(since)]
+        return select_places(places)
 
 
 def select_places(places: Iterable[VehiclePlace]) -> list[VehiclePlace]:
@@ -117,57 +127,49 @@ def select_places(places: Iterable[VehiclePlace]) -> list[VehiclePlace]:
     Of the trips of a vehicle it is the one of its latest report. Of the vehicles on a trip it is the one with the
     latest report, and of those the one furthest along the trip.
     """
-    by_vehicle: dict[str | None, VehiclePlace] = {}
-    for place in sorted(places, key=_rank):
-        by_vehicle[place.queries[0].vehicle_id] = place
-    by_trip: dict[tuple[date, str | None], VehiclePlace] = {}
-    for place in sorted(by_vehicle.values(), key=_rank):
-        by_trip[place.service_date, place.queries[0].trip_id] = place
-    return sorted(by_trip.values(), key=lambda place: (place.service_date, place.queries[0].trip_id or ""))
+    by_vehicle: dict[str, VehiclePlace] = {}
+    for place in sorted(places, key=_get_rank):
+        by_vehicle[place.vehicle_id] = place
+    by_trip: dict[tuple[date, str], VehiclePlace] = {}
+    for place in sorted(by_vehicle.values(), key=_get_rank):
+        by_trip[place.service_date, place.trip_id] = place
+    return [by_trip[key] for key in sorted(by_trip)]
 
 
-def _rank(place: VehiclePlace) -> tuple[datetime, int, date, str, str]:
-    """Return the sort key by which the place that counts among several comes last."""
-    query = place.queries[0]
-    return query.time_stamp, query.stops_behind, place.service_date, query.trip_id or "", query.vehicle_id or ""
+def _get_rank(place: VehiclePlace) -> tuple[datetime, int, date, str, str]:
+    """Return the sort key of a place."""
+    return place.rank
 
 
-def _make_trip(place: VehiclePlace, stops: tuple[StopPrediction, ...]) -> TripPrediction:
+def _find_place(timetable: Timetable, queries: VehicleQueries) -> VehiclePlace:
+    """Return the place of a vehicle with its queries."""
+    trip_id = queries.get("trip_id")
+    rank = (
+        queries.get("time_stamp"),
+        queries.get("stops_behind"),
+        timetable.service_date,
+        trip_id,
+        queries.get("vehicle_id") or "",
+    )
+    return VehiclePlace(timetable.service_date, timetable.scheduled_trips[trip_id], queries, rank)
+
+
+def _make_trip(place: VehiclePlace, stops: PredictedStops) -> TripPrediction:
     """Return a vehicle on its trip with the predictions for its stops ahead."""
-    query = place.queries[0]
+    value = dict(zip(VEHICLE_FIELDS.names, place.queries.values, strict=True))
     return TripPrediction(
         service_date=place.service_date,
-        trip_id=query.trip_id or "",
-        route_id=query.route_id,
-        direction_id=query.direction_id,
-        vehicle_id=query.vehicle_id or "",
-        reported_at=query.time_stamp,
-        latitude=query.current_latitude,
-        longitude=query.current_longitude,
-        current_status=query.current_status,
-        current_stop_id=query.current_stop_id,
-        current_stop_sequence=query.current_stop_sequence,
+        trip_id=place.trip_id,
+        route_id=value["route_id"],
+        direction_id=value["direction_id"],
+        vehicle_id=place.vehicle_id,
+        reported_at=value["time_stamp"],
+        latitude=value["current_latitude"],
+        longitude=value["current_longitude"],
+        current_status=value["current_status"],
+        current_stop_id=value["current_stop_id"],
+        current_stop_sequence=value["current_stop_sequence"],
         stops=stops,
         has_stop_sequences=place.trip.is_sequence_trusted,
         repeated_stops=place.trip.repeated_stops,
     )
-
-
-def _make_stops(queries: Sequence[ArrivalQuery], events: PredictedEvents) -> list[StopPrediction]:
-    """Return the prediction for each query."""
-    missing: list[None] = [None] * len(queries)
-    return [
-        StopPrediction(
-            query.stop_sequence,
-            query.stop_id,
-            "departure" if query.is_departure else "arrival",
-            query.scheduled_arrival,
-            time,
-            delay,
-            earliest,
-            latest,
-        )
-        for query, time, delay, earliest, latest in zip(
-            queries, events.times, events.delays, events.earliest or missing, events.latest or missing, strict=True
-        )
-    ]

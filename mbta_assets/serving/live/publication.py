@@ -3,9 +3,18 @@
 Encodings belong to `trip_updates` and `network_view`.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+
+from mbta_assets.serving.predictor import PredictedEvents, shift_time
+from mbta_assets.serving.queries import MICROSECONDS_PER_SECOND, Queries, ScheduledEvent
+from mbta_assets.serving.scheduled_trip import to_microseconds
+from mbta_assets.transit.distances import DEPARTURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,121 @@ class StopPrediction:
     latest: datetime | None
 
 
+class RoundedStop(NamedTuple):
+    """A prediction in whole seconds."""
+
+    stop_sequence: int | None
+    stop_id: str
+    event: Literal["arrival", "departure"]
+    time: int
+    """POSIX seconds."""
+    scheduled: int
+    """POSIX seconds."""
+    half_width: int | None
+    """Half the width of the prediction interval, rounded up; None if there is none."""
+
+    @classmethod
+    def from_prediction(cls, stop: StopPrediction) -> Self:
+        """Round a prediction."""
+        half_width = None
+        if stop.earliest is not None and stop.latest is not None:
+            half_width = halve_up(to_microseconds(stop.latest) - to_microseconds(stop.earliest))
+        time, scheduled = (round_half_up(to_microseconds(time)) for time in (stop.predicted, stop.scheduled))
+        return cls(stop.stop_sequence, stop.stop_id, stop.event, time, scheduled, half_width)
+
+
+@dataclass(frozen=True, eq=False)
+class StopColumns:
+    """The predictions for all stop visits of a publication, in columns."""
+
+    events: Sequence[ScheduledEvent]
+    departing: Sequence[bool]
+    """Whether each is about the departure from the first stop."""
+    delays: np.ndarray
+    """(n,) seconds."""
+    lower_delays: np.ndarray | None
+    """(n,) seconds; None if the model has no interval."""
+    upper_delays: np.ndarray | None
+
+    @classmethod
+    def from_predictions(cls, queries: Queries, predicted: PredictedEvents) -> Self:
+        """Return the predictions for queries."""
+        departing = [stops == DEPARTURE for stops in queries.values("stops_ahead")]
+        if predicted.confidence_level is None:
+            return cls(queries.events, departing, predicted.delays, None, None)
+        return cls(queries.events, departing, predicted.delays, predicted.lower_delays, predicted.upper_delays)
+
+    @cached_property
+    def scheduled_us(self) -> np.ndarray:
+        """Return the scheduled times (n,) in epoch microseconds."""
+        return np.array([event.scheduled_us for event in self.events], dtype=np.int64)
+
+    def shift(self, seconds: np.ndarray) -> np.ndarray:
+        """Return the scheduled times (n,), shifted by seconds (n,), in epoch microseconds, as `timedelta` rounds."""
+        fraction, whole = np.modf(seconds)
+        shift_us = np.rint(fraction * MICROSECONDS_PER_SECOND) + whole * MICROSECONDS_PER_SECOND
+        return self.scheduled_us + shift_us.astype(np.int64)
+
+    @cached_property
+    def rounded(self) -> Sequence[RoundedStop]:
+        """Return the predictions as they are published."""
+        half_widths: list[int] | list[None] = [None] * len(self.events)
+        if self.lower_delays is not None and self.upper_delays is not None:
+            half_widths = halve_up(self.shift(self.upper_delays) - self.shift(self.lower_delays)).tolist()
+        times, scheduled = round_half_up(self.shift(self.delays)).tolist(), round_half_up(self.scheduled_us).tolist()
+        return [
+            RoundedStop(event.stop_sequence, event.stop_id, "departure" if departing else "arrival", *numbers)
+            for event, departing, *numbers in zip(
+                self.events, self.departing, times, scheduled, half_widths, strict=True
+            )
+        ]
+
+    def make_stop(self, index: int) -> StopPrediction:
+        """Return a prediction as an object."""
+        event, lower, upper = self.events[index], self.lower_delays, self.upper_delays
+        scheduled, delay = event.scheduled_arrival, float(self.delays[index])
+        return StopPrediction(
+            event.stop_sequence,
+            event.stop_id,
+            "departure" if self.departing[index] else "arrival",
+            scheduled,
+            shift_time(scheduled, delay),
+            delay,
+            None if lower is None else shift_time(scheduled, float(lower[index])),
+            None if upper is None else shift_time(scheduled, float(upper[index])),
+        )
+
+
+class PredictedStops(Sequence[StopPrediction]):
+    """Some consecutive predictions of columns; an item is made when it is read."""
+
+    def __init__(self, columns: StopColumns, begin: int, end: int) -> None:
+        self.columns, self.begin, self.end = columns, begin, end
+
+    def __len__(self) -> int:
+        """Return the number of predictions."""
+        return self.end - self.begin
+
+    def __iter__(self) -> Iterator[StopPrediction]:
+        """Yield the predictions."""
+        return iter(self[:])
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a prediction, or those of a slice as a tuple."""
+        place = range(self.begin, self.end)[index]
+        if isinstance(place, range):
+            return tuple([self.columns.make_stop(n) for n in place])
+        return self.columns.make_stop(place)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the predictions are those of another sequence."""
+        return isinstance(other, Sequence) and self[:] == tuple(other)
+
+    def __hash__(self) -> int:
+        """Return the hash of the predictions as a tuple."""
+        return hash(self[:])
+
+
 @dataclass(frozen=True, slots=True)
 class TripPrediction:
     """The state of a vehicle on a trip by its latest report, and the predictions for every stop ahead of it."""
@@ -39,7 +163,7 @@ class TripPrediction:
     current_status: str
     current_stop_id: str
     current_stop_sequence: int | None
-    stops: tuple[StopPrediction, ...]
+    stops: Sequence[StopPrediction]
     """In the order of the trip; the departure from its first stop comes first."""
     has_stop_sequences: bool = True
     """Whether stop sequences are those of the schedule; otherwise they are positions along the trip."""
@@ -60,3 +184,13 @@ class Publication:
     """Confidence level of the prediction intervals; None if the model has none."""
     trips: tuple[TripPrediction, ...]
     """One for each trip, and each vehicle once."""
+
+
+def round_half_up(microseconds: Any) -> Any:
+    """Return whole seconds, as an integer or an array of them."""
+    return (microseconds + MICROSECONDS_PER_SECOND // 2) // MICROSECONDS_PER_SECOND
+
+
+def halve_up(microseconds: Any) -> Any:
+    """Return half of microseconds in whole seconds, rounded up, as an integer or an array of them."""
+    return -(-microseconds // (2 * MICROSECONDS_PER_SECOND))

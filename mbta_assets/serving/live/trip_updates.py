@@ -16,12 +16,17 @@ from typing import Any, NamedTuple
 
 from google.transit.gtfs_realtime_pb2 import FeedHeader, FeedMessage, TripDescriptor
 
-from mbta_assets.serving.live.publication import Publication, StopPrediction, TripPrediction
+from mbta_assets.serving.live.publication import (
+    PredictedStops,
+    Publication,
+    RoundedStop,
+    StopPrediction,
+    TripPrediction,
+)
 
 VERSION = "2.0"
-SECOND, TWO_SECONDS = timedelta(seconds=1), timedelta(seconds=2)
+SECOND = timedelta(seconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-HALF_A_SECOND_EARLIER = EPOCH - SECOND / 2
 
 
 class StopTimeUpdate(NamedTuple):
@@ -66,7 +71,7 @@ def encode_protobuf(publication: Publication) -> bytes:
 def encode_json(publication: Publication) -> bytes:
     """Return a publication as UTF-8 text: the JSON mapping of the same `FeedMessage`, where int64 are strings.
 
-    It is written by itself, as protobuf's own conversion takes seven times as long.
+    It is written by itself, as protobuf's own conversion takes several times as long.
     """
     timestamp = to_posix_seconds(publication.made_at)
     header = {"gtfsRealtimeVersion": VERSION, "incrementality": "FULL_DATASET", "timestamp": str(timestamp)}
@@ -87,19 +92,17 @@ def make_stop_time_updates(trip: TripPrediction) -> list[StopTimeUpdate]:
     identifies the visit, and stops that the trip serves more than once are left out, as nothing would tell the visits
     apart.
     """
-    stops: Sequence[StopPrediction] = trip.stops
-    if not (trip.has_stop_sequences and _has_usable_sequences(stops)):
-        stops = [stop for stop in stops if stop.stop_id not in trip.repeated_stops]
-        sequences: list[int | None] = [None] * len(stops)
-    else:
-        sequences = [stop.stop_sequence for stop in stops]
+    visits = _round_stops(trip.stops)
+    has_sequences = trip.has_stop_sequences and _has_usable_sequences(visits)
+    if not has_sequences:
+        visits = [visit for visit in visits if visit.stop_id not in trip.repeated_stops]
     updates = []
     earliest = 0
-    for stop, stop_sequence in zip(stops, sequences, strict=True):
-        time = max((stop.predicted - HALF_A_SECOND_EARLIER) // SECOND, earliest)
+    for stop_sequence, stop_id, event, time, scheduled, uncertainty in visits:
+        time = max(time, earliest)
         earliest = time + 1
-        delay = time - (stop.scheduled - HALF_A_SECOND_EARLIER) // SECOND
-        updates.append(StopTimeUpdate(stop_sequence, stop.stop_id, stop.event, time, delay, _halve_interval(stop)))
+        sequence = stop_sequence if has_sequences else None
+        updates.append(StopTimeUpdate(sequence, stop_id, event, time, time - scheduled, uncertainty))
     return updates
 
 
@@ -108,21 +111,21 @@ def to_posix_seconds(time: datetime) -> int:
     return (time - EPOCH) // SECOND
 
 
-def _has_usable_sequences(stops: Sequence[StopPrediction]) -> bool:
+def _has_usable_sequences(visits: Sequence[RoundedStop]) -> bool:
     """Return whether the stop sequences identify the visits and increase in the order of travel."""
     previous = -1
-    for stop in stops:
-        if stop.stop_sequence is None or stop.stop_sequence <= previous:
+    for visit in visits:
+        if visit.stop_sequence is None or visit.stop_sequence <= previous:
             return False
-        previous = stop.stop_sequence
+        previous = visit.stop_sequence
     return True
 
 
-def _halve_interval(stop: StopPrediction) -> int | None:
-    """Return half the width of a prediction interval in whole seconds, rounded up; None if there is no interval."""
-    if stop.earliest is None or stop.latest is None:
-        return None
-    return -((stop.earliest - stop.latest) // TWO_SECONDS)
+def _round_stops(stops: Sequence[StopPrediction]) -> Sequence[RoundedStop]:
+    """Return the predictions for a trip in whole seconds."""
+    if isinstance(stops, PredictedStops):
+        return stops.columns.rounded[stops.begin : stops.end]
+    return [RoundedStop.from_prediction(stop) for stop in stops]
 
 
 def _iter_trips(publication: Publication) -> Iterator[tuple[TripPrediction, list[StopTimeUpdate]]]:
