@@ -4,8 +4,11 @@ Scores are computed in `ml.evaluation.metrics`.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
+from zlib import crc32
 
 import dagster as dg
 import numpy as np
@@ -15,6 +18,7 @@ from mbta_assets.defs.metadata import draw_error_against_size, plot_metadata, ta
 from mbta_assets.defs.models import MODELS
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.checks import models_losing_to_lookup
+from mbta_assets.ml.evaluation.steadiness import measure_change_per_minute
 from mbta_assets.ml.inference.latency import measure_median_latency_us
 from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
@@ -25,10 +29,15 @@ from mbta_assets.sources import Source
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import LEADERBOARD, ReportStore
+from mbta_assets.storage.tables import MissingPartition
+from mbta_assets.storage.warehouse import Warehouse
+from mbta_assets.transit import schema
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
 BASELINES = ("schedule", "persistence", "runtime_lookup", metrics.AGENCY_BASELINE, "oracle")
 """Rows of the leaderboard that are not stored models."""
+MAX_ROWS_IN_ORDER = 20_000
+"""Number of rows on which the change of predictions from report to report is measured."""
 
 
 @dg.asset(
@@ -43,6 +52,7 @@ def model_leaderboard(
     reports: dg.ResourceParam[ReportStore],
     source: dg.ResourceParam[Source],
     model_registry: dg.ResourceParam[ModelRegistry],
+    warehouse: dg.ResourceParam[Warehouse],
     training_set: Bundle,
     runtime_lookup: Bundle,
     **models: Bundle,
@@ -52,8 +62,12 @@ def model_leaderboard(
     for control in (model.manifest["control"] for model in models.values() if "control" in model.manifest):
         controls[control["asset"]] = model_registry.get(control["asset"], control["digest"])
     leaderboard = rank_models(predict_baselines(test, runtime_lookup, source), models | controls, test)
+    in_order = read_whole_trips(warehouse, training_set.manifest)
+    changes = measure_steadiness(predict_baselines(in_order, runtime_lookup, source), models | controls, in_order)
+    for row in leaderboard:
+        row["change_per_minute_seconds"] = changes[row["model"]]
     location = reports.write(LEADERBOARD, json.dumps(leaderboard, indent=1).encode())
-    rows: dict[str, Any] = {"test_rows": len(test), "training_set": training_set.digest}
+    rows: dict[str, Any] = {"test_rows": len(test), "rows_in_order": len(in_order), "training_set": training_set.digest}
     return dg.MaterializeResult(metadata={**describe_leaderboard(leaderboard), **location, **rows})
 
 
@@ -64,6 +78,52 @@ def model_leaderboard(
 def models_beat_the_lookup(reports: dg.ResourceParam[ReportStore]) -> dg.AssetCheckResult:
     losing = models_losing_to_lookup(select_models(json.loads(reports.read(LEADERBOARD))))
     return dg.AssetCheckResult(passed=not losing, severity=dg.AssetCheckSeverity.WARN, metadata={"losing": losing})
+
+
+def read_whole_trips(warehouse: Warehouse, training_set: Mapping[str, Any]) -> pd.DataFrame:
+    """Read all rows about some trips of the test part, given the manifest of a training set.
+
+    The test rows of the training set are drawn one by one, so that few of them follow each other. These trips are of
+    the latest service days whose rows are those that the training set was made from, at most `MAX_ROWS_IN_ORDER` rows.
+    """
+    begin = next((part["from"] for part in training_set["parts"] if part["part"] == "test"), None)
+    tables, left = [schema.empty_frame(schema.TransitFeatures)], MAX_ROWS_IN_ORDER
+    for name, version in sorted(training_set["data_versions"].items(), reverse=True):
+        day = date.fromisoformat(name)
+        if begin is None or left <= 0 or not _is_stored(warehouse, day, version):
+            continue
+        rows = warehouse.read("transit_features", day)
+        rows = rows[rows["time_stamp"] >= pd.Timestamp(begin)]
+        trips = rows.groupby("trip_id").size()
+        order = np.argsort([crc32(str(trip).encode()) for trip in trips.index], kind="stable")
+        chosen = trips.index[order[trips.to_numpy()[order].cumsum() <= left]]
+        tables.append(rows[rows["trip_id"].isin(chosen)])
+        left -= len(tables[-1])
+    return pd.concat(tables, ignore_index=True)
+
+
+def _is_stored(warehouse: Warehouse, day: date, version: str) -> bool:
+    """Return whether a version of a service day of features is the stored one."""
+    try:
+        return warehouse.tables.versions("transit_features", [day]) == {day: version}
+    except MissingPartition:
+        return False
+
+
+def measure_steadiness(
+    baselines: Mapping[str, np.ndarray], models: Mapping[str, Bundle], rows: pd.DataFrame
+) -> Mapping[str, float | None]:
+    """Return by how many seconds a minute the predicted times of each baseline and model change on n rows in order.
+
+    It is None where rows that follow each other are missing, or a baseline does not predict them.
+    """
+    changes: dict[str, float | None] = defaultdict(lambda: None)
+    if len(rows):
+        changes |= {name: measure_change_per_minute(rows, delay) for name, delay in baselines.items()}
+        for name, bundle in models.items():
+            delay = correct_delays(rows, load_model(bundle).predict(rows)).delay
+            changes[name] = measure_change_per_minute(rows, delay)
+    return changes
 
 
 def rank_models(
@@ -144,14 +204,14 @@ def _shorten_rows(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, A
 def _shorten_row(row: metrics.LeaderboardRow) -> dict[str, Any]:
     names = (
         "n", "mae", "mae_beside_agency", "mae_uncorrected", "corrected_trips", "rmse", "medae", "me", "smape", "r2",
-        "size_bytes", "parameters", "latency_us_p50",
+        "change_per_minute_seconds", "size_bytes", "parameters", "latency_us_p50",
     )  # fmt: skip
     stops_ahead = [str(stops) for stops in STOPS_AHEAD if str(stops) in row["by_stops_ahead"]]
     return {
         "model": row["model"],
         **{f"{stops} ahead": row["by_stops_ahead"][stops]["mae"] for stops in stops_ahead},
         **{position: errors["mae"] for position, errors in row["by_position"].items()},
-        **{name: row[name] for name in names},
+        **{name: row.get(name) for name in names},
         "beats_runtime_lookup": row["beats_runtime_lookup"],
     }
 
