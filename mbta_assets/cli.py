@@ -197,9 +197,22 @@ def collect(
     show_default=True,
     help="Keep snapshots in MBTA_FEED_ARCHIVE; not beside a collector, which does it.",
 )
+@click.option(
+    "--archive-predictions/--no-archive-predictions",
+    default=None,
+    help="Keep what is published in MBTA_FEED_ARCHIVE, once a minute.  [default: unless it is a replay]",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at.")
 @click.option("--port", default=8090, show_default=True, help="Port to serve at; 0 for one that is free.")
-def live(every: float, replay: datetime | None, speed: float, archive: bool, host: str, port: int) -> None:
+def live(
+    every: float,
+    replay: datetime | None,
+    speed: float,
+    archive: bool,
+    archive_predictions: bool | None,
+    host: str,
+    port: int,
+) -> None:
     """Predict arrivals of the live feed and serve TripUpdates.
 
     At each update of the feed every stop ahead of every vehicle is predicted.
@@ -215,7 +228,7 @@ def live(every: float, replay: datetime | None, speed: float, archive: bool, hos
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    options = command.Options(every, replay and replay.date(), speed, archive, host, port)
+    options = command.Options(every, replay and replay.date(), speed, archive, host, port, archive_predictions)
     try:
         command.run(Settings.from_environment(), options, stop)
     except (command.LiveError, places.ArchiveError, SourceError) as error:

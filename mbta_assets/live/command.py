@@ -20,6 +20,7 @@ from mbta_assets.live.following import (
     replay_archive,
     replay_updates,
 )
+from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.service import LiveService
 from mbta_assets.live.timetables import Timetables, make_records
 from mbta_assets.realtime.fetching import Fetcher, open_client
@@ -61,6 +62,13 @@ class Options:
     """Whether to keep snapshots."""
     host: str = "127.0.0.1"
     port: int = 8090
+    archive_predictions: bool | None = None
+    """Whether to archive what is published; by default unless it is a replay."""
+
+    @property
+    def archives_predictions(self) -> bool:
+        """Return whether to archive what is published."""
+        return self.replay is None if self.archive_predictions is None else self.archive_predictions
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -79,7 +87,8 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
     state = make_state(settings, is_replay=options.replay is not None)
     timetables = Timetables(source)
     predictors = make_predictor_cache(configured_model_source(settings), settings.refresh_seconds)
-    service = LiveService(timetables, predictors, state, timedelta(seconds=settings.live_max_age_seconds))
+    published = PublicationArchive(open_archive(settings)) if options.archives_predictions else None
+    service = LiveService(timetables, predictors, state, timedelta(seconds=settings.live_max_age_seconds), published)
     with serve(state, options.host, options.port):
         if options.replay is not None:
             steps = list_steps(settings, source, service, options.replay, options.every)
@@ -88,6 +97,11 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
             stop.wait()
         else:
             follow(settings, options, service, state, stop)
+
+
+def open_archive(settings: Settings) -> FeedArchive:
+    """Return the feed archive. Raises ArchiveError."""
+    return FeedArchive(open_place(settings.feed_archive or settings.store / "feeds", settings))
 
 
 def make_state(settings: Settings, *, is_replay: bool = False) -> LiveState:
@@ -111,8 +125,8 @@ def list_steps(
 
 def follow(settings: Settings, options: Options, service: LiveService, state: LiveState, stop: threading.Event) -> None:
     """Follow the feed until `stop` is set, after the state has been made again from the archive."""
-    place = open_place(settings.feed_archive or settings.store / "feeds", settings)
-    archive = FeedArchive(place)
+    archive = open_archive(settings)
+    place = archive.place
     address = str(settings.vehicle_positions)
     with ExitStack() as stack:
         if Path(address).expanduser().is_dir():

@@ -9,14 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TypeAlias
 
+from mbta_assets.gcp import CloudError
+from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.timetables import Timetables
 from mbta_assets.live.updates import UpdateReader
 from mbta_assets.realtime.feed import FeedError, parse_feed
 from mbta_assets.realtime.fetching import Outcome
+from mbta_assets.realtime.places import ArchiveError
 from mbta_assets.realtime.sequence import Classified, SnapshotSequence
 from mbta_assets.serving import Predictor, VehicleUpdate, logs
 from mbta_assets.serving.live.engine import Engine, list_running_days
 from mbta_assets.serving.live.network_view import Network
+from mbta_assets.serving.live.publication import Publication
 from mbta_assets.serving.live.state import LiveState, Published
 from mbta_assets.serving.refreshing_cache import RefreshingCache, Unavailable
 
@@ -39,11 +43,14 @@ class LiveService:
         predictors: RefreshingCache[Predictor],
         state: LiveState,
         max_age: timedelta,
+        published: PublicationArchive | None = None,
     ) -> None:
+        """Begin without snapshots; what is published is archived in `published`, if given."""
         self._timetables, self._predictors, self._state = timetables, predictors, state
         self._engine = Engine(timetables.read, max_age)
         self._reader = UpdateReader(timetables)
         self._sequence = SnapshotSequence()
+        self._published = published
         self._network = Network({})
         self._taken_at = time.monotonic()
         self._read_ahead_for: date | None = None
@@ -102,8 +109,18 @@ class LiveService:
         if timetables != self._network.timetables:
             self._network = Network(timetables)
         self._state.publish(Published(publication, self._network), time.perf_counter() - began)
+        if self._published is not None:
+            self._archive(self._published, publication)
         self._publications += 1
         gc.collect(1 if self._publications % FULL_COLLECTION_EVERY else 2)
+
+    def _archive(self, archive: PublicationArchive, publication: Publication) -> None:
+        """Archive a publication; a failure is a problem in health until one can be written again."""
+        try:
+            if archive.append(publication, "production"):
+                self._state.report_problem("published", None)
+        except (ArchiveError, CloudError) as error:
+            self._state.report_problem("published", f"What was published cannot be archived. {error}")
 
     def _find_next_time(self, made_at: datetime) -> datetime:
         """Return the time of a publication, in a later second than that of the one before.

@@ -29,6 +29,7 @@ def make_stop(
         delay_seconds=delay_seconds,
         earliest=None if half_width is None else predicted - half_width,
         latest=None if half_width is None else predicted + half_width,
+        stops_ahead=0 if event == "departure" else index,
     )
 
 

@@ -31,6 +31,8 @@ class StopPrediction:
     earliest: datetime | None
     """Begin of the prediction interval; None if the model has none."""
     latest: datetime | None
+    stops_ahead: int
+    """Number of stops to it; 0 for a departure."""
 
 
 class RoundedStop(NamedTuple):
@@ -61,8 +63,8 @@ class StopColumns:
     """The predictions for all stop visits of a publication, in columns."""
 
     events: Sequence[ScheduledEvent]
-    departing: Sequence[bool]
-    """Whether each is about the departure from the first stop."""
+    stops_ahead: Sequence[int]
+    """Number of stops to each; 0 is the departure from the first stop."""
     delays: np.ndarray
     """(n,) seconds."""
     lower_delays: np.ndarray | None
@@ -72,10 +74,10 @@ class StopColumns:
     @classmethod
     def from_predictions(cls, queries: Queries, predicted: PredictedEvents) -> Self:
         """Return the predictions for queries."""
-        departing = [stops == DEPARTURE for stops in queries.values("stops_ahead")]
+        stops_ahead = queries.values("stops_ahead")
         if predicted.confidence_level is None:
-            return cls(queries.events, departing, predicted.delays, None, None)
-        return cls(queries.events, departing, predicted.delays, predicted.lower_delays, predicted.upper_delays)
+            return cls(queries.events, stops_ahead, predicted.delays, None, None)
+        return cls(queries.events, stops_ahead, predicted.delays, predicted.lower_delays, predicted.upper_delays)
 
     @cached_property
     def scheduled_us(self) -> np.ndarray:
@@ -96,10 +98,8 @@ class StopColumns:
             half_widths = halve_up(self.shift(self.upper_delays) - self.shift(self.lower_delays)).tolist()
         times, scheduled = round_half_up(self.shift(self.delays)).tolist(), round_half_up(self.scheduled_us).tolist()
         return [
-            RoundedStop(event.stop_sequence, event.stop_id, "departure" if departing else "arrival", *numbers)
-            for event, departing, *numbers in zip(
-                self.events, self.departing, times, scheduled, half_widths, strict=True
-            )
+            RoundedStop(event.stop_sequence, event.stop_id, "departure" if stops == DEPARTURE else "arrival", *numbers)
+            for event, stops, *numbers in zip(self.events, self.stops_ahead, times, scheduled, half_widths, strict=True)
         ]
 
     def make_stop(self, index: int) -> StopPrediction:
@@ -109,12 +109,13 @@ class StopColumns:
         return StopPrediction(
             event.stop_sequence,
             event.stop_id,
-            "departure" if self.departing[index] else "arrival",
+            "departure" if self.stops_ahead[index] == DEPARTURE else "arrival",
             scheduled,
             shift_time(scheduled, delay),
             delay,
             None if lower is None else shift_time(scheduled, float(lower[index])),
             None if upper is None else shift_time(scheduled, float(upper[index])),
+            self.stops_ahead[index],
         )
 
 

@@ -27,7 +27,7 @@ from pyarrow import parquet
 from mbta_assets.realtime.feed import FeedError, parse_feed
 from mbta_assets.realtime.places import ArchiveError, Place, StoredFile
 
-FEEDS = ("vehicle_positions", "trip_updates")
+FEEDS = ("vehicle_positions", "trip_updates", "published")
 DAY_SECONDS, MAX_BATCH_SECONDS = 86_400, 3600
 """Seconds of a day, and those after its end in which a batch that began on it may end."""
 EDITIONS = "static/"
