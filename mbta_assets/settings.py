@@ -207,10 +207,9 @@ class Settings(AgencySettings):
         "MBTA_PROMOTION_WEBHOOK", None, "URL to which a new production model is posted as JSON.", secret=True
     )
     model: str | None = variable(
-        "MBTA_MODEL",
-        None,
-        "What the predictor serves: the directory of a store, a model or a bundle, or gs://bucket; unset, the store.",
+        "MBTA_MODEL", None, "What is served: a store, a model or a bundle, or gs://bucket; unset, the store."
     )
+    shadow_model: str | None = variable("MBTA_SHADOW_MODEL", None, "Model that predicts live too, unserved.")
     refresh_seconds: Annotated[int, Ge(0)] = variable(
         "MBTA_REFRESH_SECONDS", 30, "Interval at which the predictor looks for a new model, in seconds."
     )

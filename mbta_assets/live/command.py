@@ -22,13 +22,15 @@ from mbta_assets.live.following import (
 )
 from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.service import LiveService
+from mbta_assets.live.shadow import Shadow
 from mbta_assets.live.timetables import Timetables, make_records
 from mbta_assets.realtime.fetching import Fetcher, open_client
 from mbta_assets.realtime.places import open_place
 from mbta_assets.serving import VehicleUpdate, logs
 from mbta_assets.serving.live.app import LiveApp
+from mbta_assets.serving.live.publication import Publication
 from mbta_assets.serving.live.state import LiveState
-from mbta_assets.serving.model_source import configured_model_source
+from mbta_assets.serving.model_source import configured_model_source, open_model_source
 from mbta_assets.serving.predictor import make_predictor_cache
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source, open_source
@@ -88,7 +90,8 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
     timetables = Timetables(source)
     predictors = make_predictor_cache(configured_model_source(settings), settings.refresh_seconds)
     published = PublicationArchive(open_archive(settings)) if options.archives_predictions else None
-    service = LiveService(timetables, predictors, state, timedelta(seconds=settings.live_max_age_seconds), published)
+    max_age, shadow = timedelta(seconds=settings.live_max_age_seconds), make_shadow(settings, state, published)
+    service = LiveService(timetables, predictors, state, max_age, published, shadow)
     with serve(state, options.host, options.port):
         if options.replay is not None:
             steps = list_steps(settings, source, service, options.replay, options.every)
@@ -102,6 +105,19 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
 def open_archive(settings: Settings) -> FeedArchive:
     """Return the feed archive. Raises ArchiveError."""
     return FeedArchive(open_place(settings.feed_archive or settings.store / "feeds", settings))
+
+
+def make_shadow(settings: Settings, state: LiveState, published: PublicationArchive | None) -> Shadow | None:
+    """Return the shadow model that the settings name, None if they name none; its predictions are archived too."""
+    if settings.shadow_model is None:
+        return None
+    source = open_model_source(settings.shadow_model, settings)
+
+    def keep(publication: Publication) -> None:
+        if published is not None:
+            published.append(publication, "shadow")
+
+    return Shadow(make_predictor_cache(source, settings.refresh_seconds), state.registry, keep)
 
 
 def make_state(settings: Settings, *, is_replay: bool = False) -> LiveState:

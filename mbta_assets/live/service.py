@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from mbta_assets.gcp import CloudError
 from mbta_assets.live.publication_archive import PublicationArchive
+from mbta_assets.live.shadow import Shadow
 from mbta_assets.live.timetables import Timetables
 from mbta_assets.live.updates import UpdateReader
 from mbta_assets.realtime.feed import FeedError, parse_feed
@@ -44,8 +45,13 @@ class LiveService:
         state: LiveState,
         max_age: timedelta,
         published: PublicationArchive | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
-        """Begin without snapshots; what is published is archived in `published`, if given."""
+        """Begin without snapshots; what is published is archived in `published`, if given.
+
+        `shadow`, if given, predicts each update after it has been published.
+        """
+        self._shadow = shadow
         self._timetables, self._predictors, self._state = timetables, predictors, state
         self._engine = Engine(timetables.read, max_age)
         self._reader = UpdateReader(timetables)
@@ -104,13 +110,16 @@ class LiveService:
             return
         self._state.report_problem("model", None)
         idle = timedelta(seconds=0 if is_replay else time.monotonic() - self._taken_at)
-        publication = self._engine.publish(predictor, self._find_next_time(made_at), self._state.feed_time, idle)
+        made_at, feed_time = self._find_next_time(made_at), self._state.feed_time
+        publication = self._engine.publish(predictor, made_at, feed_time, idle)
         timetables = {day: table for day in self._engine.days if (table := self._timetables.read(day)) is not None}
         if timetables != self._network.timetables:
             self._network = Network(timetables)
         self._state.publish(Published(publication, self._network), time.perf_counter() - began)
         if self._published is not None:
             self._archive(self._published, publication)
+        if self._shadow is not None:
+            self._shadow.predict(lambda model: self._engine.publish(model, made_at, feed_time, idle))
         self._publications += 1
         gc.collect(1 if self._publications % FULL_COLLECTION_EVERY else 2)
 
