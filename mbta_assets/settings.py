@@ -214,12 +214,13 @@ class Settings(AgencySettings):
         "MBTA_REFRESH_SECONDS", 30, "Interval at which the predictor looks for a new model, in seconds."
     )
     live_max_age_seconds: Annotated[int, Ge(1)] = variable(
-        "MBTA_LIVE_MAX_AGE_SECONDS",
-        300,
-        "Age of a vehicle's latest report, in seconds, after which it is not predicted.",
+        "MBTA_LIVE_MAX_AGE_SECONDS", 300, "Age of a vehicle's report, in seconds, after which it is not predicted."
     )
     live_max_feed_age_seconds: Annotated[int, Ge(1)] = variable(
         "MBTA_LIVE_MAX_FEED_AGE_SECONDS", 90, "Age of the feed, in seconds, after which live predictions are not ready."
+    )
+    live_dead_band_seconds: Annotated[int, Ge(0)] = variable(
+        "MBTA_LIVE_DEAD_BAND_SECONDS", 0, "Change of a predicted time, in seconds, up to which the earlier one is kept."
     )
     dagster_url: URL | None = variable(
         "MBTA_DAGSTER_URL", None, "Dagster webserver to which upstream events are reported."

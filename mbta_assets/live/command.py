@@ -91,7 +91,8 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
     predictors = make_predictor_cache(configured_model_source(settings), settings.refresh_seconds)
     published = PublicationArchive(open_archive(settings)) if options.archives_predictions else None
     max_age, shadow = timedelta(seconds=settings.live_max_age_seconds), make_shadow(settings, state, published)
-    service = LiveService(timetables, predictors, state, max_age, published, shadow)
+    dead_band = settings.live_dead_band_seconds
+    service = LiveService(timetables, predictors, state, max_age, published, shadow, dead_band)
     with serve(state, options.host, options.port):
         if options.replay is not None:
             steps = list_steps(settings, source, service, options.replay, options.every)

@@ -46,6 +46,7 @@ class LiveService:
         max_age: timedelta,
         published: PublicationArchive | None = None,
         shadow: Shadow | None = None,
+        dead_band_seconds: float = 0.0,
     ) -> None:
         """Begin without snapshots; what is published is archived in `published`, if given.
 
@@ -53,7 +54,7 @@ class LiveService:
         """
         self._shadow = shadow
         self._timetables, self._predictors, self._state = timetables, predictors, state
-        self._engine = Engine(timetables.read, max_age)
+        self._engine = Engine(timetables.read, max_age, dead_band_seconds)
         self._reader = UpdateReader(timetables)
         self._sequence = SnapshotSequence()
         self._published = published

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
+from mbta_assets.serving.live.dead_band import DeadBand
 from mbta_assets.serving.live.publication import PredictedStops, Publication, StopColumns, TripPrediction
 from mbta_assets.serving.predictor import Predictor
 from mbta_assets.serving.queries import VEHICLE_FIELDS, Queries, VehicleQueries
@@ -60,9 +61,13 @@ def list_running_days(time: datetime) -> list[date]:
 class Engine:
     """The streams of the running service days; not for several threads at a time."""
 
-    def __init__(self, read_timetable: ReadTimetable, max_age: timedelta) -> None:
-        """Begin without updates. Vehicles whose latest report is older than `max_age` are not predicted."""
+    def __init__(self, read_timetable: ReadTimetable, max_age: timedelta, dead_band_seconds: float = 0.0) -> None:
+        """Begin without updates. Vehicles whose latest report is older than `max_age` are not predicted.
+
+        With `dead_band_seconds` predicted times are kept while they change little; without, they are the model's.
+        """
         self._read_timetable, self._max_age = read_timetable, max_age
+        self._dead_band = DeadBand(dead_band_seconds)
         self._days: dict[date, _Day] = {}
 
     @property
@@ -102,7 +107,7 @@ class Engine:
         since = None if feed_time is None else feed_time + idle - self._max_age
         places = self.find_places(since)
         queries = Queries([place.queries for place in places])
-        events = predictor.predict_events(queries)
+        events = self._dead_band.apply(predictor.version, queries, predictor.predict_events(queries))
         columns = StopColumns.from_predictions(queries, events)
         trips, begin = [], 0
         for place in places:
