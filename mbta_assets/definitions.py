@@ -25,7 +25,11 @@ from mbta_assets.defs.resources.local import (
 )
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import JoinSettings, RetentionSettings, TrainingLogs, TrainingSettings
-from mbta_assets.defs.resources.source import SourceResource, TablesInPlaceResource
+from mbta_assets.defs.resources.source import (
+    PublishedPredictionsResource,
+    SourceResource,
+    TablesInPlaceResource,
+)
 from mbta_assets.settings import Settings, SettingsError
 
 MODULES = [training, leaderboard, promotion]
@@ -97,6 +101,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "retention": RetentionSettings.from_settings(settings),
         "training_logs": TrainingLogs(keep_plots=settings.keep_plots),
         "source": source,
+        "published": PublishedPredictionsResource.from_settings(settings),
         "tracker": ExperimentTracker(
             project=settings.wandb_project,
             mode=settings.wandb_mode,

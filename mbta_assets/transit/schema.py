@@ -113,6 +113,8 @@ class AgencyPredictions(Table):
     Config = ordered_by("predicted_at", "trip_id", "stop_sequence")
 
 
+PRODUCTION, SHADOW = ROLES = ("production", "shadow")
+"""Roles of a model on live traffic: what it predicts is served, or only archived."""
 _PREDICTION_ORDER = ("time_stamp", "vehicle_id", "trip_id", "stops_ahead")
 
 
@@ -283,7 +285,10 @@ class UpstreamUsage(Table):
 
 
 class DelayPredictions(Table):
-    """Predictions for each row of `transit_features`, labelled or not, by each model that was in production."""
+    """Predictions as they were published live, once a minute; of a day without them, those for `transit_features`.
+
+    These are for each row, labelled or not, by each model that was in production.
+    """
 
     time_stamp: Series[Timestamp] = column("Time of the prediction, UTC.")
     vehicle_id: Series[Text] = column("Vehicle.")
@@ -302,6 +307,10 @@ class DelayPredictions(Table):
     predicted_arrival: Series[Timestamp] = column("Scheduled arrival plus the predicted delay, UTC.")
     model_version: Series[Text] = column("Digest of the production model's bundle.")
     out_of_sample: Series[bool] = column("Whether the model had not learned from this service day.")
+    published_at: Series[Timestamp] = optional("Time at which it was published live, UTC.")
+    role: Series[Text] = optional(
+        "Whether riders saw what was published, or a model made it in the shadow of another.", isin=ROLES
+    )
 
     Config = ordered_by(*_PREDICTION_ORDER)
 
@@ -310,7 +319,8 @@ class PredictionAccuracy(Table):
     """Accuracy of a service day's out-of-sample predictions, and drift of its features from the training set."""
 
     model_version: Series[Text] = column(
-        "Digest of the bundle of the model that made the predictions; `agency` for the agency's own."
+        "Digest of the bundle of the model that made the predictions, after `shadow ` if riders did not see them; "
+        "`agency` for the agency's own."
     )
     measure: Series[Text] = column("Metric; in seconds if its name says so, else a share or a ratio.")
     dimension: Series[Text] = column("Dimension that predictions are grouped by; `all` if they are not grouped.")

@@ -1,6 +1,7 @@
 """Group `monitoring`: predictions of the production model for each service day, their accuracy, and their checks."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,7 @@ from mbta_assets.ml.evaluation.grouping import POSITIONS
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS, get_agency_delays
 from mbta_assets.ml.training.dataset import read_labelled, read_rows
 from mbta_assets.ml.training.model_loading import load_model
+from mbta_assets.sources.gtfs.published import PublishedPredictions
 from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.tables import MissingPartition
@@ -28,7 +30,9 @@ from mbta_assets.transit import schema
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
 MAX_NAMED_FEATURES = 3
-PREDICTION_COLUMNS = [*schema.ROW_KEY, "predicted_delay_seconds", "model_version", "out_of_sample"]
+PREDICTION_COLUMNS = [
+    *schema.ROW_KEY, "predicted_delay_seconds", "model_version", "out_of_sample", "published_at", "role"
+]  # fmt: skip
 
 MetricValues = dict[tuple[str, str, str], float | None]
 """By measure, dimension and member."""
@@ -42,11 +46,18 @@ MetricValues = dict[tuple[str, str, str], float | None]
     checks=[check_rows(predictions_unique)],
 )
 def delay_predictions(
-    warehouse: dg.ResourceParam[Warehouse], transit_features: StoredTable, production_model: Bundle
+    warehouse: dg.ResourceParam[Warehouse],
+    model_registry: dg.ResourceParam[ModelRegistry],
+    published: dg.ResourceParam[PublishedPredictions],
+    transit_features: StoredTable,
+    production_model: Bundle,
 ) -> DailyOutput:
     model, version = load_model(production_model), production_model.digest
 
     def predict(day: date) -> ServiceDay:
+        served = schema.to_frame(published.read(day))
+        if len(served):
+            return _describe_served(accuracy.make_served_table(served, _list_learned(model_registry, served, day)))
         features = transit_features.read(day)
         out_of_sample = not accuracy.has_learned_from(production_model.manifest, day)
         predicted = accuracy.correct_predictions(features, model.predict(features))
@@ -70,8 +81,10 @@ def prediction_accuracy(
     read_reference = lru_cache(maxsize=4)(lambda version: _read_reference(model_registry, version))
 
     def measure(day: date) -> ServiceDay:
-        predictions = delay_predictions.read(day, PREDICTION_COLUMNS)
+        predictions = _complete(delay_predictions.read(day))[PREDICTION_COLUMNS]
         predictions = predictions[predictions["out_of_sample"]]
+        in_shadow = predictions[predictions["role"] == schema.SHADOW]
+        predictions = predictions[predictions["role"] != schema.SHADOW]
         features = transit_features.read(day)
         tables, metadata = [schema.empty_frame(schema.PredictionAccuracy)], dict[str, Any]()
         for version, of_version in predictions.groupby("model_version", sort=True):
@@ -80,15 +93,41 @@ def prediction_accuracy(
             metadata = {"model_version": str(version), **version_metadata}
         by_agency = features[~np.isnan(get_agency_delays(features))]
         if len(by_agency):
-            by_agency = by_agency.merge(predictions[schema.ROW_KEY].drop_duplicates(), on=schema.ROW_KEY)
+            moments = predictions[[*schema.ROW_KEY, "published_at"]].drop_duplicates()
+            by_agency = by_agency.merge(moments, on=schema.ROW_KEY)
         if of_agency := accuracy.score_agency(by_agency):
             tables.append(accuracy.make_accuracy_table(day, AGENCY_BASELINE, of_agency))
             metadata["agency"] = _compare_with_agency(rows, of_agency)
+        for version, of_version in in_shadow.groupby("model_version", sort=True):
+            rows, _ = _measure_version(str(version), of_version, features, None)
+            tables.append(accuracy.make_accuracy_table(day, accuracy.name_shadow(str(version)), rows))
         if not metadata:
             metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}
         return ServiceDay(pd.concat(tables, ignore_index=True), metadata=metadata)
 
     return DailyOutput(measure)
+
+
+def _list_learned(model_registry: ModelRegistry, served: pd.DataFrame, day: date) -> dict[str, bool]:
+    """Return whether each model version that published has learned from the day, of those that are stored."""
+    learned = {}
+    for version in served["model_version"].unique():
+        with suppress(BundleError):
+            manifest = model_registry.read_manifest("production_model", version)
+            learned[str(version)] = accuracy.has_learned_from(manifest, day)
+    return learned
+
+
+def _describe_served(rows: pd.DataFrame) -> ServiceDay:
+    """Return a service day of published predictions with its metadata."""
+    minutes = rows.groupby("role")["published_at"].nunique()
+    metadata = {
+        "predictions": len(rows),
+        "model_version": ", ".join(sorted(rows["model_version"].unique())),
+        "out_of_sample": bool(rows["out_of_sample"].all()),
+        **{f"minutes published by {role}": int(count) for role, count in minutes.items()},
+    }
+    return ServiceDay(rows, metadata=metadata)
 
 
 def describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:
@@ -128,26 +167,37 @@ def _read_stored(warehouse: Warehouse, day: date) -> pd.DataFrame:
         return schema.empty_frame(schema.DelayPredictions)
     if "stop_sequence" not in stored:  # stored by an earlier release, whose predictions match no row any more
         return schema.empty_frame(schema.DelayPredictions)
-    if "out_of_sample" not in stored:
-        stored = stored.assign(out_of_sample=False)
-    return stored.assign(out_of_sample=stored["out_of_sample"].fillna(False).astype(bool))
+    return _complete(stored)
+
+
+def _complete(stored: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions with the columns that earlier releases did not store; those have learned from every day."""
+    empty = schema.empty_frame(schema.DelayPredictions)
+    added = {name: pd.Series(pd.NA, stored.index, empty[name].dtype) for name in ("published_at", "role")}
+    complete = stored.assign(**{name: values for name, values in added.items() if name not in stored})
+    if "out_of_sample" not in complete:
+        complete = complete.assign(out_of_sample=False)
+    return complete.assign(out_of_sample=complete["out_of_sample"].fillna(False).astype(bool))
 
 
 def _measure_version(
     version: str,
     predictions: pd.DataFrame,
     features: pd.DataFrame,
-    read_reference: Callable[[str], DriftReference],
+    read_reference: Callable[[str], DriftReference] | None,
 ) -> tuple[list[MetricRow], dict[str, Any]]:
     """Return the metrics of a model version's predictions for a service day, and their description.
 
-    Predictions are matched with the features by key: features that were made again may have other rows.
+    Predictions are matched with the features by key: features that were made again may have other rows. Without
+    `read_reference`, drift is not measured.
     """
     scored = features.merge(predictions[[*schema.ROW_KEY, "predicted_delay_seconds"]], on=schema.ROW_KEY)
     predicted = scored.pop("predicted_delay_seconds").to_numpy(dtype=np.float64)
     rows = accuracy.score_predictions(scored, predicted) + accuracy.score_beside_agency(scored, predicted)
     unmatched = len(predictions) - len(scored)
     metadata: dict[str, Any] = {"predictions": len(predictions), "predictions_without_features": unmatched}
+    if read_reference is None:
+        return rows, metadata
     try:
         rows += measure_drift(scored, predicted, read_reference(version))
     except BundleError as error:

@@ -9,6 +9,7 @@ from mbta_assets.defs.resources.settings import dump_public_settings
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source, open_source
 from mbta_assets.sources.contract import TablesInPlace
+from mbta_assets.sources.gtfs.published import PublishedPredictions
 
 
 class SourceResource(dg.ConfigurableResource):
@@ -27,6 +28,21 @@ class SourceResource(dg.ConfigurableResource):
     def create_resource(self, context: dg.InitResourceContext) -> Source:
         """Open the source."""
         return open_source(Settings(**self.settings))
+
+
+class PublishedPredictionsResource(dg.ConfigurableResource):
+    """The archive of what live predictions have published."""
+
+    settings: dict[str, Any] = Field(description="Settings that differ from their defaults, by name. No secrets.")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the archive of a deployment."""
+        return cls(settings=dump_public_settings(settings))
+
+    def create_resource(self, context: dg.InitResourceContext) -> PublishedPredictions:
+        """Open the archive."""
+        return PublishedPredictions.from_settings(Settings(**self.settings))
 
 
 class TablesInPlaceResource(dg.ConfigurableResource):

@@ -18,6 +18,7 @@ from mbta_assets.transit import schema
 from mbta_assets.transit.distances import REPORT_KEY
 
 TEXT = pd.StringDtype("pyarrow")
+SHADOW_PREFIX = f"{schema.SHADOW} "
 
 
 _BESIDE_AGENCY = {
@@ -70,6 +71,21 @@ def make_predictions_table(
         model_version=model_version,
         out_of_sample=out_of_sample,
     )
+    return schema.cast_frame(table.assign(published_at=None, role=None), schema.DelayPredictions)
+
+
+def make_served_table(published: pd.DataFrame, learned: Mapping[str, bool]) -> pd.DataFrame:
+    """Return the rows of `DelayPredictions` for what was published of a service day.
+
+    `published` has the columns of `sources.gtfs.published.SCHEMA`. `learned` says of model versions whether they have
+    learned from the day; one that is no longer stored has not, as the day had not ended.
+    """
+    delay = np.round(published["predicted_delay_seconds"].to_numpy() * 1e6).astype("timedelta64[us]")
+    table = published.drop(columns=["scheduled", "earliest", "latest"]).assign(
+        scheduled_arrival=published["scheduled"],
+        predicted_arrival=published["scheduled"] + delay,
+        out_of_sample=[not learned.get(version, False) for version in published["model_version"]],
+    )
     return schema.cast_frame(table, schema.DelayPredictions)
 
 
@@ -78,8 +94,13 @@ def replace_version(stored: pd.DataFrame, made: pd.DataFrame, model_version: str
 
     Predictions of other versions are kept: they are what those models said before they had learned from the day.
     """
-    others = stored[stored["model_version"] != model_version]
+    others = stored[(stored["model_version"] != model_version) & stored["published_at"].isna()]
     return pd.concat([others, made], ignore_index=True) if len(others) else made
+
+
+def name_shadow(model_version: str) -> str:
+    """Return the name under which a model is scored for what it predicted in the shadow of another."""
+    return f"{SHADOW_PREFIX}{model_version}"
 
 
 def make_accuracy_table(service_date: date, model_version: str, rows: Iterable[MetricRow]) -> pd.DataFrame:

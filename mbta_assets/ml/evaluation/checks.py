@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mbta_assets.ml.evaluation.accuracy import SHADOW_PREFIX
 from mbta_assets.ml.evaluation.accuracy_bounds import BOUNDS, AccuracyBounds
 from mbta_assets.ml.evaluation.drift import DATE_AND_TIME_FEATURES
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
@@ -25,8 +26,8 @@ MIN_ETA_BENCHMARK = 0.80
 
 
 def predictions_unique(rows: pd.DataFrame) -> Problem:
-    """Require every prediction to have a key of its own: that of the features' row, and the model version."""
-    key = [*schema.ROW_KEY, "model_version"]
+    """Require every prediction to have a key of its own: that of the features' row, model, role and time."""
+    key = [*schema.ROW_KEY, "model_version", "role", "published_at"]
     repeated = int(rows.duplicated(key).sum())
     return f"{repeated} rows repeat the key of another ({', '.join(key)})" if repeated else None
 
@@ -58,8 +59,9 @@ def models_losing_to_lookup(leaderboard: Iterable[Mapping[str, Any]]) -> dict[st
 
 
 def _select_models(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of models, without those of the agency."""
-    return rows[rows["model_version"] != AGENCY_BASELINE]
+    """Return the rows of models whose predictions were served, without those of the agency."""
+    version = rows["model_version"]
+    return rows[(version != AGENCY_BASELINE) & ~version.str.startswith(SHADOW_PREFIX, na=False)]
 
 
 def _describe_crossed(rows: pd.DataFrame, side: str) -> Problem:

@@ -6,11 +6,15 @@ Arrow file with a row for each predicted event.
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from typing import Self
 
 import pyarrow as arrow
 from pyarrow import compute, ipc
 
-from mbta_assets.realtime.places import ArchiveError
+from mbta_assets.gcp import CloudError
+from mbta_assets.realtime.places import ArchiveError, open_place
+from mbta_assets.settings import Settings
+from mbta_assets.sources.contract import SourceError
 from mbta_assets.sources.gtfs.archive import TIMESTAMP, FeedArchive, FetchedSnapshot
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
 from mbta_assets.transit.service_day import start_time
@@ -46,6 +50,28 @@ def encode_rows(rows: arrow.Table) -> bytes:
     with ipc.new_file(sink, SCHEMA, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(rows)
     return sink.getvalue().to_pybytes()
+
+
+class PublishedPredictions:
+    """What live predictions have published, by service day."""
+
+    def __init__(self, archive: FeedArchive) -> None:
+        self._archive = archive
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Open the feed archive of a deployment; nothing is read yet."""
+        return cls(FeedArchive(open_place(settings.feed_archive or settings.store / "feeds", settings)))
+
+    def read(self, service_date: date) -> arrow.Table:
+        """Return the rows of a service day with the columns of SCHEMA, none if nothing was published.
+
+        Raises SourceError.
+        """
+        try:
+            return read_published(self._archive, service_date)
+        except (ArchiveError, CloudError) as error:
+            raise SourceError(f"published predictions, service day {service_date}: {error}") from error
 
 
 def read_published(archive: FeedArchive, service_date: date) -> arrow.Table:
