@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import dagster as dg
 
 from mbta_assets.transit import schema
+from mbta_assets.transit.table import describe_column
 
 CODE_REFERENCES = "dagster/code_references"
 Cell: TypeAlias = bool | int | float | str | None
@@ -44,7 +45,7 @@ def column_schema(table: str) -> dg.TableSchema:
             dg.TableColumn(
                 name,
                 str(types.field(name).type),
-                schema.describe_column(spec),
+                describe_column(spec),
                 dg.TableColumnConstraints(nullable=spec.nullable),
             )
             for name, spec in columns.items()

@@ -7,6 +7,7 @@ import pyarrow as arrow
 
 from mbta_assets.gcp.bigquery_types import Column, bigquery_type
 from mbta_assets.transit import schema
+from mbta_assets.transit.table import describe_column
 
 _ARROW_TYPES = {
     "STRING": arrow.string(),
@@ -29,7 +30,7 @@ def derive_columns(table: str, rows: arrow.Schema) -> list[Column]:
     if table in schema.TABLES:
         types = schema.arrow_schema(schema.TABLES[table])
         return [
-            Column(name, bigquery_type(types.field(name).type), not spec.nullable, schema.describe_column(spec))
+            Column(name, bigquery_type(types.field(name).type), not spec.nullable, describe_column(spec))
             for name, spec in schema.TABLES[table].to_schema().columns.items()
         ]
     if "service_date" not in rows.names:

@@ -29,6 +29,7 @@ from mbta_assets.storage.tables import (
     validate_service_date,
 )
 from mbta_assets.transit import schema
+from mbta_assets.transit.table import row_order
 
 DATASET_DESCRIPTION = "Daily tables of mbta_assets; `stored_days` lists the stored service days."
 STAGING_PREFIX = "staging_"
@@ -192,7 +193,7 @@ class BigQueryTables:
         for name in names:
             if name not in info.columns and (typed is None or name not in typed.names):
                 raise KeyError(f"{table} has no column {name}; it has {', '.join(info.columns)}.")
-        order = schema.row_order(model) if model else [name for name in info.columns if name != "service_date"]
+        order = row_order(model) if model else [name for name in info.columns if name != "service_date"]
         order = [name for name in ["service_date", *order] if name in info.columns]
         stored_names = [name for name in names if name in info.columns]
         where = f"service_date IN ({', '.join(repr(str(day)) for day in days)})"

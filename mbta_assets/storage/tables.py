@@ -15,6 +15,7 @@ import pyarrow as arrow
 import pyarrow.compute as pc
 
 from mbta_assets.transit import schema
+from mbta_assets.transit.table import row_order
 
 Frame: TypeAlias = pd.DataFrame | arrow.Table
 
@@ -99,7 +100,7 @@ def to_arrow(table: str, frame: Frame) -> arrow.Table:
             rows = arrow.Table.from_pandas(frame, expected, preserve_index=False)
     except arrow.ArrowException as error:
         raise ValueError(f"{table}: a column is not of the type in its model: {' '.join(error.args)}.") from error
-    return sort_rows(rows, schema.row_order(model))
+    return sort_rows(rows, row_order(model))
 
 
 def sort_rows(rows: arrow.Table, names: Sequence[str]) -> arrow.Table:

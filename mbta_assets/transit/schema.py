@@ -5,8 +5,6 @@ models, and so do the feature groups that trainers and reports select columns by
 features.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
@@ -364,26 +362,9 @@ def feature_group(*groups: FeatureGroup) -> frozenset[str]:
     return frozenset(name for name, spec in columns.items() if spec.metadata["group"] in groups)
 
 
-def describe_column(column: Any) -> str:
-    """Return the meaning of a model's column with its unit."""
-    unit = column.metadata["unit"]
-    return f"{column.description} [{unit}]" if unit else column.description
-
-
 def arrow_schema(table: type[Table]) -> arrow.Schema:
     """Return the Arrow schema of a table: its columns in order, with their types."""
     return arrow.schema([(name, to_arrow_type(spec.dtype.type)) for name, spec in table.to_schema().columns.items()])
-
-
-def row_order(table: type[Table]) -> list[str]:
-    """Return the columns that stored rows are sorted by, ascending with missing values first.
-
-    The columns of the model's `ordered_by` come first, then all others. A warehouse keeps no order; since values alone
-    decide this one, rows read back from it are in the order in which they were written.
-    """
-    config: Any = table.Config
-    first = config.metadata["order"]
-    return [*first, *(name for name in table.to_schema().columns if name not in (*first, "service_date"))]
 
 
 def cast_frame(frame: pd.DataFrame, table: type[Table]) -> pd.DataFrame:

@@ -87,3 +87,20 @@ def to_arrow_type(dtype: Any) -> arrow.DataType:
     if isinstance(dtype, pd.Int64Dtype):
         return arrow.int64()
     return arrow.from_numpy_dtype(dtype)
+
+
+def describe_column(column: Any) -> str:
+    """Return the meaning of a model's column with its unit."""
+    unit = column.metadata["unit"]
+    return f"{column.description} [{unit}]" if unit else column.description
+
+
+def row_order(table: type[Table]) -> list[str]:
+    """Return the columns that stored rows are sorted by, ascending with missing values first.
+
+    The columns of the model's `ordered_by` come first, then all others. A warehouse keeps no order; since values alone
+    decide this one, rows read back from it are in the order in which they were written.
+    """
+    config: Any = table.Config
+    first = config.metadata["order"]
+    return [*first, *(name for name in table.to_schema().columns if name not in (*first, "service_date"))]

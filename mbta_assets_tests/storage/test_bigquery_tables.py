@@ -22,6 +22,7 @@ from mbta_assets.storage.bigquery_tables import CLUSTERING, BigQueryTables
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import MissingPartition, TableStore, content_version, to_arrow
 from mbta_assets.transit import schema
+from mbta_assets.transit.table import describe_column
 from mbta_assets_tests.support.google_fixtures import MAX_BYTES_BILLED
 
 DAY, NEXT_DAY = date(2024, 3, 10), date(2024, 3, 11)
@@ -250,7 +251,7 @@ def test_a_table_is_created_as_its_model_defines(tables: BigQueryTables, table: 
     fields = {field.name: field for field in created.schema}
     assert list(fields) == schema.arrow_schema(model).names
     for name, column in model.to_schema().columns.items():
-        assert fields[name].description == schema.describe_column(column)
+        assert fields[name].description == describe_column(column)
         assert fields[name].mode == ("NULLABLE" if column.nullable else "REQUIRED")
 
 

@@ -24,6 +24,7 @@ from mbta_assets.defs.dagster_internals import (
 from mbta_assets.defs.freshness import WEEKLY
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.ml.evaluation import promotion_gate
+from mbta_assets.ml.evaluation.live_evidence import VISIT, LiveEvidence, compare_live, require_live_evidence
 from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, Rule
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import correct_delays
@@ -33,6 +34,8 @@ from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry, Move, PointerMoved
+from mbta_assets.storage.warehouse import Warehouse
+from mbta_assets.transit import schema
 
 ASSET = "production_model"
 MAX_ATTEMPTS = 5
@@ -40,6 +43,8 @@ MAX_ATTEMPTS = 5
 ROLLBACK_PREFIX = "rolled back"
 """Begins the reason of a rollback in the registry's history."""
 MIN_DIGEST_DIGITS = 6
+LIVE_EVIDENCE_DAYS = 14
+"""Number of the latest service days with predictions that live evidence is taken from."""
 
 
 class GateConfig(dg.Config):
@@ -75,6 +80,12 @@ class GateConfig(dg.Config):
     max_latency_us: float = Field(
         default=Gate.max_latency_us, gt=0, description="Maximum latency of a prediction for one row in microseconds."
     )
+    live_arrivals: int = Field(
+        default=Gate.live_arrivals,
+        ge=0,
+        description="Minimum number of arrivals that the candidate has predicted live beside the production model; 0: "
+        "no live evidence is asked for.",
+    )
 
 
 @dg.asset(
@@ -91,6 +102,7 @@ def production_model(
     context: dg.AssetExecutionContext,
     config: GateConfig,
     model_registry: dg.ResourceParam[ModelRegistry],
+    warehouse: dg.ResourceParam[Warehouse],
     training_set: Bundle,
     runtime_lookup: Bundle,
     quantized_student: Bundle,
@@ -107,6 +119,9 @@ def production_model(
     def judge(production: Bundle | None) -> Decision:
         rival, outdated = _predict_rival(production, test)
         rules = [passed_checks, *outdated, *_refuse_rolled_back(model_registry.moves(ASSET), quantized_student.digest)]
+        if gate.live_arrivals and production is not None and production.digest != quantized_student.digest:
+            evidence = read_live_evidence(warehouse, quantized_student.digest, production.digest)
+            rules.append(require_live_evidence(evidence, gate.live_arrivals, gate.standard_errors))
         return promotion_gate.decide_promotion(gate, test, candidate, baseline, rival, rules)
 
     decision = promote_if_better(model_registry, quantized_student, judge)
@@ -125,6 +140,19 @@ def production_model(
             **_describe_history(moves),
         },
     )
+
+
+def read_live_evidence(warehouse: Warehouse, candidate: str, production: str) -> LiveEvidence:
+    """Return how a candidate in the shadow of the production model has predicted on the latest service days."""
+    predictions, arrivals = [], []
+    for day in warehouse.tables.days("delay_predictions")[-LIVE_EVIDENCE_DAYS:]:
+        rows = warehouse.read("delay_predictions", day)
+        if "role" in rows and (rows["role"] == schema.SHADOW).any():
+            predictions.append(rows)
+            arrivals.append(warehouse.read("transit_features", day, [*VISIT, "delay_seconds"]))
+    if not predictions:
+        return LiveEvidence()
+    return compare_live(pd.concat(predictions), pd.concat(arrivals), candidate, production)
 
 
 def _predict_published(model: Model, rows: pd.DataFrame) -> np.ndarray:

@@ -47,6 +47,9 @@ class Gate:
     max_latency_us: float = 2_000
     """Maximum latency in microseconds of a prediction for one row, feature columns to delay. A quarter of it is usual;
     machines differ."""
+    live_arrivals: int = 0
+    """Minimum number of arrivals that the candidate has predicted live in the shadow of the production model; with 0 no
+    live evidence is asked for, as most deployments predict no live traffic."""
 
 
 @dataclass(frozen=True)

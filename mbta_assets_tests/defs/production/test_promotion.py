@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -28,7 +30,11 @@ from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Pr
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.provenance import MixedVersions
+from mbta_assets.storage.tables import to_arrow
+from mbta_assets.storage.warehouse import DuckDBWarehouse
+from mbta_assets.transit import schema
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 NAME = "production_model"
@@ -135,7 +141,12 @@ def make_assets() -> list[dg.AssetsDefinition]:
 
 def make_resources(registry: ModelRegistry) -> dict[str, Any]:
     """Return the resources of these assets."""
-    return {"model_registry": registry, "bundles": BundleIOManager(model_registry=registry)}
+    tables = ParquetTables(registry.root)
+    return {
+        "model_registry": registry,
+        "bundles": BundleIOManager(model_registry=registry),
+        "warehouse": DuckDBWarehouse(tables, tables),
+    }
 
 
 class Deployment:
@@ -273,6 +284,65 @@ def test_the_launchpad_configures_the_gate(deployment: Deployment) -> None:
     assert not metadata["promoted"]
     assert "bytes; 1 is the maximum" in metadata["decision"]
     assert deployment.promote(make_linear_model(0.9))["promoted"]
+
+
+def store_live_day(deployment: Deployment, day: date, candidate_error: float, production_error: float) -> None:
+    """Store what a candidate and the production model, by their current versions, have said live of 40 arrivals."""
+    start = pd.Timestamp(day, tz="UTC") + pd.Timedelta(hours=17)
+    features = schema.arrow_schema(schema.TransitFeatures).empty_table()
+    visits = {name: [None] * 40 for name in features.column_names} | {
+        "service_date": [day] * 40,
+        "trip_id": [f"t{n % 8}" for n in range(40)],
+        "vehicle_id": [f"v{n % 8}" for n in range(40)],
+        "stop_sequence": [n // 8 + 1 for n in range(40)],
+        "time_stamp": [start] * 40,
+        "event": ["arrival"] * 40,
+        "stops_ahead": [n // 8 + 1 for n in range(40)],
+        "delay_seconds": [60.0] * 40,
+    }
+    tables = ParquetTables(deployment.registry.root)
+    rows = arrow.table(visits, features.schema)
+    tables.write("transit_features", day, rows)
+    kept = schema.to_frame(rows)[[*schema.ROW_KEY, "event", "stops_ahead"]]
+    said = [
+        kept.assign(
+            stop_id="s", route_id="Red", scheduled_arrival=start, predicted_arrival=start, out_of_sample=True,
+            published_at=start + pd.Timedelta(seconds=5), role=role, model_version=version,
+            predicted_delay_seconds=60 + error + np.arange(40) % 3,
+        )
+        for role, version, error in (
+            ("shadow", deployment.registry.current_digest("quantized_student"), candidate_error),
+            ("production", deployment.current_digest, production_error),
+        )
+    ]  # fmt: skip
+    tables.write("delay_predictions", day, to_arrow("delay_predictions", pd.concat(said, ignore_index=True)))
+
+
+def test_a_better_candidate_waits_for_live_evidence_where_the_gate_asks_for_it(deployment: Deployment) -> None:
+    assert deployment.promote(make_linear_model(0.5), live_arrivals=50)["promoted"]  # nothing to compare with live
+    first = deployment.current_digest
+    better = make_linear_model(0.9)
+    refused = deployment.promote(better, live_arrivals=50)
+    assert not refused["promoted"] and deployment.current_digest == first
+    assert "Waits for live evidence (0 of 50 arrivals)." in str(refused["decision"])
+    store_live_day(deployment, date(2024, 3, 6), candidate_error=10, production_error=20)
+    assert "(40 of 50 arrivals)" in str(deployment.promote(better, live_arrivals=50)["decision"])
+    store_live_day(deployment, date(2024, 3, 7), candidate_error=10, production_error=20)
+    promoted = deployment.promote(better, live_arrivals=50)
+    assert promoted["promoted"] and deployment.current_digest != first
+    decision = str(promoted["decision"])
+    assert "Not worse live: MAE 10.9" in decision and "80 arrivals on 2 days" in decision
+
+
+def test_a_candidate_that_is_worse_live_is_refused_whatever_the_test_part_says(deployment: Deployment) -> None:
+    deployment.promote(make_linear_model(0.5))
+    first = deployment.current_digest
+    better = make_linear_model(0.9)
+    deployment.promote(better, live_arrivals=10)
+    store_live_day(deployment, date(2024, 3, 6), candidate_error=30, production_error=20)
+    refused = deployment.promote(better, live_arrivals=10)
+    assert not refused["promoted"] and deployment.current_digest == first
+    assert "Worse live" in str(refused["decision"])
 
 
 def test_the_launchpad_starts_from_the_defaults_of_the_gate() -> None:
