@@ -318,7 +318,7 @@ class PredictionAccuracy(Table):
 
     model_version: Series[Text] = column(
         "Digest of the bundle of the model that made the predictions, after `shadow ` if riders did not see them; "
-        "`agency` for the agency's own."
+        "`agency` for the agency's own, `published` for what riders were told by any model."
     )
     measure: Series[Text] = column("Metric; in seconds if its name says so, else a share or a ratio.")
     dimension: Series[Text] = column("Dimension that predictions are grouped by; `all` if they are not grouped.")

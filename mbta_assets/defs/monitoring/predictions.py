@@ -19,6 +19,7 @@ from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_withi
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
 from mbta_assets.ml.evaluation.grouping import POSITIONS
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS, get_agency_delays
+from mbta_assets.ml.evaluation.service_quality import measure_service
 from mbta_assets.ml.training.dataset import read_labelled, read_rows
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.sources.gtfs.published import PublishedPredictions
@@ -81,10 +82,10 @@ def prediction_accuracy(
     read_reference = lru_cache(maxsize=4)(lambda version: _read_reference(model_registry, version))
 
     def measure(day: date) -> ServiceDay:
-        predictions = _complete(delay_predictions.read(day))[PREDICTION_COLUMNS]
-        predictions = predictions[predictions["out_of_sample"]]
-        in_shadow = predictions[predictions["role"] == schema.SHADOW]
-        predictions = predictions[predictions["role"] != schema.SHADOW]
+        stored = _complete(delay_predictions.read(day))
+        predictions = stored.loc[stored["out_of_sample"], PREDICTION_COLUMNS]
+        is_shadow = (predictions["role"] == schema.SHADOW).fillna(False).astype(bool)  # batch predictions have no role
+        in_shadow, predictions = predictions[is_shadow], predictions[~is_shadow]
         features = transit_features.read(day)
         tables, metadata = [schema.empty_frame(schema.PredictionAccuracy)], dict[str, Any]()
         for version, of_version in predictions.groupby("model_version", sort=True):
@@ -101,6 +102,11 @@ def prediction_accuracy(
         for version, of_version in in_shadow.groupby("model_version", sort=True):
             rows, _ = _measure_version(str(version), of_version, features, None)
             tables.append(accuracy.make_accuracy_table(day, accuracy.name_shadow(str(version)), rows))
+        served = stored[(stored["role"] == schema.PRODUCTION).fillna(False).astype(bool)]
+        if len(served):
+            quality = measure_service(served, features)
+            tables.append(accuracy.make_accuracy_table(day, accuracy.PUBLISHED, quality))
+            metadata["published"] = table_metadata([row._asdict() for row in quality])
         if not metadata:
             metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}
         return ServiceDay(pd.concat(tables, ignore_index=True), metadata=metadata)

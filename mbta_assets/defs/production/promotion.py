@@ -147,7 +147,7 @@ def read_live_evidence(warehouse: Warehouse, candidate: str, production: str) ->
     predictions, arrivals = [], []
     for day in warehouse.tables.days("delay_predictions")[-LIVE_EVIDENCE_DAYS:]:
         rows = warehouse.read("delay_predictions", day)
-        if "role" in rows and (rows["role"] == schema.SHADOW).any():
+        if "role" in rows and (rows["role"] == schema.SHADOW).fillna(False).any():
             predictions.append(rows)
             arrivals.append(warehouse.read("transit_features", day, [*VISIT, "delay_seconds"]))
     if not predictions:

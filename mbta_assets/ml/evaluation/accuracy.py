@@ -19,6 +19,8 @@ from mbta_assets.transit.distances import REPORT_KEY
 
 TEXT = pd.StringDtype("pyarrow")
 SHADOW_PREFIX = f"{schema.SHADOW} "
+PUBLISHED = "published"
+"""Name under which is scored what riders were told, by whichever model."""
 
 
 _BESIDE_AGENCY = {

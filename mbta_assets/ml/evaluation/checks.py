@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mbta_assets.ml.evaluation.accuracy import SHADOW_PREFIX
+from mbta_assets.ml.evaluation.accuracy import PUBLISHED, SHADOW_PREFIX
 from mbta_assets.ml.evaluation.accuracy_bounds import BOUNDS, AccuracyBounds
 from mbta_assets.ml.evaluation.drift import DATE_AND_TIME_FEATURES
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
@@ -59,9 +59,9 @@ def models_losing_to_lookup(leaderboard: Iterable[Mapping[str, Any]]) -> dict[st
 
 
 def _select_models(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of models whose predictions were served, without those of the agency."""
+    """Return the rows of models in production, without those of the agency."""
     version = rows["model_version"]
-    return rows[(version != AGENCY_BASELINE) & ~version.str.startswith(SHADOW_PREFIX, na=False)]
+    return rows[~version.isin([AGENCY_BASELINE, PUBLISHED]) & ~version.str.startswith(SHADOW_PREFIX, na=False)]
 
 
 def _describe_crossed(rows: pd.DataFrame, side: str) -> Problem:

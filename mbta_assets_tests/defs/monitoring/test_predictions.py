@@ -23,7 +23,10 @@ from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.cross_fitting import predict_out_of_fold
 from mbta_assets.ml.training.dataset import read_rows, select_labelled
 from mbta_assets.ml.training.hyperparameters import BoostingConfig
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
+from mbta_assets.sources.gtfs.archive import FeedArchive
+from mbta_assets.sources.gtfs.published import PublishedPredictions
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -65,6 +68,7 @@ def make_resources(root: Path) -> dict[str, object]:
         "model_registry": registry,
         "warehouse": DuckDBWarehouse(tables, tables),
         "table_store": tables,
+        "published": PublishedPredictions(FeedArchive(DirectoryPlace(root / "feeds"))),
     }
 
 

@@ -14,7 +14,7 @@ from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.service import LiveService
 from mbta_assets.live.shadow import Shadow
 from mbta_assets.live.timetables import Timetables
-from mbta_assets.ml.evaluation.accuracy import make_served_table, name_shadow
+from mbta_assets.ml.evaluation.accuracy import PUBLISHED, make_served_table, name_shadow
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, predictions_unique
 from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.serving.live.publication import Publication
@@ -126,3 +126,19 @@ def test_checks_do_not_judge_a_model_in_the_shadow(made: Deployment) -> None:
     in_shadow = rows["model_version"].str.startswith("shadow ")
     worst = rows.assign(value=rows["value"].mask(in_shadow, 0.0), n=rows["n"].mask(in_shadow, 10_000))
     assert in_shadow.any() and accuracy_within_bounds(worst) == accuracy_within_bounds(rows)
+
+
+def test_what_riders_had_beside_the_error_is_measured(made: Deployment) -> None:
+    rows = read_table(made, "prediction_accuracy")
+    values = rows[rows["model_version"] == PUBLISHED].set_index("measure")["value"]
+    assert set(values.index) == {
+        "unpredicted_share", "never_came_share", "change_per_minute_seconds", "extra_wait_seconds"
+    }  # fmt: skip
+    served = read_table(made, "delay_predictions").query("role == 'production' and event == 'arrival'")
+    features = read_table(made, "transit_features").query("event == 'arrival'").dropna(subset=["actual_arrival_time"])
+    visits = features.drop_duplicates(["trip_id", "stop_sequence"])[["trip_id", "stop_sequence", "actual_arrival_time"]]
+    told = served.merge(visits, on=["trip_id", "stop_sequence"])
+    before = (told["actual_arrival_time"] - told["published_at"]).dt.total_seconds()
+    announced = told[(before > 0) & (before <= 600)].drop_duplicates(["trip_id", "stop_sequence"])
+    assert values["unpredicted_share"] == pytest.approx(1 - len(announced) / len(visits))
+    assert 0 <= values["unpredicted_share"] < 0.5 and values["extra_wait_seconds"] >= 0
