@@ -3,14 +3,16 @@
 Riders see a time of day. One that moves to and fro by seconds tells them nothing, and looks unreliable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from mbta_assets.ml.inference.monotone import shift_delays
 from mbta_assets.serving.predictor import PredictedEvents
-from mbta_assets.serving.queries import Queries
+from mbta_assets.serving.queries import VEHICLE_FIELDS, Queries
 
 SHARE_OF_TIME_AHEAD = 0.01
 """A change of at most this share of the time to the event is little."""
@@ -18,7 +20,10 @@ MIN_SECONDS_AHEAD = 60.0
 """Events that are nearer are predicted anew each time."""
 MAX_VERSIONS = 2
 """Number of model versions whose predictions are remembered: production's, and that of a model in its shadow."""
+TRIP_KEY = ("service_date", "trip_id", "vehicle_id")
+"""Fields that identify a vehicle on a trip."""
 TripKey: TypeAlias = tuple[Any, ...]
+VisitKey: TypeAlias = tuple[int, str]
 
 
 class DeadBand:
@@ -27,7 +32,7 @@ class DeadBand:
     def __init__(self, seconds: float) -> None:
         """Keep a time while the next one differs by 1% of the time ahead, and `seconds`, at most; with 0 none."""
         self._seconds = seconds
-        self._kept: dict[str, Mapping[TripKey, Mapping[int, float]]] = {}
+        self._kept: dict[str, Mapping[TripKey, Mapping[VisitKey, float]]] = {}
 
     def apply(self, version: str, queries: Queries, predicted: PredictedEvents) -> PredictedEvents:
         """Return the predictions for queries, those that have changed little as they were; intervals move along.
@@ -39,39 +44,43 @@ class DeadBand:
         delays = predicted.delays
         ahead = queries.seconds_ahead + delays
         band = np.where(ahead >= MIN_SECONDS_AHEAD, np.minimum(self._seconds, SHARE_OF_TIME_AHEAD * ahead), -1.0)
-        before = self._look_up(version, queries)
+        visits = list(_list_visits(queries))
+        before = self._look_up(version, visits)
         held = np.where(np.abs(before - delays) <= band, before, delays)
         order = np.array(queries.values("stops_ahead"), dtype=np.int64)
         held = shift_delays(held, queries.seconds_ahead, order, queries.report_numbers)
-        self._remember(version, queries, held)
+        self._remember(version, visits, held)
         moved = held - delays
         return predicted._replace(
             delays=held, lower_delays=predicted.lower_delays + moved, upper_delays=predicted.upper_delays + moved
         )
 
-    def _look_up(self, version: str, queries: Queries) -> np.ndarray:
-        """Return the delays (n,) that were predicted last for the visits of queries, NaN where there were none."""
+    def _look_up(self, version: str, ahead: Iterable[tuple[TripKey, list[VisitKey]]]) -> np.ndarray:
+        """Return the delays (n,) that were predicted last for the visits ahead, NaN where there were none."""
         kept = self._kept.get(version, {})
         before: list[float] = []
-        for vehicle in queries.vehicles:
-            of_trip = kept.get(_get_key(vehicle), {})
-            before += [of_trip.get(event.scheduled_us, np.nan) for event in vehicle.events]
+        for trip, visits in ahead:
+            of_trip = kept.get(trip, {})
+            before += [of_trip.get(visit, np.nan) for visit in visits]
         return np.array(before, dtype=np.float64)
 
-    def _remember(self, version: str, queries: Queries, delays: np.ndarray) -> None:
-        """Remember the delays (n,) predicted for queries, and forget those of other visits and of old versions."""
-        kept, begin, values = {}, 0, delays.tolist()
-        for vehicle in queries.vehicles:
-            end = begin + len(vehicle.events)
-            times = [event.scheduled_us for event in vehicle.events]
-            kept[_get_key(vehicle)] = dict(zip(times, values[begin:end], strict=True))
-            begin = end
+    def _remember(self, version: str, ahead: Iterable[tuple[TripKey, list[VisitKey]]], delays: np.ndarray) -> None:
+        """Remember the delays (n,) of the visits ahead, and forget those of other visits and of old versions."""
+        values = iter(delays.tolist())
         self._kept.pop(version, None)
-        self._kept[version] = kept
+        self._kept[version] = {
+            trip: dict(zip(visits, islice(values, len(visits)), strict=True)) for trip, visits in ahead
+        }
         for old in list(self._kept)[:-MAX_VERSIONS]:
             del self._kept[old]
 
 
-def _get_key(vehicle: Any) -> TripKey:
-    """Return what identifies a vehicle on a trip."""
-    return vehicle.get("service_date"), vehicle.get("trip_id"), vehicle.get("vehicle_id")
+def _list_visits(queries: Queries) -> Iterator[tuple[TripKey, list[VisitKey]]]:
+    """Yield what identifies each vehicle on a trip, with what identifies the visits ahead of it, in order.
+
+    A visit is not told by its scheduled time alone: in whole minutes, several stops of a trip have the same.
+    """
+    get_key = itemgetter(*map(VEHICLE_FIELDS.names.index, TRIP_KEY))
+    visits = zip(queries.values("scheduled_us"), queries.values("stop_id"), strict=True)
+    for vehicle in queries.vehicles:
+        yield get_key(vehicle.values), list(islice(visits, len(vehicle.events)))

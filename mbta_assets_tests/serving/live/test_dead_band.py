@@ -60,6 +60,13 @@ def test_versions_and_trips_have_memories_of_their_own_and_what_is_gone_is_forgo
     assert apply(DeadBand(0), both, [1.0, 2.0]) == [1.0, 2.0]
 
 
+def test_stops_that_are_scheduled_at_one_time_are_kept_apart() -> None:
+    band, queries = DeadBand(BAND), make_queries({"t": [3000, 3000, 3060]})
+    assert apply(band, queries, [0.0, 4.0, 0.0]) == [0.0, 4.0, 0.0]
+    assert apply(band, queries, [0.0, 4.0, 0.0]) == [0.0, 4.0, 0.0]
+    assert apply(band, queries, [1.0, 6.0, -1.0]) == [0.0, 4.0, 0.0]
+
+
 steps = st.lists(st.lists(st.floats(-120, 600), min_size=4, max_size=4), min_size=1, max_size=8)
 
 
