@@ -119,8 +119,8 @@ def production_model(
     def judge(production: Bundle | None) -> Decision:
         rival, outdated = _predict_rival(production, test)
         rules = [passed_checks, *outdated, *_refuse_rolled_back(model_registry.moves(ASSET), quantized_student.digest)]
-        if gate.live_arrivals and production is not None and production.digest != quantized_student.digest:
-            evidence = read_live_evidence(warehouse, quantized_student.digest, production.digest)
+        if gate.live_arrivals and rival is not None and rival.bundle.digest != quantized_student.digest:
+            evidence = read_live_evidence(warehouse, quantized_student.digest, rival.bundle.digest)
             rules.append(require_live_evidence(evidence, gate.live_arrivals, gate.standard_errors))
         return promotion_gate.decide_promotion(gate, test, candidate, baseline, rival, rules)
 
