@@ -115,6 +115,8 @@ class LiveApp:
         view = published.view(request.args.get("route"), self._state.list_problems())
         response = _serve(request, view, published)
         response.headers["Cache-Control"] = REVALIDATED
+        age = self._state.clock() - published.publication.made_at
+        response.headers["X-Age-Seconds"] = f"{max(age.total_seconds(), 0.0):.1f}"
         return response
 
     def _get_trips(self, request: Request, _: str) -> Response:

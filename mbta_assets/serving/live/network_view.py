@@ -119,12 +119,10 @@ def list_stations(trip: ScheduledTrip) -> tuple[StationKey, ...]:
     return tuple(stations)
 
 
-def build_view(
-    publication: Publication, network: Network, route_id: str | None, problems: Sequence[str] = ()
-) -> dict[str, Any]:
+def build_view(publication: Publication, network: Network, route_id: str | None) -> dict[str, Any]:
     """Return the view of a route as JSON; by default of the route with the most vehicles.
 
-    A route that has no scheduled trip has no lines. `problems` are the reasons not to rely on the publication.
+    A route that has no scheduled trip has no lines.
     """
     located = [(trip, found) for trip in publication.trips if (found := network.find_trip(trip)) is not None]
     vehicles = Counter(line[0] for _, (_, line) in located)
@@ -136,7 +134,6 @@ def build_view(
         "feed_time": publication.feed_time and publication.feed_time.isoformat(),
         "model_version": publication.model_version,
         "confidence_level": publication.confidence_level,
-        "problems": list(problems),
         "routes": [
             {"route_id": route, "color": line_color(route), "vehicles": vehicles[route]} for route in network.directions
         ],

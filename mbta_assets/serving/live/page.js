@@ -1,13 +1,14 @@
 
 "use strict";
 (() => {
-  const POLL_MILLISECONDS = 3000, SILENT_SECONDS = 15, MANY_ROUTES = 12, TRAIN_PIXELS = 26;
+  const POLL_MILLISECONDS = 3000, TIMEOUT_MILLISECONDS = 10000, SILENT_SECONDS = 15, MANY_ROUTES = 12, TRAIN_PIXELS = 26;
   const EARLY = -60, LATE = 120, VERY_LATE = 300;
   const clock = new Intl.DateTimeFormat("en-GB", {
     timeZone: document.body.dataset.timeZone, hour: "2-digit", minute: "2-digit",
   });
   const main = document.querySelector("main"), nav = document.querySelector("nav");
   let view = null, madeAt = 0, receivedAt = 0, answeredAt = performance.now(), shownLine = "", shownRoutes = "";
+  let chosen = readRoute();
 
   const element = (name, className, text) => {
     const made = document.createElement(name);
@@ -19,8 +20,11 @@
   const seconds = (text) => Date.parse(text) / 1000;
   const since = (milliseconds) => (performance.now() - milliseconds) / 1000;
   const now = () => madeAt + since(receivedAt);
-  const route = () => new URLSearchParams(location.hash.slice(1)).get("route");
   const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+  function readRoute() {
+    return new URLSearchParams(location.hash.slice(1)).get("route");
+  }
 
   const inMinutes = (time) => Math.max(0, Math.round((seconds(time) - now()) / 60));
   const describeTime = (time) => {
@@ -170,12 +174,16 @@
 
   function showAge() {
     const problems = view ? [...view.problems] : [];
-    const silent = Math.round(since(answeredAt));
-    if (silent > SILENT_SECONDS) problems.unshift(`The server has not answered for ${plural(silent, "second")}.`);
-    const box = document.getElementById("problems");
+    if (since(answeredAt) > SILENT_SECONDS) problems.unshift("The server does not answer; what is shown may be old.");
+    const box = document.getElementById("problems"), said = document.getElementById("said");
     if (JSON.stringify(problems) !== box.dataset.shown) {
       box.dataset.shown = JSON.stringify(problems);
       box.replaceChildren(...problems.map((problem) => element("p", "", problem)));
+    }
+    const kinds = problems.join(" ").replace(/\d+/g, "");  // that a number has changed is not read out again
+    if (kinds !== said.dataset.kinds) {
+      said.dataset.kinds = kinds;
+      setText(said, problems.join(" "));
     }
     if (!view) return;
     const age = view.feed_time === null ? null : Math.max(0, Math.round(now() - seconds(view.feed_time)));
@@ -185,18 +193,17 @@
   }
 
   async function poll() {
-    const wanted = route();
+    const wanted = chosen, query = wanted === null ? "" : `?${new URLSearchParams({ route: wanted })}`;
     try {
-      const answer = await fetch(`network.json${wanted === null ? "" : `?${new URLSearchParams({ route: wanted })}`}`);
+      const answer = await fetch(`network.json${query}`, { signal: AbortSignal.timeout(TIMEOUT_MILLISECONDS) });
+      answeredAt = performance.now();
       const received = await answer.json();
       if (!answer.ok) throw new Error(received.error);
-      answeredAt = performance.now();
-      if (wanted === route()) {
-        if (!view || received.made_at !== view.made_at) {
-          madeAt = seconds(received.made_at);
-          receivedAt = performance.now();
-        }
+      if (wanted === chosen) {
+        madeAt = seconds(received.made_at) + Number(answer.headers.get("X-Age-Seconds"));
+        receivedAt = performance.now();
         view = received;
+        chosen ??= view.route_id;
         show();
       }
     } catch (error) {
@@ -212,7 +219,10 @@
     clearTimeout(timer);
     if (!document.hidden) timer = setTimeout(pollAgain, POLL_MILLISECONDS);
   }
-  addEventListener("hashchange", () => { if (location.hash.startsWith("#route=")) pollAgain(); });
+  addEventListener("hashchange", () => {
+    chosen = readRoute() ?? chosen;  // the link that skips to the line has a hash too
+    pollAgain();
+  });
   addEventListener("resize", show);
   document.addEventListener("visibilitychange", pollAgain);
   setInterval(showAge, 1000);

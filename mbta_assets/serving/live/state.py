@@ -34,7 +34,8 @@ class Published:
 
     def __init__(self, publication: Publication, network: Network) -> None:
         self.publication, self.network = publication, network
-        self._views: dict[str | None, Content] = {}
+        self._views: dict[str | None, bytes] = {}
+        """JSON of each route's view, without the brace that it begins with."""
         self.protobuf = Content(encode_protobuf(publication), "application/x-protobuf")
 
     @cached_property
@@ -43,12 +44,12 @@ class Published:
         return Content(encode_json(self.publication), "application/json")
 
     def view(self, route_id: str | None, problems: Sequence[str]) -> Content:
-        """Return the view of a route as JSON, which is made when it is first requested, with the problems of then."""
+        """Return the view of a route as JSON, which is made when it is first requested, with the problems of now."""
         route_id = route_id if route_id in self.network.directions else None
         if route_id not in self._views:
-            view = build_view(self.publication, self.network, route_id, problems)
-            self._views[route_id] = Content(json.dumps(view, allow_nan=False).encode(), "application/json")
-        return self._views[route_id]
+            view = build_view(self.publication, self.network, route_id)
+            self._views[route_id] = json.dumps(view, allow_nan=False)[1:].encode()
+        return Content(b'{"problems": %s, ' % json.dumps(problems).encode() + self._views[route_id], "application/json")
 
     @cached_property
     def trips_by_vehicle(self) -> Mapping[str, TripPrediction]:
