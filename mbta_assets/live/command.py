@@ -25,7 +25,7 @@ from mbta_assets.live.service import LiveService
 from mbta_assets.live.shadow import Shadow
 from mbta_assets.live.timetables import Timetables, make_records
 from mbta_assets.realtime.fetching import Fetcher, open_client
-from mbta_assets.realtime.places import open_place
+from mbta_assets.realtime.places import open_feed_archive, open_place
 from mbta_assets.serving import VehicleUpdate, logs
 from mbta_assets.serving.live.app import LiveApp
 from mbta_assets.serving.live.publication import Publication
@@ -105,7 +105,7 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
 
 def open_archive(settings: Settings) -> FeedArchive:
     """Return the feed archive. Raises ArchiveError."""
-    return FeedArchive(open_place(settings.feed_archive or settings.store / "feeds", settings))
+    return FeedArchive(open_feed_archive(settings))
 
 
 def make_shadow(settings: Settings, state: LiveState, published: PublicationArchive | None) -> Shadow | None:

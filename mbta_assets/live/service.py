@@ -99,9 +99,7 @@ class LiveService:
     def publish(self, made_at: datetime, began: float | None = None, *, is_replay: bool = False) -> None:
         """Publish the predictions of now; `began` is when the update began, by the monotonic clock.
 
-        Without a model the publication stays, and health says so. A publication is dated to a later second than the one
-        before, even within one second or after the clock was set back: readers take the header's timestamp, in whole
-        seconds, for the version of the feed.
+        Without a model the publication stays, and health says so.
         """
         began = time.perf_counter() if began is None else began
         try:

@@ -249,6 +249,11 @@ def open_place(address: str | Path, settings: Settings) -> Place:
     return FilePlace(path) if path.is_file() else DirectoryPlace(path)
 
 
+def open_feed_archive(settings: Settings) -> Place:
+    """Return the place of the feed archive of a deployment. Nothing is read yet."""
+    return open_place(settings.feed_archive or settings.store / "feeds", settings)
+
+
 def _cannot(verb: str, path: Path, error: OSError) -> ArchiveError:
     return ArchiveError(
         f"Cannot {verb} {path}: {error.strerror or error}. Check the disk, and that this user may do it; "

@@ -1,6 +1,5 @@
 """What is published equals the batch predictions of the same moments, to the bit of the model's output."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zipfile import ZipFile
@@ -17,17 +16,11 @@ from mbta_assets_tests.live.days import FeedSnapshot, as_fed, list_delays, make_
 from mbta_assets_tests.live.harness import MAX_AGE, Live, files_settings
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.serving.test_stream import compute_features, read_tables, select_routes
-from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, feed_server
+from mbta_assets_tests.sources.gtfs.feed_server import FeedServer
 from mbta_assets_tests.support.days import REAL, SIMULATED, Tables
 from mbta_assets_tests.support.gtfs_day import WMATA, WMATA_DAY
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with feed_server() as running:
-        yield running
 
 
 def assert_equal_predictions(

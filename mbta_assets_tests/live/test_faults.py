@@ -23,19 +23,13 @@ from mbta_assets_tests.live.days import FeedSnapshot, as_fed, list_delays, make_
 from mbta_assets_tests.live.harness import Live, fetch, files_settings
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.serving.test_stream import read_tables
-from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, Reply, feed_server
+from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, Reply
 from mbta_assets_tests.support.dagster_dev import ROOT, eventually, free_port
 from mbta_assets_tests.support.days import REAL, Tables
 from mbta_assets_tests.support.real_day import SEED_UPSTREAM
 
 pytestmark = pytest.mark.integration
 SNAPSHOTS = 40
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with feed_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -32,18 +32,12 @@ from mbta_assets.transit.service_day import start_time
 from mbta_assets_tests.live.days import FeedSnapshot, Key, list_delays
 from mbta_assets_tests.live.harness import Live
 from mbta_assets_tests.serving.conftest import ModelStore
-from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, feed_server
+from mbta_assets_tests.sources.gtfs.feed_server import FeedServer
 from mbta_assets_tests.support.dagster_dev import eventually
 from mbta_assets_tests.support.gtfs_day import WMATA, WMATA_DAY
 
 pytestmark = pytest.mark.integration
 NOON = start_time(WMATA_DAY).timestamp() + 12 * 3600
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with feed_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 from mbta_assets.settings import Settings
 from mbta_assets_tests.live.days import FeedSnapshot
 from mbta_assets_tests.live.harness import Live
-from mbta_assets_tests.live.test_faults import now, server, settings, snapshots, tables
+from mbta_assets_tests.live.test_faults import now, settings, snapshots, tables
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.sources.gtfs.feed_server import FeedServer
 
-__all__ = ["now", "server", "settings", "snapshots", "tables"]
+__all__ = ["now", "settings", "snapshots", "tables"]
 pytestmark = pytest.mark.integration
 
 

@@ -1,6 +1,5 @@
 """Every publication of a replayed day is valid, by an independent checker with the schedule of the day."""
 
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from zipfile import ZipFile
@@ -16,7 +15,7 @@ from mbta_assets_tests.live.days import FeedSnapshot
 from mbta_assets_tests.live.harness import Live, fetch, files_settings
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.serving.test_stream import read_tables, select_routes
-from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, feed_server
+from mbta_assets_tests.sources.gtfs.feed_server import FeedServer
 from mbta_assets_tests.support.days import REAL, SIMULATED
 from mbta_assets_tests.support.gtfs_day import WMATA
 from mbta_assets_tests.support.real_day import write_days
@@ -26,12 +25,6 @@ from mbta_assets_tests.support.trip_updates_validator import TripUpdatesValidato
 pytestmark = pytest.mark.integration
 SECONDS = 30.0
 """Interval between two publications; the checker allows 35 s."""
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with feed_server() as running:
-        yield running
 
 
 def assert_valid_replay(live: Live, day: date) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.evaluation.accuracy import MetricRow
+from mbta_assets.ml.evaluation.steadiness import compute_change
 
 VISIT = ["trip_id", "stop_sequence"]
 """Columns that identify a stop visit of a service day; its departure from the first stop is left out."""
@@ -16,8 +17,6 @@ LOOK_SECONDS = 600.0
 """Time before an arrival in which a rider looks: an arrival without a prediction then came unannounced."""
 MARGIN_SECONDS = 60.0
 """Time before the predicted arrival at which a rider is at the stop."""
-MAX_GAP_SECONDS = 180.0
-"""Publications that are further apart are not compared."""
 
 
 class Published(NamedTuple):
@@ -59,7 +58,7 @@ def measure_service(published: pd.DataFrame, arrivals: pd.DataFrame) -> list[Met
     return [
         _measure_unpredicted(said, arrived),
         _measure_never_came(said, arrived),
-        _measure_change(said),
+        MetricRow("change_per_minute_seconds", "all", "all", *compute_change(*said)),
         MetricRow("extra_wait_seconds", "all", "all", len(waits), float(waits.mean()) if len(waits) else None),
     ]
 
@@ -95,15 +94,6 @@ def _measure_never_came(said: Published, arrived: np.ndarray) -> MetricRow:
     last = np.flatnonzero(np.r_[said.visit[1:] != said.visit[:-1], True][: len(said.visit)])
     due = last[said.predicted[last] < said.at.max(initial=-np.inf)]
     return _make_row("never_came_share", np.isnan(arrived[said.visit[due]]))
-
-
-def _measure_change(said: Published) -> MetricRow:
-    """Return the change of predictions in seconds a minute."""
-    gap = np.diff(said.at)
-    compared = (np.diff(said.visit) == 0) & (gap > 0) & (gap <= MAX_GAP_SECONDS)
-    change, minutes = np.abs(np.diff(said.predicted))[compared].sum(), gap[compared].sum() / 60
-    value = float(change / minutes) if minutes > 0 else None
-    return MetricRow("change_per_minute_seconds", "all", "all", int(compared.sum()), value)
 
 
 def _list_extra_waits(said: Published, arrived: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 MAX_GAP_SECONDS = 180
-"""Reports of a vehicle that are further apart are not compared: riders would not call that a jump."""
+"""Reports, or publications, that are further apart are not compared: riders would not call that a jump."""
 VISIT = ["service_date", "trip_id", "vehicle_id", "stop_sequence"]
 """Columns that identify a stop visit of a vehicle; its departure from the first stop is told by 0 stops ahead."""
 
@@ -22,9 +22,16 @@ def measure_change_per_minute(rows: pd.DataFrame, predicted: np.ndarray) -> floa
     key = visit.ngroup().to_numpy()
     time = rows["time_stamp"].to_numpy(dtype="datetime64[us]").astype(np.int64) / 1e6
     order = np.lexsort((time, key))
-    gap = np.diff(time[order])
-    compared = (np.diff(key[order]) == 0) & (gap > 0) & (gap <= MAX_GAP_SECONDS)
-    change = np.abs(np.diff(np.asarray(predicted, dtype=np.float64)[order]))[compared]
-    is_known = ~np.isnan(change)
-    minutes = gap[compared][is_known].sum() / 60
-    return float(change[is_known].sum() / minutes) if minutes > 0 else None
+    return compute_change(key[order], time[order], np.asarray(predicted, dtype=np.float64)[order])[1]
+
+
+def compute_change(visit: np.ndarray, time: np.ndarray, predicted: np.ndarray) -> tuple[int, float | None]:
+    """Return the number of changes that are compared, and their mean per minute in seconds; None if there are none.
+
+    The predictions (n,) in seconds, NaN where there is none, are ordered by the number of their visit (n,) and their
+    time (n,) in seconds.
+    """
+    gap, change = np.diff(time), np.abs(np.diff(predicted))
+    compared = (np.diff(visit) == 0) & (gap > 0) & (gap <= MAX_GAP_SECONDS) & ~np.isnan(change)
+    minutes = gap[compared].sum() / 60
+    return int(compared.sum()), float(change[compared].sum() / minutes) if minutes > 0 else None

@@ -21,7 +21,7 @@ from prometheus_client import Counter as CounterMetric
 from prometheus_client import Gauge as GaugeMetric
 
 from mbta_assets.realtime.fetching import WORKING, Fetcher, Outcome, open_client
-from mbta_assets.realtime.places import Place, open_place
+from mbta_assets.realtime.places import Place, open_feed_archive
 from mbta_assets.settings import Settings
 from mbta_assets.sources.gtfs.archive import FeedArchive
 from mbta_assets.sources.gtfs.editions import Editions
@@ -152,7 +152,7 @@ def collect(settings: Settings, pace: Pace, address: tuple[str, int] | None, sto
     `address` is the host and port of metrics and health; None to serve none. Raises CollectorError if they cannot be
     served, ArchiveError or CloudError if the archive cannot be opened, or the error that ended a poller.
     """
-    place = open_archive_place(settings)
+    place = open_feed_archive(settings)
     static_seconds = max(HEALTHY_SECONDS, 2 * pace.static)
     snapshot_seconds = max(HEALTHY_SECONDS, HEALTHY_INTERVALS * pace.interval)
     feeds = {"vehicle_positions": settings.vehicle_positions, "trip_updates": settings.trip_updates}
@@ -172,11 +172,6 @@ def collect(settings: Settings, pace: Pace, address: tuple[str, int] | None, sto
         ]
         pollers.append(_static_poller(settings, client, place, recorder, pace))
         _run(pollers, recorder, stop)
-
-
-def open_archive_place(settings: Settings) -> Place:
-    """Return the place of the archive in the settings; nothing is read yet."""
-    return open_place(settings.feed_archive or settings.store / "feeds", settings)
 
 
 def _static_poller(

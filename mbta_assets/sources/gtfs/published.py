@@ -12,7 +12,7 @@ import pyarrow as arrow
 from pyarrow import compute, ipc
 
 from mbta_assets.gcp import CloudError
-from mbta_assets.realtime.places import ArchiveError, open_place
+from mbta_assets.realtime.places import ArchiveError, open_feed_archive
 from mbta_assets.settings import Settings
 from mbta_assets.sources.contract import SourceError
 from mbta_assets.sources.gtfs.archive import TIMESTAMP, FeedArchive, FetchedSnapshot
@@ -61,7 +61,7 @@ class PublishedPredictions:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Open the feed archive of a deployment; nothing is read yet."""
-        return cls(FeedArchive(open_place(settings.feed_archive or settings.store / "feeds", settings)))
+        return cls(FeedArchive(open_feed_archive(settings)))
 
     def read(self, service_date: date) -> arrow.Table:
         """Return the rows of a service day with the columns of SCHEMA, none if nothing was published.

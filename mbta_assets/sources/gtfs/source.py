@@ -19,7 +19,7 @@ import pyarrow as arrow
 import pyarrow.compute as pc
 
 from mbta_assets.realtime.feed import FeedError, parse_feed
-from mbta_assets.realtime.places import ArchiveError, Place, open_place
+from mbta_assets.realtime.places import ArchiveError, Place, open_feed_archive
 from mbta_assets.settings import Settings
 from mbta_assets.sources.conform import conform
 from mbta_assets.sources.contract import (
@@ -120,7 +120,7 @@ class GtfsSource(Source):
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Return the source of the archive in the settings."""
-        return cls(open_place(settings.feed_archive or settings.store / "feeds", settings), settings.gtfs_static)
+        return cls(open_feed_archive(settings), settings.gtfs_static)
 
     def read(self, table: str, service_date: date) -> SourceRows:
         """Read all rows of a table on a service day: those that can be used, and those that are rejected.

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbta_assets.ml.evaluation.service_quality import LOOK_SECONDS, MARGIN_SECONDS, MAX_GAP_SECONDS, measure_service
+from mbta_assets.ml.evaluation.service_quality import LOOK_SECONDS, MARGIN_SECONDS, measure_service
+from mbta_assets.ml.evaluation.steadiness import MAX_GAP_SECONDS
 
 START = pd.Timestamp("2024-03-06 17:00", tz="UTC")
 Values = dict[str, tuple[int, float | None]]
