@@ -151,7 +151,7 @@ def transit_features(
     def make(day: date) -> ServiceDay:
         inputs = raw_transit_data.read(day), vehicle.read(day), schedule.read(day), stop.read(day)
         problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(*inputs)} if day == last else {}
-        predictions = _read_agency_predictions(warehouse, source, day)
+        predictions = read_agency_predictions(warehouse, source, day)
         rows = features.compute_transit_features(*inputs, agency_predictions=predictions)
         metadata = {"agency_predictions": len(predictions), "agency_delays": int(rows[AGENCY_DELAY].notna().sum())}
         return ServiceDay(rows, problems=problems, metadata=metadata if len(predictions) else {})
@@ -159,7 +159,7 @@ def transit_features(
     return DailyOutput(make)
 
 
-def _read_agency_predictions(warehouse: Warehouse, source: Source, day: date) -> pd.DataFrame:
+def read_agency_predictions(warehouse: Warehouse, source: Source, day: date) -> pd.DataFrame:
     """Return the agency's predictions of a service day; without rows where the source has none of it."""
     if "agency_predictions" in source.optional_tables:
         with suppress(MissingPartition):

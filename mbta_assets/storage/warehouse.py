@@ -4,7 +4,7 @@ The SQL of the join is in `transit.point_in_time_join`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
@@ -28,10 +28,13 @@ class Warehouse(ABC):
     upstream: DailyTables
 
     @abstractmethod
-    def join_upstream_tables(self, day: date, *, every_stop_ahead: bool = False) -> pd.DataFrame:
+    def join_upstream_tables(
+        self, day: date, *, every_stop_ahead: bool = False, trips: Collection[str] | None = None
+    ) -> pd.DataFrame:
         """Return the join of the upstream tables of a service day. Raises MissingPartition.
 
-        With `every_stop_ahead` there are rows about every stop ahead of an update, else about a sample of them.
+        With `every_stop_ahead` there are rows about every stop ahead of an update, else about a sample of them; with
+        `trips` only rows about these trips.
         """
 
     def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -43,13 +46,15 @@ class Warehouse(ABC):
 class DuckDBWarehouse(Warehouse):
     """A warehouse that joins in memory with DuckDB; there is no database file to lock, so any number of runs may."""
 
-    def join_upstream_tables(self, day: date, *, every_stop_ahead: bool = False) -> pd.DataFrame:
+    def join_upstream_tables(
+        self, day: date, *, every_stop_ahead: bool = False, trips: Collection[str] | None = None
+    ) -> pd.DataFrame:
         """Return the join of the upstream tables of a service day. Raises MissingPartition."""
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             for table in schema.UPSTREAM:
                 connection.register(table, self.upstream.read(table, [day]))
-            sql = build_raw_transit_data_query("duckdb", every_stop_ahead=every_stop_ahead)
+            sql = build_raw_transit_data_query("duckdb", every_stop_ahead=every_stop_ahead, trips=trips)
             result = connection.execute(sql, {"service_date": day})
             rows = result.arrow().read_all()
         return schema.to_frame(rows.select(schema.arrow_schema(schema.RawTransitData).names))
@@ -69,10 +74,12 @@ class BigQueryWarehouse(Warehouse):
     upstream: BigQueryRelations
     bigquery: "BigQuery"
 
-    def join_upstream_tables(self, day: date, *, every_stop_ahead: bool = False) -> pd.DataFrame:
+    def join_upstream_tables(
+        self, day: date, *, every_stop_ahead: bool = False, trips: Collection[str] | None = None
+    ) -> pd.DataFrame:
         """Return the join of the upstream tables of a service day. Raises MissingPartition or CloudError."""
         relations = {table: self.upstream.relation(table, day) for table in schema.UPSTREAM}
-        sql = build_raw_transit_data_query("bigquery", relations, every_stop_ahead)
+        sql = build_raw_transit_data_query("bigquery", relations, every_stop_ahead, trips)
         labels = {"application": "mbta_assets", "table": "raw_transit_data", "service_date": str(day)}
         rows = self.bigquery.fetch_rows(f"Join service day {day}", sql, {"service_date": day}, labels)
         model = schema.arrow_schema(schema.RawTransitData)

@@ -3,7 +3,7 @@
 The statement is in `raw_transit_data.sql`; this module renders it for an engine. Running it is up to the warehouse.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -54,22 +54,35 @@ def _parse_statement() -> exp.Select:
 
 
 def build_raw_transit_data_query(
-    dialect: str, tables: Mapping[str, str] | None = None, every_stop_ahead: bool = False
+    dialect: str,
+    tables: Mapping[str, str] | None = None,
+    every_stop_ahead: bool = False,
+    trips: Collection[str] | None = None,
 ) -> str:
     """Return the SQL of `raw_transit_data` for an engine.
 
     `dialect` is sqlglot's name of the engine ("bigquery", "duckdb"). `tables` maps an upstream table ("vehicle",
     "trip", "stop", "schedule") to its name in the engine, or to a subquery in parentheses. With `every_stop_ahead` each
-    update has rows about every stop ahead, not only about those that `distances` chooses. The statement has one
-    parameter, `service_date` (DATE), and filters every table by it.
+    update has rows about every stop ahead, not only about those that `distances` chooses. With `trips` there are rows
+    about these trips only, the same as otherwise, as no row depends on another trip. The statement has one parameter,
+    `service_date` (DATE), and filters every table by it.
     """
     statement = _parse_statement().copy()
     for parameter in list(statement.find_all(exp.Parameter)):
         if parameter.name == "every_stop_ahead":
             parameter.replace(exp.convert(every_stop_ahead))
+    if trips is not None:
+        _select_trips(statement, trips)
     for table in statement.find_all(exp.Table):
         if tables and table.name in tables:
             relation = tables[table.name]
             parse = sqlglot.parse_one if relation.startswith("(") else exp.to_table
             table.replace(exp.alias_(parse(relation, dialect=dialect), table.alias_or_name, table=True))
     return statement.sql(dialect, comments=False)
+
+
+def _select_trips(statement: exp.Select, trips: Collection[str]) -> None:
+    """Restrict the reports of a statement to those of some trips, in place."""
+    [report] = [cte.this for cte in statement.ctes if cte.alias == "report"]
+    [trip_id] = [column.this for column in report.selects if column.alias == "trip_id"]
+    report.where(trip_id.copy().isin(*sorted(trips)) if trips else exp.false(), copy=False)

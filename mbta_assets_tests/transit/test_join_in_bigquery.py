@@ -17,6 +17,7 @@ from mbta_assets_tests.support.plain_day import BEGIN, STOPS, Row, Rows
 
 pytestmark = pytest.mark.xdist_group("google")
 
+SOME_TRIPS = [f"trip {n}" for n in range(1, 12)]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,9 +52,9 @@ def test_the_join_gives_the_same_rows_in_both_engines(tables: BigQueryTables) ->
     pd.testing.assert_frame_equal(schema.cast_frame(joined, schema.RawTransitData), expected)
 
 
-@pytest.mark.parametrize("every_stop_ahead", [False, True])
+@pytest.mark.parametrize(("every_stop_ahead", "trips"), [(False, None), (True, None), (True, SOME_TRIPS)])
 def test_trips_that_repeat_stops_have_the_same_rows_in_both_engines(
-    tables: BigQueryTables, tmp_path: Path, every_stop_ahead: bool
+    tables: BigQueryTables, tmp_path: Path, every_stop_ahead: bool, trips: list[str] | None
 ) -> None:
     tables_here = ParquetTables(tmp_path)
     upstream = plain_day.to_tables(make_looping_day(4, n_trips=12))
@@ -62,9 +63,11 @@ def test_trips_that_repeat_stops_have_the_same_rows_in_both_engines(
         tables_here.write(name, plain_day.DAY, to_arrow(name, table))
     there, here = (
         schema.cast_frame(
-            warehouse.join_upstream_tables(plain_day.DAY, every_stop_ahead=every_stop_ahead), schema.RawTransitData
+            warehouse.join_upstream_tables(plain_day.DAY, every_stop_ahead=every_stop_ahead, trips=trips),
+            schema.RawTransitData,
         )
         for warehouse in (BigQueryWarehouse(tables, tables, tables.bigquery), DuckDBWarehouse(tables_here, tables_here))
     )
+    assert trips is None or set(here["trip_id"]) == set(trips)
     assert len(here) > 200 and here["is_interpolated"].any() and (here["event"] == "departure").any()
     pd.testing.assert_frame_equal(there, here)

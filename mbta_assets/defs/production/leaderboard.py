@@ -6,6 +6,7 @@ Scores are computed in `ml.evaluation.metrics`.
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date
 from typing import Any
 from zlib import crc32
@@ -16,6 +17,7 @@ import pandas as pd
 
 from mbta_assets.defs.metadata import draw_error_against_size, plot_metadata, table_metadata
 from mbta_assets.defs.models import MODELS
+from mbta_assets.defs.transit import read_agency_predictions
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.checks import models_losing_to_lookup
 from mbta_assets.ml.evaluation.steadiness import measure_change_per_minute
@@ -32,12 +34,13 @@ from mbta_assets.storage.reports import LEADERBOARD, ReportStore
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
+from mbta_assets.transit.features import compute_transit_features
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
 BASELINES = ("schedule", "persistence", "runtime_lookup", metrics.AGENCY_BASELINE, "oracle")
 """Rows of the leaderboard that are not stored models."""
-MAX_ROWS_IN_ORDER = 20_000
-"""Number of rows on which the change of predictions from report to report is measured."""
+MAX_ROWS_OF_WHOLE_TRIPS = 20_000
+"""Number of rows of `transit_features` about the trips on which the change of predictions is measured."""
 
 
 @dg.asset(
@@ -62,7 +65,7 @@ def model_leaderboard(
     for control in (model.manifest["control"] for model in models.values() if "control" in model.manifest):
         controls[control["asset"]] = model_registry.get(control["asset"], control["digest"])
     leaderboard = rank_models(predict_baselines(test, runtime_lookup, source), models | controls, test)
-    in_order = read_whole_trips(warehouse, training_set.manifest)
+    in_order = compute_whole_trips(warehouse, source, training_set.manifest)
     changes = measure_steadiness(predict_baselines(in_order, runtime_lookup, source), models | controls, in_order)
     for row in leaderboard:
         row["change_per_minute_seconds"] = changes[row["model"]]
@@ -80,26 +83,38 @@ def models_beat_the_lookup(reports: dg.ResourceParam[ReportStore]) -> dg.AssetCh
     return dg.AssetCheckResult(passed=not losing, severity=dg.AssetCheckSeverity.WARN, metadata={"losing": losing})
 
 
-def read_whole_trips(warehouse: Warehouse, training_set: Mapping[str, Any]) -> pd.DataFrame:
-    """Read all rows about some trips of the test part, given the manifest of a training set.
+def compute_whole_trips(warehouse: Warehouse, source: Source, training_set: Mapping[str, Any]) -> pd.DataFrame:
+    """Compute rows of features about every stop ahead of each report on some trips of the test part.
 
-    The test rows of the training set are drawn one by one, so that few of them follow each other. These trips are of
-    the latest service days whose rows are those that the training set was made from, at most `MAX_ROWS_IN_ORDER` rows.
+    `training_set` is the manifest of one. Its test rows are drawn one by one, and the table has rows about a sample of
+    the stops ahead, in which few of the moments are seen at which a stop is passed and predictions change most. The
+    trips are of the latest service days whose rows are those that the training set was made from.
     """
     begin = next((part["from"] for part in training_set["parts"] if part["part"] == "test"), None)
-    tables, left = [schema.empty_frame(schema.TransitFeatures)], MAX_ROWS_IN_ORDER
+    tables, left = [schema.empty_frame(schema.TransitFeatures)], MAX_ROWS_OF_WHOLE_TRIPS
     for name, version in sorted(training_set["data_versions"].items(), reverse=True):
         day = date.fromisoformat(name)
         if begin is None or left <= 0 or not _is_stored(warehouse, day, version):
             continue
-        rows = warehouse.read("transit_features", day)
-        rows = rows[rows["time_stamp"] >= pd.Timestamp(begin)]
-        trips = rows.groupby("trip_id").size()
-        order = np.argsort([crc32(str(trip).encode()) for trip in trips.index], kind="stable")
-        chosen = trips.index[order[trips.to_numpy()[order].cumsum() <= left]]
-        tables.append(rows[rows["trip_id"].isin(chosen)])
-        left -= len(tables[-1])
+        stored = warehouse.read("transit_features", day, ["trip_id", "time_stamp"])
+        sizes = stored[stored["time_stamp"] >= pd.Timestamp(begin)].groupby("trip_id").size()
+        sizes = sizes.iloc[np.argsort([crc32(str(trip).encode()) for trip in sizes.index], kind="stable")]
+        sizes = sizes[sizes.cumsum() <= left]
+        with suppress(MissingPartition):
+            rows = _compute_features(warehouse, source, day, list(sizes.index))
+            tables.append(rows[rows["time_stamp"] >= pd.Timestamp(begin)])
+            left -= int(sizes.sum())
     return pd.concat(tables, ignore_index=True)
+
+
+def _compute_features(warehouse: Warehouse, source: Source, day: date, trips: list[str]) -> pd.DataFrame:
+    """Compute the features of a service day's rows about every stop ahead on some trips. Raises MissingPartition."""
+    raw = schema.cast_frame(
+        warehouse.join_upstream_tables(day, every_stop_ahead=True, trips=trips), schema.RawTransitData
+    )
+    vehicle, schedule, stop = (warehouse.read(table, day) for table in ("vehicle", "schedule", "stop"))
+    predictions = read_agency_predictions(warehouse, source, day)
+    return compute_transit_features(raw, vehicle, schedule, stop, predictions)
 
 
 def _is_stored(warehouse: Warehouse, day: date, version: str) -> bool:
