@@ -1,16 +1,19 @@
 """The delays that the agency itself predicted: no model input, but what riders saw at the time of each row.
 
 A prediction is of a stop visit: by its stop sequence where it has one and the schedule of the trip does, else by its
-stop where the trip serves that once.
+stop where the trip serves that once. It holds until the next one of its visit: the table has changes only.
 """
+
+from datetime import date
 
 import numpy as np
 import pandas as pd
 
 from mbta_assets.transit.as_of import find_latest
-from mbta_assets.transit.ids import combine_codes
+from mbta_assets.transit.ids import IdCodes, combine_codes
 from mbta_assets.transit.plausibility import MICROSECONDS_PER_SECOND, NAT
-from mbta_assets.transit.stop_times import StopTimes, to_integers, to_microseconds
+from mbta_assets.transit.schema import Vehicle, empty_frame
+from mbta_assets.transit.stop_times import StopTimes, order_stop_times, start_microseconds, to_integers, to_microseconds
 
 AGENCY_DELAY = "agency_delay_seconds"
 """Column of `transit_features` with the delays."""
@@ -38,6 +41,29 @@ def find_agency_delays(raw: pd.DataFrame, predictions: pd.DataFrame | None, stop
     predicted = np.where(raw["event"] == "departure", departure, arrival)
     delay = (predicted - to_microseconds(raw["scheduled_arrival"])) / MICROSECONDS_PER_SECOND
     return np.where(predicted == NAT, np.nan, delay)
+
+
+def list_agency_arrivals(
+    predictions: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame, service_date: date
+) -> pd.DataFrame:
+    """Return the arrivals that the agency predicted, by the stop visits of a service day's schedule.
+
+    Columns are `trip_id`, `stop_sequence`, `predicted_at` and `predicted_arrival`, in the order in which predictions
+    replace one another. An arrival is missing where only a departure is predicted any longer. The first stop of a trip
+    and predictions of no scheduled visit are left out.
+    """
+    codes = IdCodes.from_tables(empty_frame(Vehicle), schedule)
+    stop_times = order_stop_times(schedule, stop, codes, start_microseconds(service_date))
+    visit = _find_visits(predictions, stop_times)
+    row = np.flatnonzero((visit >= 0) & (np.append(stop_times.position, 1)[visit] > 1))
+    visit, rows = visit[row], predictions.iloc[row]
+    arrivals = {
+        "trip_id": pd.Series(codes.trips.to_numpy()[stop_times.trip[visit]], rows.index, rows["trip_id"].dtype),
+        "stop_sequence": pd.Series(stop_times.sequence[visit], rows.index, rows["stop_sequence"].dtype),
+        "predicted_at": rows["predicted_at"],
+        "predicted_arrival": rows["arrival_time"],
+    }
+    return pd.DataFrame(arrivals).sort_values("predicted_at", kind="stable", ignore_index=True)
 
 
 def _find_visits(predictions: pd.DataFrame, stop_times: StopTimes) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbta_assets.transit import schema
-from mbta_assets.transit.agency_delays import find_agency_delays
+from mbta_assets.transit.agency_delays import find_agency_delays, list_agency_arrivals
 from mbta_assets.transit.ids import IdCodes
 from mbta_assets.transit.stop_times import StopTimes, order_stop_times, start_microseconds
 
@@ -20,8 +20,8 @@ PATTERNS = {"plain": ["a", "b", "c"], "loop": ["a", "b", "a", "c"], "unnumbered"
 NUMBERED = ("plain", "loop")
 
 
-def make_stop_times() -> StopTimes:
-    """Return the stop times of the trips, whose stop sequences go up in tens."""
+def make_schedule() -> pd.DataFrame:
+    """Return the schedule of the trips, whose stop sequences go up in tens."""
     columns: dict[str, list[Any]] = {"trip_id": [], "stop_id": [], "stop_sequence": [], "time": []}
     for trip, stops in PATTERNS.items():
         for n, stop in enumerate(stops):
@@ -30,12 +30,17 @@ def make_stop_times() -> StopTimes:
                 columns[name].append(value)
     frame = pd.DataFrame(columns).assign(service_date=DAY, timepoint=None)
     frame = frame.assign(arrival_time=frame["time"], departure_time=frame.pop("time"))
-    schedule = schema.cast_frame(frame, schema.Schedule)
+    return schema.cast_frame(frame, schema.Schedule)
+
+
+def make_stop_times(schedule: pd.DataFrame) -> StopTimes:
+    """Return the stop times of a schedule."""
     codes = IdCodes.from_tables(schema.empty_frame(schema.Vehicle), schedule)
     return order_stop_times(schedule, schema.empty_frame(schema.Stop), codes, start_microseconds(DAY))
 
 
-STOP_TIMES = make_stop_times()
+SCHEDULE = make_schedule()
+STOP_TIMES = make_stop_times(SCHEDULE)
 SECONDS = st.integers(-3, 3)
 TRIPS = st.sampled_from([*PATTERNS, "unknown"])
 TIMES = st.none() | st.integers(-600, 600)
@@ -115,3 +120,20 @@ def test_no_prediction_after_a_row_matters(rows: list[Any], predictions: list[An
 def test_without_predictions_there_are_no_delays() -> None:
     rows = make_rows([(0, "plain", 1, "arrival")])
     assert np.isnan(find_agency_delays(rows, None, STOP_TIMES)).all()
+
+
+@given(PREDICTIONS)
+def test_listed_arrivals_are_those_of_the_delays_but_for_first_stops(predictions: list[Any]) -> None:
+    listed = list_agency_arrivals(make_predictions(predictions), SCHEDULE, schema.empty_frame(schema.Stop), DAY)
+    assert listed["predicted_at"].is_monotonic_increasing
+    visits = [(trip, n) for trip, stops in PATTERNS.items() for n in range(len(stops))]
+    rows = make_rows([(now, *visit, "arrival") for now in range(-3, 4) for visit in visits])
+    delays = find_agency_delays(rows, make_predictions(predictions), STOP_TIMES)
+    first = rows["scheduled_arrival"] == NOON
+    for row, delay in zip(rows[~first].to_dict("records"), delays[~first], strict=True):
+        of_visit = listed[(listed["trip_id"] == row["trip_id"]) & (listed["stop_sequence"] == row["stop_sequence"])]
+        known = of_visit.loc[of_visit["predicted_at"] <= row["time_stamp"], "predicted_arrival"]
+        latest = known.iloc[-1] if len(known) else pd.NaT
+        np.testing.assert_equal((latest - row["scheduled_arrival"]).total_seconds(), delay)
+    sequences = rows[~first].groupby("trip_id")["stop_sequence"].unique()
+    assert all(row["stop_sequence"] in sequences[row["trip_id"]] for row in listed.to_dict("records"))
