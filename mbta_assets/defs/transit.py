@@ -1,5 +1,6 @@
 """Group `transit`: the point-in-time join of the upstream tables, the features computed from it, and their checks."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 from typing import Any
@@ -159,9 +160,14 @@ def transit_features(
     return DailyOutput(make)
 
 
-def read_agency_predictions(warehouse: Warehouse, source: Source, day: date) -> pd.DataFrame:
-    """Return the agency's predictions of a service day; without rows where the source has none of it."""
+def read_agency_predictions(
+    warehouse: Warehouse, source: Source, day: date, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the agency's predictions of a service day; without rows where the source has none of it.
+
+    It has all columns or some.
+    """
     if "agency_predictions" in source.optional_tables:
         with suppress(MissingPartition):
-            return warehouse.read("agency_predictions", day)
+            return warehouse.read("agency_predictions", day, columns)
     return schema.empty_frame(schema.AgencyPredictions)

@@ -17,6 +17,8 @@ from mbta_assets.transit.stop_times import StopTimes, order_stop_times, start_mi
 
 AGENCY_DELAY = "agency_delay_seconds"
 """Column of `transit_features` with the delays."""
+ARRIVAL_COLUMNS = ["predicted_at", "trip_id", "stop_id", "stop_sequence", "arrival_time"]
+"""Columns of `agency_predictions` that predicted arrivals are listed from."""
 
 
 def find_agency_delays(raw: pd.DataFrame, predictions: pd.DataFrame | None, stop_times: StopTimes) -> np.ndarray:
@@ -48,9 +50,9 @@ def list_agency_arrivals(
 ) -> pd.DataFrame:
     """Return the arrivals that the agency predicted, by the stop visits of a service day's schedule.
 
-    Columns are `trip_id`, `stop_sequence`, `predicted_at` and `predicted_arrival`, in the order in which predictions
-    replace one another. An arrival is missing where only a departure is predicted any longer. The first stop of a trip
-    and predictions of no scheduled visit are left out.
+    `predictions` has `ARRIVAL_COLUMNS`. The columns are `trip_id`, `stop_sequence`, `predicted_at` and
+    `predicted_arrival`, in the order in which predictions replace one another. An arrival is missing where only a
+    departure is predicted any longer. The first stop of a trip and predictions of no scheduled visit are left out.
     """
     codes = IdCodes.from_tables(empty_frame(Vehicle), schedule)
     stop_times = order_stop_times(schedule, stop, codes, start_microseconds(service_date))

@@ -130,10 +130,10 @@ def test_listed_arrivals_are_those_of_the_delays_but_for_first_stops(predictions
     rows = make_rows([(now, *visit, "arrival") for now in range(-3, 4) for visit in visits])
     delays = find_agency_delays(rows, make_predictions(predictions), STOP_TIMES)
     first = rows["scheduled_arrival"] == NOON
+    known = [tuple(row) for row in listed.itertuples(index=False)]
     for row, delay in zip(rows[~first].to_dict("records"), delays[~first], strict=True):
-        of_visit = listed[(listed["trip_id"] == row["trip_id"]) & (listed["stop_sequence"] == row["stop_sequence"])]
-        known = of_visit.loc[of_visit["predicted_at"] <= row["time_stamp"], "predicted_arrival"]
-        latest = known.iloc[-1] if len(known) else pd.NaT
+        visit, now = (row["trip_id"], row["stop_sequence"]), row["time_stamp"]
+        latest = ([arrival for *of, at, arrival in known if tuple(of) == visit and at <= now] or [pd.NaT])[-1]
         np.testing.assert_equal((latest - row["scheduled_arrival"]).total_seconds(), delay)
     sequences = rows[~first].groupby("trip_id")["stop_sequence"].unique()
     assert all(row["stop_sequence"] in sequences[row["trip_id"]] for row in listed.to_dict("records"))

@@ -13,27 +13,34 @@ import pandas as pd
 from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, check_rows, daily_table
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.monitoring.scorecard import describe_scores
+from mbta_assets.defs.transit import read_agency_predictions
 from mbta_assets.ml.evaluation import accuracy
 from mbta_assets.ml.evaluation.accuracy import MetricRow
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_within_bounds, predictions_unique
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
-from mbta_assets.ml.evaluation.grouping import POSITIONS
-from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS, get_agency_delays
+from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, predict_baselines
 from mbta_assets.ml.evaluation.service_quality import measure_service
 from mbta_assets.ml.training.dataset import read_labelled, read_rows
 from mbta_assets.ml.training.model_loading import load_model
+from mbta_assets.sources import Source, SourceError
 from mbta_assets.sources.gtfs.published import PublishedPredictions
 from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
+from mbta_assets.transit.agency_delays import ARRIVAL_COLUMNS, list_agency_arrivals
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
 MAX_NAMED_FEATURES = 3
+BASELINE = "persistence"
+"""Baseline beside which a day is shown; it needs nothing but the rows."""
 PREDICTION_COLUMNS = [
-    *schema.ROW_KEY, "predicted_delay_seconds", "model_version", "out_of_sample", "published_at", "role"
+    *schema.ROW_KEY, "event", "predicted_delay_seconds", "predicted_arrival", "model_version", "out_of_sample",
+    "published_at", "role",
 ]  # fmt: skip
+"""Columns of `delay_predictions` that accuracy is measured of."""
 
 MetricValues = dict[tuple[str, str, str], float | None]
 """By measure, dimension and member."""
@@ -73,43 +80,46 @@ def delay_predictions(
 @daily_table(
     group_name="monitoring",
     description=schema.PredictionAccuracy.__doc__,
+    deps=["schedule", "stop", "agency_predictions"],
     kinds={"pandas", "scipy"},
     checks=[check_rows(drift_within_bounds, blocking=False), check_rows(accuracy_within_bounds, blocking=False)],
 )
 def prediction_accuracy(
-    model_registry: dg.ResourceParam[ModelRegistry], delay_predictions: StoredTable, transit_features: StoredTable
+    model_registry: dg.ResourceParam[ModelRegistry],
+    warehouse: dg.ResourceParam[Warehouse],
+    source: dg.ResourceParam[Source],
+    delay_predictions: StoredTable,
+    transit_features: StoredTable,
 ) -> DailyOutput:
     read_reference = lru_cache(maxsize=4)(lambda version: _read_reference(model_registry, version))
 
     def measure(day: date) -> ServiceDay:
-        stored = _complete(delay_predictions.read(day))
-        predictions = stored.loc[stored["out_of_sample"], PREDICTION_COLUMNS]
-        is_shadow = (predictions["role"] == schema.SHADOW).fillna(False).astype(bool)  # batch predictions have no role
+        stored, features = _read_predictions(delay_predictions, day), transit_features.read(day)
+        predictions = stored[stored["out_of_sample"]]
+        is_shadow = _has_role(predictions, schema.SHADOW)
         in_shadow, predictions = predictions[is_shadow], predictions[~is_shadow]
-        features = transit_features.read(day)
-        tables, metadata = [schema.empty_frame(schema.PredictionAccuracy)], dict[str, Any]()
+        scored, metadata = dict[str, list[MetricRow]](), dict[str, Any]()
         for version, of_version in predictions.groupby("model_version", sort=True):
-            rows, version_metadata = _measure_version(str(version), of_version, features, read_reference)
-            tables.append(accuracy.make_accuracy_table(day, str(version), rows))
-            metadata = {"model_version": str(version), **version_metadata}
-        by_agency = features[~np.isnan(get_agency_delays(features))]
-        if len(by_agency):
-            moments = predictions[[*schema.ROW_KEY, "published_at"]].drop_duplicates()
-            by_agency = by_agency.merge(moments, on=schema.ROW_KEY)
-        if of_agency := accuracy.score_agency(by_agency):
-            tables.append(accuracy.make_accuracy_table(day, AGENCY_BASELINE, of_agency))
-            metadata["agency"] = _compare_with_agency(rows, of_agency)
+            scored[str(version)], of_model = _measure_version(str(version), of_version, features, read_reference)
+            metadata = {"model_version": str(version), **of_model}
+        of_agency, baselines = _score_others(predictions, features)
         for version, of_version in in_shadow.groupby("model_version", sort=True):
-            rows, _ = _measure_version(str(version), of_version, features, None)
-            tables.append(accuracy.make_accuracy_table(day, accuracy.name_shadow(str(version)), rows))
-        served = stored[(stored["role"] == schema.PRODUCTION).fillna(False).astype(bool)]
+            name = accuracy.name_shadow(str(version))
+            scored[name], _ = _measure_version(str(version), of_version, features, None)
+        served = stored[_has_role(stored, schema.PRODUCTION)]
         if len(served):
-            quality = measure_service(served, features)
-            tables.append(accuracy.make_accuracy_table(day, accuracy.PUBLISHED, quality))
-            metadata["published"] = table_metadata([row._asdict() for row in quality])
-        if not metadata:
+            agency, omitted = _read_agency_arrivals(warehouse, source, day)
+            scored[accuracy.PUBLISHED], service = measure_service(served, features, agency)
+            of_agency, metadata = [*of_agency, *service], {**metadata, **omitted}
+        if of_agency:
+            scored[AGENCY_BASELINE] = of_agency
+        tables = [accuracy.make_accuracy_table(day, version, rows) for version, rows in scored.items()]
+        if scored:
+            metadata |= describe_scores(scored, baselines)
+        else:
             metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}
-        return ServiceDay(pd.concat(tables, ignore_index=True), metadata=metadata)
+        rows = pd.concat([schema.empty_frame(schema.PredictionAccuracy), *tables], ignore_index=True)
+        return ServiceDay(rows, metadata=metadata)
 
     return DailyOutput(measure)
 
@@ -136,31 +146,20 @@ def _describe_served(rows: pd.DataFrame) -> ServiceDay:
     return ServiceDay(rows, metadata=metadata)
 
 
-def describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:
-    """Return the metadata of one service day: the main metrics, the largest drift, and two tables."""
+def _describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:
+    """Return the metadata of a model version on one service day: the main metrics, the largest drift, and the routes.
+
+    The UI charts the numbers from day to day.
+    """
     values: MetricValues = {(row.measure, row.dimension, row.member): row.value for row in rows}
-    counts = {(row.measure, row.dimension, row.member): row.n for row in rows}
     main = {
         "mae_seconds": values["mae_seconds", "all", "all"],
         "eta_benchmark_score": values["eta_benchmark", "all", "all"],
         "matched_share": values["matched_share", "all", "all"],
     }
-    windows = [
-        {
-            "predicted": horizon,
-            "predictions": counts["within_mbta_window", "predicted_horizon", horizon],
-            "share": values["within_mbta_window", "predicted_horizon", horizon],
-            **{
-                position: values["within_mbta_window", "predicted_horizon, position", f"{horizon}, {position}"]
-                for position in POSITIONS
-            },
-        }
-        for horizon in MBTA_WINDOWS
-    ]
     return {
         **{name: value for name, value in main.items() if value is not None},
         **_describe_drift(rows),
-        "within_mbta_window": table_metadata(windows),
         **_describe_routes(rows, values),
     }
 
@@ -174,6 +173,20 @@ def _read_stored(warehouse: Warehouse, day: date) -> pd.DataFrame:
     if "stop_sequence" not in stored:  # stored by an earlier release, whose predictions match no row any more
         return schema.empty_frame(schema.DelayPredictions)
     return _complete(stored)
+
+
+def _read_predictions(stored: StoredTable, day: date) -> pd.DataFrame:
+    """Read `PREDICTION_COLUMNS` of a service day's predictions. Raises MissingPartition."""
+    try:
+        rows = stored.read(day, PREDICTION_COLUMNS)
+    except KeyError:  # stored by an earlier release, which did not have them all
+        rows = _complete(stored.read(day))[PREDICTION_COLUMNS]
+    return _complete(rows)
+
+
+def _has_role(predictions: pd.DataFrame, role: str) -> pd.Series:
+    """Return which predictions (n,) were made live in a role; others have none."""
+    return (predictions["role"] == role).fillna(False).astype(bool)
 
 
 def _complete(stored: pd.DataFrame) -> pd.DataFrame:
@@ -208,7 +221,7 @@ def _measure_version(
         rows += measure_drift(scored, predicted, read_reference(version))
     except BundleError as error:
         metadata["drift_omitted"] = f"The training set of the model is no longer stored. {error}"
-    return rows, metadata | describe_accuracy(rows)
+    return rows, metadata | _describe_accuracy(rows)
 
 
 def _read_reference(model_registry: ModelRegistry, model_version: str) -> DriftReference:
@@ -220,25 +233,34 @@ def _read_reference(model_registry: ModelRegistry, model_version: str) -> DriftR
     return DriftReference.from_rows(model, train, read_labelled(training_set, "test"))
 
 
-def _compare_with_agency(rows: Sequence[MetricRow], of_agency: Sequence[MetricRow]) -> dg.TableMetadataValue:
-    """Return a table of the shares within the MBTA's windows, of a model and the agency on the same arrivals.
+def _score_others(
+    predictions: pd.DataFrame, features: pd.DataFrame
+) -> tuple[list[MetricRow], dict[str, list[MetricRow]]]:
+    """Return the scores of the agency and of the baseline for the rows and times of a service day's predictions.
 
-    A prediction is in the window of the time to arrival that it says, so both have numbers of their own.
+    Without predictions there are none.
     """
-    windows = [row for row in rows if row.dimension == "beside_agency, predicted_horizon"]
-    agency = {row.member: row for row in of_agency if row.dimension == "predicted_horizon"}
-    return table_metadata(
-        [
-            {
-                "predicted": row.member,
-                "model": row.value,
-                "agency": agency[row.member].value,
-                "predictions of the model": row.n,
-                "predictions of the agency": agency[row.member].n,
-            }
-            for row in windows
-        ]
-    )
+    if predictions.empty:
+        return [], {}
+    moments = predictions[[*schema.ROW_KEY, "published_at"]].drop_duplicates()
+    rows = features.merge(moments, on=schema.ROW_KEY)
+    baseline = predict_baselines(rows)[BASELINE]
+    return accuracy.score_agency(rows), {BASELINE: accuracy.score_predictions(rows, baseline)}
+
+
+def _read_agency_arrivals(warehouse: Warehouse, source: Source, day: date) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return the agency's predicted arrivals of a service day, and metadata that says why they are left out.
+
+    There are no arrivals where the source has none, or the schedule that tells their stop visits is gone.
+    """
+    predictions = read_agency_predictions(warehouse, source, day, ARRIVAL_COLUMNS)
+    schedule, stop, omitted = schema.empty_frame(schema.Schedule), schema.empty_frame(schema.Stop), dict[str, str]()
+    if len(predictions):
+        try:
+            schedule, stop = (warehouse.read(table, day) for table in ("schedule", "stop"))
+        except (MissingPartition, SourceError) as error:
+            omitted = {"agency_service_omitted": f"The schedule of the service day is no longer stored. {error}"}
+    return list_agency_arrivals(predictions, schedule, stop, day), omitted
 
 
 def _describe_drift(rows: Sequence[MetricRow]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 How far the day is from the training data is measured in `drift`; the metrics themselves are defined in `metrics`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -21,12 +21,15 @@ TEXT = pd.StringDtype("pyarrow")
 SHADOW_PREFIX = f"{schema.SHADOW} "
 PUBLISHED = "published"
 """Name under which is scored what riders were told, by whichever model."""
-
+BESIDE_AGENCY = "beside_agency"
+"""Dimension of a measure on what the agency has predicted too."""
 
 _BESIDE_AGENCY = {
-    ("mae_seconds", "all"): "beside_agency",
-    ("mae_seconds", "stops_ahead"): "beside_agency, stops_ahead",
-    ("within_mbta_window", "predicted_horizon"): "beside_agency, predicted_horizon",
+    ("mae_seconds", "all"): BESIDE_AGENCY,
+    ("mae_seconds", "stops_ahead"): f"{BESIDE_AGENCY}, stops_ahead",
+    ("within_mbta_window", "all"): BESIDE_AGENCY,
+    ("within_mbta_window", "predicted_horizon"): f"{BESIDE_AGENCY}, predicted_horizon",
+    ("eta_benchmark", "all"): BESIDE_AGENCY,
 }
 """Dimension of a measure on the rows that the agency has predicted, by the measure and its dimension on all rows."""
 
@@ -144,7 +147,8 @@ def score_predictions(
 def score_beside_agency(features: pd.DataFrame, predicted: np.ndarray) -> list[MetricRow]:
     """Score a model's predicted delays (n,) on those of n rows that the agency has predicted; none without such rows.
 
-    Returns the MAE and the shares within the MBTA's windows, in the dimension `beside_agency` and those below it.
+    Returns the MAE, the shares within the MBTA's windows and the benchmark's score, in the dimension `beside_agency`
+    and those below it.
     """
     has_agency = ~np.isnan(metrics.get_agency_delays(features))
     rows = _score_selected(features, predicted, has_agency)
@@ -217,7 +221,10 @@ def _group_by_mode(features: pd.DataFrame, bounds: AccuracyBounds) -> pd.Series:
 def _measure_mbta_windows(
     label: np.ndarray, predicted: np.ndarray, scheduled_seconds_ahead: np.ndarray, groups: Mapping[str, pd.Series]
 ) -> Iterator[MetricRow]:
-    """Yield the shares within the agency's windows, over all rows and by the members (n,) of each dimension."""
+    """Yield the shares within the agency's windows, over all rows and by the members (n,) of each dimension.
+
+    That of the dimension `all` is over the predictions of all windows.
+    """
     # A missing label counts as a miss. On a day without any label nothing is scored, as arrivals may be yet to come.
     scored = np.full(len(label), not np.isnan(label).all())
     selections = {("predicted_horizon", ""): scored}
@@ -226,8 +233,17 @@ def _measure_mbta_windows(
             selections[dimension, f", {member}"] = scored & (members == member).to_numpy()
     for (dimension, suffix), mask in selections.items():
         shares = metrics.score_mbta_windows(label[mask], predicted[mask], scheduled_seconds_ahead[mask])
+        if not suffix:
+            yield _pool_shares(shares.values())
         for window, share in shares.items():
             yield MetricRow("within_mbta_window", dimension, window + suffix, share.n, share.value)
+
+
+def _pool_shares(shares: Collection[metrics.Share]) -> MetricRow:
+    """Return the share within the agency's windows over the predictions of several bins."""
+    n = sum(share.n for share in shares)
+    within = sum(share.n * share.value for share in shares if share.value is not None)
+    return MetricRow("within_mbta_window", "all", "all", n, within / n if n else None)
 
 
 def _measure_eta_benchmark(

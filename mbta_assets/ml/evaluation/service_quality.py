@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mbta_assets.ml.evaluation.accuracy import MetricRow
+from mbta_assets.ml.evaluation.accuracy import BESIDE_AGENCY, MetricRow
 from mbta_assets.ml.evaluation.steadiness import compute_change
 from mbta_assets.transit.as_of import count_before, find_latest
 
@@ -88,7 +88,7 @@ def measure_service(
         *_measure_shares(looks, _select_shown(changes, times), observed, times),
         *_measure_trust("all", beside.select(both), observed),
     ]
-    return [*ours, *_measure_trust("beside_agency", said.select(both), observed)], of_agency
+    return [*ours, *_measure_trust(BESIDE_AGENCY, said.select(both), observed)], of_agency
 
 
 def _order(rows: pd.DataFrame, time: str, visits: pd.MultiIndex) -> Published:

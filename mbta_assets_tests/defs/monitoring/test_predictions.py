@@ -68,6 +68,7 @@ def make_resources(root: Path) -> dict[str, object]:
         "model_registry": registry,
         "warehouse": DuckDBWarehouse(tables, tables),
         "table_store": tables,
+        "source": SyntheticSource(0),
         "published": PublishedPredictions(FeedArchive(DirectoryPlace(root / "feeds"))),
     }
 

@@ -128,17 +128,60 @@ def test_checks_do_not_judge_a_model_in_the_shadow(made: Deployment) -> None:
     assert in_shadow.any() and accuracy_within_bounds(worst) == accuracy_within_bounds(rows)
 
 
-def test_what_riders_had_beside_the_error_is_measured(made: Deployment) -> None:
-    rows = read_table(made, "prediction_accuracy")
-    values = rows[rows["model_version"] == PUBLISHED].set_index("measure")["value"]
-    assert set(values.index) == {
-        "unpredicted_share", "never_came_share", "change_per_minute_seconds", "extra_wait_seconds"
-    }  # fmt: skip
+SERVICE = {"unpredicted_share", "never_came_share", "change_per_minute_seconds", "extra_wait_seconds"}
+
+
+def list_told(rows: pd.DataFrame, features: pd.DataFrame) -> set[tuple[str, int]]:
+    """Return the observed visits of which rows were published in the ten minutes before."""
+    arrivals = features[["trip_id", "stop_sequence", "actual_arrival_time"]].drop_duplicates()
+    told = rows.merge(arrivals, on=["trip_id", "stop_sequence"])
+    before = (told["actual_arrival_time"] - told["published_at"]).dt.total_seconds()
+    told = told[(before > 0) & (before <= 600)]
+    return set(zip(told["trip_id"], told["stop_sequence"], strict=True))
+
+
+def test_what_riders_had_beside_the_error_is_measured_of_us_and_the_agency(made: Deployment) -> None:
+    rows = read_table(made, "prediction_accuracy").query("dimension == 'all'").set_index("measure")
+    values, of_agency = (rows.loc[rows["model_version"] == name, "value"] for name in (PUBLISHED, "agency"))
+    assert set(values.index) == SERVICE < set(of_agency.index)
     served = read_table(made, "delay_predictions").query("role == 'production' and event == 'arrival'")
     features = read_table(made, "transit_features").query("event == 'arrival'").dropna(subset=["actual_arrival_time"])
-    visits = features.drop_duplicates(["trip_id", "stop_sequence"])[["trip_id", "stop_sequence", "actual_arrival_time"]]
-    told = served.merge(visits, on=["trip_id", "stop_sequence"])
-    before = (told["actual_arrival_time"] - told["published_at"]).dt.total_seconds()
-    announced = told[(before > 0) & (before <= 600)].drop_duplicates(["trip_id", "stop_sequence"])
-    assert values["unpredicted_share"] == pytest.approx(1 - len(announced) / len(visits))
+    n_visits = len(features.drop_duplicates(["trip_id", "stop_sequence"]))
+    assert values["unpredicted_share"] == pytest.approx(1 - len(list_told(served, features)) / n_visits)
     assert 0 <= values["unpredicted_share"] < 0.5 and values["extra_wait_seconds"] >= 0
+    said = read_table(made, "agency_predictions").assign(event="arrival")  # each visit by its stop sequence
+    times = pd.DataFrame({"published_at": sorted(served["published_at"].unique())})
+    seen = said.merge(times, how="cross").query("predicted_at <= published_at")
+    latest = seen.sort_values("predicted_at").drop_duplicates(["trip_id", "stop_sequence", "published_at"], keep="last")
+    latest = latest[latest["arrival_time"] >= latest["published_at"]]
+    assert of_agency["unpredicted_share"] == pytest.approx(1 - len(list_told(latest, features)) / n_visits)
+    assert values["unpredicted_share"] < of_agency["unpredicted_share"] < 0.8
+
+
+def test_one_table_and_one_plot_show_the_day(made: Deployment, models: ModelStore) -> None:
+    event = made.instance.get_latest_materialization_event(dg.AssetKey("prediction_accuracy"))
+    assert event and event.asset_materialization
+    metadata = event.asset_materialization.metadata
+    assert "data:image/png" in str(metadata["scores_plot"].value)
+    scores = metadata["scores"]
+    assert isinstance(scores, dg.TableMetadataValue)
+    table = {str(record.data["measure"]): record.data for record in scores.records}
+    model, shadow = (
+        f"{prefix} {bundle.digest[:8]}" for prefix, bundle in zip(("model", "shadow"), models.models, strict=True)
+    )
+    assert set(table["mean absolute error, s"]) >= {model, f"{model} where the agency predicts", "agency", shadow}
+    rows = read_table(made, "prediction_accuracy").query("member == 'all'")
+    key = ["model_version", "measure", "dimension"]
+    values = {tuple(row[name] for name in key): row for row in rows.to_dict("records")}
+    of_model, of_service = models.models[0].digest, PUBLISHED
+    for measure, column, stored in [
+        ("mean absolute error, s", model, (of_model, "mae_seconds", "all")),
+        ("ETA benchmark score", f"{model} where the agency predicts", (of_model, "eta_benchmark", "beside_agency")),
+        ("share within the window, all", "agency", ("agency", "within_mbta_window", "all")),
+        ("extra wait, s", model, (of_service, "extra_wait_seconds", "all")),
+        ("extra wait, s", f"{model} where the agency predicts", (of_service, "extra_wait_seconds", "beside_agency")),
+        ("change per minute, s", "agency", ("agency", "change_per_minute_seconds", "all")),
+    ]:
+        assert table[measure][column] == values[stored]["value"] is not None
+        assert table[measure][f"n of {column}"] == values[stored]["n"] > 0
+    assert table["extra wait, s"][shadow] is None

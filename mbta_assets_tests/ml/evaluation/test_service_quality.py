@@ -50,8 +50,8 @@ def measure(said: Said, arrived: dict[Any, float], agency: Said | None = None) -
     predictions = make_frame(said, "published_at"), make_features(arrived), make_frame(agency or {}, "predicted_at")
     ours, of_agency = measure_service(*predictions)
     parts = [row for row in ours if row.dimension == "all"], [row for row in ours if row.dimension != "all"], of_agency
-    ours_alone, beside, of_agency = ({row.measure: (row.n, row.value) for row in part} for part in parts)
-    return ours_alone, beside, of_agency
+    on_all, beside, by_agency = ({row.measure: (row.n, row.value) for row in part} for part in parts)
+    return on_all, beside, by_agency
 
 
 def say_as_agency(agency: Said, times: list[float]) -> Said:
