@@ -27,7 +27,7 @@ from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
-from mbta_assets.sources import Source
+from mbta_assets.sources import Source, SourceError
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import LEADERBOARD, ReportStore
@@ -100,7 +100,7 @@ def compute_whole_trips(warehouse: Warehouse, source: Source, training_set: Mapp
         sizes = stored[stored["time_stamp"] >= pd.Timestamp(begin)].groupby("trip_id").size()
         sizes = sizes.iloc[np.argsort([crc32(str(trip).encode()) for trip in sizes.index], kind="stable")]
         sizes = sizes[sizes.cumsum() <= left]
-        with suppress(MissingPartition):
+        with suppress(MissingPartition, SourceError):  # the upstream tables of a stored day may be gone
             rows = _compute_features(warehouse, source, day, list(sizes.index))
             tables.append(rows[rows["time_stamp"] >= pd.Timestamp(begin)])
             left -= int(sizes.sum())
@@ -108,7 +108,10 @@ def compute_whole_trips(warehouse: Warehouse, source: Source, training_set: Mapp
 
 
 def _compute_features(warehouse: Warehouse, source: Source, day: date, trips: list[str]) -> pd.DataFrame:
-    """Compute the features of a service day's rows about every stop ahead on some trips. Raises MissingPartition."""
+    """Compute the features of a service day's rows about every stop ahead on some trips.
+
+    Raises MissingPartition or SourceError.
+    """
     raw = schema.cast_frame(
         warehouse.join_upstream_tables(day, every_stop_ahead=True, trips=trips), schema.RawTransitData
     )

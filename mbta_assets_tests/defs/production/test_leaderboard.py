@@ -8,15 +8,18 @@ import pandas as pd
 import pytest
 
 from mbta_assets.defs.production.leaderboard import compute_whole_trips, measure_steadiness
+from mbta_assets.sources.bigquery import BigQuerySource
 from mbta_assets.sources.synthetic import SyntheticSource
+from mbta_assets.storage.bigquery_tables import BigQueryTables
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import to_arrow
-from mbta_assets.storage.warehouse import DuckDBWarehouse
+from mbta_assets.storage.warehouse import BigQueryWarehouse, DuckDBWarehouse
 from mbta_assets.transit import schema
 from mbta_assets.transit.features import compute_transit_features
 from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.looping_trips import make_looping_day
 
+pytestmark = pytest.mark.xdist_group("google")
 Store: TypeAlias = tuple[DuckDBWarehouse, pd.DataFrame, dict[str, Any]]
 KEY = ["trip_id", "vehicle_id", "time_stamp", "stops_ahead"]
 
@@ -72,3 +75,16 @@ def test_of_days_whose_upstream_tables_are_gone_nothing_is_measured(store: Store
     warehouse, _, manifest = store
     upstream = ParquetTables(tmp_path)
     assert compute_whole_trips(DuckDBWarehouse(warehouse.tables, upstream), SyntheticSource(0), manifest).empty
+
+
+def test_tables_in_bigquery_have_the_same_rows_until_they_are_gone(store: Store, tables: BigQueryTables) -> None:
+    warehouse, every, manifest = store
+    for name in schema.UPSTREAM:
+        tables.write(name, plain_day.DAY, warehouse.upstream.read(name, [plain_day.DAY]))
+    source = BigQuerySource(tables.bigquery, tables.dataset, {})
+    in_place = BigQueryWarehouse(warehouse.tables, source.tables_in_place, tables.bigquery)
+    pd.testing.assert_frame_equal(sort(compute_whole_trips(in_place, source, manifest)), sort(every))
+    tables.bigquery.query("Prepare", f"DELETE FROM `{tables.dataset_path}.vehicle` WHERE TRUE")
+    assert compute_whole_trips(in_place, source, manifest).empty
+    tables.bigquery.query("Prepare", f"DROP TABLE `{tables.dataset_path}.vehicle`")
+    assert compute_whole_trips(in_place, source, manifest).empty
