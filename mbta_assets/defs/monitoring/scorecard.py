@@ -15,6 +15,8 @@ from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS
 _NO_MODELS = (AGENCY_BASELINE, PUBLISHED)
 VERSION_DIGITS = 8
 """Number of digits of a model's digest in the name of its column."""
+WHERE_AGENCY = " where the agency predicts"
+"""End of the name of a column."""
 Key: TypeAlias = tuple[str, str, str]
 Scores: TypeAlias = dict[Key, MetricRow]
 """By measure, dimension and member."""
@@ -41,7 +43,8 @@ def describe_scores(
 
     `scored` has the rows of the day by model version, `baselines` those of predictions that are not stored. A model has
     a second column on what the agency predicted too. What was published is in the column of the model if a single one
-    was scored, else in a column of its own.
+    was scored, else in a column of its own. Where there are predictions of the agency, the plot is on those, else on
+    all.
     """
     models = [name for name in scored if name not in _NO_MODELS and not name.startswith(SHADOW_PREFIX)]
     rows_by_name = {name: list(rows) for name, rows in scored.items()}
@@ -52,8 +55,12 @@ def describe_scores(
         label = name if name in (*_NO_MODELS, *baselines) else _shorten(name)
         columns[label] = _index_rows(rows)
         if beside := _select_beside_agency(rows):
-            columns[f"{label} where the agency predicts"] = _index_rows(beside)
+            columns[label + WHERE_AGENCY] = _index_rows(beside)
     plotted = {name: scores for name, scores in columns.items() if WINDOWS["all"] in scores}
+    if AGENCY_BASELINE in plotted:
+        plotted = {
+            name: scores for name, scores in plotted.items() if name == AGENCY_BASELINE or name.endswith(WHERE_AGENCY)
+        }
     plot = {"scores_plot": plot_metadata(lambda axes: _draw_windows(axes, plotted))} if plotted else {}
     return {"scores": _make_table(columns), **plot}
 
