@@ -25,6 +25,7 @@ from mbta_assets.ml.training.dataset import read_rows, select_labelled
 from mbta_assets.ml.training.hyperparameters import BoostingConfig
 from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
+from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.gtfs.archive import FeedArchive
 from mbta_assets.sources.gtfs.published import PublishedPredictions
 from mbta_assets.sources.synthetic import SyntheticSource
@@ -310,6 +311,18 @@ def test_each_version_that_has_not_learned_from_the_day_is_scored(store: Path, u
     predicted = read_table(store, "delay_predictions")
     assert predicted["model_version"].value_counts().to_dict() == {first: len(unseen), second: len(unseen)}
     assert set(read_table(store, "prediction_accuracy")["model_version"]) == {first, second}
+
+
+def test_without_the_schedule_the_agencys_service_is_omitted_with_the_reason(tmp_path: Path) -> None:
+    tables = ParquetTables(tmp_path)
+    at = pd.Timestamp(UNSEEN_DAY, tz="UTC")
+    row = {"service_date": UNSEEN_DAY, "predicted_at": at, "trip_id": "1", "stop_id": "a"}
+    missing = dict.fromkeys(["arrival_time", "stop_sequence", "departure_time", "uncertainty"])
+    rows = schema.cast_frame(pd.DataFrame([row | missing]), schema.AgencyPredictions)
+    tables.write("agency_predictions", UNSEEN_DAY, to_arrow("agency_predictions", rows))
+    warehouse = DuckDBWarehouse(tables, tables)
+    arrivals, omitted = predictions._read_agency_arrivals(warehouse, FilesSource(tmp_path), UNSEEN_DAY)
+    assert arrivals.empty and "schedule" in omitted["agency_service_omitted"]
 
 
 def delay_by_twenty_minutes(vehicle: pd.DataFrame) -> pd.DataFrame:
