@@ -68,13 +68,14 @@ class GCSModelRegistry(ModelRegistry):
         except BundleError:
             return self._download(asset, digest)
 
-    def set_current(self, asset: str, digest: str, expected: str | None, why: str = "materialized") -> None:
-        """Make a stored version current if `expected` still is, as in any registry.
+    def set_current(self, asset: str, digest: str | None, expected: str | None, why: str = "materialized") -> None:
+        """Make a stored version current if `expected` still is, or none, as in any registry.
 
         Raises PointerMoved, BundleError if the version is not stored intact, or CloudError.
         """
         # A version that the cache does not have is downloaded under the lock that moving the pointer takes.
-        self.get(asset, digest)
+        if digest is not None:
+            self.get(asset, digest)
         super().set_current(asset, digest, expected, why)
 
     def read_manifest(self, asset: str, digest: str) -> dict[str, Any]:

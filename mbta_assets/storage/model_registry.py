@@ -3,7 +3,8 @@
 bundles/<asset>/<first 16 digits of the digest>/…      a version, in the format of `storage.bundle`
 bundles/<asset>/current.json                           the pointer
 
-Which version becomes current is decided elsewhere, in `defs.production`. The registry in a bucket is in `storage.gcs`.
+Besides those of assets there is the pointer `shadow_model`, to the candidate that waits for live evidence. Which
+version becomes current is decided elsewhere, in `defs.production`. The registry in a bucket is in `storage.gcs`.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ from mbta_assets.storage import bundle
 from mbta_assets.storage.atomic import lock_directory, sync
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 
+SHADOW_MODEL = "shadow_model"
+"""Name of the candidate that predicts live beside the production model; its pointer is cleared when none does."""
 INCOMING_POINTER = ".current.json"
 """Name in an asset's directory of a pointer that is being written."""
 REMOVED = ".removed"
@@ -41,6 +44,7 @@ class Move:
     """A move of a pointer: to which version, when (UTC, ISO 8601) and why; the oldest have no time and reason."""
 
     digest: str
+    """Empty where the pointer was cleared."""
     at: str | None = None
     why: str | None = None
 
@@ -66,6 +70,11 @@ class Pointer:
     moves: tuple[Move, ...]
     generation: int = 0
     """Generation of the object it was read from; 0 outside Cloud Storage."""
+
+    @property
+    def digest(self) -> str | None:
+        """Return the digest of the current version, None if the pointer was cleared."""
+        return self.moves[0].digest or None
 
     @classmethod
     def from_json(cls, text: bytes, generation: int = 0) -> Self:
@@ -159,12 +168,13 @@ class ModelRegistry:
         return self.get(asset, digest)
 
     def current_digest(self, asset: str) -> str | None:
-        """Return the digest of the current version, None before there is one."""
-        return next(iter(self.history(asset)), None)
+        """Return the digest of the current version, None if there is none."""
+        pointer = self.read_pointer(asset)
+        return pointer.digest if pointer else None
 
     def history(self, asset: str) -> list[str]:
         """Return the digests of the current version and all earlier ones, the latest first."""
-        return [move.digest for move in self.moves(asset)]
+        return [move.digest for move in self.moves(asset) if move.digest]
 
     def moves(self, asset: str) -> list[Move]:
         """Return every move of an asset's pointer, the latest first."""
@@ -178,27 +188,30 @@ class ModelRegistry:
         except FileNotFoundError:
             return None
 
-    def set_current(self, asset: str, digest: str, expected: str | None, why: str = "materialized") -> None:
+    def set_current(self, asset: str, digest: str | None, expected: str | None, why: str = "materialized") -> None:
         """Make a stored version current if `expected` still is (None: no version); `why` is kept in the history.
 
-        Raises PointerMoved if another version is current, BundleError if the version is not stored intact.
+        With None as `digest` no version is current any longer. Raises PointerMoved if another version is current,
+        BundleError if the version is not stored intact.
         """
         with lock_directory(self._directory(asset)):
             previous = self.read_pointer(asset)
             moves = previous.moves if previous else ()
-            current = moves[0].digest if moves else None
+            current = previous.digest if previous else None
             if current != expected:
                 raise PointerMoved(f"The current version of {asset} is {current}, no longer {expected}.")
-            self._verify_stored(asset, digest)
+            if digest is not None:
+                self._verify_stored(asset, digest)
             (self._directory(asset) / INCOMING_POINTER).unlink(missing_ok=True)  # left by a writer that was killed
             if digest != current:
-                latest = Move(digest, datetime.now(UTC).isoformat(timespec="seconds"), why)
+                latest = Move(digest or "", datetime.now(UTC).isoformat(timespec="seconds"), why)
                 self._write_pointer(asset, Pointer((latest, *moves)), previous)
 
-    def make_current(self, asset: str, digest: str, why: str = "materialized") -> None:
+    def make_current(self, asset: str, digest: str | None, why: str = "materialized") -> None:
         """Make a stored version current whatever is current now: of several writers at once the last one wins.
 
-        Raises BundleError if the version is not stored intact, PointerMoved if others move the pointer all the time.
+        With None as `digest` no version is current any longer. Raises BundleError if the version is not stored intact,
+        PointerMoved if others move the pointer all the time.
         """
         for attempt in range(MAX_MOVES):
             try:
@@ -208,7 +221,7 @@ class ModelRegistry:
                 time.sleep(random.uniform(0, min(MAX_MOVE_DELAY_SECONDS, MIN_MOVE_DELAY_SECONDS * 2**attempt)))
         raise PointerMoved(
             f"Others have moved the pointer of {asset} in {self.location} during each of {MAX_MOVES} attempts. "
-            f"Version {digest[:16]} is stored. See which runs make {asset} at the same time, and run this one again."
+            f"See which runs make {asset} at the same time, and run this one again."
         )
 
     def describe(self, asset: str, stored: Bundle) -> dict[str, Any]:

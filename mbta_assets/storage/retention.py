@@ -1,9 +1,10 @@
 """Retention: which stored versions and files nothing needs any more, and their removal.
 
-Never removed are the current version of every model and training set, those of the last moves of the production model,
-to which it may be rolled back, everything that these were made from, such as the training set that drift is measured
-against, and the controls beside them. Of the rest, the newest versions of each asset stay. A version of the last day
-may be part of a training that is under way and counts as needed, with what it was made from.
+Never removed are the current version of every model and training set, the candidate in the shadow, the versions of the
+last moves of the production model, to which it may be rolled back, everything that these were made from, such as the
+training set that drift is measured against, and the controls beside them. Of the rest, the newest versions of each
+asset stay. A version of the last day may be part of a training that is under way and counts as needed, with what it was
+made from.
 """
 
 import shutil

@@ -30,6 +30,7 @@ from mbta_assets_tests.support.fault_proxy import FaultProxy, RecordedRequest, R
 from mbta_assets_tests.support.writers import (
     DAY,
     PROCESSES,
+    clear_model,
     make_draft,
     make_rows,
     publish_model,
@@ -243,6 +244,28 @@ def test_a_killed_publisher_leaves_the_old_model_or_the_new(
     again = GCSModelRegistry(model_registry.bucket, tmp_path / "killed")
     again.set_current("model", again.put("model", make_draft(2)).digest, current.digest)
     assert model_registry.current("model").file("b.bin") == b"\x02\x02"
+
+
+@pytest.mark.parametrize(("moment", "cleared"), [({"cut": True}, False), ({"when": "after"}, True)])
+def test_a_writer_that_is_killed_while_it_clears_the_pointer_has_cleared_it_or_not(
+    model_registry: GCSModelRegistry,
+    storage_proxy: FaultProxy,
+    google_environment: dict[str, str],
+    tmp_path: Path,
+    moment: dict[str, Any],
+    cleared: bool,
+) -> None:
+    stored = model_registry.put("model", make_draft(1)).digest
+    model_registry.set_current("model", stored, None)
+    storage_proxy.inject(Rule(**PUT_OBJECT, body=POINTER_BODY, **moment, call=lambda: writer.kill()))
+    writer = start_process(clear_model, google_environment, tmp_path / "killed", stored)
+    writer.join(60)
+    assert writer.exitcode == -9
+    storage_proxy.clear()
+    assert model_registry.current_digest("model") == (None if cleared else stored)
+    model_registry.make_current("model", None)
+    assert [move.digest for move in model_registry.moves("model")] == ["", stored]
+    assert model_registry.get("model", stored).digest == stored
 
 
 # Faults of the network and the service

@@ -23,7 +23,7 @@ ROLLBACK = [sys.executable, "-m", "dagster", "job", "execute", "-m", "mbta_asset
 ROLLBACK += ["-j", "rollback_production"]
 MAX_ROLLBACK_SECONDS = 60
 """A command that waited for itself would take for ever; importing Dagster and the definitions takes most of this."""
-CALLS = st.sampled_from(["put", "get", "current", "set_current", "empty the cache"])
+CALLS = st.sampled_from(["put", "get", "current", "set_current", "clear", "empty the cache"])
 
 
 @pytest.mark.timeout(120)
@@ -70,6 +70,9 @@ def _call(registry: ModelRegistry, asset: str, call: str, n: int, digest: str, i
             case "set_current":
                 registry.set_current(asset, digest, registry.current_digest(asset))
                 return str(registry.history(asset))
+            case "clear":
+                registry.make_current(asset, None)
+                return str([move.digest for move in registry.moves(asset)])
     except (BundleError, PointerMoved) as error:
         return type(error).__name__
     if is_cache:

@@ -50,6 +50,21 @@ def test_the_history_says_when_each_version_became_current_and_why(tmp_path: Pat
     assert abs(datetime.now(UTC) - datetime.fromisoformat(latest.at)) < timedelta(minutes=1)
 
 
+def test_a_cleared_pointer_has_no_version_keeps_its_history_and_can_be_set_again(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    stored = registry.put("model", make_draft(1)).digest
+    registry.set_current("model", stored, expected=None, why="waits")
+    with pytest.raises(PointerMoved):
+        registry.set_current("model", None, expected="another")
+    registry.set_current("model", None, expected=stored, why="promoted")
+    assert registry.current_digest("model") is None
+    assert registry.history("model") == [stored]
+    registry.make_current("model", None, why="is clear already")
+    assert [move.why for move in registry.moves("model")] == ["promoted", "waits"]
+    registry.set_current("model", stored, expected=None)
+    assert registry.current("model").digest == stored
+
+
 def test_a_pointer_without_times_and_reasons_is_read_and_extended(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path)
     a, b, c = (registry.put("model", make_draft(n)).digest for n in range(3))
@@ -109,7 +124,7 @@ from mbta_assets.storage.model_registry import ModelRegistry, PointerMoved
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    ModelRegistry(Path.cwd()).set_current("model", sys.argv[1], expected=sys.argv[2])
+    ModelRegistry(Path.cwd()).set_current("model", sys.argv[1] or None, expected=sys.argv[2])
 except PointerMoved:
     print("lost")
 else:
@@ -118,9 +133,12 @@ else:
 
 
 @pytest.mark.integration
-def test_of_two_concurrent_writers_exactly_one_moves_the_pointer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clears", [False, True])
+def test_of_two_concurrent_writers_exactly_one_moves_or_clears_the_pointer(tmp_path: Path, clears: bool) -> None:
     registry = ModelRegistry(tmp_path)
     start, *others = (registry.put("model", make_draft(n)).digest for n in range(3))
+    if clears:
+        others[1] = ""
     registry.set_current("model", start, expected=None)
     root = str(ROOT)
     writers = [
@@ -135,4 +153,4 @@ def test_of_two_concurrent_writers_exactly_one_moves_the_pointer(tmp_path: Path)
         assert writer.stdout.readline() == "ready\n"
     outcomes = [writer.communicate("go\n")[0].strip() for writer in writers]
     assert sorted(outcomes) == ["lost", "won"]
-    assert registry.history("model") == [others[outcomes.index("won")], start]
+    assert [move.digest for move in registry.moves("model")] == [others[outcomes.index("won")], start]

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbta_assets.cli import main
-from mbta_assets.storage.bundle import BundleError, Draft
-from mbta_assets.storage.model_registry import REMOVED, ModelRegistry
+from mbta_assets.storage.bundle import Bundle, BundleError, Draft
+from mbta_assets.storage.model_registry import REMOVED, SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.retention import PRODUCTION, Retention, apply_plan, make_plan
 from mbta_assets_tests.support.dagster_dev import ROOT
 
@@ -48,7 +49,7 @@ class History:
     def __post_init__(self) -> None:
         self.registry = ModelRegistry(self.root)
 
-    def put(self, asset: str, draft: Draft, names: set[Version]) -> Version:
+    def put(self, asset: str, draft: Draft | Bundle, names: set[Version]) -> Version:
         """Store a version."""
         version = (asset, self.registry.put(asset, draft).digest)
         self.names[version] = names
@@ -74,11 +75,15 @@ class History:
     def promote(self) -> None:
         """Make the current student the production model."""
         if student := self.current.get("quantized_student"):
+            self.move(self.put(PRODUCTION, self.registry.get(*student), self.names[student]))
+
+    def set_shadow(self, waits: bool) -> None:
+        """Put the current student into the shadow, or nothing."""
+        self.current.pop(SHADOW_MODEL, None)
+        if waits and (student := self.current.get("quantized_student")):
             bundle = self.registry.get(*student)
-            version = (PRODUCTION, self.registry.put(PRODUCTION, bundle).digest)
-            self.names[version] = self.names[student]
-            self.stored = [other for other in self.stored if other != version] + [version]
-            self.move(version)
+            self.current[SHADOW_MODEL] = self.put(SHADOW_MODEL, bundle, self.names[student])
+        self.registry.make_current(SHADOW_MODEL, self.current.get(SHADOW_MODEL, ("", None))[1])
 
     def roll_back(self, steps: int) -> None:
         """Make an earlier version the production model."""
@@ -117,15 +122,18 @@ class History:
 
 trainings = st.tuples(st.just("train"), st.integers(0, 5), st.sampled_from([5, 5, 5, 3, 0]))
 promotions = st.tuples(st.just("promote"))
+shadows = st.tuples(st.just("set_shadow"), st.booleans())
 rollbacks = st.tuples(st.just("roll_back"), st.integers(1, 3))
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.one_of(trainings, trainings, promotions, rollbacks), max_size=14), st.integers(1, 3), st.integers(0, 8)
+    st.lists(st.one_of(trainings, trainings, promotions, shadows, rollbacks), max_size=14),
+    st.integers(1, 3),
+    st.integers(0, 8),
 )
 def test_after_any_history_what_is_needed_stays_and_all_else_goes(
-    steps: list[tuple[str, *tuple[int, ...]]], keep: int, young: int
+    steps: list[tuple[str, *tuple[Any, ...]]], keep: int, young: int
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         history = History(Path(directory))

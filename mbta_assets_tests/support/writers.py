@@ -45,6 +45,12 @@ def write_day(environment: dict[str, str], day: date, values: Sequence[int]) -> 
         tables.write("toy", day, make_rows(value, day))
 
 
+def clear_model(environment: dict[str, str], root: Path, expected: str) -> None:
+    """Clear the pointer of `model`."""
+    bucket = Bucket.from_settings(Settings.from_environment(environment))
+    GCSModelRegistry(bucket, root).set_current("model", None, expected)
+
+
 def publish_model(environment: dict[str, str], root: Path, n: int, expected: str | None) -> str | None:
     """Store a version of `model` and make it current; return the message of PointerMoved, or None on success."""
     settings = Settings.from_environment(environment)
