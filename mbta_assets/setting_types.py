@@ -1,4 +1,4 @@
-"""Types of settings: how the text of a variable is read and parsed, which values are valid, and what it accepts.
+"""Types of settings: how the text of a variable is read, parsed and written, which values are valid and accepted.
 
 Each is an annotated type for a field of `mbta_assets.settings.Settings`; which settings there are is defined there.
 """
@@ -213,3 +213,12 @@ def accepted_values(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(arguments)
     return accepted_values(arguments[0]) if arguments else "any text"
+
+
+def format_value(value: object) -> str:
+    """Return a value as one would write it in the environment; None is empty."""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)

@@ -4,7 +4,6 @@ Every variable is defined by one field of `Settings`: its name, type, default, d
 No other module reads the environment for settings. The documentation's tables are generated from `VARIABLES`.
 """
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from mbta_assets.setting_types import (
     StoragePath,
     TimeZone,
     accepted_values,
+    format_value,
     variable,
 )
 
@@ -209,9 +209,13 @@ class Settings(AgencySettings):
     model: str | None = variable(
         "MBTA_MODEL", None, "What is served: a store, a model or a bundle, or gs://bucket; unset, the store."
     )
-    shadow_model: str | None = variable("MBTA_SHADOW_MODEL", None, "Model that predicts live too, unserved.")
     refresh_seconds: Annotated[int, Ge(0)] = variable(
         "MBTA_REFRESH_SECONDS", 30, "Interval at which the predictor looks for a new model, in seconds."
+    )
+    live_arrivals: Annotated[int, Ge(0)] = variable(
+        "MBTA_LIVE_ARRIVALS",
+        0,
+        "Number of arrivals that a candidate has to predict live, in the shadow, before it is promoted; 0: none.",
     )
     live_max_age_seconds: Annotated[int, Ge(1)] = variable(
         "MBTA_LIVE_MAX_AGE_SECONDS", 300, "Age of a vehicle's report, in seconds, after which it is not predicted."
@@ -366,15 +370,6 @@ def list_variables() -> tuple[Variable, ...]:
         )
         for name, field in Settings.model_fields.items()
     )
-
-
-def format_value(value: object) -> str:
-    """Return a value as one would write it in the environment; None is empty."""
-    if isinstance(value, Mapping):
-        return json.dumps(value)
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
-    return "" if value is None else str(value)
 
 
 VARIABLES = list_variables()

@@ -22,7 +22,7 @@ from mbta_assets.live.following import (
 )
 from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.service import LiveService
-from mbta_assets.live.shadow import Shadow
+from mbta_assets.live.shadow import Shadow, make_candidate_cache
 from mbta_assets.live.timetables import Timetables, make_records
 from mbta_assets.realtime.fetching import Fetcher, open_client
 from mbta_assets.realtime.places import open_feed_archive, open_place
@@ -30,7 +30,7 @@ from mbta_assets.serving import VehicleUpdate, logs
 from mbta_assets.serving.live.app import LiveApp
 from mbta_assets.serving.live.publication import Publication
 from mbta_assets.serving.live.state import LiveState
-from mbta_assets.serving.model_source import configured_model_source, open_model_source
+from mbta_assets.serving.model_source import ModelSource, configured_model_source
 from mbta_assets.serving.predictor import make_predictor_cache
 from mbta_assets.settings import Settings
 from mbta_assets.sources import Source, open_source
@@ -88,9 +88,11 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
     source = open_source(settings)
     state = make_state(settings, is_replay=options.replay is not None)
     timetables = Timetables(source)
-    predictors = make_predictor_cache(configured_model_source(settings), settings.refresh_seconds)
+    model_source = configured_model_source(settings)
+    predictors = make_predictor_cache(model_source, settings.refresh_seconds)
     published = PublicationArchive(open_archive(settings)) if options.archives_predictions else None
-    max_age, shadow = timedelta(seconds=settings.live_max_age_seconds), make_shadow(settings, state, published)
+    shadow = make_shadow(model_source, settings.refresh_seconds, state, published)
+    max_age = timedelta(seconds=settings.live_max_age_seconds)
     dead_band = settings.live_dead_band_seconds
     service = LiveService(timetables, predictors, state, max_age, published, shadow, dead_band)
     with serve(state, options.host, options.port):
@@ -108,17 +110,16 @@ def open_archive(settings: Settings) -> FeedArchive:
     return FeedArchive(open_feed_archive(settings))
 
 
-def make_shadow(settings: Settings, state: LiveState, published: PublicationArchive | None) -> Shadow | None:
-    """Return the shadow model that the settings name, None if they name none; its predictions are archived too."""
-    if settings.shadow_model is None:
-        return None
-    source = open_model_source(settings.shadow_model, settings)
+def make_shadow(
+    source: ModelSource, refresh_seconds: float, state: LiveState, published: PublicationArchive | None
+) -> Shadow:
+    """Return the shadow of a source's production model; what a candidate predicts there is archived too."""
 
     def keep(publication: Publication) -> None:
         if published is not None:
             published.append(publication, "shadow")
 
-    return Shadow(make_predictor_cache(source, settings.refresh_seconds), state.registry, keep)
+    return Shadow(make_candidate_cache(source, refresh_seconds), state.registry, keep)
 
 
 def make_state(settings: Settings, *, is_replay: bool = False) -> LiveState:

@@ -1,31 +1,59 @@
-"""A shadow model: predicts on live traffic beside the production model, and is not served.
+"""The shadow: a candidate predicts on live traffic beside the production model, and is not served.
 
 It predicts after production's predictions have been published. What it does wrong is counted and logged, and is no
-reason for which the published feed should not be relied on.
+reason for which the published feed should not be relied on. Which candidate that is, and until when, is decided in
+`defs.production`.
 """
 
 import time
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from mbta_assets.serving import Predictor, logs
 from mbta_assets.serving.live.publication import Publication
+from mbta_assets.serving.model_source import ModelSource
 from mbta_assets.serving.refreshing_cache import RefreshingCache
 
 KeepPublication: TypeAlias = Callable[[Publication], None]
 """Keeps what a model predicted."""
 
 
+class Candidate(NamedTuple):
+    """The candidate in the shadow."""
+
+    predictor: Predictor | None
+    """None if there is none."""
+
+
+def make_candidate_cache(source: ModelSource, refresh_seconds: float) -> RefreshingCache[Candidate]:
+    """Return a cache of the candidate in the shadow of a source's production model, of which there may be none."""
+
+    def load_candidate(cached: Candidate | None) -> Candidate:
+        """Return the cached candidate if it is still the one in the shadow, otherwise another one or none."""
+        model = source.open_shadow()
+        version = model.current_version() if model else None
+        previous = cached.predictor if cached else None
+        previous_version = previous.version if previous else None
+        if cached is not None and version == previous_version:
+            return cached
+        candidate = Candidate(Predictor(model.load_bundle(version)) if model and version else None)
+        if version != previous_version:
+            logs.write("NOTICE", "shadow model changed", version=version, previous_version=previous_version)
+        return candidate
+
+    return RefreshingCache("shadow model", load_candidate, refresh_seconds)
+
+
 class Shadow:
-    """A shadow model and its metrics."""
+    """What a candidate predicts in the shadow, and its metrics."""
 
     def __init__(
-        self, predictors: RefreshingCache[Predictor], registry: CollectorRegistry, keep: KeepPublication | None = None
+        self, candidates: RefreshingCache[Candidate], registry: CollectorRegistry, keep: KeepPublication | None = None
     ) -> None:
         """Count in a registry of metrics; each publication is given to `keep` if there is one."""
-        self._predictors, self._keep = predictors, keep
+        self._candidates, self._keep = candidates, keep
         self._predictions = Counter(
             "mbta_live_shadow_predictions", "Predictions of the shadow model.", registry=registry
         )
@@ -40,10 +68,15 @@ class Shadow:
         )
 
     def predict(self, publish: Callable[[Predictor], Publication]) -> None:
-        """Predict an update with `publish` and keep the result; never raises an Exception."""
+        """Predict an update with `publish` and keep the result, if there is a candidate; never raises an Exception."""
         began = time.perf_counter()
         try:
-            publication = publish(self._predictors.get())
+            predictor = self._candidates.get().predictor
+            if predictor is None:
+                self._seconds.set(0)
+                self._model.clear()
+                return
+            publication = publish(predictor)
             if self._keep is not None:
                 self._keep(publication)
         except Exception as error:  # whatever it is, production's predictions go on

@@ -1,8 +1,9 @@
 """Where the serving functions read models and reports from.
 
 A `ModelSource` is either the production model of a registry, whose current version may change, or the directory of one
-bundle. A place where there is no model yet is a source too: reading from it says what to do. What is done with a model
-belongs to `predictor`, how it is kept fresh in memory to `refreshing_cache`.
+bundle. A place where there is no model yet is a source too: reading from it says what to do. A store also has the
+candidate in the shadow of its production model. What is done with a model belongs to `predictor`, how it is kept fresh
+in memory to `refreshing_cache`.
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError
-from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.reports import ReportStore
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ class ModelSource(Protocol):
     def read_promotions(self) -> dict[str, str]:
         """Return when and why each version was last promoted, in words, by digest. Raises CloudError."""
 
+    def open_shadow(self) -> "RegisteredModel | None":
+        """Return the candidate in the shadow, which may have no version, or None where there are no candidates.
+
+        Raises BundleError.
+        """
+
 
 @dataclass(frozen=True)
 class BundleDirectory:
@@ -68,6 +75,9 @@ class BundleDirectory:
     def read_promotions(self) -> dict[str, str]:
         """Return an empty dictionary, as a bundle has no history."""
         return {}
+
+    def open_shadow(self) -> None:
+        """Return None, as there are no candidates beside a bundle."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,10 @@ class RegisteredModel:
         return {
             move.digest: f"{move.at or 'unknown time'} ({move.why or 'no reason given'})" for move in reversed(moves)
         }
+
+    def open_shadow(self) -> "RegisteredModel":
+        """Return the candidate in the shadow of the registry's production model, which may have no version."""
+        return replace(self, asset=SHADOW_MODEL)
 
     @contextmanager
     def _explain_damaged_pointer(self) -> Iterator[None]:
@@ -142,6 +156,11 @@ class LocalModel:
         """Return when and why each version was last promoted, in words, by digest. Raises BundleError."""
         with self._explain_unreadable_path():
             return self._open().read_promotions()
+
+    def open_shadow(self) -> RegisteredModel | None:
+        """Return the candidate in the shadow, None where there are no candidates. Raises BundleError."""
+        with self._explain_unreadable_path():
+            return self._open().open_shadow()
 
     def _open(self) -> BundleDirectory | RegisteredModel:
         """Return the source that the path is now. Raises BundleError or OSError."""
@@ -185,6 +204,10 @@ class UnusableSource:
         raise BundleError(self.reason)
 
     def read_promotions(self) -> dict[str, str]:
+        """Raise BundleError."""
+        raise BundleError(self.reason)
+
+    def open_shadow(self) -> RegisteredModel | None:
         """Raise BundleError."""
         raise BundleError(self.reason)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mbta_assets.live.command import make_state
 from mbta_assets.live.following import AddressFollower
 from mbta_assets.live.service import LiveService
-from mbta_assets.live.shadow import Shadow
+from mbta_assets.live.shadow import Shadow, make_candidate_cache
 from mbta_assets.live.timetables import Timetables
 from mbta_assets.realtime.fetching import Fetcher, open_client
 from mbta_assets.serving.live.publication import Publication
@@ -35,17 +35,14 @@ class Live:
     max_age: timedelta = MAX_AGE
     is_replay: bool = False
     """Whether the clock is the time of the latest snapshot."""
-    shadow_store: Path | None = None
 
     def __post_init__(self) -> None:
         self.state = make_state(self.settings, is_replay=self.is_replay)
         self.timetables = Timetables(open_source(self.settings))
-        self.predictors = make_predictor_cache(open_model_source(str(self.store.root)), 0)
+        source = open_model_source(str(self.store.root))
+        self.predictors = make_predictor_cache(source, 0)
         self.shadowed: list[Publication] = []
-        shadow = None
-        if self.shadow_store is not None:
-            cache = make_predictor_cache(open_model_source(str(self.shadow_store)), 0)
-            shadow = Shadow(cache, self.state.registry, self.shadowed.append)
+        shadow = Shadow(make_candidate_cache(source, 0), self.state.registry, self.shadowed.append)
         self.service = LiveService(self.timetables, self.predictors, self.state, self.max_age, shadow=shadow)
         fetcher = Fetcher(f"{self.server.url}/feed", open_client(), 2**26)
         self.follower = AddressFollower(fetcher, self.service, self.state, 0.01, None)

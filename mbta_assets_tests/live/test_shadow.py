@@ -1,10 +1,8 @@
-"""A shadow model predicts what production predicts, after it, and harms nothing."""
-
-from dataclasses import replace
-from pathlib import Path
+"""The candidate in the shadow predicts what production predicts, after it and while it waits, and harms nothing."""
 
 import pytest
 
+from mbta_assets.serving.model_source import open_model_source
 from mbta_assets.settings import Settings
 from mbta_assets_tests.live.days import FeedSnapshot
 from mbta_assets_tests.live.harness import Live
@@ -17,26 +15,20 @@ pytestmark = pytest.mark.integration
 
 
 def read_metric(live: Live, name: str) -> float:
-    """Return a metric of the shadow model."""
+    """Return a metric of the shadow."""
     return live.state.registry.get_sample_value(f"mbta_live_shadow_{name}") or 0.0
 
 
-@pytest.fixture
-def shadow_store(model_store: ModelStore, tmp_path: Path) -> ModelStore:
-    """Return a store whose production model is the second model, which is the shadow here."""
-    store = replace(model_store, root=tmp_path / "shadow")
-    store.promote(store.models[1])
-    return store
+def read_model(live: Live, version: str) -> float | None:
+    """Return what the metrics say of a version in the shadow, None if nothing."""
+    return live.state.registry.get_sample_value("mbta_live_shadow_model", {"version": version})
 
 
-def test_a_shadow_predicts_the_same_stops_and_is_not_served_even_when_it_is_promoted_in_the_middle(
-    settings: Settings,
-    model_store: ModelStore,
-    shadow_store: ModelStore,
-    server: FeedServer,
-    snapshots: list[FeedSnapshot],
+def test_a_candidate_predicts_the_same_stops_and_is_not_served_even_when_it_is_promoted_in_the_middle(
+    settings: Settings, model_store: ModelStore, server: FeedServer, snapshots: list[FeedSnapshot]
 ) -> None:
-    live = Live(settings, model_store, server, shadow_store=shadow_store.root)
+    model_store.set_shadow(model_store.models[1])
+    live = Live(settings, model_store, server)
     served = live.play(snapshots[-2])
     model_store.promote(model_store.models[1])
     promoted = live.play(snapshots[-1])
@@ -52,18 +44,39 @@ def test_a_shadow_predicts_the_same_stops_and_is_not_served_even_when_it_is_prom
     assert read_metric(live, "errors_total") == 0
 
 
-def test_a_damaged_or_missing_shadow_is_counted_and_production_is_served(
-    settings: Settings,
-    model_store: ModelStore,
-    shadow_store: ModelStore,
-    server: FeedServer,
-    snapshots: list[FeedSnapshot],
-    tmp_path: Path,
+def test_a_candidate_is_picked_up_while_it_waits_and_left_when_it_does_not_without_an_error(
+    settings: Settings, model_store: ModelStore, server: FeedServer, snapshots: list[FeedSnapshot]
 ) -> None:
-    for weights in (shadow_store.root / "bundles").rglob("*.onnx"):
+    live = Live(settings, model_store, server)
+    first, second = model_store.models
+    for candidate, snapshot in zip((None, second, first, None), snapshots[-4:], strict=True):
+        if candidate is not None or live.shadowed:
+            model_store.set_shadow(candidate)
+        assert live.play(snapshot).trips
+    assert [publication.model_version for publication in live.shadowed] == [second.digest, first.digest]
+    assert [read_model(live, model.digest) for model in model_store.models] == [None, None]
+    assert read_metric(live, "seconds") == read_metric(live, "errors_total") == 0
+    assert live.state.list_problems() == []
+
+
+def test_a_damaged_candidate_is_counted_and_production_is_served(
+    settings: Settings, model_store: ModelStore, server: FeedServer, snapshots: list[FeedSnapshot]
+) -> None:
+    model_store.set_shadow(model_store.models[1])
+    for weights in (model_store.root / "bundles/shadow_model").rglob("*.onnx"):
         weights.write_bytes(b"damaged")
-    for location in (shadow_store.root, tmp_path / "none"):
-        live = Live(settings, model_store, server, shadow_store=location)
-        assert live.play(snapshots[-1]).trips
-        assert live.shadowed == [] and live.state.list_problems() == []
-        assert read_metric(live, "errors_total") == 1
+    live = Live(settings, model_store, server)
+    assert live.play(snapshots[-1]).trips
+    assert live.shadowed == [] and live.state.list_problems() == []
+    assert read_metric(live, "errors_total") == 1
+
+
+def test_the_candidate_is_that_of_the_store_that_is_named_or_that_the_named_model_is_in(
+    model_store: ModelStore,
+) -> None:
+    model_store.set_shadow(model_store.models[1])
+    for place in ("", "bundles/production_model"):
+        shadow = open_model_source(str(model_store.root / place)).open_shadow()
+        assert shadow is not None and shadow.current_version() == model_store.models[1].digest
+    bundle = model_store.root / "bundles/production_model" / model_store.models[0].digest[:16]
+    assert open_model_source(str(bundle)).open_shadow() is None

@@ -22,7 +22,7 @@ from mbta_assets.ml.training.cross_fitting import predict_out_of_fold
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, ArrivalQuery
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import Bundle, Draft
-from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, ReportStore
 from mbta_assets_tests.support.days import SIMULATED_DAYS, Simulation
 from mbta_assets_tests.support.function_server import FunctionServer, serve_predictions
@@ -91,6 +91,11 @@ class ModelStore:
 
     root: Path
     models: list[Bundle]
+
+    def set_shadow(self, model: Bundle | Draft | None) -> None:
+        """Put a model into the shadow of the production model, or none."""
+        registry = ModelRegistry(self.root)
+        registry.make_current(SHADOW_MODEL, registry.put(SHADOW_MODEL, model).digest if model else None)
 
     def promote(self, model: Bundle | Draft) -> str:
         """Store a model, make it the production model and return its digest."""

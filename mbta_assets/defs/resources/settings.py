@@ -11,18 +11,26 @@ from mbta_assets.storage.retention import Retention
 
 
 class TrainingSettings(dg.ConfigurableResource):
-    """Settings of training, which the launchpad can change for one run."""
+    """Settings of training and promotion, which the launchpad can change for one run."""
 
     seed: int = Field(default=0, ge=0, description="Seed of the simulation and of training.")
     training_days: int = Field(
         default=28, ge=1, description="Number of latest service days that models are trained on."
     )
     tune_trials: int = Field(default=8, ge=1, description="Number of trials of each hyperparameter search.")
+    live_arrivals: int = Field(
+        default=0, ge=0, description="Number of arrivals that a candidate has to predict live; 0: none."
+    )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Return the settings of training that are part of a deployment's settings."""
-        return cls(seed=settings.seed, training_days=settings.training_days, tune_trials=settings.tune_trials)
+        """Return the settings of training and promotion that are part of a deployment's settings."""
+        return cls(
+            seed=settings.seed,
+            training_days=settings.training_days,
+            tune_trials=settings.tune_trials,
+            live_arrivals=settings.live_arrivals,
+        )
 
 
 class JoinSettings(dg.ConfigurableResource):

@@ -12,7 +12,7 @@ import pytest
 from mbta_assets.live.command import list_steps, make_state
 from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.service import LiveService
-from mbta_assets.live.shadow import Shadow
+from mbta_assets.live.shadow import Shadow, make_candidate_cache
 from mbta_assets.live.timetables import Timetables
 from mbta_assets.ml.evaluation.accuracy import PUBLISHED, make_served_table, name_shadow
 from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, predictions_unique
@@ -38,24 +38,24 @@ KEY = [*schema.ROW_KEY, "published_at", "role"]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, trained_models: TrainedModels) -> ModelStore:
-    """Return a store with two models, the first in production."""
+    """Return a store with two models, the first in production and the second in its shadow."""
     store = ModelStore(tmp_path_factory.mktemp("models"), trained_models.bundles)
     store.promote(store.models[0])
+    store.set_shadow(store.models[1])
     return store
 
 
-def replay_live(settings: Settings, models: ModelStore, shadow_root: Path) -> None:
-    """Predict the archived day live, with the second model in the shadow of the first, and archive both."""
+def replay_live(settings: Settings, models: ModelStore) -> None:
+    """Predict the archived day live, and archive what both models predict."""
     source, state = open_source(settings), make_state(settings, is_replay=True)
     published = PublicationArchive(FeedArchive(DirectoryPlace(Path(str(settings.feed_archive)))))
-    beside = ModelStore(shadow_root, models.models)
-    beside.promote(models.models[1])
 
     def keep(publication: Publication) -> None:
         published.append(publication, "shadow")
 
-    shadow = Shadow(make_predictor_cache(open_model_source(str(shadow_root)), 0), state.registry, keep)
-    predictors = make_predictor_cache(open_model_source(str(models.root)), 0)
+    model_source = open_model_source(str(models.root))
+    shadow = Shadow(make_candidate_cache(model_source, 0), state.registry, keep)
+    predictors = make_predictor_cache(model_source, 0)
     service = LiveService(Timetables(source), predictors, state, timedelta(seconds=300), published, shadow)
     for at, take in list_steps(settings, source, service, WMATA_DAY, 30):
         take()
@@ -69,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, models: ModelStore) -> Iterat
     place = DirectoryPlace(root / "archive")
     archive_day(place)
     settings = Settings(store=root / "store", source="gtfs", feed_archive=place.name)
-    replay_live(settings, models, root / "shadow")
+    replay_live(settings, models)
     with dg.DagsterInstance.ephemeral() as instance:
         deployment = Deployment(settings, instance)
         run(deployment, "daily_tables")
