@@ -1,7 +1,8 @@
 """Jobs, schedules and sensors of a deployment.
 
 Schedules run at set times (`schedules`), one sensor follows the source (`upstream`), others start training
-(`retraining`) or notify people and services (`webhooks`). What a run makes is defined by the assets.
+(`retraining`), judge a candidate again (`live_evidence`) or notify people and services (`webhooks`). What a run makes
+is defined by the assets.
 
 Schedules and sensors that start runs are off until they are switched on in the UI, or all of them by MBTA_AUTOMATION;
 those that only notify are on.
@@ -10,6 +11,7 @@ those that only notify are on.
 import dagster as dg
 
 from mbta_assets.defs.automation.jobs import JOBS
+from mbta_assets.defs.automation.live_evidence import live_evidence
 from mbta_assets.defs.automation.retraining import drift, retraining, unnoticed_changes, with_conditions
 from mbta_assets.defs.automation.schedules import nightly, nightly_freshness, weekly_pruning, weekly_training
 from mbta_assets.defs.automation.upstream import upstream_changes
@@ -26,5 +28,13 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
     """Return the sensors of a deployment."""
-    factories = (upstream_changes, retraining, unnoticed_changes, drift, run_failure, production_model_changed)
+    factories = (
+        upstream_changes,
+        retraining,
+        unnoticed_changes,
+        drift,
+        live_evidence,
+        run_failure,
+        production_model_changed,
+    )
     return [build_sensor(settings) for build_sensor in factories]

@@ -27,6 +27,12 @@ training = dg.define_asset_job(
     description="Train all models on the stored features, score them, and promote a candidate that passes the gate.",
 )
 
+judge_candidate = dg.define_asset_job(
+    "judge_candidate",
+    selection=dg.AssetSelection.assets(promotion.ASSET),
+    description="Judge the latest candidate again, and promote it if it passes the gate.",
+)
+
 daily_predictions = dg.define_asset_job(
     "daily_predictions",
     selection=dg.AssetSelection.groups("monitoring"),
@@ -59,7 +65,16 @@ freshness = dg.define_asset_job(
 )
 
 
-JOBS = (freshness, daily_tables, service_day, training, daily_predictions, rollback_production, prune_versions)
+JOBS = (
+    freshness,
+    daily_tables,
+    service_day,
+    training,
+    judge_candidate,
+    daily_predictions,
+    rollback_production,
+    prune_versions,
+)
 
 
 def select_downstream_assets(

@@ -1,20 +1,22 @@
-"""Queries of the runs that a Dagster instance knows: unfinished ones, their partitions, the latest training."""
+"""Queries of the runs that a Dagster instance knows: unfinished ones, what they make, the latest training."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mbta_assets.defs.automation.jobs import daily_tables, service_day, training
+from mbta_assets.defs.automation.jobs import daily_predictions, daily_tables, judge_candidate, service_day, training
 from mbta_assets.defs.dagster_internals import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     NOT_FINISHED_STATUSES,
     PARTITION_NAME_TAG,
 )
+from mbta_assets.defs.production import promotion
 
 TRAINING_SET = dg.AssetKey("training_set")
 FEATURES = dg.AssetKey("transit_features")
+PREDICTIONS = dg.AssetKey("delay_predictions")
 MAX_ATTEMPTS = 3
 """Runs that a sensor requests for the same change, until something else changes."""
 RETRY_DELAY = timedelta(minutes=5)
@@ -50,6 +52,18 @@ def makes_features(run: dg.DagsterRun) -> bool:
     if run.asset_selection:
         return FEATURES in run.asset_selection
     return run.job_name in (daily_tables.name, service_day.name)
+
+
+def makes_predictions(run: dg.DagsterRun) -> bool:
+    """Return whether a run makes predictions of any service day."""
+    if run.asset_selection:
+        return PREDICTIONS in run.asset_selection
+    return run.job_name in (daily_predictions.name, service_day.name)
+
+
+def judges_candidate(run: dg.DagsterRun) -> bool:
+    """Return whether a run judges a candidate without training one."""
+    return run.job_name == judge_candidate.name or dg.AssetKey(promotion.ASSET) in (run.asset_selection or ())
 
 
 def is_training_canceled(instance: dg.DagsterInstance) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import dagster as dg
@@ -26,7 +27,7 @@ from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.sources import Source, SourceError
 from mbta_assets.sources.gtfs.published import PublishedPredictions
 from mbta_assets.storage.bundle import Bundle, BundleError
-from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
@@ -125,12 +126,11 @@ def prediction_accuracy(
 
 
 def _list_learned(model_registry: ModelRegistry, served: pd.DataFrame, day: date) -> dict[str, bool]:
-    """Return whether each model version that published has learned from the day, of those that are stored."""
+    """Return whether each model version that predicted live has learned from the day, of those that are stored."""
     learned = {}
-    for version in served["model_version"].unique():
+    for version, asset in product(served["model_version"].unique(), ("production_model", SHADOW_MODEL)):
         with suppress(BundleError):
-            manifest = model_registry.read_manifest("production_model", version)
-            learned[str(version)] = accuracy.has_learned_from(manifest, day)
+            learned[str(version)] = accuracy.has_learned_from(model_registry.read_manifest(asset, version), day)
     return learned
 
 

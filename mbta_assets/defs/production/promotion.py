@@ -1,11 +1,13 @@
 """Group `production`: the production model, and the op that rolls it back.
 
-A candidate that passes the gate replaces the production model. The rules of the gate are in
-`ml.evaluation.promotion_gate`; the rules here are those that need Dagster or the registry's history.
+A candidate that passes the gate replaces the production model; one that only waits for live evidence predicts in its
+shadow. The rules of the gate are in `ml.evaluation.promotion_gate`; the rules here are those that need Dagster or the
+registry's history.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 
 import dagster as dg
@@ -23,8 +25,9 @@ from mbta_assets.defs.dagster_internals import (
 )
 from mbta_assets.defs.freshness import WEEKLY
 from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.evaluation import promotion_gate
-from mbta_assets.ml.evaluation.live_evidence import VISIT, LiveEvidence, compare_live, require_live_evidence
+from mbta_assets.ml.evaluation.live_evidence import VISIT, compare_live, require_live_evidence
 from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, Rule
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import correct_delays
@@ -33,7 +36,7 @@ from mbta_assets.ml.inference.run_time import MedianRunTime, OutdatedModel
 from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle
-from mbta_assets.storage.model_registry import ModelRegistry, Move, PointerMoved
+from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry, Move, PointerMoved
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
 
@@ -80,12 +83,16 @@ class GateConfig(dg.Config):
     max_latency_us: float = Field(
         default=Gate.max_latency_us, gt=0, description="Maximum latency of a prediction for one row in microseconds."
     )
-    live_arrivals: int = Field(
-        default=Gate.live_arrivals,
+    live_arrivals: int | None = Field(
+        default=None,
         ge=0,
         description="Minimum number of arrivals that the candidate has predicted live beside the production model; 0: "
-        "no live evidence is asked for.",
+        "no live evidence is asked for; unset: MBTA_LIVE_ARRIVALS.",
     )
+
+    def build_gate(self, live_arrivals: int) -> Gate:
+        """Return the gate, which asks for so many live arrivals where this configuration does not say."""
+        return Gate(**{"live_arrivals": live_arrivals, **self.model_dump(exclude_none=True)})
 
 
 @dg.asset(
@@ -101,13 +108,14 @@ class GateConfig(dg.Config):
 def production_model(
     context: dg.AssetExecutionContext,
     config: GateConfig,
+    settings: dg.ResourceParam[TrainingSettings],
     model_registry: dg.ResourceParam[ModelRegistry],
     warehouse: dg.ResourceParam[Warehouse],
     training_set: Bundle,
     runtime_lookup: Bundle,
     quantized_student: Bundle,
 ) -> dg.MaterializeResult:
-    gate = Gate(**config.model_dump())
+    gate = config.build_gate(settings.live_arrivals)
     test = read_labelled(training_set, "test")
     model = load_model(quantized_student)
     latency_us = promotion_gate.measure_min_latency_us(model.predict, test)
@@ -115,16 +123,18 @@ def production_model(
     lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
     baseline = Contender(runtime_lookup, lookup.predict_delay(test))
     passed_checks = _require_passed_checks(context)
+    read_once = cache(lambda: read_live_days(warehouse, quantized_student.digest))
 
     def judge(production: Bundle | None) -> Decision:
         rival, outdated = _predict_rival(production, test)
         rules = [passed_checks, *outdated, *_refuse_rolled_back(model_registry.moves(ASSET), quantized_student.digest)]
         if gate.live_arrivals and rival is not None and rival.bundle.digest != quantized_student.digest:
-            evidence = read_live_evidence(warehouse, quantized_student.digest, rival.bundle.digest)
+            evidence = compare_live(*read_once(), quantized_student.digest, rival.bundle.digest)
             rules.append(require_live_evidence(evidence, gate.live_arrivals, gate.standard_errors))
         return promotion_gate.decide_promotion(gate, test, candidate, baseline, rival, rules)
 
     decision = promote_if_better(model_registry, quantized_student, judge)
+    update_shadow(model_registry, quantized_student, decision)
     moves = model_registry.moves(ASSET)
     if not decision.promoted:
         context.log.warning("Not promoted: " + " ".join(decision.reasons))
@@ -142,17 +152,22 @@ def production_model(
     )
 
 
-def read_live_evidence(warehouse: Warehouse, candidate: str, production: str) -> LiveEvidence:
-    """Return how a candidate in the shadow of the production model has predicted on the latest service days."""
-    predictions, arrivals = [], []
+def read_live_days(warehouse: Warehouse, candidate: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the live predictions and the arrivals of the latest service days on which a candidate was in the shadow.
+
+    `compare_live` says which columns they have. Days from which a model has learned are left out for that model.
+    """
+    predictions = [schema.empty_frame(schema.DelayPredictions)]
+    arrivals = [schema.empty_frame(schema.TransitFeatures)[[*VISIT, "delay_seconds"]]]
     for day in warehouse.tables.days("delay_predictions")[-LIVE_EVIDENCE_DAYS:]:
         rows = warehouse.read("delay_predictions", day)
-        if "role" in rows and (rows["role"] == schema.SHADOW).fillna(False).any():
+        if "role" not in rows:  # stored by an earlier release
+            continue
+        rows = rows[rows["role"].notna() & rows["out_of_sample"]]
+        if ((rows["role"] == schema.SHADOW) & (rows["model_version"] == candidate)).any():
             predictions.append(rows)
             arrivals.append(warehouse.read("transit_features", day, [*VISIT, "delay_seconds"]))
-    if not predictions:
-        return LiveEvidence()
-    return compare_live(pd.concat(predictions), pd.concat(arrivals), candidate, production)
+    return pd.concat(predictions, ignore_index=True), pd.concat(arrivals, ignore_index=True)
 
 
 def _predict_published(model: Model, rows: pd.DataFrame) -> np.ndarray:
@@ -197,6 +212,21 @@ def promote_if_better(
         f"The current version of {ASSET} changed during each of {max_attempts} decisions; nothing was promoted. "
         f"See which runs promote at the same time, then materialize {ASSET} again."
     )
+
+
+def update_shadow(registry: ModelRegistry, candidate: Bundle, decision: Decision) -> None:
+    """Put a candidate that only waits for live evidence into the shadow, or after any other decision nothing.
+
+    So the shadow has the candidate of the latest decision, or none; a run that is killed before is followed by another
+    decision.
+    """
+    reasons = " ".join(decision.reasons)
+    if decision.waits:
+        stored = registry.put(SHADOW_MODEL, candidate)
+        registry.make_current(SHADOW_MODEL, stored.digest, why=reasons)
+    elif registry.current_digest(SHADOW_MODEL):
+        outcome = "promoted" if decision.promoted else "not promoted"
+        registry.make_current(SHADOW_MODEL, None, why=f"{candidate.digest[:16]} {outcome}: {reasons}")
 
 
 class RollbackConfig(dg.Config):
@@ -314,6 +344,8 @@ def _describe_decision(decision: Decision, candidate: Bundle, moves: Sequence[Mo
     version = candidate.digest[:16]
     if decision.promoted:
         outcome = f"**Promoted:** {version}."
+    elif decision.waits:
+        outcome = f"**Not promoted yet:** {version} predicts in the shadow of {moves[0].digest[:16]}."
     elif moves:
         outcome = f"**Not promoted:** {version}. {moves[0].digest[:16]} stays in production."
     else:

@@ -87,7 +87,8 @@ def compare_live(predictions: pd.DataFrame, arrivals: pd.DataFrame, candidate: s
 def require_live_evidence(evidence: LiveEvidence, min_arrivals: int, standard_errors: float) -> Rule:
     """Require enough arrivals predicted live, and on them no larger error than production's beyond the noise."""
     if evidence.arrivals < min_arrivals:
-        return Rule(False, f"Waits for live evidence ({evidence.arrivals:,} of {min_arrivals:,} arrivals).")
+        progress = f"{evidence.arrivals:,} of {min_arrivals:,} arrivals"
+        return Rule(False, f"Waits for live evidence ({progress}).", waits=True)
     noise = f"the noise is {standard_errors * evidence.standard_error:.2f} s"
     outcome = "Worse live" if evidence.is_worse(standard_errors) else "Not worse live"
     return Rule(not evidence.is_worse(standard_errors), f"{outcome}: {evidence}; {noise}.")

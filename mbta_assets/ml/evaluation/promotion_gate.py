@@ -70,6 +70,8 @@ class Rule:
     passed: bool
     message: str
     """A sentence with the figures."""
+    waits: bool = False
+    """Whether it did not pass because what it is judged by is still to come."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Decision:
     def promoted(self) -> bool:
         """Return whether the candidate becomes the production model."""
         return all(rule.passed for rule in self.rules)
+
+    @property
+    def waits(self) -> bool:
+        """Return whether the candidate is not promoted yet, and every rule has passed but for those that wait."""
+        return not self.promoted and all(rule.passed or rule.waits for rule in self.rules)
 
     @property
     def reasons(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from mbta_assets.defs.automation.jobs import rollback_production
 from mbta_assets.defs.dagster_internals import CachingStaleStatusResolver, LoadingContextForTest, StaleStatus
 from mbta_assets.defs.io_managers import BundleIOManager
 from mbta_assets.defs.production import promotion
+from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Gate, Rule
 from mbta_assets.ml.inference import onnx_session
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
@@ -29,7 +30,7 @@ from mbta_assets.ml.inference.model import ONNX_FILE, ONNX_KIND
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
-from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.provenance import MixedVersions
 from mbta_assets.storage.tables import to_arrow
@@ -139,18 +140,21 @@ def make_assets() -> list[dg.AssetsDefinition]:
     return [*map(make_upstream, names), promotion.production_model, served_version]
 
 
-def make_resources(registry: ModelRegistry) -> dict[str, Any]:
-    """Return the resources of these assets."""
+def make_resources(registry: ModelRegistry, live_arrivals: int = 0) -> dict[str, Any]:
+    """Return the resources of these assets, with so many arrivals as the deployment's setting."""
     tables = ParquetTables(registry.root)
     return {
         "model_registry": registry,
         "bundles": BundleIOManager(model_registry=registry),
         "warehouse": DuckDBWarehouse(tables, tables),
+        "settings": TrainingSettings(live_arrivals=live_arrivals),
     }
 
 
 class Deployment:
     """A registry with a training set and its lookup, and the assets of a code location."""
+
+    live_arrivals = 0
 
     def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
         self.registry, self.instance = ModelRegistry(root), instance
@@ -171,7 +175,7 @@ class Deployment:
         return dg.materialize(
             make_assets(),
             selection=[asset],
-            resources=make_resources(self.registry),
+            resources=make_resources(self.registry, self.live_arrivals),
             run_config=run_config,
             instance=self.instance,
         )
@@ -208,6 +212,11 @@ class Deployment:
     def current_digest(self) -> str | None:
         """Return the digest of the production model."""
         return self.registry.current_digest(NAME)
+
+    @property
+    def shadow_digest(self) -> str | None:
+        """Return the digest of the candidate in the shadow."""
+        return self.registry.current_digest(SHADOW_MODEL)
 
 
 @pytest.fixture
@@ -286,7 +295,9 @@ def test_the_launchpad_configures_the_gate(deployment: Deployment) -> None:
     assert deployment.promote(make_linear_model(0.9))["promoted"]
 
 
-def store_live_day(deployment: Deployment, day: date, candidate_error: float, production_error: float) -> None:
+def store_live_day(
+    deployment: Deployment, day: date, candidate_error: float, production_error: float, *, out_of_sample: bool = True
+) -> None:
     """Store what a candidate and the production model, by their current versions, have said live of 40 arrivals."""
     start = pd.Timestamp(day, tz="UTC") + pd.Timedelta(hours=17)
     features = schema.arrow_schema(schema.TransitFeatures).empty_table()
@@ -306,7 +317,7 @@ def store_live_day(deployment: Deployment, day: date, candidate_error: float, pr
     kept = schema.to_frame(rows)[[*schema.ROW_KEY, "event", "stops_ahead"]]
     said = [
         kept.assign(
-            stop_id="s", route_id="Red", scheduled_arrival=start, predicted_arrival=start, out_of_sample=True,
+            stop_id="s", route_id="Red", scheduled_arrival=start, predicted_arrival=start, out_of_sample=out_of_sample,
             published_at=start + pd.Timedelta(seconds=5), role=role, model_version=version,
             predicted_delay_seconds=60 + error + np.arange(40) % 3,
         )
@@ -318,35 +329,99 @@ def store_live_day(deployment: Deployment, day: date, candidate_error: float, pr
     tables.write("delay_predictions", day, to_arrow("delay_predictions", pd.concat(said, ignore_index=True)))
 
 
-def test_a_better_candidate_waits_for_live_evidence_where_the_gate_asks_for_it(deployment: Deployment) -> None:
+def test_a_better_candidate_waits_in_the_shadow_for_live_evidence_where_the_gate_asks_for_it(
+    deployment: Deployment,
+) -> None:
     assert deployment.promote(make_linear_model(0.5), live_arrivals=50)["promoted"]  # nothing to compare with live
     first = deployment.current_digest
+    assert deployment.registry.assets() == [NAME, "quantized_student", "runtime_lookup", "training_set"]
     better = make_linear_model(0.9)
     refused = deployment.promote(better, live_arrivals=50)
     assert not refused["promoted"] and deployment.current_digest == first
     assert "Waits for live evidence (0 of 50 arrivals)." in str(refused["decision"])
+    assert f"**Not promoted yet:** {refused['candidate'][:16]} predicts in the shadow" in str(refused["decision"])
+    assert deployment.shadow_digest == deployment.registry.current(SHADOW_MODEL).digest == refused["candidate"]
     store_live_day(deployment, date(2024, 3, 6), candidate_error=10, production_error=20)
     assert "(40 of 50 arrivals)" in str(deployment.promote(better, live_arrivals=50)["decision"])
+    assert deployment.shadow_digest == refused["candidate"]
     store_live_day(deployment, date(2024, 3, 7), candidate_error=10, production_error=20)
     promoted = deployment.promote(better, live_arrivals=50)
-    assert promoted["promoted"] and deployment.current_digest != first
+    assert promoted["promoted"] and deployment.current_digest == refused["candidate"] != first
     decision = str(promoted["decision"])
     assert "Not worse live: MAE 10.9" in decision and "80 arrivals on 2 days" in decision
+    assert deployment.shadow_digest is None
+    left, entered = (str(move.why) for move in deployment.registry.moves(SHADOW_MODEL))
+    assert "promoted: " in left and "80 arrivals" in left and "(0 of 50 arrivals)" in entered
 
 
 def test_a_candidate_that_is_worse_live_is_refused_whatever_the_test_part_says(deployment: Deployment) -> None:
     deployment.promote(make_linear_model(0.5))
     first = deployment.current_digest
     better = make_linear_model(0.9)
-    deployment.promote(better, live_arrivals=10)
+    waits = deployment.promote(better, live_arrivals=10)
+    assert deployment.shadow_digest == waits["candidate"]
     store_live_day(deployment, date(2024, 3, 6), candidate_error=30, production_error=20)
     refused = deployment.promote(better, live_arrivals=10)
     assert not refused["promoted"] and deployment.current_digest == first
     assert "Worse live" in str(refused["decision"])
+    assert deployment.shadow_digest is None and "Worse live" in str(deployment.registry.moves(SHADOW_MODEL)[0].why)
+
+
+def test_a_newer_candidate_replaces_one_that_waits_and_leaves_the_shadow_empty_if_it_is_refused(
+    deployment: Deployment,
+) -> None:
+    deployment.promote(make_linear_model(0.5))
+    first, second = (deployment.promote(make_linear_model(learned), live_arrivals=50) for learned in (0.8, 0.9))
+    assert [move.digest for move in deployment.registry.moves(SHADOW_MODEL)] == [
+        second["candidate"],
+        first["candidate"],
+    ]
+    assert not deployment.promote(make_linear_model(0.1), live_arrivals=50)["promoted"]
+    assert deployment.shadow_digest is None
+    assert "not promoted: MAE" in str(deployment.registry.moves(SHADOW_MODEL)[0].why)
+
+
+@pytest.mark.parametrize("gate", [{"max_size_bytes": 1}, {"min_test_rows": 100_000}])
+def test_a_candidate_that_another_rule_refuses_does_not_wait(deployment: Deployment, gate: dict[str, int]) -> None:
+    deployment.promote(make_linear_model(0.5))
+    refused = deployment.promote(make_linear_model(0.9), live_arrivals=50, **gate)
+    assert "Waits for live evidence" in str(refused["decision"]) and "**Not promoted:**" in str(refused["decision"])
+    assert deployment.shadow_digest is None
+
+
+def test_a_run_that_is_killed_after_the_promotion_is_followed_by_one_that_clears_the_shadow(
+    deployment: Deployment,
+) -> None:
+    deployment.promote(make_linear_model(0.5))
+    candidate = deployment.promote(make_linear_model(0.9), live_arrivals=50)["candidate"]
+    stored = deployment.registry.put(NAME, make_linear_model(0.9))
+    deployment.registry.make_current(NAME, stored.digest)
+    assert deployment.shadow_digest == candidate == stored.digest
+    assert "nothing changes" in str(deployment.promote(make_linear_model(0.9), live_arrivals=50)["decision"])
+    assert deployment.shadow_digest is None and deployment.current_digest == candidate
+
+
+def test_the_setting_says_how_many_live_arrivals_are_asked_for_and_the_launchpad_may_say_otherwise(
+    deployment: Deployment,
+) -> None:
+    deployment.live_arrivals = 50
+    deployment.promote(make_linear_model(0.5))
+    assert "(0 of 50 arrivals)" in str(deployment.promote(make_linear_model(0.9))["decision"])
+    assert "(0 of 60 arrivals)" in str(deployment.promote(make_linear_model(0.9), live_arrivals=60)["decision"])
+    assert deployment.promote(make_linear_model(0.9), live_arrivals=0)["promoted"]
+    assert deployment.shadow_digest is None
+
+
+def test_days_from_which_a_model_has_learned_are_no_evidence(deployment: Deployment) -> None:
+    deployment.promote(make_linear_model(0.5))
+    better = make_linear_model(0.9)
+    deployment.promote(better, live_arrivals=40)
+    store_live_day(deployment, date(2024, 3, 6), candidate_error=10, production_error=20, out_of_sample=False)
+    assert "(0 of 40 arrivals)" in str(deployment.promote(better, live_arrivals=40)["decision"])
 
 
 def test_the_launchpad_starts_from_the_defaults_of_the_gate() -> None:
-    assert Gate(**promotion.GateConfig().model_dump()) == Gate()
+    assert promotion.GateConfig().build_gate(Gate.live_arrivals) == Gate()
 
 
 def test_a_candidate_that_is_in_production_changes_nothing_but_repairs_a_damaged_copy(deployment: Deployment) -> None:
@@ -481,7 +556,7 @@ from pathlib import Path
 import dagster as dg
 sys.path.insert(0, {tests!r})
 from mbta_assets_tests.defs.production.test_promotion import make_assets, make_resources
-from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 
 @dg.asset_check(asset="training_set", blocking=True)
 def sound():
@@ -630,7 +705,7 @@ sys.path.insert(0, sys.argv[1])
 from mbta_assets.defs.production.promotion import promote_if_better
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Rule
-from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 registry = ModelRegistry(Path.cwd())
 print("ready", flush=True)
 sys.stdin.readline()
