@@ -185,3 +185,16 @@ def test_one_table_and_one_plot_show_the_day(made: Deployment, models: ModelStor
         assert table[measure][column] == values[stored]["value"] is not None
         assert table[measure][f"n of {column}"] == values[stored]["n"] > 0
     assert table["extra wait, s"][shadow] is None
+
+
+def test_what_a_candidate_says_of_a_day_it_has_learned_from_does_not_count(
+    made: Deployment, models: ModelStore
+) -> None:
+    """These models do not say which days they have learned from, and so count as having learned from every day."""
+    ModelStore(made.settings.store, models.models).set_shadow(models.models[1])
+    run(made, "daily_predictions", ["delay_predictions"])
+    rows = read_table(made, "delay_predictions")
+    assert rows.groupby("role")["out_of_sample"].unique().map(list).to_dict() == {
+        "production": [True],
+        "shadow": [False],
+    }

@@ -4,8 +4,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,7 @@ class Deployment:
     live_arrivals = 0
 
     def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+        self.resources: dict[str, Any] = {}
         self.registry, self.instance = ModelRegistry(root), instance
         buffer = io.BytesIO()
         ROWS.to_parquet(buffer)
@@ -175,7 +176,7 @@ class Deployment:
         return dg.materialize(
             make_assets(),
             selection=[asset],
-            resources=make_resources(self.registry, self.live_arrivals),
+            resources={**make_resources(self.registry, self.live_arrivals), **self.resources},
             run_config=run_config,
             instance=self.instance,
         )
@@ -410,6 +411,46 @@ def test_the_setting_says_how_many_live_arrivals_are_asked_for_and_the_launchpad
     assert "(0 of 60 arrivals)" in str(deployment.promote(make_linear_model(0.9), live_arrivals=60)["decision"])
     assert deployment.promote(make_linear_model(0.9), live_arrivals=0)["promoted"]
     assert deployment.shadow_digest is None
+
+
+class RacingRegistry(ModelRegistry):
+    """A registry in which somebody else makes another version the production model just before this one does."""
+
+    rival: str | None = None
+
+    def set_current(self, asset: str, digest: str | None, expected: str | None, why: str = "materialized") -> None:
+        if asset == NAME and self.rival:
+            rival, self.rival = self.rival, None
+            self.make_current(NAME, rival)
+        super().set_current(asset, digest, expected, why)
+
+
+@dataclass(frozen=True)
+class ReportingWarehouse(DuckDBWarehouse):
+    """A warehouse that notes which tables are read."""
+
+    tables_read: list[str] = field(default_factory=list)
+
+    def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        self.tables_read.append(table)
+        return super().read(table, day, columns)
+
+
+def test_a_decision_that_is_made_again_reads_the_evidence_once_and_judges_it_by_the_production_model_of_then(
+    deployment: Deployment,
+) -> None:
+    deployment.promote(make_linear_model(0.5))
+    better = make_linear_model(0.9)
+    deployment.promote(better, live_arrivals=40)
+    store_live_day(deployment, date(2024, 3, 6), candidate_error=10, production_error=20)
+    registry = RacingRegistry(deployment.registry.root)
+    registry.rival = registry.put(NAME, make_linear_model(0.6)).digest
+    tables = ParquetTables(registry.root)
+    deployment.registry, deployment.resources["warehouse"] = registry, ReportingWarehouse(tables, tables)
+    decided = deployment.promote(better, live_arrivals=40)
+    assert "(0 of 40 arrivals)" in str(decided["decision"]), "40 were enough beside the model before"
+    assert deployment.shadow_digest == decided["candidate"] != deployment.current_digest
+    assert deployment.resources["warehouse"].tables_read == ["delay_predictions", "transit_features"]
 
 
 def test_days_from_which_a_model_has_learned_are_no_evidence(deployment: Deployment) -> None:
