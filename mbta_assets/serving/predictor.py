@@ -16,7 +16,7 @@ from mbta_assets.ml.inference.monotone import shift_delays
 from mbta_assets.serving import logs
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, POSITION_FIELDS, TIME_FIELDS, ArrivalQuery
 from mbta_assets.serving.model_source import ModelSource, open_model_source
-from mbta_assets.serving.queries import Queries
+from mbta_assets.serving.queries import EVENT_FIELDS, MICROSECONDS_PER_SECOND, Queries
 from mbta_assets.serving.refreshing_cache import RefreshingCache
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.transit import formulas
@@ -34,7 +34,8 @@ def feature_columns(queries: Sequence[ArrivalQuery]) -> dict[str, np.ndarray]:
             "service_date": queries.column("service_date", _to_dates),
             "moving": statuses != "STOPPED_AT",
             "now": queries.column("time_stamp", _to_epoch_seconds),
-            **{name: queries.column(name, _to_epoch_seconds) for name in TIME_FIELDS},
+            "scheduled_arrival": queries.scheduled_us / MICROSECONDS_PER_SECOND,
+            **{name: queries.column(name, _to_epoch_seconds) for name in TIME_FIELDS if name not in EVENT_FIELDS.names},
             **{name: queries.column(name, _to_floats) for name in _NUMBER_FIELDS},
         }
     )

@@ -106,14 +106,11 @@ class Queries(Sequence[ArrivalQuery]):
         return _make_query(vehicle, vehicle.events[place], vehicle.observed[place])
 
     def values(self, name: str) -> Sequence[Any]:
-        """Return a field that differs between the stops of a vehicle, or `scheduled_us`, for each query."""
+        """Return a field that differs between the stops of a vehicle for each query."""
         return self._of_query[name]
 
     def column(self, name: str, convert: Callable[[Sequence[Any]], np.ndarray]) -> np.ndarray:
-        """Return a field (n,), converted from its distinct values: those of vehicles are converted once and repeated.
-
-        Besides the fields of a query, there is `scheduled_us`.
-        """
+        """Return a field (n,), converted by `convert`: what the stops of a vehicle have in common only once."""
         values = self._of_query.get(name)
         return self.repeat(convert(self._of_vehicle[name])) if values is None else convert(values)
 
@@ -122,10 +119,15 @@ class Queries(Sequence[ArrivalQuery]):
         return np.repeat(values, self._sizes)
 
     @cached_property
+    def scheduled_us(self) -> np.ndarray:
+        """Return the scheduled times (n,) in epoch microseconds."""
+        return np.array(self._of_query["scheduled_us"], dtype=np.int64)
+
+    @cached_property
     def seconds_ahead(self) -> np.ndarray:
         """Return the exact seconds (n,) from the report to the scheduled event."""
         now = self.column("time_stamp", _to_microseconds)
-        return (self.column("scheduled_us", _to_integers) - now) / MICROSECONDS_PER_SECOND
+        return (self.scheduled_us - now) / MICROSECONDS_PER_SECOND
 
     @cached_property
     def report_numbers(self) -> np.ndarray:
@@ -160,8 +162,3 @@ def _make_query(vehicle: VehicleQueries, event: ScheduledEvent, observed: tuple[
 def _to_microseconds(times: Sequence[datetime]) -> np.ndarray:
     """Return times (n,) in epoch microseconds."""
     return np.array([to_microseconds(time) for time in times], dtype=np.int64)
-
-
-def _to_integers(values: Sequence[int]) -> np.ndarray:
-    """Return integers (n,)."""
-    return np.array(values, dtype=np.int64)

@@ -10,14 +10,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from typing import Any, Self
 
 import numpy as np
 
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
-from mbta_assets.ml.inference.encoder import Columns
+from mbta_assets.ml.inference.encoder import Columns, encode_values
 
 DEFAULT_CONFIDENCE_LEVEL = 0.9
 """Share of arrivals that should lie within the interval."""
@@ -63,15 +63,22 @@ class IntervalCalibration:
 
     def compute_half_widths(self, columns: Columns) -> np.ndarray:
         """Return the half width (n,) in seconds for each row, by the curve of its smallest calibrated group."""
-        stops_ahead = _get_stops_ahead(columns)
-        groups = list(zip(_get_routes(columns), is_at_first_stop(columns).tolist(), strict=True))
-        distinct = {group: code for code, group in enumerate(dict.fromkeys(groups))}
-        codes, half_width = np.array([distinct[group] for group in groups]), np.empty(len(groups))
-        for (route, first_stop), code in distinct.items():
-            fallbacks = ((route, first_stop), (None, first_stop), ALL_ROWS)
+        stops_ahead, routes = _get_stops_ahead(columns), self._code_of_route
+        route = encode_values(columns["route_id"], routes, len(routes))
+        code, half_width = 2 * route + is_at_first_stop(columns), np.empty(len(route))
+        names = [*routes, None]
+        for distinct in np.flatnonzero(np.bincount(code)):
+            route_id, at_first_stop = names[distinct // 2], bool(distinct % 2)
+            fallbacks = ((route_id, at_first_stop), (None, at_first_stop), ALL_ROWS)
             curve = next(self.curves[group] for group in fallbacks if group in self.curves)
-            half_width[codes == code] = curve.evaluate(stops_ahead[codes == code])
+            half_width[code == distinct] = curve.evaluate(stops_ahead[code == distinct])
         return half_width
+
+    @cached_property
+    def _code_of_route(self) -> dict[str, int]:
+        """Return the code of each route that has a curve."""
+        routes = dict.fromkeys(route for route, _ in self.curves if route is not None)
+        return {route: code for code, route in enumerate(routes)}
 
     def compute_bounds(self, columns: Columns, delay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the lower and upper bounds (n,), in seconds of delay, around predicted delays (n,).

@@ -5,6 +5,7 @@ Where updates, timetables and models come from is up to the caller; so is publis
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 from mbta_assets.serving.live.dead_band import DeadBand
@@ -18,6 +19,15 @@ from mbta_assets.serving.trip_state import VehicleUpdate
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
 from mbta_assets.transit.service_day import start_time
 
+_read_trip_values = itemgetter(
+    *map(
+        VEHICLE_FIELDS.names.index,
+        (
+            "route_id", "direction_id", "time_stamp", "current_latitude", "current_longitude", "current_status",
+            "current_stop_id", "current_stop_sequence",
+        ),
+    )
+)  # fmt: skip
 ReadTimetable: TypeAlias = Callable[[date], Timetable | None]
 """Returns the timetable that is valid on a service day, the same object until there is another; None without one."""
 
@@ -161,19 +171,21 @@ def _find_place(timetable: Timetable, queries: VehicleQueries) -> VehiclePlace:
 
 def _make_trip(place: VehiclePlace, stops: PredictedStops) -> TripPrediction:
     """Return a vehicle on its trip with the predictions for its stops ahead."""
-    value = dict(zip(VEHICLE_FIELDS.names, place.queries.values, strict=True))
+    route_id, direction_id, reported_at, latitude, longitude, status, stop_id, stop_sequence = _read_trip_values(
+        place.queries.values
+    )
     return TripPrediction(
         service_date=place.service_date,
         trip_id=place.trip_id,
-        route_id=value["route_id"],
-        direction_id=value["direction_id"],
+        route_id=route_id,
+        direction_id=direction_id,
         vehicle_id=place.vehicle_id,
-        reported_at=value["time_stamp"],
-        latitude=value["current_latitude"],
-        longitude=value["current_longitude"],
-        current_status=value["current_status"],
-        current_stop_id=value["current_stop_id"],
-        current_stop_sequence=value["current_stop_sequence"],
+        reported_at=reported_at,
+        latitude=latitude,
+        longitude=longitude,
+        current_status=status,
+        current_stop_id=stop_id,
+        current_stop_sequence=stop_sequence,
         stops=stops,
         has_stop_sequences=place.trip.is_sequence_trusted,
         repeated_stops=place.trip.repeated_stops,

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
+from itertools import compress
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
 from mbta_assets.serving.predictor import PredictedEvents, shift_time
-from mbta_assets.serving.queries import MICROSECONDS_PER_SECOND, Queries, ScheduledEvent
+from mbta_assets.serving.queries import MICROSECONDS_PER_SECOND, Queries
 from mbta_assets.serving.scheduled_trip import to_microseconds
 from mbta_assets.transit.distances import DEPARTURE
 
@@ -35,36 +36,46 @@ class StopPrediction:
     """Number of stops to it; 0 for a departure."""
 
 
-class RoundedStop(NamedTuple):
-    """A prediction in whole seconds."""
+class RoundedStops(NamedTuple):
+    """Predictions in whole seconds, in columns of the same length."""
 
-    stop_sequence: int | None
-    stop_id: str
-    event: Literal["arrival", "departure"]
-    time: int
+    stop_sequences: Sequence[int | None]
+    stop_ids: Sequence[str]
+    events: Sequence[str]
+    """`arrival` or `departure`."""
+    times: Sequence[int]
     """POSIX seconds."""
-    scheduled: int
+    scheduled: Sequence[int]
     """POSIX seconds."""
-    half_width: int | None
-    """Half the width of the prediction interval, rounded up; None if there is none."""
+    half_widths: Sequence[int | None]
+    """Half the width of each prediction interval, rounded up; None if there is none."""
 
     @classmethod
-    def from_prediction(cls, stop: StopPrediction) -> Self:
-        """Round a prediction."""
-        half_width = None
-        if stop.earliest is not None and stop.latest is not None:
-            half_width = halve_up(to_microseconds(stop.latest) - to_microseconds(stop.earliest))
-        time, scheduled = (round_half_up(to_microseconds(time)) for time in (stop.predicted, stop.scheduled))
-        return cls(stop.stop_sequence, stop.stop_id, stop.event, time, scheduled, half_width)
+    def from_predictions(cls, stops: Sequence[StopPrediction]) -> Self:
+        """Round predictions."""
+        return cls(
+            [stop.stop_sequence for stop in stops],
+            [stop.stop_id for stop in stops],
+            [stop.event for stop in stops],
+            [round_half_up(to_microseconds(stop.predicted)) for stop in stops],
+            [round_half_up(to_microseconds(stop.scheduled)) for stop in stops],
+            [_halve_interval(stop) for stop in stops],
+        )
+
+    def slice(self, begin: int, end: int) -> "RoundedStops":
+        """Return the predictions from `begin` up to `end`, which is excluded."""
+        return RoundedStops(**{name: column[begin:end] for name, column in self._asdict().items()})
+
+    def select(self, is_selected: Sequence[bool]) -> "RoundedStops":
+        """Return the predictions of a mask."""
+        return RoundedStops(**{name: list(compress(column, is_selected)) for name, column in self._asdict().items()})
 
 
 @dataclass(frozen=True, eq=False)
 class StopColumns:
     """The predictions for all stop visits of a publication, in columns."""
 
-    events: Sequence[ScheduledEvent]
-    stops_ahead: Sequence[int]
-    """Number of stops to each; 0 is the departure from the first stop."""
+    queries: Queries
     delays: np.ndarray
     """(n,) seconds."""
     lower_delays: np.ndarray | None
@@ -74,48 +85,50 @@ class StopColumns:
     @classmethod
     def from_predictions(cls, queries: Queries, predicted: PredictedEvents) -> Self:
         """Return the predictions for queries."""
-        stops_ahead = queries.values("stops_ahead")
         if predicted.confidence_level is None:
-            return cls(queries.events, stops_ahead, predicted.delays, None, None)
-        return cls(queries.events, stops_ahead, predicted.delays, predicted.lower_delays, predicted.upper_delays)
+            return cls(queries, predicted.delays, None, None)
+        return cls(queries, predicted.delays, predicted.lower_delays, predicted.upper_delays)
 
     @cached_property
-    def scheduled_us(self) -> np.ndarray:
-        """Return the scheduled times (n,) in epoch microseconds."""
-        return np.array([event.scheduled_us for event in self.events], dtype=np.int64)
+    def events(self) -> Sequence[Literal["arrival", "departure"]]:
+        """Return what is predicted of each stop visit."""
+        return ["departure" if stops == DEPARTURE else "arrival" for stops in self.queries.values("stops_ahead")]
 
     def shift(self, seconds: np.ndarray) -> np.ndarray:
         """Return the scheduled times (n,), shifted by seconds (n,), in epoch microseconds, as `timedelta` rounds."""
         fraction, whole = np.modf(seconds)
         shift_us = np.rint(fraction * MICROSECONDS_PER_SECOND) + whole * MICROSECONDS_PER_SECOND
-        return self.scheduled_us + shift_us.astype(np.int64)
+        return self.queries.scheduled_us + shift_us.astype(np.int64)
 
     @cached_property
-    def rounded(self) -> Sequence[RoundedStop]:
+    def rounded(self) -> RoundedStops:
         """Return the predictions as they are published."""
-        half_widths: list[int] | list[None] = [None] * len(self.events)
+        half_widths: list[int] | list[None] = [None] * len(self.queries)
         if self.lower_delays is not None and self.upper_delays is not None:
             half_widths = halve_up(self.shift(self.upper_delays) - self.shift(self.lower_delays)).tolist()
-        times, scheduled = round_half_up(self.shift(self.delays)).tolist(), round_half_up(self.scheduled_us).tolist()
-        return [
-            RoundedStop(event.stop_sequence, event.stop_id, "departure" if stops == DEPARTURE else "arrival", *numbers)
-            for event, stops, *numbers in zip(self.events, self.stops_ahead, times, scheduled, half_widths, strict=True)
-        ]
+        return RoundedStops(
+            self.queries.values("stop_sequence"),
+            self.queries.values("stop_id"),
+            self.events,
+            round_half_up(self.shift(self.delays)).tolist(),
+            round_half_up(self.queries.scheduled_us).tolist(),
+            half_widths,
+        )
 
     def make_stop(self, index: int) -> StopPrediction:
         """Return a prediction as an object."""
-        event, lower, upper = self.events[index], self.lower_delays, self.upper_delays
+        event, lower, upper = self.queries.events[index], self.lower_delays, self.upper_delays
         scheduled, delay = event.scheduled_arrival, float(self.delays[index])
         return StopPrediction(
             event.stop_sequence,
             event.stop_id,
-            "departure" if self.stops_ahead[index] == DEPARTURE else "arrival",
+            self.events[index],
             scheduled,
             shift_time(scheduled, delay),
             delay,
             None if lower is None else shift_time(scheduled, float(lower[index])),
             None if upper is None else shift_time(scheduled, float(upper[index])),
-            self.stops_ahead[index],
+            self.queries.values("stops_ahead")[index],
         )
 
 
@@ -195,3 +208,11 @@ def round_half_up(microseconds: Any) -> Any:
 def halve_up(microseconds: Any) -> Any:
     """Return half of microseconds in whole seconds, rounded up, as an integer or an array of them."""
     return -(-microseconds // (2 * MICROSECONDS_PER_SECOND))
+
+
+def _halve_interval(stop: StopPrediction) -> int | None:
+    """Return half the width of a prediction interval in whole seconds; None if there is none."""
+    if stop.earliest is None or stop.latest is None:
+        return None
+    half: int = halve_up(to_microseconds(stop.latest) - to_microseconds(stop.earliest))
+    return half

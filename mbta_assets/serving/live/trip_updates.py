@@ -10,8 +10,10 @@ interval of twice that width. It is left out where the model has no intervals.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from operator import lt, sub
 from typing import Any, NamedTuple
 
 from google.transit.gtfs_realtime_pb2 import FeedHeader, FeedMessage, TripDescriptor
@@ -19,7 +21,7 @@ from google.transit.gtfs_realtime_pb2 import FeedHeader, FeedMessage, TripDescri
 from mbta_assets.serving.live.publication import (
     PredictedStops,
     Publication,
-    RoundedStop,
+    RoundedStops,
     StopPrediction,
     TripPrediction,
 )
@@ -57,7 +59,7 @@ def encode_protobuf(publication: Publication) -> bytes:
         trip_update.vehicle.id = trip.vehicle_id
         descriptor = trip_update.trip
         descriptor.trip_id = trip.trip_id
-        descriptor.start_date = _format_date(trip)
+        descriptor.start_date = _format_date(trip.service_date)
         descriptor.schedule_relationship = TripDescriptor.SCHEDULED
         if trip.route_id is not None:
             descriptor.route_id = trip.route_id
@@ -82,7 +84,7 @@ def encode_json(publication: Publication) -> bytes:
 
 def make_entity_id(trip: TripPrediction) -> str:
     """Return the id of a trip's entity, which is the same in each feed."""
-    return f"{_format_date(trip)}-{trip.trip_id}"
+    return f"{_format_date(trip.service_date)}-{trip.trip_id}"
 
 
 def make_stop_time_updates(trip: TripPrediction) -> list[StopTimeUpdate]:
@@ -93,17 +95,15 @@ def make_stop_time_updates(trip: TripPrediction) -> list[StopTimeUpdate]:
     apart.
     """
     visits = _round_stops(trip.stops)
-    has_sequences = trip.has_stop_sequences and _has_usable_sequences(visits)
-    if not has_sequences:
-        visits = [visit for visit in visits if visit.stop_id not in trip.repeated_stops]
-    updates = []
-    earliest = 0
-    for stop_sequence, stop_id, event, time, scheduled, uncertainty in visits:
-        time = max(time, earliest)
-        earliest = time + 1
-        sequence = stop_sequence if has_sequences else None
-        updates.append(StopTimeUpdate(sequence, stop_id, event, time, time - scheduled, uncertainty))
-    return updates
+    if trip.has_stop_sequences and _has_usable_sequences(visits.stop_sequences):
+        sequences = visits.stop_sequences
+    else:
+        visits = visits.select([stop_id not in trip.repeated_stops for stop_id in visits.stop_ids])
+        sequences = [None] * len(visits.times)
+    times = _make_increasing(visits.times)
+    delays = map(sub, times, visits.scheduled)
+    columns = zip(sequences, visits.stop_ids, visits.events, times, delays, visits.half_widths, strict=True)
+    return list(map(StopTimeUpdate._make, columns))
 
 
 def to_posix_seconds(time: datetime) -> int:
@@ -111,21 +111,31 @@ def to_posix_seconds(time: datetime) -> int:
     return (time - EPOCH) // SECOND
 
 
-def _has_usable_sequences(visits: Sequence[RoundedStop]) -> bool:
-    """Return whether the stop sequences identify the visits and increase in the order of travel."""
+def _has_usable_sequences(sequences: Sequence[int | None]) -> bool:
+    """Return whether stop sequences identify the visits and increase in the order of travel."""
     previous = -1
-    for visit in visits:
-        if visit.stop_sequence is None or visit.stop_sequence <= previous:
+    for sequence in sequences:
+        if sequence is None or sequence <= previous:
             return False
-        previous = visit.stop_sequence
+        previous = sequence
     return True
 
 
-def _round_stops(stops: Sequence[StopPrediction]) -> Sequence[RoundedStop]:
+def _make_increasing(times: Sequence[int]) -> Sequence[int]:
+    """Return times of which each is later than the one before, moved by as little as that takes."""
+    if all(map(lt, times, times[1:])):
+        return times
+    increasing = list(times[:1])
+    for time in times[1:]:
+        increasing.append(max(time, increasing[-1] + 1))
+    return increasing
+
+
+def _round_stops(stops: Sequence[StopPrediction]) -> RoundedStops:
     """Return the predictions for a trip in whole seconds."""
     if isinstance(stops, PredictedStops):
-        return stops.columns.rounded[stops.begin : stops.end]
-    return [RoundedStop.from_prediction(stop) for stop in stops]
+        return stops.columns.rounded.slice(stops.begin, stops.end)
+    return RoundedStops.from_predictions(stops)
 
 
 def _iter_trips(publication: Publication) -> Iterator[tuple[TripPrediction, list[StopTimeUpdate]]]:
@@ -136,25 +146,26 @@ def _iter_trips(publication: Publication) -> Iterator[tuple[TripPrediction, list
             yield trip, updates
 
 
-def _add_updates(container: Any, updates: Sequence[StopTimeUpdate]) -> None:
+def _add_updates(container: Any, updates: Iterable[StopTimeUpdate]) -> None:
     """Add stop visits to the repeated field of a trip update."""
-    for update in updates:
-        added = container.add()
-        if update.stop_sequence is not None:
-            added.stop_sequence = update.stop_sequence
-        added.stop_id = update.stop_id
-        event = added.arrival if update.event == "arrival" else added.departure
-        event.time = update.time
-        event.delay = update.delay
-        if update.uncertainty is not None:
-            event.uncertainty = update.uncertainty
+    add = container.add
+    for stop_sequence, stop_id, event_name, time, delay, uncertainty in updates:
+        added = add()
+        if stop_sequence is not None:
+            added.stop_sequence = stop_sequence
+        added.stop_id = stop_id
+        event = added.arrival if event_name == "arrival" else added.departure
+        event.time = time
+        event.delay = delay
+        if uncertainty is not None:
+            event.uncertainty = uncertainty
 
 
 def _make_json_entity(trip: TripPrediction, updates: Sequence[StopTimeUpdate], timestamp: int) -> dict[str, Any]:
     """Return the entity of a trip as in protobuf's JSON mapping."""
     descriptor = {
         "tripId": trip.trip_id,
-        "startDate": _format_date(trip),
+        "startDate": _format_date(trip.service_date),
         "scheduleRelationship": "SCHEDULED",
         "routeId": trip.route_id,
         "directionId": trip.direction_id,
@@ -180,6 +191,7 @@ def _make_json_update(update: StopTimeUpdate) -> dict[str, Any]:
     return {"stopSequence": update.stop_sequence, "stopId": update.stop_id, update.event: event}
 
 
-def _format_date(trip: TripPrediction) -> str:
-    """Return the service date of a trip as GTFS writes it."""
-    return trip.service_date.strftime("%Y%m%d")
+@lru_cache(maxsize=16)
+def _format_date(service_date: date) -> str:
+    """Return a service date as GTFS writes it."""
+    return service_date.strftime("%Y%m%d")
