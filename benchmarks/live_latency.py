@@ -25,7 +25,6 @@ from mbta_assets.serving.live.network_view import Network
 from mbta_assets.serving.live.state import Published
 from mbta_assets.serving.model_source import open_model_source
 from mbta_assets.serving.predictor import feature_columns
-from mbta_assets.serving.queries import Queries
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.transit.service_day import start_time
 
@@ -127,7 +126,7 @@ def main() -> None:
         if at < middle:
             engine.ingest(time_of, reader.read(parse_feed(content, ""), at, days))
             if at == middle - EVERY:  # the first publication indexes the stops of every trip
-                engine.publish(predictor, time_of, time_of)
+                engine.list_queries(time_of, time_of).predict(predictor)
             continue
         with watch.measure("all"):
             with watch.measure("parse"):
@@ -137,7 +136,7 @@ def main() -> None:
             with watch.measure("stream"):
                 engine.ingest(time_of, updates)
             with watch.measure("queries, features, model"):
-                publication = engine.publish(predictor, time_of, time_of)
+                publication = engine.list_queries(time_of, time_of).predict(predictor)
             with watch.measure("encode"):
                 published = Published(publication, Network({}))
         gc.collect(1)  # as `LiveService` does once it has published
@@ -145,7 +144,7 @@ def main() -> None:
     print(
         f"{len(publication.trips)} vehicles, {np.mean(counts):.0f} predictions, {len(published.protobuf.body):,} bytes"
     )
-    columns = feature_columns(Queries([place.queries for place in engine.find_places(None)]))
+    columns = feature_columns(engine.list_queries(time_of, None).queries)
     for _ in range(ROUNDS):
         with watch.measure("the model alone"):
             predictor.predict_delays(columns)

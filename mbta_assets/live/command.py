@@ -91,7 +91,7 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
     model_source = configured_model_source(settings)
     predictors = make_predictor_cache(model_source, settings.refresh_seconds)
     published = PublicationArchive(open_archive(settings)) if options.archives_predictions else None
-    shadow = make_shadow(model_source, settings.refresh_seconds, state, published)
+    shadow = make_shadow(settings, model_source, state, published)
     max_age = timedelta(seconds=settings.live_max_age_seconds)
     dead_band = settings.live_dead_band_seconds
     service = LiveService(timetables, predictors, state, max_age, published, shadow, dead_band)
@@ -111,7 +111,7 @@ def open_archive(settings: Settings) -> FeedArchive:
 
 
 def make_shadow(
-    source: ModelSource, refresh_seconds: float, state: LiveState, published: PublicationArchive | None
+    settings: Settings, source: ModelSource, state: LiveState, published: PublicationArchive | None
 ) -> Shadow:
     """Return the shadow of a source's production model; what a candidate predicts there is archived too."""
 
@@ -119,7 +119,8 @@ def make_shadow(
         if published is not None:
             published.append(publication, "shadow")
 
-    return Shadow(make_candidate_cache(source, refresh_seconds), state.registry, keep)
+    candidates = make_candidate_cache(source, settings.refresh_seconds)
+    return Shadow(candidates, state.registry, keep, settings.live_dead_band_seconds)
 
 
 def make_state(settings: Settings, *, is_replay: bool = False) -> LiveState:

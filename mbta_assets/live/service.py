@@ -19,6 +19,7 @@ from mbta_assets.realtime.fetching import Outcome
 from mbta_assets.realtime.places import ArchiveError
 from mbta_assets.realtime.sequence import Classified, SnapshotSequence
 from mbta_assets.serving import Predictor, VehicleUpdate, logs
+from mbta_assets.serving.live.dead_band import DeadBand
 from mbta_assets.serving.live.engine import Engine, list_running_days
 from mbta_assets.serving.live.network_view import Network
 from mbta_assets.serving.live.publication import Publication
@@ -50,11 +51,11 @@ class LiveService:
     ) -> None:
         """Begin without snapshots; what is published is archived in `published`, if given.
 
-        `shadow`, if given, predicts each update after it has been published.
+        `shadow`, if given, predicts the same in a thread of its own, after it has been published.
         """
         self._shadow = shadow
         self._timetables, self._predictors, self._state = timetables, predictors, state
-        self._engine = Engine(timetables.read, max_age, dead_band_seconds)
+        self._engine, self._dead_band = Engine(timetables.read, max_age), DeadBand(dead_band_seconds)
         self._reader = UpdateReader(timetables)
         self._sequence = SnapshotSequence()
         self._published = published
@@ -109,8 +110,8 @@ class LiveService:
             return
         self._state.report_problem("model", None)
         idle = timedelta(seconds=0 if is_replay else time.monotonic() - self._taken_at)
-        made_at, feed_time = self._find_next_time(made_at), self._state.feed_time
-        publication = self._engine.publish(predictor, made_at, feed_time, idle)
+        queries = self._engine.list_queries(self._find_next_time(made_at), self._state.feed_time, idle)
+        publication = queries.predict(predictor, self._dead_band)
         timetables = {day: table for day in self._engine.days if (table := self._timetables.read(day)) is not None}
         if timetables != self._network.timetables:
             self._network = Network(timetables)
@@ -118,7 +119,7 @@ class LiveService:
         if self._published is not None:
             self._archive(self._published, publication)
         if self._shadow is not None:
-            self._shadow.predict(lambda model: self._engine.publish(model, made_at, feed_time, idle))
+            self._shadow.predict(queries, is_replay=is_replay)
         self._publications += 1
         gc.collect(1 if self._publications % FULL_COLLECTION_EVERY else 2)
 

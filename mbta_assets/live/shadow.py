@@ -1,10 +1,13 @@
 """The shadow: a candidate predicts on live traffic beside the production model, and is not served.
 
-It predicts after production's predictions have been published. What it does wrong is counted and logged, and is no
+It predicts in a thread of its own, after production's predictions have been published, and what it has no time for it
+leaves out. What it does wrong is counted and logged, and is no
 reason for which the published feed should not be relied on. Which candidate that is, and until when, is decided in
 `defs.production`.
 """
 
+import queue
+import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -12,6 +15,8 @@ from typing import NamedTuple, TypeAlias
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from mbta_assets.serving import Predictor, logs
+from mbta_assets.serving.live.dead_band import DeadBand
+from mbta_assets.serving.live.engine import UpdateQueries
 from mbta_assets.serving.live.publication import Publication
 from mbta_assets.serving.model_source import ModelSource
 from mbta_assets.serving.refreshing_cache import RefreshingCache
@@ -47,18 +52,29 @@ def make_candidate_cache(source: ModelSource, refresh_seconds: float) -> Refresh
 
 
 class Shadow:
-    """What a candidate predicts in the shadow, and its metrics."""
+    """What a candidate predicts in the shadow, in a thread of its own, and its metrics."""
 
     def __init__(
-        self, candidates: RefreshingCache[Candidate], registry: CollectorRegistry, keep: KeepPublication | None = None
+        self,
+        candidates: RefreshingCache[Candidate],
+        registry: CollectorRegistry,
+        keep: KeepPublication | None = None,
+        dead_band_seconds: float = 0.0,
     ) -> None:
-        """Count in a registry of metrics; each publication is given to `keep` if there is one."""
-        self._candidates, self._keep = candidates, keep
+        """Count in a registry of metrics; each publication is given to `keep` if there is one.
+
+        The dead band is that of production, so that both models are published by the same rule.
+        """
+        self._candidates, self._keep, self._dead_band = candidates, keep, DeadBand(dead_band_seconds)
+        self._waiting: queue.Queue[UpdateQueries] = queue.Queue(maxsize=1)
         self._predictions = Counter(
             "mbta_live_shadow_predictions", "Predictions of the shadow model.", registry=registry
         )
         self._errors = Counter(
             "mbta_live_shadow_errors", "Updates that the shadow model did not predict.", registry=registry
+        )
+        self._skipped = Counter(
+            "mbta_live_shadow_skipped", "Updates that came while the shadow model was busy.", registry=registry
         )
         self._seconds = Gauge(
             "mbta_live_shadow_seconds", "Time that the shadow model's latest update took.", registry=registry
@@ -66,24 +82,50 @@ class Shadow:
         self._model = Gauge(
             "mbta_live_shadow_model", "1 for the shadow model's version.", ["version"], registry=registry
         )
+        threading.Thread(target=self._run, name="shadow", daemon=True).start()
 
-    def predict(self, publish: Callable[[Predictor], Publication]) -> None:
-        """Predict an update with `publish` and keep the result, if there is a candidate; never raises an Exception."""
-        began = time.perf_counter()
-        try:
-            predictor = self._candidates.get().predictor
-            if predictor is None:
-                self._seconds.set(0)
-                self._model.clear()
-                return
-            publication = publish(predictor)
-            if self._keep is not None:
-                self._keep(publication)
-        except Exception as error:  # whatever it is, production's predictions go on
-            self._errors.inc()
-            logs.write("WARNING", "shadow model failed", problem=f"{type(error).__name__}: {error}")
+    def predict(self, queries: UpdateQueries, *, is_replay: bool = False) -> None:
+        """Have an update predicted; one that comes while two others wait or are predicted is skipped.
+
+        A replay goes on when it has been predicted, so that it skips none.
+        """
+        if is_replay:
+            self._waiting.put(queries)
+            self.wait()
             return
+        try:
+            self._waiting.put_nowait(queries)
+        except queue.Full:
+            self._skipped.inc()
+
+    def wait(self) -> None:
+        """Wait until all updates have been predicted."""
+        self._waiting.join()
+
+    def _run(self) -> None:
+        """Predict what comes, for ever."""
+        while True:
+            queries = self._waiting.get()
+            try:
+                self._predict(queries)
+            except Exception as error:  # whatever it is, production's predictions go on
+                self._errors.inc()
+                logs.write("WARNING", "shadow model failed", problem=f"{type(error).__name__}: {error}")
+            finally:
+                self._waiting.task_done()
+
+    def _predict(self, queries: UpdateQueries) -> None:
+        """Predict an update and keep the result, if there is a candidate."""
+        began = time.perf_counter()
+        predictor = self._candidates.get().predictor
+        if predictor is None:
+            self._seconds.set(0)
+            self._model.clear()
+            return
+        publication = queries.predict(predictor, self._dead_band)
+        if self._keep is not None:
+            self._keep(publication)
         self._seconds.set(time.perf_counter() - began)
-        self._predictions.inc(sum(len(trip.stops) for trip in publication.trips))
+        self._predictions.inc(len(queries.queries))
         self._model.clear()
         self._model.labels(publication.model_version).set(1)

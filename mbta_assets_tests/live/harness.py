@@ -42,8 +42,8 @@ class Live:
         source = open_model_source(str(self.store.root))
         self.predictors = make_predictor_cache(source, 0)
         self.shadowed: list[Publication] = []
-        shadow = Shadow(make_candidate_cache(source, 0), self.state.registry, self.shadowed.append)
-        self.service = LiveService(self.timetables, self.predictors, self.state, self.max_age, shadow=shadow)
+        self.shadow = Shadow(make_candidate_cache(source, 0), self.state.registry, self.shadowed.append)
+        self.service = LiveService(self.timetables, self.predictors, self.state, self.max_age, shadow=self.shadow)
         fetcher = Fetcher(f"{self.server.url}/feed", open_client(), 2**26)
         self.follower = AddressFollower(fetcher, self.service, self.state, 0.01, None)
 
@@ -51,6 +51,7 @@ class Live:
         """Serve a snapshot, poll it once, and return what is published."""
         self.server.plays["/feed"] = lambda request: Reply(snapshot.content)
         self.follower.poll()
+        self.shadow.wait()
         assert self.state.published is not None
         return self.state.published.publication
 

@@ -1,7 +1,13 @@
 """The candidate in the shadow predicts what production predicts, after it and while it waits, and harms nothing."""
 
-import pytest
+import threading
 
+import pytest
+from prometheus_client import CollectorRegistry
+
+from mbta_assets.live.service import LiveService
+from mbta_assets.live.shadow import Shadow, make_candidate_cache
+from mbta_assets.serving.live.publication import Publication
 from mbta_assets.serving.model_source import open_model_source
 from mbta_assets.settings import Settings
 from mbta_assets_tests.live.days import FeedSnapshot
@@ -69,6 +75,33 @@ def test_a_damaged_candidate_is_counted_and_production_is_served(
     assert live.play(snapshots[-1]).trips
     assert live.shadowed == [] and live.state.list_problems() == []
     assert read_metric(live, "errors_total") == 1
+
+
+def test_a_candidate_that_is_slow_delays_nothing_and_what_it_leaves_out_is_counted(
+    settings: Settings, model_store: ModelStore, server: FeedServer, snapshots: list[FeedSnapshot]
+) -> None:
+    live, go_on = Live(settings, model_store, server), threading.Event()
+    live.play(snapshots[-5])
+    model_store.set_shadow(model_store.models[1])
+
+    def keep(publication: Publication) -> None:
+        go_on.wait()
+        live.shadowed.append(publication)
+
+    cache = make_candidate_cache(open_model_source(str(model_store.root)), 0)
+    shadow = Shadow(cache, CollectorRegistry(), keep)
+    service = LiveService(live.timetables, live.predictors, live.state, live.max_age, shadow=shadow)
+    times = []
+    for snapshot in snapshots[-4:]:
+        service.take(snapshot.content, snapshot.made_at.timestamp(), "")
+        service.publish(live.state.clock())
+        assert live.state.published is not None
+        times.append(live.state.published.publication.made_at)
+    assert len(set(times)) == 4 and live.shadowed == []
+    go_on.set()
+    shadow.wait()
+    predicted = [publication.made_at for publication in live.shadowed]
+    assert predicted[0] == times[0] and set(predicted) < set(times)
 
 
 def test_the_candidate_is_that_of_the_store_that_is_named_or_that_the_named_model_is_in(

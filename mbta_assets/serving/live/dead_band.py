@@ -18,8 +18,6 @@ SHARE_OF_TIME_AHEAD = 0.01
 """A change of at most this share of the time to the event is little."""
 MIN_SECONDS_AHEAD = 60.0
 """Events that are nearer are predicted anew each time."""
-MAX_VERSIONS = 2
-"""Number of model versions whose predictions are remembered: production's, and that of a model in its shadow."""
 TRIP_KEY = ("service_date", "trip_id", "vehicle_id")
 """Fields that identify a vehicle on a trip."""
 TripKey: TypeAlias = tuple[Any, ...]
@@ -27,12 +25,13 @@ VisitKey: TypeAlias = tuple[int, str]
 
 
 class DeadBand:
-    """What has been predicted for each stop visit ahead of a vehicle, by model version."""
+    """What a model has predicted for each stop visit ahead of a vehicle; another version begins anew."""
 
     def __init__(self, seconds: float) -> None:
         """Keep a time while the next one differs by 1% of the time ahead, and `seconds`, at most; with 0 none."""
         self._seconds = seconds
-        self._kept: dict[str, Mapping[TripKey, Mapping[VisitKey, float]]] = {}
+        self._version = ""
+        self._kept: Mapping[TripKey, Mapping[VisitKey, float]] = {}
 
     def apply(self, version: str, queries: Queries, predicted: PredictedEvents) -> PredictedEvents:
         """Return the predictions for queries, those that have changed little as they were; intervals move along.
@@ -45,34 +44,29 @@ class DeadBand:
         ahead = queries.seconds_ahead + delays
         band = np.where(ahead >= MIN_SECONDS_AHEAD, np.minimum(self._seconds, SHARE_OF_TIME_AHEAD * ahead), -1.0)
         visits = list(_list_visits(queries))
-        before = self._look_up(version, visits)
+        before = self._look_up(visits) if version == self._version else np.full(len(delays), np.nan)
         held = np.where(np.abs(before - delays) <= band, before, delays)
         order = np.array(queries.values("stops_ahead"), dtype=np.int64)
         held = shift_delays(held, queries.seconds_ahead, order, queries.report_numbers)
-        self._remember(version, visits, held)
+        self._version = version
+        self._remember(visits, held)
         moved = held - delays
         return predicted._replace(
             delays=held, lower_delays=predicted.lower_delays + moved, upper_delays=predicted.upper_delays + moved
         )
 
-    def _look_up(self, version: str, ahead: Iterable[tuple[TripKey, list[VisitKey]]]) -> np.ndarray:
+    def _look_up(self, ahead: Iterable[tuple[TripKey, list[VisitKey]]]) -> np.ndarray:
         """Return the delays (n,) that were predicted last for the visits ahead, NaN where there were none."""
-        kept = self._kept.get(version, {})
         before: list[float] = []
         for trip, visits in ahead:
-            of_trip = kept.get(trip, {})
+            of_trip = self._kept.get(trip, {})
             before += [of_trip.get(visit, np.nan) for visit in visits]
         return np.array(before, dtype=np.float64)
 
-    def _remember(self, version: str, ahead: Iterable[tuple[TripKey, list[VisitKey]]], delays: np.ndarray) -> None:
-        """Remember the delays (n,) of the visits ahead, and forget those of other visits and of old versions."""
+    def _remember(self, ahead: Iterable[tuple[TripKey, list[VisitKey]]], delays: np.ndarray) -> None:
+        """Remember the delays (n,) of the visits ahead, and forget those of others."""
         values = iter(delays.tolist())
-        self._kept.pop(version, None)
-        self._kept[version] = {
-            trip: dict(zip(visits, islice(values, len(visits)), strict=True)) for trip, visits in ahead
-        }
-        for old in list(self._kept)[:-MAX_VERSIONS]:
-            del self._kept[old]
+        self._kept = {trip: dict(zip(visits, islice(values, len(visits)), strict=True)) for trip, visits in ahead}
 
 
 def _list_visits(queries: Queries) -> Iterator[tuple[TripKey, list[VisitKey]]]:

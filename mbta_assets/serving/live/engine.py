@@ -1,4 +1,4 @@
-"""The state of the running service days, and the predictions for every vehicle at an update of the feed.
+"""The state of the running service days, and what is asked of a model, for every vehicle, at an update of the feed.
 
 Where updates, timetables and models come from is up to the caller; so is publishing.
 """
@@ -61,6 +61,31 @@ class VehiclePlace(NamedTuple):
         return self.rank[4]
 
 
+class UpdateQueries(NamedTuple):
+    """The queries of one update; they do not change afterwards, so that several threads may have them."""
+
+    made_at: datetime
+    feed_time: datetime | None
+    places: Sequence[VehiclePlace]
+    queries: Queries
+
+    def predict(self, predictor: Predictor, dead_band: DeadBand | None = None) -> Publication:
+        """Predict all of them in one batch.
+
+        With a dead band predicted times are kept while they change little; without, they are the model's.
+        """
+        events = predictor.predict_events(self.queries)
+        if dead_band is not None:
+            events = dead_band.apply(predictor.version, self.queries, events)
+        columns = StopColumns.from_predictions(self.queries, events)
+        trips, begin = [], 0
+        for place in self.places:
+            end = begin + len(place.queries.events)
+            trips.append(_make_trip(place, PredictedStops(columns, begin, end)))
+            begin = end
+        return Publication(self.made_at, self.feed_time, predictor.version, events.confidence_level, tuple(trips))
+
+
 def list_running_days(time: datetime) -> list[date]:
     """Return the service days of which vehicles report at a time: a trip may end after its day has."""
     first = (time - timedelta(hours=SERVICE_DAY_HOURS)).date()
@@ -71,13 +96,9 @@ def list_running_days(time: datetime) -> list[date]:
 class Engine:
     """The streams of the running service days; not for several threads at a time."""
 
-    def __init__(self, read_timetable: ReadTimetable, max_age: timedelta, dead_band_seconds: float = 0.0) -> None:
-        """Begin without updates. Vehicles whose latest report is older than `max_age` are not predicted.
-
-        With `dead_band_seconds` predicted times are kept while they change little; without, they are the model's.
-        """
+    def __init__(self, read_timetable: ReadTimetable, max_age: timedelta) -> None:
+        """Begin without updates. Vehicles whose latest report is older than `max_age` are not predicted."""
         self._read_timetable, self._max_age = read_timetable, max_age
-        self._dead_band = DeadBand(dead_band_seconds)
         self._days: dict[date, _Day] = {}
 
     @property
@@ -107,24 +128,15 @@ class Engine:
                 added = day.updates
             day.stream.update(added)
 
-    def publish(
-        self, predictor: Predictor, made_at: datetime, feed_time: datetime | None, idle: timedelta = timedelta(0)
-    ) -> Publication:
-        """Predict every stop ahead of each vehicle, all in one batch.
+    def list_queries(
+        self, made_at: datetime, feed_time: datetime | None, idle: timedelta = timedelta(0)
+    ) -> UpdateQueries:
+        """Return the queries about every stop ahead of each vehicle.
 
         `idle` is the time since the latest snapshot was taken in, by which reports have aged since `feed_time`.
         """
-        since = None if feed_time is None else feed_time + idle - self._max_age
-        places = self.find_places(since)
-        queries = Queries([place.queries for place in places])
-        events = self._dead_band.apply(predictor.version, queries, predictor.predict_events(queries))
-        columns = StopColumns.from_predictions(queries, events)
-        trips, begin = [], 0
-        for place in places:
-            end = begin + len(place.queries.events)
-            trips.append(_make_trip(place, PredictedStops(columns, begin, end)))
-            begin = end
-        return Publication(made_at, feed_time, predictor.version, events.confidence_level, tuple(trips))
+        places = self.find_places(None if feed_time is None else feed_time + idle - self._max_age)
+        return UpdateQueries(made_at, feed_time, places, Queries([place.queries for place in places]))
 
     def find_places(self, since: datetime | None) -> list[VehiclePlace]:
         """Return the places that count of the vehicles that have reported since a time."""

@@ -50,10 +50,10 @@ def test_a_change_within_the_band_is_none_and_a_larger_one_is_the_models() -> No
     assert apply(band, make_queries({"t": [500, 2000]}, after=450), [60.0, 3.0])[0] == 60.0  # within a minute
 
 
-def test_versions_and_trips_have_memories_of_their_own_and_what_is_gone_is_forgotten() -> None:
+def test_trips_have_memories_of_their_own_and_what_is_gone_or_of_another_version_is_forgotten() -> None:
     band, both = DeadBand(BAND), make_queries({"t": [3000], "u": [3000]})
+    assert apply(band, both, [5.0, 25.0], version="b") == [5.0, 25.0]
     assert apply(band, both, [0.0, 20.0]) == [0.0, 20.0]
-    assert apply(band, both, [3.0, 3.0], version="b") == [3.0, 3.0]
     assert apply(band, both, [4.0, 17.0]) == [0.0, 20.0]
     assert apply(band, make_queries({"u": [3000]}), [15.0]) == [20.0]
     assert apply(band, both, [4.0, 15.0]) == [4.0, 20.0]
