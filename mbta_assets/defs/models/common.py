@@ -28,7 +28,7 @@ model_asset = partial(
 )
 """Decorator of an asset that is a model: stored as a bundle, and the only training at a time."""
 
-ERROR_LABEL = "validation error (1 is the typical error of the lookup)"
+ERROR_LABEL = "validation MAE (seconds)"
 
 
 class FloatRange(dg.Config):
@@ -204,7 +204,7 @@ def search_metadata(
     A step of a learning curve is `per_step` of `unit`, such as boosting rounds. `extra` is logged with each trial.
     """
     rows = [
-        {"trial": trial.index, "best_error": trial.best, unit: len(trial.curve) * per_step}
+        {"trial": trial.index, "validation_mae_seconds": trial.best, unit: len(trial.curve) * per_step}
         | {key: str(value) if isinstance(value, list) else value for key, value in trial.configuration.items()}
         for trial in sorted(trials, key=lambda trial: trial.best)
     ]
@@ -227,7 +227,7 @@ def search_metadata(
 
 def selection_metadata(key: str, table: Sequence[Mapping[str, Any]], selected: str) -> dict[str, Any]:
     """Return named rows with sizes and errors as a table under `key`, and as a plot of error against size."""
-    points = {row["name"]: (row["size_bytes"], row["validation_error"]) for row in table}
+    points = {row["name"]: (row["size_bytes"], row["validation_mae_seconds"]) for row in table}
     return {
         "chosen": selected,
         key: table_metadata([{**row, "chosen": row["name"] == selected} for row in table]),

@@ -167,7 +167,9 @@ def distilled_student(
         training_set, runtime_lookup, trees, dnn_teacher, pruned_teacher, training, cluster.executor
     )
     control = model_registry.put("untaught_student", distilled.control_draft())
-    errors = [{"tree_fraction": key, "validation_error": error} for key, error in distilled.mixture.errors.items()]
+    errors = [
+        {"tree_fraction": key, "validation_mae_seconds": error} for key, error in distilled.mixture.errors.items()
+    ]
     logged = {"training_set": training_set.digest, "seed": settings.seed}
     trials = search_metadata("distilled_student", distilled.trials, tracker, logged, "epochs")
     threads = cluster.executor.trial_resources.threads

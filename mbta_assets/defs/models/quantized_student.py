@@ -66,7 +66,7 @@ def quantized_student(
             **selection_metadata("variants", quantized.to_table(), quantized.selected.name),
             "parity_seconds": quantized.parity["max_seconds"],
             "parity_rows": quantized.parity["rows"],
-            "validation_error": quantized.selected.validation_error,
+            "validation_mae_seconds": quantized.selected.validation_error,
             "interval": table_metadata(tabulate_half_widths(quantized.interval)),
         }
     )

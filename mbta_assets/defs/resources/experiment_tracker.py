@@ -47,8 +47,8 @@ class ExperimentTracker(dg.ConfigurableResource):
                 settings=wandb.Settings(console="off", x_disable_stats=True, disable_git=True, quiet=True),
             ) as run:
                 for step, error in enumerate(trial.curve, start=1):
-                    run.log({"validation_error": error}, step=step)
-                run.summary["best_validation_error"] = trial.best
+                    run.log({"validation_mae_seconds": error}, step=step)
+                run.summary["best_validation_mae_seconds"] = trial.best
                 project_url = run.project_url
         if self.mode == "online":
             return f"{project_url}/groups/{group}"

@@ -99,7 +99,7 @@ class TeacherMixture:
 
     tree_fraction: float
     errors: dict[float, float]
-    """Validation error in units of the scale of each fraction that was tried."""
+    """Validation error in seconds of each fraction that was tried."""
     train: np.ndarray
     """(n,) predictions for the training rows, in units of the scale."""
 
@@ -127,7 +127,7 @@ class DistilledStudent:
         """Return errors and sizes, and the gain of distillation."""
         return {
             **self.data.describe(self.fitted),
-            "validation_error_without_teacher": self.control.validation_error,
+            "validation_mae_seconds_without_teacher": self.control.validation_error,
             "gain_of_distillation": 1 - self.fitted.validation_error / self.control.validation_error,
             "tree_fraction": self.mixture.tree_fraction,
         }
@@ -188,20 +188,20 @@ def mix_teachers(
     """Mix the predictions of a network and of trees by the fraction of the trees that validation selects."""
     train, validation = data.train, data.validation
     trees_train, trees_validation = predict_with_trees(trees, all_columns)
-    fraction, errors = select_mixture(validation.target, predict(network, validation), trees_validation, tree_fractions)
+    fraction, errors = select_mixture(validation, predict(network, validation), trees_validation, tree_fractions)
     mixed = (1 - fraction) * predict(network, train) + fraction * trees_train
     return TeacherMixture(fraction, errors, mixed)
 
 
 def select_mixture(
-    target: np.ndarray, network: np.ndarray, trees: np.ndarray, tree_fractions: Sequence[float]
+    validation: Arrays, network: np.ndarray, trees: np.ndarray, tree_fractions: Sequence[float]
 ) -> tuple[float, dict[float, float]]:
-    """Return the fraction of the trees with the smallest mean absolute error, and the errors of all fractions.
+    """Return the fraction of the trees with the smallest error, and the errors in seconds of all fractions.
 
-    `target`, `network` and `trees` are (n,); rows whose target is NaN do not count.
+    `network` and `trees` are residuals (n,) of the validation rows.
     """
     errors = {
-        fraction: float(np.nanmean(np.abs((1 - fraction) * network + fraction * trees - target), dtype=np.float64))
+        fraction: validation.mean_absolute_error((1 - fraction) * network + fraction * trees)
         for fraction in tree_fractions
     }
     return min(errors, key=errors.__getitem__), errors

@@ -14,7 +14,7 @@ from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, prepare_training_data
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows
 from mbta_assets.ml.training.network import count_parameters
-from mbta_assets.ml.training.network_trainer import Fitted, predict
+from mbta_assets.ml.training.network_trainer import Fitted
 from mbta_assets.ml.training.network_weights import to_files
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 from mbta_assets.ml.training.tuning import Configuration
@@ -68,21 +68,14 @@ class NetworkData:
         """Return the preprocessor with the stored lookup, which was fitted on the validation part too."""
         return replace(self.preprocessor, lookup=MedianRunTime.from_bytes(self.runtime_lookup.file(LOOKUP_FILE)))
 
-    def mae_seconds(self, fitted: Fitted) -> float:
-        """Return the mean absolute error of a network on the validation rows, in seconds."""
-        validation = self.validation
-        error = (predict(fitted.network, validation) - validation.target) * validation.scale
-        return float(np.abs(error).mean(dtype=np.float64))
-
     def make_provenance(self, teachers: Mapping[str, Bundle]) -> dict[str, Any]:
         """Return the manifest fields of a network that say what it was made from. Raises MixedVersions."""
         return make_provenance(self.training_set, runtime_lookup=self.runtime_lookup, **teachers)
 
     def describe(self, fitted: Fitted) -> dict[str, Any]:
-        """Return the errors and sizes of a trained network; errors without a unit are in units of the scale."""
+        """Return the error and sizes of a trained network."""
         return {
-            "validation_error": fitted.validation_error,
-            "validation_mae_seconds": self.mae_seconds(fitted),
+            "validation_mae_seconds": fitted.validation_error,
             "epochs": fitted.best_epoch,
             **count_parameters(fitted.network),
             "layers": str(fitted.network.architecture()["layers"]),
@@ -97,11 +90,7 @@ class NetworkData:
         **fields: Any,
     ) -> Draft:
         """Return the bundle of a trained network, with further manifest fields; `teachers` by asset, if it had any."""
-        validation = {
-            "error": fitted.validation_error,
-            "mae": self.mae_seconds(fitted),
-            "n": len(self.validation),
-        }
+        validation = {"mae": fitted.validation_error, "n": len(self.validation)}
         return Draft(
             "network",
             {**to_files(fitted.network), **self.stored_preprocessor.to_files()},

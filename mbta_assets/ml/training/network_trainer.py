@@ -45,7 +45,7 @@ class Fitted:
 
     network: Network
     validation_error: float
-    """Mean absolute error in units of the scale, over all labelled validation rows."""
+    """Mean absolute error in seconds, over all labelled validation rows."""
     history: tuple[float, ...]
     """Validation error after each epoch, over the rows of early stopping."""
     best_epoch: int
@@ -102,7 +102,7 @@ def fine_tune(
         for epoch in range(1, config.epochs + 1):
             loop.run_epoch(on_step)
             process_group.broadcast_buffers(network)
-            error = mean_absolute_error(network, early_stopping_rows)
+            error = early_stopping_rows.mean_absolute_error(predict(network, early_stopping_rows))
             if not np.isfinite(error):
                 raise FloatingPointError(f"training diverged: validation error {error} after epoch {epoch} of {config}")
             history.append(error)
@@ -119,7 +119,7 @@ def fine_tune(
         )
     network.load_state_dict(best[2])
     network.cpu().eval()
-    return Fitted(network, mean_absolute_error(network, _select_labelled(validation)), tuple(history), best[1])
+    return Fitted(network, validation.mean_absolute_error(predict(network, validation)), tuple(history), best[1])
 
 
 @torch.no_grad()
@@ -133,11 +133,6 @@ def predict(network: Network, rows: Arrays, batch_size: int = 16_384) -> np.ndar
         inputs = (rows.numeric[batch], rows.codes[batch].astype(np.int64))
         parts.append(network(*(torch.from_numpy(array).to(device) for array in inputs)).cpu().numpy())
     return np.concatenate(parts)
-
-
-def mean_absolute_error(network: Network, labelled: Arrays) -> float:
-    """Return the mean absolute error over labelled rows in units of the scale, so that all distances count alike."""
-    return float(np.abs(predict(network, labelled) - labelled.target).mean(dtype=np.float64))
 
 
 @contextmanager
@@ -206,9 +201,9 @@ class _TrainingLoop:
         return (self.weights[rows] * loss).sum(dim=1).mean()
 
 
-def _select_labelled(rows: Arrays, max_rows: int | None = None) -> Arrays:
-    """Return the labelled rows, or at most `max_rows` of them, evenly spaced."""
+def _select_labelled(rows: Arrays, max_rows: int) -> Arrays:
+    """Return at most `max_rows` of the labelled rows, evenly spaced."""
     index = np.flatnonzero(~np.isnan(rows.label))
-    if max_rows is not None and len(index) > max_rows:
+    if len(index) > max_rows:
         index = index[np.linspace(0, len(index) - 1, max_rows).astype(int)]
     return rows.take(index)

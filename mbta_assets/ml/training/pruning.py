@@ -101,7 +101,7 @@ class Candidate:
     cut: Cut
     fitted: Fitted
     errors: tuple[float, ...]
-    """Validation error in units of the scale by stops ahead, ascending; see `group_distances`."""
+    """Validation error in seconds by stops ahead, ascending; see `group_distances`."""
     parameters: int
     non_embedding: int
     """Number of parameters outside the category embeddings."""
@@ -113,14 +113,14 @@ class Candidate:
     """Median latency of one row in ONNX Runtime, which multiplies zeros like any number."""
 
     def to_row(self) -> dict[str, Any]:
-        """Return the candidate as a row of a table, with errors in units of the scale."""
+        """Return the candidate as a row of a table, with errors in seconds."""
         return {
             "name": self.cut.name,
             "family": self.cut.family,
             "neurons_removed": self.cut.neurons,
             "weights_zeroed": self.cut.weights,
-            "validation_error": self.fitted.validation_error,
-            "by_distance": " ".join(f"{error:.3f}" for error in self.errors),
+            "validation_mae_seconds": self.fitted.validation_error,
+            "by_distance": " ".join(f"{error:.2f}" for error in self.errors),
             "parameters": self.parameters,
             "non_embedding": self.non_embedding,
             "non_zero": self.non_zero,
@@ -225,7 +225,7 @@ def judge(cut: Cut, fitted: Fitted, validation: Arrays) -> Candidate:
     """Measure the errors, size and latency of a fine-tuned network."""
     network = fitted.network
     feed = make_feed(validation.numeric, validation.codes)
-    error = np.abs(predict(network, validation) - validation.target)
+    error = validation.scale * np.abs(predict(network, validation) - validation.target)
     group = group_distances(validation.scale)
     return Candidate(
         cut,

@@ -140,8 +140,7 @@ def train_xgboost(
     trainer = XGBoostTrainer(configuration, feature_names, training.boosting, training.seed)
     validation = Arrays.concat(rows.arrays(fitted, rows.validation, residual_to))
     held_out = executor.train_trees(trainer, rows.arrays(fitted, rows.train, residual_to), validation)
-    error = validation.target - held_out.inplace_predict(xgboost_trainer.stack_features(validation))
-    mae = float(np.abs(error * validation.scale).mean())
+    mae = validation.mean_absolute_error(held_out.inplace_predict(xgboost_trainer.stack_features(validation)))
 
     final_rows = rows.train | rows.validation
     lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))

@@ -55,20 +55,21 @@ class XGBoostTrainer:
     def train(self, matrix: Any, validation: Arrays | None, base_score: float, report: Report | None = None) -> Any:
         """Train on an XGBoost matrix and return the booster, cut after its best round.
 
-        Early stopping is by the mean absolute error on `validation`, if given, in units of the scale. `base_score` is
-        the median target: a Huber loss is flat far from its minimum. `report` gets the smallest error so far after
-        every `boosting.rounds_per_step` rounds.
+        Early stopping is by the mean absolute error in seconds on `validation`, if given: XGBoost weights the errors by
+        the scale. `base_score` is the median target: a Huber loss is flat far from its minimum. `report` gets the
+        smallest error so far, in seconds, after every `boosting.rounds_per_step` rounds.
         """
         import xgboost  # takes most of a second to import; the code location imports this module and must load fast
 
         boosting = self.boosting
+        seconds = 1.0 if validation is None else float(validation.scale.mean(dtype=np.float64))
 
         class ReportSteps(xgboost.callback.TrainingCallback):
             """Reports the steps of the learning curve."""
 
             def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
                 if report is not None and (epoch + 1) % boosting.rounds_per_step == 0:
-                    report(min(evals_log["validation"]["mae"]))
+                    report(seconds * min(evals_log["validation"]["mae"]))
                 return False
 
         parameters = self._make_parameters(base_score)
@@ -77,7 +78,7 @@ class XGBoostTrainer:
         else:
             threads = self.resources.threads
             held_out = xgboost.QuantileDMatrix(
-                stack_features(validation), validation.target, ref=matrix, nthread=threads
+                stack_features(validation), validation.target, weight=validation.scale, ref=matrix, nthread=threads
             )
             early_stopping = xgboost.callback.EarlyStopping(rounds=boosting.patience_rounds, save_best=True)
             booster = xgboost.train(

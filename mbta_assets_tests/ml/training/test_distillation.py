@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.distillation import distillation_targets, select_mixture
 from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkConfig, TrainConfig
 from mbta_assets.ml.training.network_trainer import fit
@@ -53,7 +54,14 @@ def test_a_teacher_far_from_the_label_pulls_no_harder_than_the_bound(train: Prob
 
 
 def test_the_mixture_has_the_fraction_of_trees_with_the_smallest_validation_error() -> None:
-    label = np.array([0.0, 10.0, np.nan, 20.0])
-    assert select_mixture(label, label - 5, label + 5, TREE_FRACTIONS) == (0.5, {0.0: 5, 0.25: 2.5, 0.5: 0})
-    assert select_mixture(label, label - 5, label + 15, TREE_FRACTIONS)[0] == 0.25
-    assert select_mixture(label, label + 1, label + 100, TREE_FRACTIONS)[0] == 0
+    label, scale = np.array([0, 10, np.nan, 20], np.float32), np.array([1, 1, 1, 4], np.float32)
+    rows = Arrays(np.zeros((4, 1), np.float32), np.zeros((4, 1), np.int32), np.zeros(4, np.float32), scale, label)
+    target = rows.target
+    assert select_mixture(rows, target - 5, target + 5, TREE_FRACTIONS) == (0.5, {0.0: 10, 0.25: 5, 0.5: 0})
+    assert select_mixture(rows, target - 5, target + 15, TREE_FRACTIONS)[0] == 0.25
+    assert select_mixture(rows, target + 1, target + 100, TREE_FRACTIONS)[0] == 0
+    near, far = (
+        np.array([3, 3, 0, 0]),
+        np.array([0, 0, 0, 2]),
+    )  # 6 s of error in sum are less than 8, not 6 units than 2
+    assert select_mixture(rows, target + near, target + far, (0.0, 1.0))[0] == 0

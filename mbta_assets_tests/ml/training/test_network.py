@@ -32,8 +32,22 @@ def predict_with(network: Network, rows: Arrays, column: int, value: float) -> n
 
 
 def test_a_network_comes_close_to_the_oracle(teacher: Fitted, validation: Problem) -> None:
-    base_error = np.nanmean(np.abs(validation.rows.target))
+    base_error = validation.rows.mean_absolute_error(np.zeros(len(validation.rows)))
     assert teacher.validation_error < 1.1 * validation.oracle_error() < 0.8 * base_error
+
+
+def test_errors_are_seconds_over_the_labelled_rows_and_a_missing_prediction_is_not_passed_over() -> None:
+    n = 4
+    rows = Arrays(
+        np.zeros((n, 1), np.float32),
+        np.zeros((n, 1), np.int32),
+        base=np.full(n, 100, np.float32),
+        scale=np.array([10, 100, 1, 1], np.float32),
+        label=np.array([110, 50, np.nan, 100], np.float32),
+    )
+    residual = np.array([0.0, 0.0, 7.0, 3.0])
+    assert rows.mean_absolute_error(residual) == pytest.approx((10 + 50 + 3) / 3)
+    assert np.isnan(rows.mean_absolute_error(np.array([0.0, np.nan, 0.0, 0.0])))
 
 
 def test_preprocessing_is_fitted_on_the_training_part_alone(train: Problem, validation: Problem) -> None:
