@@ -20,6 +20,7 @@ from mbta_assets.defs.models import MODELS
 from mbta_assets.defs.transit import read_agency_predictions
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.checks import models_losing_to_lookup
+from mbta_assets.ml.evaluation.grouping import CHANGE_BINS
 from mbta_assets.ml.evaluation.steadiness import measure_change_per_minute
 from mbta_assets.ml.inference.latency import measure_median_latency_us
 from mbta_assets.ml.inference.monotone import correct_delays
@@ -176,7 +177,9 @@ def describe_leaderboard(leaderboard: list[metrics.LeaderboardRow]) -> dict[str,
         "leaderboard": table_metadata(_shorten_rows(leaderboard)),
         "error_by_stops_ahead": plot_metadata(lambda axes: _draw_error_by_stops_ahead(axes, leaderboard)),
         "error_against_size": plot_metadata(lambda axes: _draw_pareto_front(axes, models)),
+        "error_by_change": plot_metadata(lambda axes: _draw_error_by_change(axes, leaderboard)),
         "interval": table_metadata(_list_coverage(leaderboard)),
+        "by_day": table_metadata(_list_days(leaderboard)),
         "losing_to_runtime_lookup": list(models_losing_to_lookup(models)),
         "best_model_mae_seconds": models[0]["mae"],
     }
@@ -243,6 +246,35 @@ def _list_coverage(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, 
         if row["interval"]
         for stops, part in {"all": row["interval"], **row["interval"]["by_stops_ahead"]}.items()
     ]
+
+
+def _list_days(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, Any]]:
+    """List the error of each model and baseline on each test day, and the coverage of its prediction interval."""
+    return [
+        {
+            "model": row["model"],
+            "service day": day,
+            "n": errors["n"],
+            "mae": errors["mae"],
+            "coverage": row["interval"] and row["interval"]["by_day"][day]["coverage"],
+            "mean_width_seconds": row["interval"] and row["interval"]["by_day"][day]["mean_width_seconds"],
+        }
+        for row in leaderboard
+        for day, errors in row["by_day"].items()
+    ]
+
+
+def _draw_error_by_change(axes: Any, leaderboard: list[metrics.LeaderboardRow]) -> None:
+    for row in leaderboard:
+        bins = [name for name in CHANGE_BINS if name in row["by_change"]]
+        axes.plot(bins, [row["by_change"][name]["mae"] for name in bins], marker="o", label=row["model"])
+    axes.set(
+        xlabel="change from the last observed delay",
+        ylabel="MAE (seconds)",
+        title="Error by how much the delay changed",
+        yscale="log",
+    )
+    axes.legend(fontsize="small")
 
 
 def _draw_error_by_stops_ahead(axes: Any, leaderboard: list[metrics.LeaderboardRow]) -> None:

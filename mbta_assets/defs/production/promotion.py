@@ -68,13 +68,18 @@ class GateConfig(dg.Config):
     max_route_regression: float = Field(
         default=Gate.max_route_regression, ge=0, description="Maximum increase of the MAE on any route, as a share."
     )
+    max_day_regression: float = Field(
+        default=Gate.max_day_regression,
+        ge=0,
+        description="Maximum increase of the MAE on any service day, as a share.",
+    )
     min_route_rows: int = Field(
-        default=Gate.min_route_rows, ge=1, description="Routes with fewer test rows are not judged."
+        default=Gate.min_route_rows, ge=1, description="Routes and service days with fewer test rows are not judged."
     )
     standard_errors: float = Field(
         default=Gate.standard_errors,
         ge=0,
-        description="Differences on a route within this many standard errors are noise.",
+        description="Differences on a route or service day within this many standard errors are noise.",
     )
     min_test_rows: int = Field(
         default=Gate.min_test_rows, ge=1, description="Minimum number of rows that no compared model was trained on."

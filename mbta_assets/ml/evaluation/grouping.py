@@ -18,6 +18,22 @@ _BINS_OF_DISTANCES = {"11-15": 15, "16-20": 20}
 DISTANCE_BINS = ["departure", *map(str, range(1, MAX_SINGLE_DISTANCE + 1)), *_BINS_OF_DISTANCES, ">20"]
 """Names of the bins of stops ahead, in order."""
 
+_BINS_OF_CHANGES = {"0-30 s": 30, "30-60 s": 60, "1-2 min": 120, "2-5 min": 300}
+CHANGE_BINS = [*_BINS_OF_CHANGES, ">5 min"]
+"""Names of the bins of changes of delay, in order."""
+
+
+def bin_changes(columns: Columns) -> np.ndarray:
+    """Return the name (n,) of the bin of each row by how much the delay will have changed at the event.
+
+    The change is that from the last observed delay of the trip, either way; None where there is no such delay. It is
+    known afterwards only: the larger it is, the more there was to predict.
+    """
+    label, last = (np.asarray(columns[name], dtype=np.float64) for name in ("delay_seconds", "last_delay_seconds"))
+    change = np.abs(label - last)
+    names = np.array([*CHANGE_BINS, None], dtype=object)
+    return names[np.where(np.isnan(change), -1, np.searchsorted([*_BINS_OF_CHANGES.values()], change, side="right"))]
+
 
 def bin_distances(stops_ahead: np.ndarray) -> np.ndarray:
     """Return the name (n,) of the bin of each number of stops ahead (n,)."""

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.agency import AGENCY
-from mbta_assets.ml.evaluation.grouping import classify_positions
+from mbta_assets.ml.evaluation.grouping import bin_changes, classify_positions
 from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.ml.inference.intervals import IntervalCalibration
 from mbta_assets.setting_types import parse_minutes
@@ -117,12 +117,13 @@ def score_eta_windows(
 
 
 def score_interval(interval: IntervalCalibration, columns: Columns, delay: np.ndarray) -> dict[str, Any]:
-    """Return the coverage and mean width of an interval around predicted delays (n,), overall and by stops ahead.
+    """Return the coverage and mean width of an interval around predicted delays (n,), in all and by distance and day.
 
     `columns` are feature columns of n labelled rows.
     """
     label = np.asarray(columns["delay_seconds"], dtype=np.float64)
     stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.float64)
+    days = np.asarray(columns["service_date"], dtype="datetime64[D]").astype(str)
     lower, upper = interval.compute_bounds(columns, delay)
     within = (label >= lower) & (label <= upper)
     width = upper - lower
@@ -138,6 +139,7 @@ def score_interval(interval: IntervalCalibration, columns: Columns, delay: np.nd
         "confidence_level": interval.confidence_level,
         **score(np.ones(len(label), dtype=bool)),
         "by_stops_ahead": {str(int(stops)): score(stops_ahead == stops) for stops in np.unique(stops_ahead)},
+        "by_day": {day: score(days == day) for day in np.unique(days)},
     }
 
 
@@ -164,6 +166,7 @@ def make_leaderboard_row(model: str, rows: Columns, predicted: np.ndarray) -> Le
         "by_position": _compute_errors_by(classify_positions(rows), label, predicted),
         "by_route": _compute_errors_by(rows["route_id"], label, predicted),
         "by_day": _compute_errors_by(rows["service_date"], label, predicted),
+        "by_change": _compute_errors_by(bin_changes(rows), label, predicted),
         "corrected_trips": None,
         "mae_uncorrected": None,
         "interval": None,

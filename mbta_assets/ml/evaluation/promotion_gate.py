@@ -9,7 +9,8 @@ import math
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,11 +36,14 @@ class Gate:
     max_route_regression: float = 0.02
     """Maximum increase of the MAE on any route over either rival's, as a share. A better mean must not be paid for by
     the riders of one line."""
+    max_day_regression: float = 0.02
+    """Maximum increase of the MAE on any service day over either rival's, as a share. Riders need predictions most on
+    the day of a storm, which a mean over days hides."""
     min_route_rows: int = 200
-    """Routes with fewer rows are not judged: they hold a handful of trips."""
+    """Routes and service days with fewer rows are not judged: they hold a handful of trips."""
     standard_errors: float = 2.0
-    """Differences on a route within this many standard errors are noise. Errors within a trip are correlated, so the
-    standard error is clustered by trip."""
+    """Differences on a route or service day within this many standard errors are noise. Errors within a trip are
+    correlated, so the standard error is clustered by trip."""
     min_test_rows: int = 1_000
     """Minimum number of rows that no compared model was trained on. With fewer, margins of a percent are chance."""
     max_size_bytes: int = 60_000
@@ -80,7 +84,7 @@ class Decision:
 
     rules: tuple[Rule, ...]
     comparison: tuple[dict[str, Any], ...] = ()
-    """The MAE in seconds of each contender over n rows: all first, then by bin of stops ahead and by route."""
+    """The MAE in seconds of each contender over n rows: all first, then by bin of stops ahead, route and day."""
 
     @property
     def promoted(self) -> bool:
@@ -193,12 +197,21 @@ def _require_rows(gate: Gate, unseen: pd.DataFrame, manifests: Mapping[str, Mapp
 
 
 def _judge_errors(gate: Gate, errors: pd.DataFrame, rows: pd.DataFrame) -> Iterator[Rule]:
-    """Judge the candidate's absolute errors against those of each rival, overall and by route."""
+    """Judge the candidate's absolute errors against those of each rival, overall, by route and by service day.
+
+    A single service day is all rows.
+    """
+    trip = rows.groupby(["service_date", "trip_id"]).ngroup()
     min_gains = {PRODUCTION: gate.min_gain_over_production, LOOKUP: gate.min_gain_over_lookup}
     for rival, min_gain in min_gains.items():
         if rival in errors:
             yield _require_gain(errors, rival, min_gain)
-            yield _require_no_route_regression(gate, errors, rows, rival)
+            added = errors[CANDIDATE] - errors[rival]
+            regressions = partial(_list_regressions, gate, added, errors[rival], trip)
+            yield _require_no_regression(gate, rival, "route", gate.max_route_regression, regressions(rows["route_id"]))
+            if rows["service_date"].nunique() > 1:
+                days = regressions(rows["service_date"].astype(str))
+                yield _require_no_regression(gate, rival, "service day", gate.max_day_regression, days)
 
 
 def _compute_absolute_errors(rows: pd.DataFrame, contenders: Mapping[str, Contender]) -> pd.DataFrame:
@@ -209,13 +222,15 @@ def _compute_absolute_errors(rows: pd.DataFrame, contenders: Mapping[str, Conten
 
 
 def _compare(errors: pd.DataFrame, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield the MAE of each contender over all rows, by bin of stops ahead and by route."""
+    """Yield the MAE of each contender over all rows, by bin of stops ahead, by route and by service day."""
     yield _summarize_errors("all", errors)
     distances = pd.Series(pd.Categorical(bin_distances(rows["stops_ahead"].to_numpy()), DISTANCE_BINS), rows.index)
     for distance, group in errors.groupby(distances, observed=True):
         yield _summarize_errors("departure" if distance == "departure" else f"{distance} stops ahead", group)
     for route_id, group in errors.groupby(rows["route_id"]):
         yield _summarize_errors(f"route {route_id}", group)
+    for service_date, group in errors.groupby(rows["service_date"].astype(str)):
+        yield _summarize_errors(f"day {service_date}", group)
 
 
 def _summarize_errors(rows: str, errors: pd.DataFrame) -> dict[str, Any]:
@@ -235,23 +250,45 @@ def _require_gain(errors: pd.DataFrame, rival: str, min_gain: float) -> Rule:
     )
 
 
-def _require_no_route_regression(gate: Gate, errors: pd.DataFrame, rows: pd.DataFrame, rival: str) -> Rule:
-    """Require the candidate not to be worse than the rival on any route by more than the bound and the noise."""
-    trip = rows.groupby(["service_date", "trip_id"]).ngroup()
+class _Regression(NamedTuple):
+    """By how much the candidate is worse than a rival on the rows of a route or service day, in seconds of MAE."""
+
+    name: str
+    added: float
+    rival_mae: float
+    rows: int
+    noise: float
+
+
+def _list_regressions(
+    gate: Gate, added: pd.Series, rival_error: pd.Series, trip: pd.Series, group: pd.Series
+) -> list[_Regression]:
+    """List the groups of enough rows on which the candidate is worse than a rival beyond the noise.
+
+    `added` (n,) is its absolute error minus the rival's, `trip` and `group` name the trip and group of each row.
+    """
     regressions = []
-    for route_id, added in (errors[CANDIDATE] - errors[rival]).groupby(rows["route_id"]):
-        rival_mae = errors.loc[added.index, rival].mean()
-        noise = gate.standard_errors * _compute_standard_error(added, trip)
-        if len(added) >= gate.min_route_rows and added.mean() > max(gate.max_route_regression * rival_mae, noise):
-            regressions.append(
-                f"{route_id} by {added.mean() / rival_mae:.1%} ({rival_mae + added.mean():.2f} s against "
-                f"{rival_mae:.2f} s, {len(added):,} rows, noise {noise:.2f} s)"
-            )
-    outcome = (
-        f"Worse than {rival} on {', '.join(regressions)}" if regressions else f"Not worse than {rival} on any route"
-    )
-    bound = f"{gate.max_route_regression:.1%} is the bound, for routes of {gate.min_route_rows:,} rows or more"
-    return Rule(not regressions, f"{outcome}; {bound}.")
+    for name, of_group in added.groupby(group):
+        noise = gate.standard_errors * _compute_standard_error(of_group, trip)
+        if len(of_group) >= gate.min_route_rows and of_group.mean() > noise:
+            rival_mae = float(rival_error[of_group.index].mean())
+            regressions.append(_Regression(str(name), float(of_group.mean()), rival_mae, len(of_group), noise))
+    return regressions
+
+
+def _require_no_regression(
+    gate: Gate, rival: str, kind: str, max_share: float, regressions: Sequence[_Regression]
+) -> Rule:
+    """Require the candidate not to be worse than the rival on any route, or service day, by more than a share."""
+    worse = [
+        f"{name} by {added / rival_mae:.1%} ({rival_mae + added:.2f} s against {rival_mae:.2f} s, {rows:,} rows, noise "
+        f"{noise:.2f} s)"
+        for name, added, rival_mae, rows, noise in regressions
+        if added > max_share * rival_mae
+    ]
+    outcome = f"Worse than {rival} on {', '.join(worse)}" if worse else f"Not worse than {rival} on any {kind}"
+    bound = f"{max_share:.1%} is the bound, for {kind}s of {gate.min_route_rows:,} rows or more"
+    return Rule(not worse, f"{outcome}; {bound}.")
 
 
 def _compute_standard_error(values: pd.Series, cluster: pd.Series) -> float:

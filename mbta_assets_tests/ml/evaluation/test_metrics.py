@@ -99,6 +99,16 @@ def test_the_leaderboard_has_the_errors_of_each_service_day(six_rows: pd.DataFra
     assert sum(errors["mae"] * errors["n"] for errors in row["by_day"].values()) == pytest.approx(row["mae"] * 6)
 
 
+def test_the_leaderboard_has_the_errors_by_how_much_the_delay_changed(six_rows: pd.DataFrame) -> None:
+    label = np.array([0.0, 29.9, 30.0, -120.0, 1000.0, 5.0])
+    rows = six_rows.assign(delay_seconds=label, last_delay_seconds=[0.0, 0.0, 0.0, 0.0, 100.0, np.nan])
+    by_change = metrics.make_leaderboard_row("model", rows, label - 1)["by_change"]
+    assert {name: errors["n"] for name, errors in by_change.items()} == {
+        "0-30 s": 2, "30-60 s": 1, "2-5 min": 1, ">5 min": 1
+    }  # fmt: skip
+    assert all(errors["mae"] == 1 for errors in by_change.values())
+
+
 def test_the_leaderboard_has_every_distance_and_tells_departures_and_terminals_apart(six_rows: pd.DataFrame) -> None:
     rows = six_rows.assign(
         stops_ahead=[0, 1, 2, 10, 7, 30],

@@ -148,6 +148,22 @@ def test_a_route_worse_by_the_bad_luck_of_one_trip_does_not_refuse_a_candidate(
     assert not contenders.decide(candidate, contenders.make(40.0), Gate(standard_errors=0)).promoted
 
 
+def test_a_candidate_better_on_the_whole_and_worse_on_one_day_is_refused_with_the_day(
+    contenders: Contenders, rows: pd.DataFrame
+) -> None:
+    stormy = np.arange(N) >= N - 1_000
+    rows["service_date"] = pd.to_datetime(np.where(stormy, "2024-09-11", "2024-09-10"))
+    candidate, production = contenders.make(np.where(stormy, 44.0, 20.0)), contenders.make(40.0)
+    decision = contenders.decide(candidate, production)
+    assert_refused(decision, "Worse than production_model on 2024-09-11 by 10.0% (44.00 s against 40.00 s, 1,000 rows")
+    by_day = {row["rows"]: row["candidate"] for row in decision.comparison if row["rows"].startswith("day")}
+    assert by_day == {"day 2024-09-10": pytest.approx(20), "day 2024-09-11": pytest.approx(44)}
+    assert contenders.decide(candidate, production, Gate(max_day_regression=0.11)).promoted
+    assert contenders.decide(candidate, production, Gate(min_route_rows=1_001)).promoted
+    unlucky = stormy & (np.arange(N) < N - 990)
+    assert contenders.decide(contenders.make(np.where(unlucky, 900.0, 20.0)), production).promoted
+
+
 @pytest.mark.parametrize("trained_longest", ["candidate", "production", "lookup"])
 def test_rows_that_any_of_the_three_was_trained_on_do_not_count(
     contenders: Contenders, rows: pd.DataFrame, trained_longest: str
@@ -242,13 +258,13 @@ def test_the_version_in_production_already_changes_nothing(contenders: Contender
     assert_refused(contenders.decide(production, production), "already the production model: nothing changes")
 
 
-def test_the_comparison_is_over_all_rows_then_by_stops_ahead_then_by_route(
+def test_the_comparison_is_over_all_rows_then_by_stops_ahead_route_and_day(
     contenders: Contenders, rows: pd.DataFrame
 ) -> None:
     error = np.where(rows["stops_ahead"] == 2, 10.0, 30.0)
     comparison = contenders.decide(contenders.make(error), None).comparison
     assert [row["rows"] for row in comparison] == [
-        "all", "1 stops ahead", "2 stops ahead", "route Blue", "route Mattapan", "route Red"
+        "all", "1 stops ahead", "2 stops ahead", "route Blue", "route Mattapan", "route Red", "day 2024-09-10"
     ]  # fmt: skip
     assert [round(row["candidate"], 6) for row in comparison[:3]] == [20, 30, 10]
-    assert sum(row["n"] for row in comparison[3:]) == comparison[0]["n"] == N
+    assert sum(row["n"] for row in comparison[3:6]) == comparison[6]["n"] == comparison[0]["n"] == N
