@@ -150,9 +150,12 @@ def xgboost_model(
     importance = list(trained.importance.items())[:MAX_IMPORTANCE_ROWS]
     context.add_output_metadata(
         {
-            "validation_mae_seconds": trained.validation_mae,
-            "rounds": trained.booster.num_boosted_rounds(),
-            "residual_to": trained.configuration["residual_to"],
+            "validation_mae_seconds": min(trained.validation_mae.values()),
+            "chosen": "mean" if len(trained.trees) > 1 else next(iter(trained.trees)),
+            "residual_bases": table_metadata(
+                [{"residual_to": base, "validation_mae_seconds": mae} for base, mae in trained.validation_mae.items()]
+            ),
+            "rounds": ", ".join(f"{base} {trees.num_boosted_rounds()}" for base, trees in trained.trees.items()),
             "threads": cluster.executor.tree_resources.threads,
             **search_metadata(
                 "xgboost_model", trained.trials, tracker, logged, "boosting rounds", config.rounds_per_step

@@ -116,7 +116,7 @@ def predict_with_trees(trees: Bundle, data: NetworkData) -> tuple[np.ndarray, np
 
     `data` has all columns, as the trees read them.
     """
-    predict_residual = xgboost_trainer.load_trees(trees.file(xgboost_trainer.WEIGHTS_FILE))
+    predict_residual = xgboost_trainer.load_trees(trees)
     residual_to = trees.manifest["residual_to"]
 
     def predict_rows(rows: TrainingRows) -> np.ndarray:

@@ -1,10 +1,13 @@
 """The XGBoost model: hyperparameter search, training with early stopping, and a final training on more rows.
 
+A residual relative to the lookup and one relative to an arrival right now are better on different days. So the best
+configuration of each is trained, and the model is the mean of both if validation says so, otherwise the better one.
+
 The trees that validation selects are stored too, as `xgboost_held_out`: they were not trained on the validation part,
 so that validation can tell what they are worth as teachers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +16,7 @@ import pandas as pd
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Preprocessor
+from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, RESIDUAL_BASES, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.ml.training.compute import Resources
@@ -24,7 +27,7 @@ from mbta_assets.ml.training.hyperparameters import BoostingConfig, SearchBudget
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows, subsample_mask
 from mbta_assets.ml.training.tuning import Configuration, Report
-from mbta_assets.ml.training.xgboost_trainer import XGBoostTrainer
+from mbta_assets.ml.training.xgboost_trainer import MAIN_BASE, Trees, XGBoostTrainer, file_name
 from mbta_assets.storage.bundle import Bundle, Draft, library_versions
 
 HELD_OUT = "xgboost_held_out"
@@ -55,28 +58,28 @@ class TrainedXGBoost:
     """The selected trees before and after the final training, with the results of the search."""
 
     trials: list[tuning.Result]
-    held_out: Any
-    """Booster trained on the training part."""
+    configurations: dict[str, Configuration]
+    """Selected configurations by residual base: one, or one of each whose mean the model is."""
+    held_out: Trees
+    """Trees trained on the training part, by residual base."""
     held_out_preprocessor: Preprocessor
-    booster: Any
-    """Booster trained on the training and validation parts."""
+    trees: Trees
+    """Trees trained on the training and validation parts, by residual base."""
     preprocessor: Preprocessor
-    validation_mae: float
-    """Mean absolute error of `held_out` in seconds."""
+    validation_mae: dict[str, float]
+    """Mean absolute error in seconds of the trees of each residual base that was tried, and of their mean."""
     training_set: Bundle
     runtime_lookup: Bundle
     fields: dict[str, Any]
     """Manifest fields of both bundles, without their provenance."""
 
     @property
-    def configuration(self) -> Configuration:
-        """Return the selected configuration."""
-        return tuning.best_result(self.trials).configuration
-
-    @property
     def importance(self) -> dict[str, float]:
-        """Return each used feature's fraction of the total gain, the largest first."""
-        return xgboost_trainer.gain_importance(self.booster, self.preprocessor.feature_names)
+        """Return each used feature's fraction of the total gain, the mean over the boosters, the largest first."""
+        names = self.preprocessor.feature_names
+        gains = [xgboost_trainer.gain_importance(booster, names) for booster in self.trees.values()]
+        mean = {name: sum(gain.get(name, 0.0) for gain in gains) / len(gains) for name in names}
+        return dict(sorted(((name, gain) for name, gain in mean.items() if gain), key=lambda item: -item[1]))
 
     def held_out_draft(self) -> Draft:
         """Return the bundle of the trees trained without the validation part."""
@@ -84,10 +87,10 @@ class TrainedXGBoost:
         return _make_draft(self.held_out, self.held_out_preprocessor, {**provenance, **self.fields})
 
     def draft(self, held_out: Bundle) -> Draft:
-        """Return the bundle of the model, whose number of boosting rounds is that of the stored `held_out_draft`."""
+        """Return the bundle of the model, whose numbers of boosting rounds are those of the stored `held_out_draft`."""
         inputs = {"runtime_lookup": self.runtime_lookup, HELD_OUT: held_out}
         provenance = make_provenance(self.training_set, **inputs)
-        return _make_draft(self.booster, self.preprocessor, {**provenance, **self.fields})
+        return _make_draft(self.trees, self.preprocessor, {**provenance, **self.fields})
 
 
 @dataclass(frozen=True)
@@ -134,41 +137,68 @@ def train_xgboost(
     fitted = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, rows.train)
     feature_names = fitted.preprocessor.feature_names
     trials = _search(rows, fitted, training, executor)
-    configuration = tuning.best_result(trials).configuration
-    residual_to = configuration["residual_to"]
+    configurations = {
+        base: tuning.best_result(of_base).configuration
+        for base in RESIDUAL_BASES
+        if (of_base := [trial for trial in trials if trial.configuration["residual_to"] == base])
+    }
 
-    trainer = XGBoostTrainer(configuration, feature_names, training.boosting, training.seed)
-    validation = Arrays.concat(rows.arrays(fitted, rows.validation, residual_to))
-    held_out = executor.train_trees(trainer, rows.arrays(fitted, rows.train, residual_to), validation)
-    mae = validation.mean_absolute_error(held_out.inplace_predict(xgboost_trainer.stack_features(validation)))
+    def train(mask: np.ndarray, fitted: CrossFittedPreprocessor, base: str, validation: Arrays | None) -> Any:
+        boosting = training.boosting
+        if validation is None:
+            boosting = replace(boosting, max_rounds=held_out[base].num_boosted_rounds())
+        trainer = XGBoostTrainer(configurations[base], feature_names, boosting, training.seed)
+        return executor.train_trees(trainer, rows.arrays(fitted, mask, base), validation)
 
+    held_out, residuals = dict[str, Any](), dict[str, np.ndarray]()
+    for base in configurations:
+        validation = Arrays.concat(rows.arrays(fitted, rows.validation, base))
+        held_out[base] = train(rows.train, fitted, base, validation)
+        residuals[base] = xgboost_trainer.predict_residual({base: held_out[base]}, MAIN_BASE, validation)
+    validation = Arrays.concat(rows.arrays(fitted, rows.validation, MAIN_BASE))
+    selected, errors = select_bases(validation, residuals)
+    held_out = {base: held_out[base] for base in selected}
     final_rows = rows.train | rows.validation
     lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
     final_fitted = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, final_rows, lookup)
-    rounds = replace(training.boosting, max_rounds=held_out.num_boosted_rounds())
-    booster = executor.train_trees(
-        replace(trainer, boosting=rounds), rows.arrays(final_fitted, final_rows, residual_to)
-    )
+    trees = {base: train(final_rows, final_fitted, base, None) for base in selected}
     fields = {
-        "residual_to": residual_to,
-        "configuration": configuration,
+        "residual_to": MAIN_BASE,
+        "trees": {file_name(base): base for base in selected},
+        "configurations": {base: configurations[base] for base in selected},
         "features": feature_names,
         "seed": training.seed,
         "workers": executor.xgboost_workers,
-        "validation": {"mae": mae, "n": len(validation)},
+        "validation": {"mae": min(errors.values()), "n": len(validation), "tried": errors},
         "libraries": {"xgboost": _get_xgboost_version(), **library_versions("numpy")},
     }
     return TrainedXGBoost(
         trials,
+        {base: configurations[base] for base in selected},
         held_out,
         fitted.preprocessor,
-        booster,
+        trees,
         final_fitted.preprocessor,
-        mae,
+        errors,
         training_set,
         runtime_lookup,
         fields,
     )
+
+
+def select_bases(validation: Arrays, residuals: Mapping[str, np.ndarray]) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Return the residual bases with the smallest error: one of them or all, and the error in seconds of each choice.
+
+    `residuals` has the residuals (n,) that the trees of each base predict, all relative to the base of `validation`.
+    """
+    choices: dict[str, tuple[str, ...]] = {base: (base,) for base in residuals}
+    if len(residuals) > 1:
+        choices["mean"] = tuple(residuals)
+    errors = {
+        name: validation.mean_absolute_error(np.mean([residuals[base] for base in bases], axis=0))
+        for name, bases in choices.items()
+    }
+    return choices[min(errors, key=errors.__getitem__)], errors
 
 
 def run_trial(configuration: Configuration, data: TrialData, report: Report, resources: Resources) -> None:
@@ -197,10 +227,11 @@ def _search(
     )
 
 
-def _make_draft(booster: Any, preprocessor: Preprocessor, fields: dict[str, Any]) -> Draft:
+def _make_draft(trees: Trees, preprocessor: Preprocessor, fields: dict[str, Any]) -> Draft:
     """Return the bundle of some trees."""
-    files = {xgboost_trainer.WEIGHTS_FILE: bytes(booster.save_raw("ubj")), **preprocessor.to_files()}
-    return Draft("xgboost", files, {**fields, "parameters": xgboost_trainer.count_leaves(booster)})
+    weights = {file_name(base): bytes(booster.save_raw("ubj")) for base, booster in trees.items()}
+    leaves = sum(map(xgboost_trainer.count_leaves, trees.values()))
+    return Draft("xgboost", {**weights, **preprocessor.to_files()}, {**fields, "parameters": leaves})
 
 
 def _get_xgboost_version() -> str:

@@ -3,19 +3,24 @@
 The asset's search and bundle belong to `xgboost_model`, stored trees are opened by `model_loading`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.run_time import OutdatedModel
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
 from mbta_assets.ml.training.hyperparameters import HUBER, REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.tuning import Configuration, Report
+from mbta_assets.storage.bundle import Bundle
 from mbta_assets.transit import schema
 
-WEIGHTS_FILE = "model.ubj"
+MAIN_BASE = "lookup"
+"""Residual base that the predictions of stored trees are relative to."""
+Trees: TypeAlias = Mapping[str, Any]
+"""Boosters by the residual base that each was trained with; their mean is what they predict."""
 TIME_AND_PLACE_FEATURES = schema.feature_group("calendar", "time_of_day", "stop", "recent_delay") | {
     "lookup_delay_seconds"
 }
@@ -123,12 +128,41 @@ def stack_features(rows: Arrays) -> np.ndarray:
     return np.hstack([rows.numeric, rows.codes.astype(np.float32)])
 
 
-def load_trees(weights: bytes) -> Callable[[Arrays], np.ndarray]:
-    """Return a function that predicts residuals (n,) in units of the scale with stored trees."""
+def file_name(base: str) -> str:
+    """Return the name of the file of a bundle with the booster of a residual base."""
+    return f"trees_{base}.ubj"
+
+
+def predict_residual(trees: Trees, residual_to: str, rows: Arrays) -> np.ndarray:
+    """Return the mean residual (n,) that boosters predict, in units of the scale, relative to a residual base.
+
+    The bases differ by the time that the lookup predicts to the event, the last numeric input.
+    """
+    features = stack_features(rows)
+    ahead = rows.numeric[:, -1] / rows.scale
+    shift = {("lookup", "now"): ahead, ("now", "lookup"): -ahead}
+    return np.mean(
+        [booster.inplace_predict(features) + shift.get((base, residual_to), 0.0) for base, booster in trees.items()],
+        axis=0,
+    )
+
+
+def load_trees(bundle: Bundle) -> Callable[[Arrays], np.ndarray]:
+    """Return a function that predicts residuals (n,) with stored trees, relative to the bundle's `residual_to`.
+
+    Raises OutdatedModel if an earlier version of this package stored them.
+    """
     import xgboost  # see `XGBoostTrainer.train`
 
-    booster = xgboost.Booster(model_file=bytearray(weights))
-    return lambda rows: booster.inplace_predict(stack_features(rows))
+    if "trees" not in bundle.manifest:
+        raise OutdatedModel(
+            "The trees were made by an earlier version of mbta_assets. Make them again: materialize xgboost_model."
+        )
+    trees = {
+        base: xgboost.Booster(model_file=bytearray(bundle.file(name)))
+        for name, base in bundle.manifest["trees"].items()
+    }
+    return lambda rows: predict_residual(trees, bundle.manifest["residual_to"], rows)
 
 
 def gain_importance(booster: Any, feature_names: Sequence[str]) -> dict[str, float]:

@@ -99,9 +99,11 @@ def train_production_model(root: Path) -> None:
     boosting = BoostingConfig(max_rounds=30, patience_rounds=60, rounds_per_step=20)
     trainer = xgboost_trainer.XGBoostTrainer(WITHOUT_TIME_AND_PLACE, preprocessor.feature_names, boosting, seed=0)
     booster = xgboost_trainer.fit(trainer, preprocessor.transform(rows, "lookup", lookup_delay))
-    files = {xgboost_trainer.WEIGHTS_FILE: bytes(booster.save_raw("ubj")), **preprocessor.to_files()}
+    weights = xgboost_trainer.file_name("lookup")
+    files = {weights: bytes(booster.save_raw("ubj")), **preprocessor.to_files()}
     learned_days = [str(day) for day in TRAINING_DAYS]
-    fields = {"training_set": training_set.digest, "residual_to": "lookup", "learned_days": learned_days}
+    fields: dict[str, Any] = {"training_set": training_set.digest, "learned_days": learned_days}
+    fields |= {"residual_to": "lookup", "trees": {weights: "lookup"}}
     stored = registry.put("production_model", Draft("xgboost", files, fields))
     registry.set_current("production_model", stored.digest, None)
 
@@ -278,7 +280,7 @@ def promote_copy(root: Path, learned_days: list[str]) -> str:
     registry = ModelRegistry(root)
     current = registry.current("production_model")
     files = {name: current.file(name) for name in current.manifest["files"]}
-    fields = {key: current.manifest[key] for key in ("training_set", "residual_to")}
+    fields = {key: current.manifest[key] for key in ("training_set", "residual_to", "trees")}
     draft = Draft("xgboost", files, {**fields, "learned_days": learned_days})
     stored = registry.put("production_model", draft)
     registry.set_current("production_model", stored.digest, current.digest)

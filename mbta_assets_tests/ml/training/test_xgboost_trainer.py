@@ -1,13 +1,18 @@
-"""Trees are stopped and chosen by their error in seconds."""
+"""Trees are stopped and chosen by their error in seconds, and those of both residual bases are averaged."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mbta_assets.defs.models.xgboost_model import WITH_ALL_INPUTS
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.run_time import OutdatedModel
 from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.hyperparameters import BoostingConfig
+from mbta_assets.ml.training.xgboost_model import select_bases
 from mbta_assets.ml.training.xgboost_trainer import XGBoostTrainer
+from mbta_assets.storage import bundle
 
 
 def make_rows(n: int, seed: int) -> Arrays:
@@ -33,3 +38,40 @@ def test_reported_errors_are_seconds_and_the_best_round_is_that_of_the_smallest(
     ]
     assert curve[: len(errors)] == pytest.approx(np.minimum.accumulate(errors), rel=1e-4)
     assert min(errors) == errors[-1] and len(errors) > 1
+
+
+def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    n = 500
+    ahead, lookup_delay = random.uniform(60, 900, n), random.normal(0, 60, n)
+    numeric = np.column_stack([random.normal(size=n), lookup_delay, lookup_delay + ahead]).astype(np.float32)
+    scale, label = np.full(n, 40, np.float32), (lookup_delay + random.normal(0, 30, n)).astype(np.float32)
+    bases = {"lookup": lookup_delay.astype(np.float32), "now": (-ahead).astype(np.float32)}
+    rows = {base: Arrays(numeric, np.zeros((n, 1), np.int32), value, scale, label) for base, value in bases.items()}
+    trees = {
+        base: xgboost_trainer.fit(XGBoostTrainer(WITH_ALL_INPUTS, list("abcd"), BoostingConfig(5, 5, 1), 0), rows[base])
+        for base in bases
+    }
+    delays = [
+        rows[base].base + scale * trees[base].inplace_predict(xgboost_trainer.stack_features(rows[base]))
+        for base in bases
+    ]
+    files = {xgboost_trainer.file_name(base): bytes(booster.save_raw("ubj")) for base, booster in trees.items()}
+    fields = {"trees": {xgboost_trainer.file_name(base): base for base in trees}}
+    for residual_to in bases:
+        stored = bundle.write(tmp_path / residual_to, "xgboost", files, residual_to=residual_to, **fields)
+        residual = xgboost_trainer.load_trees(stored)(rows[residual_to])
+        assert rows[residual_to].base + scale * residual == pytest.approx(np.mean(delays, axis=0), abs=0.01)
+    old = bundle.write(tmp_path / "old", "xgboost", {"model.ubj": b""}, residual_to="lookup")
+    with pytest.raises(OutdatedModel, match="materialize xgboost_model"):
+        xgboost_trainer.load_trees(old)
+
+
+def test_both_bases_are_selected_if_their_mean_is_better_than_each() -> None:
+    rows = make_rows(50, 0)
+    target, error = rows.target, np.full(50, 2.0)
+    both = {"lookup": target + error, "now": target - error}
+    assert select_bases(rows, both) == (("lookup", "now"), {**select_bases(rows, both)[1], "mean": pytest.approx(0)})
+    assert select_bases(rows, {"lookup": target, "now": target + error})[0] == ("lookup",)
+    assert select_bases(rows, {"lookup": target + error, "now": target})[0] == ("now",)
+    assert select_bases(rows, {"lookup": target + error})[0] == ("lookup",)
