@@ -11,13 +11,15 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.onnx_session import Feed, make_feed
+from mbta_assets.ml.training.onnx_export import FOLDED
 
 
 def quantize_weights(model: bytes) -> bytes:
     """Store the weights of dense layers and embeddings as int8, with a scale per output.
 
-    The graph casts and scales them, which ONNX Runtime folds into constants when it loads the model. DequantizeLinear
-    would be computed at each call unless a session option prevents it.
+    Weights that embeddings of numbers are folded into have one per dimension of the embedding too. The graph casts and
+    scales them, which ONNX Runtime folds into constants when it loads the model. DequantizeLinear would be computed at
+    each call unless a session option prevents it.
     """
     proto = onnx.load_from_string(model)
     graph = proto.graph
@@ -51,7 +53,12 @@ def quantize_dynamically(model: bytes) -> bytes:
     return _quantize_files(
         model,
         lambda source, target: quantize_dynamic(
-            source, target, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True
+            source,
+            target,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=[FOLDED],
+            per_channel=True,
+            reduce_range=True,
         ),
     )
 
@@ -66,6 +73,7 @@ def quantize_statically(model: bytes, calibration: Arrays) -> bytes:
             _CalibrationReader(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=[FOLDED],
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,

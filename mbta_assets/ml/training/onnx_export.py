@@ -20,6 +20,8 @@ from mbta_assets.ml.inference.onnx_session import CODES, NUMERIC, OUTPUT, create
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_trainer import predict as predict_in_torch
 
+FOLDED = "folded_bins"
+"""Name of the node that multiplies weights with weights, which is no dense layer to quantizers."""
 OPSET = 18
 IR_VERSION = 10
 
@@ -143,11 +145,12 @@ def _fill_bins(graph: _Graph, network: Network, scaled: str) -> str | None:
     return graph.add("Clip", reached, np.array(0, np.float32), np.array(1, np.float32))
 
 
-def _fold_bins(embedding: PiecewiseLinearEmbeddings, layer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight (d · bins, outputs) and bias (outputs,) of the filled bins in the dense layer that follows.
+def _fold_bins(graph: _Graph, embedding: PiecewiseLinearEmbeddings, layer: np.ndarray) -> tuple[str, np.ndarray]:
+    """Add the weight (d · bins, outputs) of the filled bins in the dense layer that follows; return it and the bias.
 
     An embedding is linear in the bins, and `layer` (d · numeric_dim, outputs) is what the dense layer makes of it.
-    Multiplied with each other they take one product of a call, where a sum for each feature takes many times as long.
+    A call takes one product with both multiplied, where a sum for each feature takes many times as long. The model has
+    both, which are smaller; ONNX Runtime multiplies them when it loads the model.
     A scaled feature is the sum of the filled widths of its bins, minus the same sum at 0.
     """
     slope, linear = embedding.impl.weight, embedding.linear0
@@ -156,7 +159,8 @@ def _fold_bins(embedding: PiecewiseLinearEmbeddings, layer: np.ndarray) -> tuple
     weight = _to_array(embedding.linear.weight + width[:, :, None] * linear.weight[:, None, :])
     bias = _to_array(linear.bias - at_zero * linear.weight)
     by_feature = layer.reshape(*bias.shape, -1)
-    return (weight @ by_feature).reshape(weight.shape[0] * weight.shape[1], -1), np.tensordot(bias, by_feature, 2)
+    product = graph.add("MatMul", weight, by_feature, name=FOLDED)
+    return graph.add("Reshape", product, np.array([-1, layer.shape[1]])), np.tensordot(bias, by_feature, 2)
 
 
 def _add_trunk(graph: _Graph, network: Network, value: str, filled: str | None) -> str:
@@ -172,7 +176,7 @@ def _add_trunk(graph: _Graph, network: Network, value: str, filled: str | None) 
             weight, embedding = weight.T, network.embed_numeric
             if filled is not None and isinstance(embedding, PiecewiseLinearEmbeddings):
                 embedded = embedding.linear0.bias.numel()
-                of_bins, at_zero = _fold_bins(embedding, weight[-embedded:])
+                of_bins, at_zero = _fold_bins(graph, embedding, weight[-embedded:])
                 value = graph.add("MatMul", value, weight[:-embedded])
                 value = graph.add("Add", value, graph.add("MatMul", filled, of_bins))
                 value, filled = graph.add("Add", value, bias + at_zero), None

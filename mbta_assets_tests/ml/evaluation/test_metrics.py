@@ -72,6 +72,7 @@ def six_rows() -> pd.DataFrame:
             "delay_seconds": [59.0, 60.0, 119.0, -90.0, 209.0, 0.0],
             "stops_ahead": 1,
             "stops_behind": 3.0,
+            "last_delay_seconds": 0.0,
             "current_status": "IN_TRANSIT_TO",
             "route_id": pd.array(["Red"] * 5 + [None], pd.StringDtype("pyarrow")),
             "service_date": [date(2024, 3, 6)] * 4 + [date(2024, 3, 7)] * 2,
