@@ -60,37 +60,42 @@ class XGBoostTrainer:
     def train(self, matrix: Any, validation: Arrays | None, base_score: float, report: Report | None = None) -> Any:
         """Train on an XGBoost matrix and return the booster, cut after its best round.
 
-        Early stopping is by the mean absolute error in seconds on `validation`, if given: XGBoost weights the errors by
-        the scale. `base_score` is the median target: a Huber loss is flat far from its minimum. `report` gets the
-        smallest error so far, in seconds, after every `boosting.rounds_per_step` rounds.
+        Early stopping is by the mean absolute error on `validation`, if given, in units of the scale as in the loss: in
+        seconds the noise of far stops ends it too early. `base_score` is the median target: a Huber loss is flat far
+        from its minimum. `report` gets the smallest error so far in seconds, for which XGBoost weights the errors by
+        the scale, after every `boosting.rounds_per_step` rounds.
         """
         import xgboost  # takes most of a second to import; the code location imports this module and must load fast
 
         boosting = self.boosting
-        seconds = 1.0 if validation is None else float(validation.scale.mean(dtype=np.float64))
 
         class ReportSteps(xgboost.callback.TrainingCallback):
             """Reports the steps of the learning curve."""
 
             def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
                 if report is not None and (epoch + 1) % boosting.rounds_per_step == 0:
-                    report(seconds * min(evals_log["validation"]["mae"]))
+                    report(mean_scale * min(evals_log["seconds"]["mae"]))
                 return False
 
         parameters = self._make_parameters(base_score)
         if validation is None:
             booster = xgboost.train(parameters, matrix, num_boost_round=boosting.max_rounds)
         else:
+            features, mean_scale = stack_features(validation), float(validation.scale.mean(dtype=np.float64))
+            weights = {"seconds": validation.scale, "validation": None} if report else {"validation": None}
             threads = self.resources.threads
-            held_out = xgboost.QuantileDMatrix(
-                stack_features(validation), validation.target, weight=validation.scale, ref=matrix, nthread=threads
+            evals = [
+                (xgboost.QuantileDMatrix(features, validation.target, weight=weight, ref=matrix, nthread=threads), name)
+                for name, weight in weights.items()
+            ]
+            early_stopping = xgboost.callback.EarlyStopping(
+                rounds=boosting.patience_rounds, data_name="validation", save_best=True
             )
-            early_stopping = xgboost.callback.EarlyStopping(rounds=boosting.patience_rounds, save_best=True)
             booster = xgboost.train(
                 parameters,
                 matrix,
                 num_boost_round=boosting.max_rounds,
-                evals=[(held_out, "validation")],
+                evals=evals,
                 callbacks=[ReportSteps(), early_stopping],
                 verbose_eval=False,
             )

@@ -25,19 +25,23 @@ def make_rows(n: int, seed: int) -> Arrays:
     return Arrays(numeric, np.zeros((n, 1), np.int32), np.zeros(n, np.float32), scale, target * scale)
 
 
-def test_reported_errors_are_seconds_and_the_best_round_is_that_of_the_smallest() -> None:
+def test_reported_errors_are_seconds_and_the_best_round_is_that_of_the_smallest_in_units_of_the_scale() -> None:
     train, validation = make_rows(3_000, 0), make_rows(2_000, 1)
     names = ["feature", "is_noise", "category"]
     trainer = XGBoostTrainer(WITH_ALL_INPUTS, names, BoostingConfig(60, 20, 1), seed=0)
     curve: list[float] = []
     booster = xgboost_trainer.fit(trainer, train, validation, curve.append)
     features = xgboost_trainer.stack_features(validation)
-    errors = [
-        validation.mean_absolute_error(booster.inplace_predict(features, iteration_range=(0, rounds + 1)))
+    residuals = [
+        booster.inplace_predict(features, iteration_range=(0, rounds + 1))
         for rounds in range(booster.num_boosted_rounds())
     ]
+    errors = [validation.mean_absolute_error(residual) for residual in residuals]
     assert curve[: len(errors)] == pytest.approx(np.minimum.accumulate(errors), rel=1e-4)
-    assert min(errors) == errors[-1] and len(errors) > 1
+    in_units = [float(np.abs(residual - validation.target).mean()) for residual in residuals]
+    assert min(in_units) == in_units[-1] and len(errors) > 1
+    silent = xgboost_trainer.fit(trainer, train, validation)
+    assert silent.save_raw("ubj") == booster.save_raw("ubj")
 
 
 def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: Path) -> None:
