@@ -21,7 +21,7 @@ def load_model(bundle: Bundle) -> Model:
 
 def _load_xgboost(bundle: Bundle) -> ResidualFunction:
     """Return a function that predicts residuals with the trees of a bundle."""
-    return xgboost_trainer.load_trees(bundle)
+    return xgboost_trainer.load_trees(bundle, bundle.manifest["residual_to"])
 
 
 def _load_network(bundle: Bundle) -> ResidualFunction:

@@ -16,7 +16,7 @@ from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_pr
 from mbta_assets.ml.training.network import count_parameters
 from mbta_assets.ml.training.network_trainer import Fitted
 from mbta_assets.ml.training.network_weights import to_files
-from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
+from mbta_assets.ml.training.training_data import TrainingData
 from mbta_assets.ml.training.tuning import Configuration
 from mbta_assets.storage.bundle import Bundle, Draft, library_versions
 
@@ -116,11 +116,5 @@ def predict_with_trees(trees: Bundle, data: NetworkData) -> tuple[np.ndarray, np
 
     `data` has all columns, as the trees read them.
     """
-    predict_residual = xgboost_trainer.load_trees(trees)
-    residual_to = trees.manifest["residual_to"]
-
-    def predict_rows(rows: TrainingRows) -> np.ndarray:
-        arrays, base = rows.relative_to(residual_to), rows.bases[RESIDUAL_TO]
-        return predict_residual(arrays) + (arrays.base - base) / rows.scale
-
-    return predict_rows(data.data.train), predict_rows(data.data.validation)
+    predict_residual = xgboost_trainer.load_trees(trees, RESIDUAL_TO)
+    return predict_residual(data.train), predict_residual(data.validation)

@@ -7,7 +7,7 @@ The trees that validation selects are stored too, as `xgboost_held_out`: they we
 so that validation can tell what they are worth as teachers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,8 +58,6 @@ class TrainedXGBoost:
     """The selected trees before and after the final training, with the results of the search."""
 
     trials: list[tuning.Result]
-    configurations: dict[str, Configuration]
-    """Selected configurations by residual base: one, or one of each whose mean the model is."""
     held_out: Trees
     """Trees trained on the training part, by residual base."""
     held_out_preprocessor: Preprocessor
@@ -117,64 +115,53 @@ class _Rows:
         """Yield the model inputs of masked rows in blocks, as they need not fit into this process together."""
         return fitted.transform_blocks(iterate_rows(self.training_set, LEARNED_PARTS), mask, residual_to)
 
-    def subsample(self, fitted: CrossFittedPreprocessor, mask: np.ndarray, max_rows: int, seed: int) -> TrainingRows:
-        """Return at most `max_rows` of the masked rows with all residual bases, drawn by the seed."""
-        subsample = subsample_mask(mask, max_rows, seed)
-        arrays = Arrays.concat(self.arrays(fitted, subsample, "lookup"))
-        return TrainingRows.from_arrays(
-            arrays, compute_residual_bases(self.rows[subsample], fitted.lookup_delay[subsample])
-        )
+    def with_bases(self, fitted: CrossFittedPreprocessor, mask: np.ndarray) -> TrainingRows:
+        """Return the model inputs of masked rows with all residual bases."""
+        arrays = Arrays.concat(self.arrays(fitted, mask, MAIN_BASE))
+        return TrainingRows.from_arrays(arrays, compute_residual_bases(self.rows[mask], fitted.lookup_delay[mask]))
 
 
 def train_xgboost(
     training_set: Bundle, runtime_lookup: Bundle, training: XGBoostTraining, executor: TrainingExecutor
 ) -> TrainedXGBoost:
-    """Search for a configuration, train it with early stopping, and train it again with the validation part added.
-
-    The test part stays unseen.
-    """
+    """Search for configurations, train them with early stopping, and again with validation added, but not test."""
     rows = _Rows.from_bundle(training_set)
     fitted = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, rows.train)
     feature_names = fitted.preprocessor.feature_names
     trials = _search(rows, fitted, training, executor)
-    configurations = {
-        base: tuning.best_result(of_base).configuration
-        for base in RESIDUAL_BASES
-        if (of_base := [trial for trial in trials if trial.configuration["residual_to"] == base])
+    configurations = select_configurations(trials)
+    trainers = {
+        base: XGBoostTrainer(configuration, feature_names, training.boosting, training.seed)
+        for base, configuration in configurations.items()
     }
-
-    def train(mask: np.ndarray, fitted: CrossFittedPreprocessor, base: str, validation: Arrays | None) -> Any:
-        boosting = training.boosting
-        if validation is None:
-            boosting = replace(boosting, max_rounds=held_out[base].num_boosted_rounds())
-        trainer = XGBoostTrainer(configurations[base], feature_names, boosting, training.seed)
-        return executor.train_trees(trainer, rows.arrays(fitted, mask, base), validation)
-
-    held_out, residuals = dict[str, Any](), dict[str, np.ndarray]()
-    for base in configurations:
-        validation = Arrays.concat(rows.arrays(fitted, rows.validation, base))
-        held_out[base] = train(rows.train, fitted, base, validation)
-        residuals[base] = xgboost_trainer.predict_residual({base: held_out[base]}, MAIN_BASE, validation)
-    validation = Arrays.concat(rows.arrays(fitted, rows.validation, MAIN_BASE))
-    selected, errors = select_bases(validation, residuals)
-    held_out = {base: held_out[base] for base in selected}
+    validation = rows.with_bases(fitted, rows.validation)
+    tried = {
+        base: executor.train_trees(trainer, rows.arrays(fitted, rows.train, base), validation.relative_to(base))
+        for base, trainer in trainers.items()
+    }
+    to_main_base = validation.relative_to(MAIN_BASE)
+    residuals = {
+        base: xgboost_trainer.predict_residual({base: booster}, MAIN_BASE, to_main_base)
+        for base, booster in tried.items()
+    }
+    selected, errors = select_bases(to_main_base, residuals)
+    held_out = {base: tried[base] for base in selected}
     final_rows = rows.train | rows.validation
     lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
     final_fitted = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, final_rows, lookup)
-    trees = {base: train(final_rows, final_fitted, base, None) for base in selected}
+    trees = {
+        base: executor.train_trees(_fix_rounds(trainers[base], booster), rows.arrays(final_fitted, final_rows, base))
+        for base, booster in held_out.items()
+    }
     fields = {
-        "residual_to": MAIN_BASE,
-        "trees": {file_name(base): base for base in selected},
         "configurations": {base: configurations[base] for base in selected},
         "features": feature_names,
         "seed": training.seed,
         "workers": executor.xgboost_workers,
         "validation": {"mae": min(errors.values()), "n": len(validation), "tried": errors},
-        "libraries": {"xgboost": _get_xgboost_version(), **library_versions("numpy")},
     }
     return TrainedXGBoost(
         trials,
-        {base: configurations[base] for base in selected},
         held_out,
         fitted.preprocessor,
         trees,
@@ -184,6 +171,15 @@ def train_xgboost(
         runtime_lookup,
         fields,
     )
+
+
+def select_configurations(trials: Sequence[tuning.Result]) -> dict[str, Configuration]:
+    """Return the configuration with the smallest error of each residual base that was tried."""
+    return {
+        base: tuning.best_result(of_base).configuration
+        for base in RESIDUAL_BASES
+        if (of_base := [trial for trial in trials if trial.configuration["residual_to"] == base])
+    }
 
 
 def select_bases(validation: Arrays, residuals: Mapping[str, np.ndarray]) -> tuple[tuple[str, ...], dict[str, float]]:
@@ -213,9 +209,12 @@ def _search(
 ) -> list[tuning.Result]:
     """Run the hyperparameter search on a subsample of the training and validation parts."""
     budget, seed = training.budget, training.seed
+    train, validation = (
+        rows.with_bases(fitted, subsample_mask(mask, budget.rows, seed)) for mask in (rows.train, rows.validation)
+    )
     data = TrainingData(
-        rows.subsample(fitted, rows.train, budget.rows, seed),
-        rows.subsample(fitted, rows.validation, budget.rows, seed),
+        train,
+        validation,
         fitted.preprocessor.feature_names,
         seed,
     )
@@ -231,7 +230,18 @@ def _make_draft(trees: Trees, preprocessor: Preprocessor, fields: dict[str, Any]
     """Return the bundle of some trees."""
     weights = {file_name(base): bytes(booster.save_raw("ubj")) for base, booster in trees.items()}
     leaves = sum(map(xgboost_trainer.count_leaves, trees.values()))
-    return Draft("xgboost", {**weights, **preprocessor.to_files()}, {**fields, "parameters": leaves})
+    of_trees = {
+        "residual_to": MAIN_BASE,
+        "trees": {file_name(base): base for base in trees},
+        "parameters": leaves,
+        "libraries": {"xgboost": _get_xgboost_version(), **library_versions("numpy")},
+    }
+    return Draft("xgboost", {**weights, **preprocessor.to_files()}, {**fields, **of_trees})
+
+
+def _fix_rounds(trainer: XGBoostTrainer, booster: Any) -> XGBoostTrainer:
+    """Return a trainer of as many boosting rounds as a booster has."""
+    return replace(trainer, boosting=replace(trainer.boosting, max_rounds=booster.num_boosted_rounds()))
 
 
 def _get_xgboost_version() -> str:

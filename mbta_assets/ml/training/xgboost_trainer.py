@@ -152,8 +152,8 @@ def predict_residual(trees: Trees, residual_to: str, rows: Arrays) -> np.ndarray
     )
 
 
-def load_trees(bundle: Bundle) -> Callable[[Arrays], np.ndarray]:
-    """Return a function that predicts residuals (n,) with stored trees, relative to the bundle's `residual_to`.
+def load_trees(bundle: Bundle, residual_to: str) -> Callable[[Arrays], np.ndarray]:
+    """Return a function that predicts residuals (n,) with stored trees, relative to a residual base.
 
     Raises OutdatedModel if an earlier version of this package stored them.
     """
@@ -167,7 +167,7 @@ def load_trees(bundle: Bundle) -> Callable[[Arrays], np.ndarray]:
         base: xgboost.Booster(model_file=bytearray(bundle.file(name)))
         for name, base in bundle.manifest["trees"].items()
     }
-    return lambda rows: predict_residual(trees, bundle.manifest["residual_to"], rows)
+    return lambda rows: predict_residual(trees, residual_to, rows)
 
 
 def gain_importance(booster: Any, feature_names: Sequence[str]) -> dict[str, float]:

@@ -64,11 +64,11 @@ def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: P
     fields = {"trees": {xgboost_trainer.file_name(base): base for base in trees}}
     for residual_to in bases:
         stored = bundle.write(tmp_path / residual_to, "xgboost", files, residual_to=residual_to, **fields)
-        residual = xgboost_trainer.load_trees(stored)(rows[residual_to])
+        residual = xgboost_trainer.load_trees(stored, residual_to)(rows[residual_to])
         assert rows[residual_to].base + scale * residual == pytest.approx(np.mean(delays, axis=0), abs=0.01)
     old = bundle.write(tmp_path / "old", "xgboost", {"model.ubj": b""}, residual_to="lookup")
     with pytest.raises(OutdatedModel, match="materialize xgboost_model"):
-        xgboost_trainer.load_trees(old)
+        xgboost_trainer.load_trees(old, "lookup")
 
 
 def test_both_bases_are_selected_if_their_mean_is_better_than_each() -> None:
