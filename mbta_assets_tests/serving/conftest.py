@@ -18,7 +18,7 @@ from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, 
 from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import dataset
-from mbta_assets.ml.training.cross_fitting import predict_out_of_fold
+from mbta_assets.ml.training.cross_fitting import compute_out_of_fold
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, ArrivalQuery
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import Bundle, Draft
@@ -67,10 +67,10 @@ def _train_model(directory: Path, train: pd.DataFrame, validation: pd.DataFrame,
     from mbta_assets.ml.training.network_trainer import fit
     from mbta_assets.ml.training.teacher import CALENDAR_FEATURES
 
-    out_of_fold = predict_out_of_fold(train)
+    out_of_fold = compute_out_of_fold(train)
     encoder = Encoder.fit(train, dataset.NUMERIC_FEATURES, dataset.CATEGORICAL_FEATURES)
     lookup = MedianRunTime.fit(train)
-    preprocessor = Preprocessor.fit(encoder.drop_columns(CALENDAR_FEATURES), lookup, train, out_of_fold)
+    preprocessor = Preprocessor.fit(encoder.drop_columns(CALENDAR_FEATURES), lookup, train, out_of_fold[:, 0])
     network = fit(
         NetworkConfig(hidden=(32, 16)),
         TrainConfig(epochs=2, seed=seed),

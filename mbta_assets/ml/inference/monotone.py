@@ -4,6 +4,7 @@ Models predict each stop by itself. Here the arrivals of one report become one s
 squares, that never run backwards (isotonic regression). Intervals around them belong to `intervals`.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,8 +76,13 @@ def make_monotone(seconds_ahead: np.ndarray, order: np.ndarray, groups: np.ndarr
 
 def group_reports(columns: Columns) -> np.ndarray:
     """Return the group (n,) of each row as an integer, the same for all rows of a report."""
+    return group_rows(columns, REPORT_KEY)
+
+
+def group_rows(columns: Columns, names: Iterable[str]) -> np.ndarray:
+    """Return the group (n,) of each row as an integer, the same for all rows with equal values in these columns."""
     groups = np.zeros(len(columns["stops_ahead"]), dtype=np.int64)
-    for name in REPORT_KEY:
+    for name in names:
         codes = _number_values(columns[name])
         groups = np.unique(groups * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
     return groups

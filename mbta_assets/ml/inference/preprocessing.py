@@ -14,7 +14,7 @@ import numpy as np
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, Encoder
-from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, MedianRunTime
 from mbta_assets.storage.bundle import Bundle
 
 ENCODER_FILE, LOOKUP_FILE, SCALES_FILE = "encoder.json", "lookup.npz", "scales.json"
@@ -50,16 +50,17 @@ class Preprocessor:
         scales = DistanceCurve.fit(stops_ahead, error, np.arange(len(error)), MIN_ROWS_PER_SCALE, _compute_scale)
         return cls(encoder, lookup, scales)
 
-    def transform(self, columns: Columns, residual_to: str, lookup_delay: np.ndarray | None = None) -> Arrays:
+    def transform(self, columns: Columns, residual_to: str, lookup: np.ndarray | None = None) -> Arrays:
         """Transform feature columns of n rows into model inputs.
 
-        `residual_to` is one of `RESIDUAL_BASES`. `lookup_delay` (n,) in seconds replaces the prediction of the lookup;
-        it is needed for rows that the lookup was fitted on. Without a column `delay_seconds` all labels are NaN.
+        `residual_to` is one of `RESIDUAL_BASES`. `lookup` (n, 3) replaces the `LOOKUP_FEATURES` of the lookup;
+        they are needed for rows that the lookup was fitted on. Without a column `delay_seconds` all labels are NaN.
         """
-        delay = self.lookup.predict_delay(columns) if lookup_delay is None else lookup_delay
+        lookup = self.lookup.compute_features(columns) if lookup is None else lookup
+        delay = lookup[:, 0]
         ahead = np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
         label = columns["delay_seconds"] if "delay_seconds" in columns else np.full(len(ahead), np.nan)
-        numeric = np.column_stack([self.encoder.encode_numeric(columns), delay, delay + ahead])
+        numeric = np.column_stack([self.encoder.encode_numeric(columns), lookup, delay + ahead])
         return Arrays(
             numeric=numeric.astype(np.float32),
             codes=self.encoder.encode_categories(columns),
@@ -75,7 +76,7 @@ class Preprocessor:
     @property
     def feature_names(self) -> list[str]:
         """Return the names of the columns of `Arrays.numeric`, then those of `Arrays.codes`."""
-        return [*self.encoder.numeric, "lookup_delay_seconds", "lookup_seconds_ahead", *self.encoder.vocabularies]
+        return [*self.encoder.numeric, *LOOKUP_FEATURES, "lookup_seconds_ahead", *self.encoder.vocabularies]
 
     def to_files(self) -> dict[str, bytes]:
         """Serialize the preprocessor as files of a bundle, by name."""

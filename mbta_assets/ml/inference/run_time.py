@@ -9,19 +9,22 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
+from mbta_assets.ml.inference import hourly_run_time
 from mbta_assets.ml.inference.encoder import Columns, encode_values
-from mbta_assets.ml.inference.segments import Pair, RunTimes, SegmentGraph, observe_segments
+from mbta_assets.ml.inference.hourly_run_time import N_BINS, HourlyRunTime, Visits
+from mbta_assets.ml.inference.monotone import group_rows
+from mbta_assets.ml.inference.segments import KeyCache, Pair, RunTimes, SegmentGraph, observe_segments
 from mbta_assets.storage.bundle import BundleError
 from mbta_assets.transit.distances import REPORT_KEY
 
 LOOKUP_COLUMNS = (
     "scheduled_seconds_ahead", "scheduled_run_seconds", "seconds_in_state", "departure_delay_seconds",
     "last_delay_seconds", "current_status", "stops_behind", "timepoint", "current_stop_id", "stop_id", "stops_ahead",
-    "route_id",
+    "route_id", *hourly_run_time.TIME_COLUMNS,
 )  # fmt: skip
 """Columns of `transit_features` that `MedianRunTime` reads to predict."""
 FIT_COLUMNS = (*REPORT_KEY, "delay_seconds", *LOOKUP_COLUMNS)
@@ -32,6 +35,8 @@ MIN_SCHEDULED_RUN_SECONDS = 30
 """Shorter scheduled run times are whole minutes rounded down, and tell nothing of the ratio to observed ones."""
 MOVING, STANDING, WAITING, UNSEEN, DEPARTING = STATES = range(5)
 """Vehicle states. Each measures run time from another reference time, see `MedianRunTime`."""
+LOOKUP_FEATURES = ("lookup_delay_seconds", "path_seconds", "path_deviation_seconds")
+"""Names of the model inputs that `compute_features` returns."""
 PAIR_COLUMNS, SEGMENT_COLUMNS = slice(0, 4), [4, 1, 2]
 """Columns of the keys that `_make_keys` returns."""
 
@@ -67,6 +72,8 @@ class MedianRunTime:
     ratios: np.ndarray
     """(5,) median ratio of run time to scheduled run time by state; for DEPARTING the median run time itself, as
     nothing is scheduled between its reference time and the departure. NaN where there is none."""
+    hourly: HourlyRunTime
+    """Run times of segments by hour of the day, of all routes that have them."""
 
     @classmethod
     def fit(cls, rows: Columns) -> Self:
@@ -79,7 +86,8 @@ class MedianRunTime:
         segments, segment_seconds = _fit_segments(rows, keys, run_time, arrives_in)
         pairs, pair_seconds = _fit_pairs(keys, run_time, SegmentGraph(segments, segment_seconds))
         ratios = _fit_ratios(keys[:, 0], run_time, _to_floats(rows, "scheduled_run_seconds"))
-        return cls(stops, routes, pairs, pair_seconds, segments, segment_seconds, ratios)
+        hourly = HourlyRunTime.fit(_list_visits(rows, keys, arrives_in), segments)
+        return cls(stops, routes, pairs, pair_seconds, segments, segment_seconds, ratios, hourly)
 
     @cached_property
     def _code_of_stop(self) -> dict[str, int]:
@@ -89,54 +97,92 @@ class MedianRunTime:
     def _code_of_route(self) -> dict[str, int]:
         return _number(self.routes)
 
-    @cached_property
-    def _run_times(self) -> RunTimes:
-        graph = SegmentGraph(self.segments, self.segment_seconds)
-        return RunTimes(graph, self.pairs, self.pair_seconds)
-
     def predict_remaining(self, columns: Columns) -> np.ndarray:
         """Return the predicted seconds (n,) from now to the event; NaN where there is no run time."""
         keys = _make_keys(self._code_of_stop, self._code_of_route, columns)
-        run_time = self._run_times.look_up(keys)
-        scheduled_run = np.where(keys[:, 0] == DEPARTING, 1, _to_floats(columns, "scheduled_run_seconds"))
-        run_time = np.where(np.isnan(run_time), self.ratios[keys[:, 0]] * scheduled_run, run_time)
-        return np.maximum(run_time - _compute_elapsed(columns), 0)
+        values, row = self._cache.look_up(keys)
+        return self._subtract_elapsed(columns, keys[:, 0], values[row, 0])
 
     def predict_delay(self, columns: Columns) -> np.ndarray:
         """Return the predicted delay (n,) in seconds.
 
         Where there is no run time, the trip is predicted to keep its last delay, and to arrive no earlier than now.
         """
+        return self.compute_features(columns)[:, 0]
+
+    def compute_features(self, columns: Columns) -> np.ndarray:
+        """Return the `LOOKUP_FEATURES` (n, 3) in seconds.
+
+        They are the predicted delay, and the run time along the path from the last stop to the destination: at the hour
+        that is half way to the scheduled arrival, and by how much that is more than at any hour. Where no path is
+        known, it is the scheduled run time, and no more.
+        """
+        keys = _make_keys(self._code_of_stop, self._code_of_route, columns)
+        values, row = self._cache.look_up(keys)
         ahead = _to_floats(columns, "scheduled_seconds_ahead")
         last_delay = np.nan_to_num(_to_floats(columns, "last_delay_seconds"))
-        predicted = self.predict_remaining(columns) - ahead
-        return np.where(np.isnan(predicted), np.maximum(last_delay, -ahead), predicted)
+        predicted = self._subtract_elapsed(columns, keys[:, 0], values[row, 0]) - ahead
+        delay = np.where(np.isnan(predicted), np.maximum(last_delay, -ahead), predicted)
+        half_way = hourly_run_time.compute_time_of_day(columns) + np.maximum(ahead, 0) / 2
+        plain, deviation = values[row, 1], values[row, 2 + hourly_run_time.to_bins(half_way)]
+        plain = np.where(np.isnan(plain), _to_floats(columns, "scheduled_run_seconds"), plain)
+        return np.column_stack([delay, plain + deviation, deviation])
+
+    def _subtract_elapsed(self, columns: Columns, state: np.ndarray, run_time: np.ndarray) -> np.ndarray:
+        """Return the seconds (n,) that remain of run times (n,), or of the usual ones of the state."""
+        scheduled_run = np.where(state == DEPARTING, 1, _to_floats(columns, "scheduled_run_seconds"))
+        run_time = np.where(np.isnan(run_time), self.ratios[state] * scheduled_run, run_time)
+        return np.maximum(run_time - _compute_elapsed(columns), 0)
+
+    @cached_property
+    def _cache(self) -> KeyCache:
+        run_times = RunTimes(SegmentGraph(self.segments, self.segment_seconds), self.pairs, self.pair_seconds)
+        paths = self.hourly.make_graph(self.segments)
+
+        def compute(key: tuple[int, ...]) -> list[float]:
+            seconds = run_times.compose(key[:-1], key[-1])
+            return [np.nan if seconds is None else seconds, *self._sum_path(paths, key)]
+
+        return KeyCache(compute, 2 + N_BINS)
+
+    def _sum_path(self, graph: SegmentGraph, key: tuple[int, ...]) -> list[float]:
+        """Return the plain seconds along the path of a key, NaN where none is known, and the deviation at each hour."""
+        state, current, destination, stops_ahead, route = key
+        to_current = {MOVING: [1], UNSEEN: [1, 0]}.get(state, [0])
+        for n_before in to_current:
+            path = graph.find_path(route, current, destination, stops_ahead - n_before)
+            first = self.hourly.find_previous(graph, route, current) if n_before else current
+            if path is not None and first is not None:
+                return self.hourly.sum_path([first, *path] if n_before else path)
+        return [np.nan, *np.zeros(N_BINS)]
 
     def to_bytes(self) -> bytes:
         """Serialize the lookup as a deterministic NumPy archive."""
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            stops=np.array(self.stops, dtype=np.str_),
-            routes=np.array(self.routes, dtype=np.str_),
-            pairs=_pack(self.pairs, self.pair_seconds),
-            segments=_pack(self.segments, self.segment_seconds),
-            ratios=self.ratios,
-        )
+        arrays: dict[str, Any] = {
+            "stops": np.array(self.stops, dtype=np.str_),
+            "routes": np.array(self.routes, dtype=np.str_),
+            "pairs": _pack(self.pairs, self.pair_seconds),
+            "segments": _pack(self.segments, self.segment_seconds),
+            "ratios": self.ratios,
+            **self.hourly.to_arrays(),
+        }
+        np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Read a lookup that `to_bytes` wrote. Raises OutdatedModel if an earlier version wrote it."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            if "segments" not in archive:
+            if "hourly_pairs" not in archive:
                 raise OutdatedModel(
-                    "The model was made by an earlier version of mbta_assets, whose models predict 1, 3, 5 and 10 "
-                    "stops ahead only. Train again: materialize the groups training, models and production."
+                    "The model was made by an earlier version of mbta_assets, without run times by hour of the day. "
+                    "Train again: materialize the groups training, models and production."
                 )
             pairs, segments = _unpack(archive["pairs"]), _unpack(archive["segments"])
             stops, routes = archive["stops"].tolist(), archive["routes"].tolist()
-            return cls(stops, routes, *pairs, *segments, archive["ratios"])
+            hourly = HourlyRunTime.from_arrays(archive)
+            return cls(stops, routes, *pairs, *segments, archive["ratios"], hourly)
 
 
 def _to_floats(columns: Columns, name: str) -> np.ndarray:
@@ -191,6 +237,19 @@ def _make_keys(code_of_stop: Mapping[str, int], code_of_route: Mapping[str, int]
     route = encode_values(columns["route_id"], code_of_route, len(code_of_route))
     stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64)
     return np.column_stack([_classify_state(columns), current, destination, stops_ahead, route])
+
+
+def _list_visits(rows: Columns, keys: np.ndarray, arrives_in: np.ndarray) -> Visits:
+    """Return the observed arrivals, and departures from first stops, of rows with these keys (n, 5).
+
+    `arrives_in` (n,) are seconds from the report to the event.
+    """
+    departing = keys[:, 3] == 0
+    position = np.where(departing, 1, _to_floats(rows, "stops_behind") + keys[:, 3])
+    known = ~np.isnan(arrives_in) & ~np.isnan(position) & (departing | (position > 1))
+    trip = group_rows(rows, ("service_date", "trip_id"))
+    time = hourly_run_time.compute_time_of_day(rows) + arrives_in
+    return Visits(trip[known], position[known].astype(np.int64), keys[known, 2], keys[known, 4], time[known])
 
 
 def _compute_medians(keys: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

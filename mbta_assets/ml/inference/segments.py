@@ -4,7 +4,9 @@ A segment is two stops that trips of a route serve one after the other. Where a 
 no sum is known, is up to `run_time`.
 """
 
+import threading
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,7 +30,29 @@ class SegmentGraph:
         self._next_stops: dict[tuple[int, int], list[tuple[int, float]]] = defaultdict(list)
         for (route, begin, end), run_time in zip(segments.tolist(), seconds.tolist(), strict=True):
             self._next_stops[route, begin].append((end, run_time))
+        self._previous_stops: dict[tuple[int, int], list[tuple[float, int]]] = defaultdict(list)
+        for (route, begin), further in self._next_stops.items():
+            for end, run_time in further:
+                self._previous_stops[route, end].append((run_time, begin))
         self._reached: dict[tuple[int, int], list[dict[int, float]]] = {}
+
+    def find_previous(self, route: int, stop: int) -> int | None:
+        """Return the stop that is the least seconds before another on a route; None if there is none."""
+        return min(self._previous_stops.get((route, stop), [(0.0, None)]))[1]
+
+    def find_path(self, route: int, begin: int, end: int, n_segments: int) -> list[int] | None:
+        """Return the stops of the quickest path of exactly so many segments of a route; None if there is none."""
+        if self.sum_run_time(route, begin, end, n_segments) is None:
+            return None
+        reached, path = self._reached[route, begin], [end]
+        for distance in range(n_segments - 1, -1, -1):
+            before = [
+                (reached[distance][stop] + seconds, stop)
+                for seconds, stop in self._previous_stops[route, path[-1]]
+                if stop in reached[distance]
+            ]
+            path.append(min(before)[1])
+        return path[::-1]
 
     def sum_run_time(self, route: int, begin: int, end: int, n_segments: int) -> float | None:
         """Return the seconds of the quickest path of exactly so many segments of a route; None if there is none."""
@@ -56,7 +80,6 @@ class RunTimes:
         self._graph = graph
         self._seconds: dict[Pair, float] = {}
         self._ahead: dict[tuple[int, ...], list[Pair]] = defaultdict(list)
-        self._looked_up: dict[Pair, float] = {}
         for index in np.argsort(pairs[:, 3], kind="stable"):
             self.add(tuple(pairs[index].tolist()), float(seconds[index]))
 
@@ -81,21 +104,38 @@ class RunTimes:
                     return self._seconds[*pair[:2], stop, stops_before] + rest
         return None
 
-    def look_up(self, keys: np.ndarray) -> np.ndarray:
-        """Return the seconds (n,) of pairs with their routes (n, 5); NaN where there are none."""
+
+class KeyCache:
+    """The values of keys, each computed once; safe to use from several threads."""
+
+    def __init__(self, compute: Callable[[Pair], Sequence[float]], n_values: int) -> None:
+        """Take the function that computes the values (v,) of a key (k,), and their number."""
+        self._compute = compute
+        self._index_of: dict[Pair, int] = {}
+        self._values = np.empty((0, n_values))
+        self._lock = threading.Lock()
+
+    def look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return values (m, v), and the row (n,) that has those of each of the keys (n, k), non-negative integers."""
         code = np.zeros(len(keys), dtype=np.int64)
         for column in keys.T:
             code = code * (column.max(initial=0) + 1) + column
         _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-        seconds = [self._look_up_one(tuple(key)) for key in keys[first].tolist()]
-        return np.array(seconds, dtype=np.float64)[inverse]
+        distinct = list(map(tuple, keys[first].tolist()))
+        index = [self._index_of.get(key, -1) for key in distinct]
+        if -1 in index:
+            index = self._add(distinct)
+        return self._values, np.array(index, dtype=np.int64)[inverse]
 
-    def _look_up_one(self, key: Pair) -> float:
-        """Return the seconds of a pair with its route; NaN if there are none."""
-        if key not in self._looked_up:
-            seconds = self.compose(key[:-1], key[-1])
-            self._looked_up[key] = np.nan if seconds is None else seconds
-        return self._looked_up[key]
+    def _add(self, keys: list[Pair]) -> list[int]:
+        """Compute the values of keys that have none, and return the index of each key."""
+        with self._lock:
+            missing = [key for key in keys if key not in self._index_of]
+            n_before = len(self._values)
+            if missing:
+                self._values = np.concatenate([self._values, [self._compute(key) for key in missing]])
+            self._index_of.update(zip(missing, range(n_before, n_before + len(missing)), strict=True))
+            return [self._index_of[key] for key in keys]
 
 
 def observe_segments(rows: Columns, arrives_in: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

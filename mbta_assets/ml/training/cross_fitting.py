@@ -15,11 +15,13 @@ from mbta_assets.ml.inference import run_time
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES, Preprocessor, compute_residual_base
-from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, MedianRunTime
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 
 FIT_COLUMNS = ["part", *run_time.FIT_COLUMNS]
 """Columns of a training set that `CrossFittedPreprocessor.fit` and its callers read."""
+MIN_FOLDS, MAX_FOLDS = 5, 10
+"""Number of folds: with more, training rows have features of nearly as many days as new rows will have."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class CrossFittedPreprocessor:
     """A fitted preprocessor, and the lookup delay of every row of the training set it was fitted on."""
 
     preprocessor: Preprocessor
-    lookup_delay: np.ndarray
-    """(n,) seconds; out of fold for the rows that the lookup was fitted on."""
+    lookup: np.ndarray
+    """(n, 3) `LOOKUP_FEATURES` in seconds; out of fold for the rows that the lookup was fitted on."""
 
     @classmethod
     def fit(
@@ -39,11 +41,11 @@ class CrossFittedPreprocessor:
         `lookup`, if given, was fitted on the same rows and is not fitted again.
         """
         fit_rows = rows[fit_mask]
-        out_of_fold = predict_out_of_fold(fit_rows)
-        preprocessor = Preprocessor.fit(encoder, lookup or MedianRunTime.fit(fit_rows), fit_rows, out_of_fold)
-        lookup_delay = preprocessor.lookup.predict_delay(rows)
-        lookup_delay[fit_mask] = out_of_fold
-        return cls(preprocessor, lookup_delay)
+        out_of_fold = compute_out_of_fold(fit_rows)
+        preprocessor = Preprocessor.fit(encoder, lookup or MedianRunTime.fit(fit_rows), fit_rows, out_of_fold[:, 0])
+        features = preprocessor.lookup.compute_features(rows)
+        features[fit_mask] = out_of_fold
+        return cls(preprocessor, features)
 
     def transform_blocks(self, frames: Iterable[pd.DataFrame], mask: np.ndarray, residual_to: str) -> Iterator[Arrays]:
         """Yield the model inputs of the rows selected by `mask` (n,), one block per frame.
@@ -54,24 +56,26 @@ class CrossFittedPreprocessor:
         for frame in frames:
             end = begin + len(frame)
             selected = mask[begin:end]
-            yield self.preprocessor.transform(frame[selected], residual_to, self.lookup_delay[begin:end][selected])
+            yield self.preprocessor.transform(frame[selected], residual_to, self.lookup[begin:end][selected])
             begin = end
 
 
-def predict_out_of_fold(rows: pd.DataFrame, folds: int = 5) -> np.ndarray:
-    """Return the lookup delay (n,) in seconds of labelled rows, each from a lookup not fitted on its service day.
+def compute_out_of_fold(rows: pd.DataFrame) -> np.ndarray:
+    """Return the `LOOKUP_FEATURES` (n, 3) of labelled rows, each from a lookup not fitted on its service day.
 
-    If there are fewer service days than folds, each comes from a lookup not fitted on its trip.
+    Up to `MAX_FOLDS` service days are each a fold. Where there are fewer than `MIN_FOLDS`, folds are of trips.
     """
     by_day = rows.groupby("service_date").ngroup().to_numpy()
-    has_enough_days = by_day.max(initial=0) + 1 >= folds
+    n_days = by_day.max(initial=0) + 1
+    has_enough_days = n_days >= MIN_FOLDS
+    folds = min(n_days, MAX_FOLDS) if has_enough_days else MIN_FOLDS
     group = by_day if has_enough_days else rows.groupby("trip_id").ngroup().to_numpy()
     columns = rows[list(run_time.FIT_COLUMNS)]
-    predicted = np.empty(len(group))
+    features = np.empty((len(group), len(LOOKUP_FEATURES)))
     for fold in range(folds):
         held_out = group % folds == fold
-        predicted[held_out] = MedianRunTime.fit(columns[~held_out]).predict_delay(columns[held_out])
-    return predicted
+        features[held_out] = MedianRunTime.fit(columns[~held_out]).compute_features(columns[held_out])
+    return features
 
 
 def prepare_training_data(
@@ -103,9 +107,9 @@ def _gather(fitted: CrossFittedPreprocessor, frames: Iterable[pd.DataFrame], pla
         begin = 0
         for frame in frames:
             end = begin + len(frame)
-            lookup_delay = fitted.lookup_delay[begin:end]
-            arrays = fitted.preprocessor.transform(frame, "lookup", lookup_delay)
-            yield TrainingRows.from_arrays(arrays, compute_residual_bases(frame, lookup_delay)), places[begin:end]
+            lookup = fitted.lookup[begin:end]
+            arrays = fitted.preprocessor.transform(frame, "lookup", lookup)
+            yield TrainingRows.from_arrays(arrays, compute_residual_bases(frame, lookup[:, 0])), places[begin:end]
             begin = end
 
     return TrainingRows.gather(transform(), int(places.max(initial=-1)) + 1)

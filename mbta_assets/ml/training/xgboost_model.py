@@ -118,7 +118,7 @@ class _Rows:
     def with_bases(self, fitted: CrossFittedPreprocessor, mask: np.ndarray) -> TrainingRows:
         """Return the model inputs of masked rows with all residual bases."""
         arrays = Arrays.concat(self.arrays(fitted, mask, MAIN_BASE))
-        return TrainingRows.from_arrays(arrays, compute_residual_bases(self.rows[mask], fitted.lookup_delay[mask]))
+        return TrainingRows.from_arrays(arrays, compute_residual_bases(self.rows[mask], fitted.lookup[mask, 0]))
 
 
 def train_xgboost(

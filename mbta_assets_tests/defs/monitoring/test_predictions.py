@@ -20,7 +20,7 @@ from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import xgboost_trainer
-from mbta_assets.ml.training.cross_fitting import predict_out_of_fold
+from mbta_assets.ml.training.cross_fitting import compute_out_of_fold
 from mbta_assets.ml.training.dataset import read_rows, select_labelled
 from mbta_assets.ml.training.hyperparameters import BoostingConfig
 from mbta_assets.realtime.places import DirectoryPlace
@@ -93,12 +93,12 @@ def train_production_model(root: Path) -> None:
     registry = ModelRegistry(root)
     training_set = registry.current("training_set")
     rows = select_labelled(read_rows(training_set), "train", "validation")
-    lookup_delay = predict_out_of_fold(rows)
+    features = compute_out_of_fold(rows)
     encoder = Encoder.from_json(training_set.file(ENCODER_FILE))
-    preprocessor = Preprocessor.fit(encoder, MedianRunTime.fit(rows), rows, lookup_delay)
+    preprocessor = Preprocessor.fit(encoder, MedianRunTime.fit(rows), rows, features[:, 0])
     boosting = BoostingConfig(max_rounds=30, patience_rounds=60, rounds_per_step=20)
     trainer = xgboost_trainer.XGBoostTrainer(WITHOUT_TIME_AND_PLACE, preprocessor.feature_names, boosting, seed=0)
-    booster = xgboost_trainer.fit(trainer, preprocessor.transform(rows, "lookup", lookup_delay))
+    booster = xgboost_trainer.fit(trainer, preprocessor.transform(rows, "lookup", features))
     weights = xgboost_trainer.file_name("lookup")
     files = {weights: bytes(booster.save_raw("ubj")), **preprocessor.to_files()}
     learned_days = [str(day) for day in TRAINING_DAYS]

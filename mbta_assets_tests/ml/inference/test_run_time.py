@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mbta_assets.ml.inference.run_time import DEPARTING, MedianRunTime, OutdatedModel
-from mbta_assets.ml.training.cross_fitting import predict_out_of_fold
+from mbta_assets.ml.training.cross_fitting import compute_out_of_fold
 
 
 def make_runs(n: int, seconds: float, **values: Any) -> pd.DataFrame:
@@ -25,6 +25,8 @@ def make_runs(n: int, seconds: float, **values: Any) -> pd.DataFrame:
         "route_id": "Red",
         "stops_behind": 3.0,
         "timepoint": 0.0,
+        "sin_time": 0.0,
+        "cos_time": -1.0,
         "seconds_in_state": 30.0,
         "scheduled_seconds_ahead": 100.0,
         "scheduled_run_seconds": 120.0,
@@ -129,7 +131,7 @@ def test_cross_fitting_never_uses_the_trip_of_a_row() -> None:
     rows.loc[0, "delay_seconds"] = 10_000.0
     fitted_on_it = MedianRunTime.fit(rows.iloc[[0, 0, 0, 0]])
     assert fitted_on_it.predict_delay(rows.iloc[[0]])[0] == pytest.approx(10_000)
-    assert predict_out_of_fold(rows)[0] == pytest.approx(20)
+    assert compute_out_of_fold(rows)[0, 0] == pytest.approx(20)
 
 
 def test_a_lookup_of_an_earlier_version_has_to_be_trained_again() -> None:

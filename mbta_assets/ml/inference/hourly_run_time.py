@@ -1,0 +1,177 @@
+"""The run times of segments by hour of the day, summed along the path from a vehicle to its destination.
+
+Two consecutive stops are one segment whatever the route. Its run time at an hour is the median of all its runs plus
+their mean excess over that median, and a deviation of the hour from it, each shrunk where runs are few. Which stops are
+on a path is up to `segments`; where none is known, or what is predicted, to `run_time`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from mbta_assets.ml.inference.encoder import Columns
+from mbta_assets.ml.inference.segments import SegmentGraph
+
+TIME_COLUMNS = ("sin_time", "cos_time")
+"""Columns of `transit_features` that tell the time of the service day."""
+HOURS_PER_BIN = 2
+N_BINS = 24 // HOURS_PER_BIN
+SECONDS_PER_DAY = 86_400
+MIN_RUNS = 3
+"""Segments of fewer runs are not stored."""
+MAX_RUN_SECONDS = 7200
+"""Longer runs are no run times."""
+EXCESS_RANGE = (-600.0, 900.0)
+"""Limits of the excess of a run over the segment's median, in seconds."""
+PRIOR_RUNS, PRIOR_RUNS_OF_HOUR = 10, 8
+"""Number of runs that the means are shrunk by: of a segment to its median, of an hour to its segment."""
+DEVIATION_SECONDS = 5
+"""Unit of stored deviations."""
+
+
+class Visits(NamedTuple):
+    """Observed arrivals of m rows; departures at first stops."""
+
+    trip: np.ndarray
+    """(m,) integers, one for each trip of a service day."""
+    position: np.ndarray
+    """(m,) number of the stop along the trip."""
+    stop: np.ndarray
+    """(m,) code of the stop."""
+    route: np.ndarray
+    """(m,) code of the route."""
+    time: np.ndarray
+    """(m,) seconds of the service day, modulo a day."""
+
+
+@dataclass(frozen=True)
+class HourlyRunTime:
+    """Run times of segments by hour."""
+
+    pairs: np.ndarray
+    """(p, 2) integers: the first and the second stop of each segment, in order."""
+    seconds: np.ndarray
+    """(p,) plain seconds at any hour."""
+    deviations: np.ndarray
+    """(p, N_BINS) seconds to add at each hour."""
+    hops: np.ndarray
+    """(h, 3) segments of routes that the run-time lookup lacks: route, first stop, second stop."""
+    usual_hops: np.ndarray
+    """(u, 3) the most frequent segment to each second stop of a route that several lead to."""
+
+    @classmethod
+    def fit(cls, visits: Visits, known_segments: np.ndarray) -> Self:
+        """Fit the run times to visits; `known_segments` (s, 3) are those of the run-time lookup."""
+        begin, end = _find_runs(visits)
+        run = np.round((visits.time[end] - visits.time[begin]) % SECONDS_PER_DAY, 1)
+        usable = run < MAX_RUN_SECONDS
+        begin, end, run = begin[usable], end[usable], run[usable]
+        segments = np.column_stack([visits.route[begin], visits.stop[begin], visits.stop[end]])
+        pairs, segment, n_runs = np.unique(segments[:, 1:], axis=0, return_inverse=True, return_counts=True)
+        medians = _compute_group_medians(segment, run, n_runs)
+        excess = np.clip(run - medians[segment], *EXCESS_RANGE)
+        mean = np.bincount(segment, excess, len(pairs)) / (n_runs + PRIOR_RUNS)
+        by_hour = segment * N_BINS + to_bins(visits.time[end])
+        total = np.bincount(by_hour, excess, len(pairs) * N_BINS).reshape(-1, N_BINS)
+        n_of_hour = np.bincount(by_hour, minlength=len(pairs) * N_BINS).reshape(-1, N_BINS)
+        of_hour = (total + PRIOR_RUNS_OF_HOUR * mean[:, None]) / (n_of_hour + PRIOR_RUNS_OF_HOUR)
+        stored = n_runs >= MIN_RUNS
+        hops, n_hops = np.unique(segments[stored[segment]], axis=0, return_counts=True)
+        known = set(map(tuple, known_segments.tolist()))
+        is_new = np.array([tuple(hop) not in known for hop in hops.tolist()], dtype=bool)
+        return cls(
+            pairs[stored],
+            np.round(medians + mean, 1)[stored],
+            _round_deviations(of_hour - mean[:, None])[stored],
+            hops[is_new],
+            _find_usual_hops(hops, n_hops),
+        )
+
+    @cached_property
+    def _index_of(self) -> dict[tuple[int, int], int]:
+        return {(begin, end): index for index, (begin, end) in enumerate(self.pairs.tolist())}
+
+    @cached_property
+    def _usual_previous(self) -> dict[tuple[int, int], int]:
+        return {(route, end): begin for route, begin, end in self.usual_hops.tolist()}
+
+    def find_previous(self, graph: SegmentGraph, route: int, stop: int) -> int | None:
+        """Return the stop that vehicles of a route most often come from; None if none is known."""
+        usual = self._usual_previous.get((route, stop))
+        return graph.find_previous(route, stop) if usual is None else usual
+
+    def make_graph(self, known_segments: np.ndarray) -> SegmentGraph:
+        """Return the segments of all routes with their plain seconds."""
+        segments = np.concatenate([known_segments, self.hops])
+        index = [self._index_of.get((begin, end), -1) for _, begin, end in segments.tolist()]
+        found = np.array(index, dtype=np.int64) >= 0
+        return SegmentGraph(segments[found], self.seconds[np.array(index, dtype=np.int64)[found]])
+
+    def sum_path(self, path: Sequence[int]) -> list[float]:
+        """Return the plain seconds of a path of stops, and the `N_BINS` deviations to add at each hour."""
+        index = [self._index_of[hop] for hop in zip(path[:-1], path[1:], strict=True)]
+        return [float(self.seconds[index].sum()), *self.deviations[index].sum(axis=0).tolist()]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the run times as arrays of small integers, which compress well."""
+        return {
+            "hourly_pairs": self.pairs.astype(np.int32).T,
+            "hourly_seconds": np.round(self.seconds * 10).astype(np.int32),
+            "hourly_deviations": np.round(self.deviations / DEVIATION_SECONDS).astype(np.int8).T,
+            "hourly_hops": self.hops.astype(np.int32).T,
+            "hourly_usual_hops": self.usual_hops.astype(np.int32).T,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
+        """Return the run times that `to_arrays` gave."""
+        names = ("hourly_pairs", "hourly_hops", "hourly_usual_hops")
+        pairs, hops, usual_hops = (arrays[name].T.astype(np.int64) for name in names)
+        deviations = arrays["hourly_deviations"].T.astype(np.float64) * DEVIATION_SECONDS
+        return cls(pairs, arrays["hourly_seconds"] / 10, deviations, hops, usual_hops)
+
+
+def compute_time_of_day(columns: Columns) -> np.ndarray:
+    """Return the time of the service day (n,) in seconds, from 0 to a day."""
+    sine, cosine = (np.asarray(columns[name], dtype=np.float64) for name in TIME_COLUMNS)
+    seconds = np.arctan2(sine, cosine) * (SECONDS_PER_DAY / (2 * np.pi))
+    return np.round(seconds, 1) % SECONDS_PER_DAY
+
+
+def to_bins(seconds: np.ndarray) -> np.ndarray:
+    """Return the bin (n,) of times of the service day in seconds, which may exceed a day."""
+    return (seconds % SECONDS_PER_DAY // (3600 * HOURS_PER_BIN)).astype(np.int64)
+
+
+def _find_runs(visits: Visits) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the first and of the second visit of each run (r,), once however many rows tell of it."""
+    order = np.lexsort((visits.position, visits.trip))
+    key = np.column_stack([visits.trip, visits.position])[order]
+    order = order[np.r_[True, (key[1:] != key[:-1]).any(axis=1)][: len(order)]]
+    begin, end = order[:-1], order[1:]
+    consecutive = (visits.trip[begin] == visits.trip[end]) & (visits.position[begin] + 1 == visits.position[end])
+    return begin[consecutive], end[consecutive]
+
+
+def _compute_group_medians(group: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the median (g,) of values (n,) by group (n,), from 0 to g - 1, of so many values each (g,)."""
+    ordered = values[np.lexsort((values, group))]
+    first = np.cumsum(counts) - counts
+    return (ordered[first + (counts - 1) // 2] + ordered[first + counts // 2]) / 2
+
+
+def _find_usual_hops(hops: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the most frequent of the segments (h, 3) to each second stop of a route that several lead to."""
+    order = np.lexsort((-counts, hops[:, 2], hops[:, 0]))
+    ordered = hops[order]
+    is_first = np.r_[True, (ordered[1:, [0, 2]] != ordered[:-1, [0, 2]]).any(axis=1)][: len(ordered)]
+    has_more = np.r_[~is_first[1:], False][: len(ordered)]
+    return ordered[is_first & has_more]
+
+
+def _round_deviations(seconds: np.ndarray) -> np.ndarray:
+    """Return deviations in seconds as they are stored."""
+    return np.clip(np.round(seconds / DEVIATION_SECONDS), -127, 127) * DEVIATION_SECONDS
