@@ -20,6 +20,8 @@ TIME_COLUMNS = ("sin_time", "cos_time")
 HOURS_PER_BIN = 2
 N_BINS = 24 // HOURS_PER_BIN
 SECONDS_PER_DAY = 86_400
+QUARTER_SECOND = N_BINS / (4 * SECONDS_PER_DAY)
+"""A quarter of a second in bins. Times are whole or half seconds, so that no rounding error takes one from its bin."""
 MIN_RUNS = 3
 """Segments of fewer runs are not stored."""
 MAX_RUN_SECONDS = 7200
@@ -139,6 +141,14 @@ def compute_time_of_day(columns: Columns) -> np.ndarray:
     sine, cosine = (np.asarray(columns[name], dtype=np.float64) for name in TIME_COLUMNS)
     seconds = np.arctan2(sine, cosine) * (SECONDS_PER_DAY / (2 * np.pi))
     return np.round(seconds, 1) % SECONDS_PER_DAY
+
+
+def find_bins_half_way(columns: Columns, seconds_ahead: np.ndarray) -> np.ndarray:
+    """Return the bin (n,) of the time half way to an event that is so many seconds ahead (n,)."""
+    sine, cosine = (np.asarray(columns[name], dtype=np.float64) for name in TIME_COLUMNS)
+    bins = np.arctan2(sine, cosine) * (N_BINS / (2 * np.pi)) + (N_BINS + QUARTER_SECOND)
+    bins += np.maximum(seconds_ahead, 0) * (N_BINS / (2 * SECONDS_PER_DAY))
+    return bins.astype(np.int64) % N_BINS
 
 
 def to_bins(seconds: np.ndarray) -> np.ndarray:

@@ -123,10 +123,11 @@ class MedianRunTime:
         last_delay = np.nan_to_num(_to_floats(columns, "last_delay_seconds"))
         predicted = self._subtract_elapsed(columns, keys[:, 0], values[row, 0]) - ahead
         delay = np.where(np.isnan(predicted), np.maximum(last_delay, -ahead), predicted)
-        half_way = hourly_run_time.compute_time_of_day(columns) + np.maximum(ahead, 0) / 2
-        plain, deviation = values[row, 1], values[row, 2 + hourly_run_time.to_bins(half_way)]
+        plain, deviation = values[row, 1], values[row, 2 + hourly_run_time.find_bins_half_way(columns, ahead)]
         plain = np.where(np.isnan(plain), _to_floats(columns, "scheduled_run_seconds"), plain)
-        return np.column_stack([delay, plain + deviation, deviation])
+        features = np.empty((len(row), len(LOOKUP_FEATURES)))
+        features[:, 0], features[:, 1], features[:, 2] = delay, plain + deviation, deviation
+        return features
 
     def _subtract_elapsed(self, columns: Columns, state: np.ndarray, run_time: np.ndarray) -> np.ndarray:
         """Return the seconds (n,) that remain of run times (n,), or of the usual ones of the state."""
