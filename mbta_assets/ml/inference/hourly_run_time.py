@@ -24,6 +24,8 @@ QUARTER_SECOND = N_BINS / (4 * SECONDS_PER_DAY)
 """A quarter of a second in bins. Times are whole or half seconds, so that no rounding error takes one from its bin."""
 MIN_RUNS = 3
 """Segments of fewer runs are not stored."""
+NONE = -1
+"""Stored for the seconds of a segment that has none."""
 MAX_RUN_SECONDS = 7200
 """Longer runs are no run times."""
 EXCESS_RANGE = (-600.0, 900.0)
@@ -117,23 +119,34 @@ class HourlyRunTime:
         index = [self._index_of[hop] for hop in zip(path[:-1], path[1:], strict=True)]
         return [float(self.seconds[index].sum()), *self.deviations[index].sum(axis=0).tolist()]
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the run times as arrays of small integers, which compress well."""
+    def to_arrays(self, known_segments: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the run times as arrays of small integers, which compress well.
+
+        Pairs are those of `known_segments` (s, 3) and `hops`, in order; one that has no seconds has `NONE`.
+        """
+        index = [self._index_of.get((begin, end), -1) for begin, end in _list_pairs(known_segments, self.hops).tolist()]
+        seconds = np.append(np.round(self.seconds * 10), NONE)[index]
+        deviations = np.concatenate([self.deviations, np.zeros((1, N_BINS))])[index]
         return {
-            "hourly_pairs": self.pairs.astype(np.int32).T,
-            "hourly_seconds": np.round(self.seconds * 10).astype(np.int32),
-            "hourly_deviations": np.round(self.deviations / DEVIATION_SECONDS).astype(np.int8).T,
+            "hourly_seconds": seconds.astype(np.int32),
+            "hourly_deviations": np.round(deviations / DEVIATION_SECONDS).astype(np.int8).T,
             "hourly_hops": self.hops.astype(np.int32).T,
             "hourly_usual_hops": self.usual_hops.astype(np.int32).T,
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
-        """Return the run times that `to_arrays` gave."""
-        names = ("hourly_pairs", "hourly_hops", "hourly_usual_hops")
-        pairs, hops, usual_hops = (arrays[name].T.astype(np.int64) for name in names)
-        deviations = arrays["hourly_deviations"].T.astype(np.float64) * DEVIATION_SECONDS
-        return cls(pairs, arrays["hourly_seconds"] / 10, deviations, hops, usual_hops)
+    def from_arrays(cls, arrays: Mapping[str, Any], known_segments: np.ndarray) -> Self:
+        """Return the run times that `to_arrays` gave for the same `known_segments` (s, 3)."""
+        hops, usual_hops = (arrays[name].T.astype(np.int64) for name in ("hourly_hops", "hourly_usual_hops"))
+        stored = arrays["hourly_seconds"] != NONE
+        pairs = _list_pairs(known_segments, hops)[stored]
+        seconds, deviations = arrays["hourly_seconds"][stored] / 10, arrays["hourly_deviations"].T[stored]
+        return cls(pairs, seconds, deviations.astype(np.float64) * DEVIATION_SECONDS, hops, usual_hops)
+
+
+def _list_pairs(known_segments: np.ndarray, hops: np.ndarray) -> np.ndarray:
+    """Return the distinct pairs of stops (p, 2) of segments with their routes (s, 3) and (h, 3), in order."""
+    return np.unique(np.concatenate([known_segments, hops])[:, 1:], axis=0)
 
 
 def compute_time_of_day(columns: Columns) -> np.ndarray:

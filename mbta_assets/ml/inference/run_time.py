@@ -166,7 +166,7 @@ class MedianRunTime:
             "pairs": _pack(self.pairs, self.pair_seconds),
             "segments": _pack(self.segments, self.segment_seconds),
             "ratios": self.ratios,
-            **self.hourly.to_arrays(),
+            **self.hourly.to_arrays(self.segments),
         }
         np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
@@ -175,14 +175,14 @@ class MedianRunTime:
     def from_bytes(cls, data: bytes) -> Self:
         """Read a lookup that `to_bytes` wrote. Raises OutdatedModel if an earlier version wrote it."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            if "hourly_pairs" not in archive:
+            if "hourly_seconds" not in archive:
                 raise OutdatedModel(
                     "The model was made by an earlier version of mbta_assets, without run times by hour of the day. "
                     "Train again: materialize the groups training, models and production."
                 )
             pairs, segments = _unpack(archive["pairs"]), _unpack(archive["segments"])
             stops, routes = archive["stops"].tolist(), archive["routes"].tolist()
-            hourly = HourlyRunTime.from_arrays(archive)
+            hourly = HourlyRunTime.from_arrays(archive, segments[0])
             return cls(stops, routes, *pairs, *segments, archive["ratios"], hourly)
 
 

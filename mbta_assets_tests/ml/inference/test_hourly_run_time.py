@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbta_assets.ml.inference.hourly_run_time import DEVIATION_SECONDS, HOURS_PER_BIN, SECONDS_PER_DAY
@@ -109,6 +109,7 @@ def test_an_unknown_path_takes_as_long_as_scheduled(name: str, value: str | None
     assert features.tolist() == [[SCHEDULED_RUN, 0.0]] * len(features)
 
 
+@settings(max_examples=10)
 @given(segment_seconds, st.integers(0, 5))
 def test_rows_never_see_their_own_service_day(seconds: list[int], changed: int) -> None:
     days = [make_trips(seconds, hour=8, day=day) for day in DAYS]
