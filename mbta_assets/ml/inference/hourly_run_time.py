@@ -84,8 +84,8 @@ class HourlyRunTime:
         of_hour = (total + PRIOR_RUNS_OF_HOUR * mean[:, None]) / (n_of_hour + PRIOR_RUNS_OF_HOUR)
         stored = n_runs >= MIN_RUNS
         hops, n_hops = np.unique(segments[stored[segment]], axis=0, return_counts=True)
-        known = set(map(tuple, known_segments.tolist()))
-        is_new = np.array([tuple(hop) not in known for hop in hops.tolist()], dtype=bool)
+        listed = set(map(tuple, known_segments.tolist()))
+        is_new = np.array([tuple(hop) not in listed for hop in hops.tolist()], dtype=bool)
         return cls(
             pairs[stored],
             np.round(medians + mean, 1)[stored],

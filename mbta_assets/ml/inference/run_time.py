@@ -247,10 +247,10 @@ def _list_visits(rows: Columns, keys: np.ndarray, arrives_in: np.ndarray) -> Vis
     """
     departing = keys[:, 3] == 0
     position = np.where(departing, 1, _to_floats(rows, "stops_behind") + keys[:, 3])
-    known = ~np.isnan(arrives_in) & ~np.isnan(position) & (departing | (position > 1))
+    seen = ~np.isnan(arrives_in) & ~np.isnan(position) & (departing | (position > 1))
     trip = group_rows(rows, ("service_date", "trip_id"))
     time = hourly_run_time.compute_time_of_day(rows) + arrives_in
-    return Visits(trip[known], position[known].astype(np.int64), keys[known, 2], keys[known, 4], time[known])
+    return Visits(trip[seen], position[seen].astype(np.int64), keys[seen, 2], keys[seen, 4], time[seen])
 
 
 def _compute_medians(keys: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

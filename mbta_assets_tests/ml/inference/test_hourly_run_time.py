@@ -150,3 +150,12 @@ def test_the_time_of_day_begins_again_at_midnight() -> None:
     lookup = MedianRunTime.fit(rows)
     assert (lookup.hourly.seconds < SECONDS_PER_DAY / 2).all()
     assert compute(lookup, at_second_stop(rows))[0, 0] == 100
+
+
+@given(segment_seconds, st.integers(0, SECONDS_PER_DAY - 1))
+def test_a_row_by_itself_has_the_features_that_it_has_among_others(seconds: list[int], time: int) -> None:
+    rows = pd.concat([make_trips(seconds, time / 3600), make_trips(seconds, time // 3600)], ignore_index=True)
+    lookup = MedianRunTime.fit(rows)
+    together = lookup.compute_features(rows)
+    by_themselves = np.concatenate([lookup.compute_features(rows.iloc[[0]]), lookup.compute_features(rows.iloc[[-1]])])
+    np.testing.assert_array_equal(by_themselves, together[[0, -1]])
