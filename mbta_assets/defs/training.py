@@ -21,14 +21,20 @@ from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.transit import schema
 from mbta_assets.transit.sampling import sample_table
 
+ROWS_PER_DAY, ROWS_OF_FEW_DAYS = 60_000, 1_000_000
+"""Maximum number of rows of a service day, and of all days together where they have more by that."""
+
 
 class TrainingSetConfig(dg.Config):
     """Size of the training set and its split by time."""
 
-    rows_per_day: int = Field(
-        default=60_000,
+    rows_per_day: int | None = Field(
+        default=None,
         ge=100,
-        description="Maximum number of rows of a service day, sampled by hashes; a tenth of them are whole reports.",
+        description=(
+            "Maximum number of rows of a service day, sampled by hashes; a tenth of them are whole reports. Unset, "
+            "it is 60,000, and more where service days are few, up to a million rows of all of them."
+        ),
     )
     max_rows: int = Field(
         default=10_000_000,
@@ -52,7 +58,9 @@ class TrainingSetConfig(dg.Config):
 
     def limit_rows_per_day(self, days: int) -> int:
         """Return the maximum number of rows of each of some service days."""
-        return min(self.rows_per_day, max(1, self.max_rows // max(1, days)))
+        days = max(1, days)
+        rows_per_day = self.rows_per_day or max(ROWS_PER_DAY, ROWS_OF_FEW_DAYS // days)
+        return min(rows_per_day, max(1, self.max_rows // days))
 
     def build_split(self) -> dataset.SplitConfig:
         """Return the split as plain data."""

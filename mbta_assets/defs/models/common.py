@@ -108,8 +108,14 @@ def require_keys(configurations: list[dict[str, Any]], *keys: str) -> list[dict[
 class SearchConfig(dg.Config):
     """Size of a search and successive halving of its trials."""
 
+    folds: int = Field(
+        default=3,
+        ge=1,
+        description="Maximum number of folds that a trial is judged on: the validation part, and whole service days "
+        "before it, each predicted from the days before.",
+    )
     trial_rows: int = Field(
-        default=40_000, ge=100, description="Maximum number of training rows, and of validation rows."
+        default=40_000, ge=100, description="Maximum number of training rows of a fold, and of validation rows."
     )
     halving_factor: int = Field(
         default=3, ge=2, description="At each rung of successive halving the best 1 / factor of the trials go on."
@@ -120,7 +126,7 @@ class SearchConfig(dg.Config):
 
     def build_budget(self, trials: int) -> SearchBudget:
         """Return the size of a search with so many trials."""
-        return SearchBudget(trials, self.trial_rows, self.grace_fraction, self.halving_factor)
+        return SearchBudget(trials, self.folds, self.trial_rows, self.grace_fraction, self.halving_factor)
 
 
 class ArchitectureConfig(dg.Config):

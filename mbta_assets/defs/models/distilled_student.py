@@ -21,7 +21,7 @@ from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training.search_spaces import Choice, SearchSpace
-from mbta_assets.ml.training.xgboost_model import HELD_OUT
+from mbta_assets.ml.training.xgboost_model import HELD_OUT as TREES_HELD_OUT
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.provenance import list_references
@@ -103,12 +103,20 @@ class StudentConfig(SearchConfig):
         ge=1,
         description="Random configurations per trial, as those too large for the size budget are left out.",
     )
-    max_size_bytes: int = Field(default=60_000, ge=1, description="Maximum size of the student's bundle.")
+    max_size_bytes: int = Field(default=60_000, ge=1, description="Maximum size of the quantized student's bundle.")
     max_fraction_of_teacher: float = Field(
-        default=1 / 8, gt=0, le=1, description="Maximum size of the student's bundle as a fraction of the teacher's."
+        default=1 / 8,
+        gt=0,
+        le=1,
+        description="Maximum size of the quantized student's bundle as a fraction of the teacher's.",
+    )
+    min_network_bytes: int = Field(
+        default=20_000,
+        ge=1,
+        description="Size that the quantized network may have, however much the lookup and the names of stops take.",
     )
     tree_fractions: list[float] = Field(
-        default=[0.0, 0.25, 0.5],
+        default=[0.0, 0.25, 0.5, 0.75],
         min_length=1,
         description="Fractions of the trees in the mixture with the pruned teacher, of which validation selects one.",
     )
@@ -132,7 +140,7 @@ class StudentConfig(SearchConfig):
             self.draws_per_trial,
             self.trial_epochs,
             self.epochs,
-            SizeBudget(self.max_size_bytes, self.max_fraction_of_teacher),
+            SizeBudget(self.max_size_bytes, self.max_fraction_of_teacher, self.min_network_bytes),
             self.tree_fractions,
             self.loss.build_distillation(),
             self.architecture.build_network(),
@@ -159,16 +167,22 @@ def distilled_student(
     pruned_teacher: Bundle,
 ) -> Draft:
     # Torch takes seconds to import; the code location imports this module and must load fast.
-    from mbta_assets.ml.training.distillation import distill_student
+    from mbta_assets.ml.training.distillation import HELD_OUT, Teachers, distill_student
+    from mbta_assets.ml.training.pruning import HELD_OUT as PRUNED_HELD_OUT
 
     training = config.build_training(settings.tune_trials, settings.seed)
-    trees = model_registry.get(HELD_OUT, list_references(xgboost_model.manifest)[HELD_OUT])
-    distilled = distill_student(
-        training_set, runtime_lookup, trees, dnn_teacher, pruned_teacher, training, cluster.executor
+    held_out_teachers = Teachers(
+        model_registry.get(PRUNED_HELD_OUT, list_references(pruned_teacher.manifest)[PRUNED_HELD_OUT]),
+        model_registry.get(TREES_HELD_OUT, list_references(xgboost_model.manifest)[TREES_HELD_OUT]),
     )
+    teachers = Teachers(pruned_teacher, xgboost_model)
+    distilled = distill_student(
+        training_set, runtime_lookup, dnn_teacher, held_out_teachers, teachers, training, cluster.executor
+    )
+    held_out = model_registry.put(HELD_OUT, distilled.held_out)
     control = model_registry.put("untaught_student", distilled.control_draft())
     errors = [
-        {"tree_fraction": key, "validation_mae_seconds": error} for key, error in distilled.mixture.errors.items()
+        {"tree_fraction": key, "validation_mae_seconds": error} for key, error in distilled.mixture_errors.items()
     ]
     logged = {"training_set": training_set.digest, "seed": settings.seed}
     trials = search_metadata("distilled_student", distilled.trials, tracker, logged, "epochs")
@@ -176,4 +190,4 @@ def distilled_student(
     context.add_output_metadata(
         {**distilled.describe(), "threads": threads, "teachers": table_metadata(errors), **trials}
     )
-    return distilled.draft(control.digest)
+    return distilled.draft(held_out, control.digest)

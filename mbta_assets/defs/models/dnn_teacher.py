@@ -21,6 +21,7 @@ from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training.hyperparameters import ALL_INPUTS, REDUCED_INPUTS
 from mbta_assets.ml.training.search_spaces import Choice, SearchSpace
 from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.storage.model_registry import ModelRegistry
 
 if TYPE_CHECKING:
     from mbta_assets.ml.training.teacher import TeacherTraining
@@ -112,7 +113,7 @@ class TeacherConfig(SearchConfig):
 
     epochs: int = Field(default=6, ge=2, description="Epochs of the final training; the best by validation is kept.")
     trial_rows: int = Field(
-        default=30_000, ge=100, description="Maximum number of training rows, and of validation rows."
+        default=30_000, ge=100, description="Maximum number of training rows of a fold, and of validation rows."
     )
     trial_epochs: int = Field(default=5, ge=2, description="Epochs of a trial.")
     min_calendar_days: int = Field(
@@ -151,15 +152,17 @@ def dnn_teacher(
     config: TeacherConfig,
     settings: dg.ResourceParam[TrainingSettings],
     tracker: dg.ResourceParam[ExperimentTracker],
+    model_registry: dg.ResourceParam[ModelRegistry],
     cluster: dg.ResourceParam[RayCluster],
     training_set: Bundle,
     runtime_lookup: Bundle,
 ) -> Draft:
     # Torch takes seconds to import; the code location imports this module and must load fast.
-    from mbta_assets.ml.training.teacher import train_teacher
+    from mbta_assets.ml.training.teacher import HELD_OUT, train_teacher
 
     training = config.build_training(settings.tune_trials, settings.seed)
     trained = train_teacher(training_set, runtime_lookup, training, cluster.executor)
+    held_out = model_registry.put(HELD_OUT, trained.held_out)
     logged = {"training_set": training_set.digest, "seed": settings.seed}
     context.add_output_metadata(
         {
@@ -168,4 +171,4 @@ def dnn_teacher(
             **search_metadata("dnn_teacher", trained.trials, tracker, logged, "epochs"),
         }
     )
-    return trained.draft()
+    return trained.draft(held_out)

@@ -11,6 +11,7 @@ from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.provenance import list_references
 
 if TYPE_CHECKING:
     from mbta_assets.ml.training.pruning import PruningTraining
@@ -104,12 +105,14 @@ def pruned_teacher(
     dnn_teacher: Bundle,
 ) -> Draft:
     # Torch takes seconds to import; the code location imports this module and must load fast.
-    from mbta_assets.ml.training.pruning import prune_teacher
+    from mbta_assets.ml.training.pruning import HELD_OUT, TEACHER_HELD_OUT, prune_teacher
 
     training = config.build_training(settings.seed)
-    pruned = prune_teacher(training_set, runtime_lookup, dnn_teacher, training, cluster.executor)
+    held_out_teacher = model_registry.get(TEACHER_HELD_OUT, list_references(dnn_teacher.manifest)[TEACHER_HELD_OUT])
+    pruned = prune_teacher(training_set, runtime_lookup, held_out_teacher, dnn_teacher, training, cluster.executor)
+    held_out = model_registry.put(HELD_OUT, pruned.held_out)
     control = model_registry.put("unpruned_teacher", pruned.control_draft())
     selection = selection_metadata("candidates", pruned.to_table(), pruned.selected.cut.name)
     threads = cluster.executor.trial_resources.threads
     context.add_output_metadata({**pruned.describe(), "threads": threads, **selection})
-    return pruned.draft(control.digest)
+    return pruned.draft(held_out, control.digest)

@@ -12,6 +12,8 @@ from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.evaluation.grouping import POSITIONS
 from mbta_assets.ml.inference.intervals import DEFAULT_CONFIDENCE_LEVEL, IntervalCalibration
 from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.provenance import list_references
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
 if TYPE_CHECKING:
@@ -53,14 +55,18 @@ def quantized_student(
     context: dg.AssetExecutionContext,
     config: QuantizationConfig,
     settings: dg.ResourceParam[TrainingSettings],
+    model_registry: dg.ResourceParam[ModelRegistry],
     training_set: Bundle,
     runtime_lookup: Bundle,
     distilled_student: Bundle,
 ) -> Draft:
     # Torch takes seconds to import; the code location imports this module and must load fast.
+    from mbta_assets.ml.training.distillation import HELD_OUT
     from mbta_assets.ml.training.quantization import quantize_student
 
-    quantized = quantize_student(training_set, runtime_lookup, distilled_student, config.build_training(settings.seed))
+    held_out = model_registry.get(HELD_OUT, list_references(distilled_student.manifest)[HELD_OUT])
+    training = config.build_training(settings.seed)
+    quantized = quantize_student(training_set, runtime_lookup, held_out, distilled_student, training)
     context.add_output_metadata(
         {
             **selection_metadata("variants", quantized.to_table(), quantized.selected.name),

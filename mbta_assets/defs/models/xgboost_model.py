@@ -21,6 +21,7 @@ from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training.hyperparameters import ABSOLUTE, ALL_INPUTS, HUBER, REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.xgboost_model import HELD_OUT, XGBoostTraining, train_xgboost
+from mbta_assets.ml.training.xgboost_trainer import SCALE, SECONDS
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 
@@ -43,7 +44,8 @@ class XGBoostSpace(dg.Config):
         default=[
             WITH_ALL_INPUTS,
             WITHOUT_TIME_AND_PLACE,
-            {**WITH_ALL_INPUTS, "residual_to": "now", "objective": ABSOLUTE},
+            {**WITH_ALL_INPUTS, "residual_to": "now", "objective": ABSOLUTE, "max_depth": 9},
+            {**WITH_ALL_INPUTS, "unit": SECONDS, "max_depth": 9},
         ],
         description="Configurations that every search begins with.",
     )
@@ -73,6 +75,10 @@ class XGBoostSpace(dg.Config):
         default=FloatRange(low=0.01, high=10.0), description="L1 regularization of leaves, log-uniform."
     )
     gamma: FloatRange = Field(default=FloatRange(low=0.0, high=1.0), description="Minimum loss reduction of a split.")
+    unit: TextChoice = Field(
+        default=TextChoice(values=[SCALE, SECONDS]),
+        description="Unit of the loss: the scale of the distance, so that all distances count the same, or seconds.",
+    )
 
     @field_validator("first_configurations")
     @classmethod
@@ -96,6 +102,7 @@ class XGBoostSpace(dg.Config):
                 "reg_lambda": self.reg_lambda.to_log_uniform(),
                 "reg_alpha": self.reg_alpha.to_log_uniform(),
                 "gamma": self.gamma.to_uniform(),
+                "unit": self.unit.to_choice(),
             },
         )
 
@@ -104,7 +111,7 @@ class XGBoostConfig(SearchConfig):
     """Search and final training of the trees."""
 
     rounds: int = Field(
-        default=250, ge=1, description="Maximum number of boosting rounds; early stopping on validation may end before."
+        default=350, ge=1, description="Maximum number of boosting rounds; early stopping on validation may end before."
     )
     trial_rounds: int = Field(default=120, ge=1, description="Maximum number of boosting rounds of a trial.")
     rounds_per_step: int = Field(

@@ -24,7 +24,6 @@ from mbta_assets.ml.evaluation.grouping import CHANGE_BINS
 from mbta_assets.ml.evaluation.steadiness import measure_change_per_minute
 from mbta_assets.ml.inference.latency import measure_median_latency_us
 from mbta_assets.ml.inference.monotone import correct_delays
-from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
@@ -187,7 +186,7 @@ def describe_leaderboard(leaderboard: list[metrics.LeaderboardRow]) -> dict[str,
 
 def predict_baselines(test: pd.DataFrame, runtime_lookup: Bundle, source: Source) -> dict[str, np.ndarray]:
     """Return the delay (n,) in seconds that each baseline predicts, the oracle only if it knows every row."""
-    lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
+    lookup = MedianRunTime.from_bundle(runtime_lookup)
     predicted = {**metrics.predict_baselines(test), "runtime_lookup": lookup.predict_delay(test)}
     agency = metrics.get_agency_delays(test)
     if not np.isnan(agency).all():

@@ -31,7 +31,6 @@ from mbta_assets.ml.evaluation.live_evidence import VISIT, compare_live, require
 from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, Rule
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import correct_delays
-from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
 from mbta_assets.ml.inference.run_time import MedianRunTime, OutdatedModel
 from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
@@ -125,7 +124,7 @@ def production_model(
     model = load_model(quantized_student)
     latency_us = promotion_gate.measure_min_latency_us(model.predict, test)
     candidate = Contender(quantized_student, _predict_published(model, test), latency_us)
-    lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
+    lookup = MedianRunTime.from_bundle(runtime_lookup)
     baseline = Contender(runtime_lookup, lookup.predict_delay(test))
     passed_checks = _require_passed_checks(context)
     read_once = cache(lambda: read_live_days(warehouse, quantized_student.digest))

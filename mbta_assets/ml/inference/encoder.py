@@ -4,6 +4,7 @@ It holds the order of the columns and the vocabulary of each category, and nothi
 """
 
 import json
+import lzma
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -58,14 +59,14 @@ class Encoder:
         codes = [encode_values(columns[name], code_of, UNKNOWN_CODE) for name, code_of in self._code_of.items()]
         return np.column_stack(codes).astype(np.int32)
 
-    def to_json(self) -> bytes:
-        """Serialize the encoder as deterministic JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode()
+    def to_bytes(self) -> bytes:
+        """Serialize the encoder as deterministic JSON, compressed: names of stops take up most of it."""
+        return lzma.compress(json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode())
 
     @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Read an encoder that `to_json` wrote."""
-        return cls(**json.loads(text))
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read an encoder that `to_bytes` wrote."""
+        return cls(**json.loads(lzma.decompress(data)))
 
 
 def encode_values(column: Any, code_of: Mapping[Any, int], default: int) -> np.ndarray:

@@ -14,10 +14,10 @@ import numpy as np
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, Encoder
-from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, MedianRunTime
+from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, LOOKUP_FILE, MedianRunTime
 from mbta_assets.storage.bundle import Bundle
 
-ENCODER_FILE, LOOKUP_FILE, SCALES_FILE = "encoder.json", "lookup.npz", "scales.json"
+ENCODER_FILE, SCALES_FILE = "encoder.json.xz", "scales.json"
 RESIDUAL_BASES = ("lookup", "now")
 """Delays that a residual can be relative to (`residual_to` of a model): that which the run-time lookup predicts, or
 that of an arrival right now."""
@@ -81,7 +81,7 @@ class Preprocessor:
     def to_files(self) -> dict[str, bytes]:
         """Serialize the preprocessor as files of a bundle, by name."""
         scales = json.dumps(self.scales.to_list()).encode()
-        return {ENCODER_FILE: self.encoder.to_json(), LOOKUP_FILE: self.lookup.to_bytes(), SCALES_FILE: scales}
+        return {ENCODER_FILE: self.encoder.to_bytes(), LOOKUP_FILE: self.lookup.to_bytes(), SCALES_FILE: scales}
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Self:
@@ -89,8 +89,8 @@ class Preprocessor:
 
         Raises BundleError if a file is missing or damaged, or if an earlier version of this package wrote it.
         """
-        lookup = MedianRunTime.from_bytes(bundle.file(LOOKUP_FILE))
-        encoder = Encoder.from_json(bundle.file(ENCODER_FILE))
+        lookup = MedianRunTime.from_bundle(bundle)
+        encoder = Encoder.from_bytes(bundle.file(ENCODER_FILE))
         return cls(encoder, lookup, DistanceCurve.from_list(json.loads(bundle.file(SCALES_FILE))))
 
 

@@ -5,6 +5,7 @@ learned beyond medians. How run times add up along a trip is up to `segments`.
 """
 
 import io
+import lzma
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from mbta_assets.ml.inference.encoder import Columns, encode_values
 from mbta_assets.ml.inference.hourly_run_time import N_BINS, HourlyRunTime, Visits
 from mbta_assets.ml.inference.monotone import group_rows
 from mbta_assets.ml.inference.segments import KeyCache, Pair, RunTimes, SegmentGraph, observe_segments
-from mbta_assets.storage.bundle import BundleError
+from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.transit.distances import REPORT_KEY
 
+LOOKUP_FILE = "lookup.npz.xz"
 LOOKUP_COLUMNS = (
     "scheduled_seconds_ahead", "scheduled_run_seconds", "seconds_in_state", "departure_delay_seconds",
     "last_delay_seconds", "current_status", "stops_behind", "timepoint", "current_stop_id", "stop_id", "stops_ahead",
@@ -158,7 +160,7 @@ class MedianRunTime:
         return [np.nan, *np.zeros(N_BINS)]
 
     def to_bytes(self) -> bytes:
-        """Serialize the lookup as a deterministic NumPy archive."""
+        """Serialize the lookup as a deterministic NumPy archive, compressed as a whole."""
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {
             "stops": np.array(self.stops, dtype=np.str_),
@@ -168,22 +170,30 @@ class MedianRunTime:
             "ratios": self.ratios,
             **self.hourly.to_arrays(self.segments),
         }
-        np.savez_compressed(buffer, **arrays)
-        return buffer.getvalue()
+        np.savez(buffer, **arrays)
+        return lzma.compress(buffer.getvalue(), preset=9)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read a lookup that `to_bytes` wrote. Raises OutdatedModel if an earlier version wrote it."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            if "hourly_seconds" not in archive:
-                raise OutdatedModel(
-                    "The model was made by an earlier version of mbta_assets, without run times by hour of the day. "
-                    "Train again: materialize the groups training, models and production."
-                )
+        """Read a lookup that `to_bytes` wrote."""
+        with np.load(io.BytesIO(lzma.decompress(data)), allow_pickle=False) as archive:
             pairs, segments = _unpack(archive["pairs"]), _unpack(archive["segments"])
             stops, routes = archive["stops"].tolist(), archive["routes"].tolist()
             hourly = HourlyRunTime.from_arrays(archive, segments[0])
             return cls(stops, routes, *pairs, *segments, archive["ratios"], hourly)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Self:
+        """Read the lookup of a stored model, or of `runtime_lookup`.
+
+        Raises OutdatedModel if an earlier version of this package stored it.
+        """
+        if LOOKUP_FILE not in bundle.manifest["files"]:
+            raise OutdatedModel(
+                "The model was made by an earlier version of mbta_assets, without run times by hour of the day. "
+                "Train again: materialize the groups training, models and production."
+            )
+        return cls.from_bytes(bundle.file(LOOKUP_FILE))
 
 
 def _to_floats(columns: Columns, name: str) -> np.ndarray:

@@ -58,7 +58,7 @@ class TrainingSet:
         """Return the bundle, which names the version of each service day of `transit_features`."""
         return Draft(
             "training_set",
-            {ROWS_FILE: self.content, ENCODER_FILE: self.encoder.to_json()},
+            {ROWS_FILE: self.content, ENCODER_FILE: self.encoder.to_bytes()},
             {
                 "parts": self.parts,
                 "learned_days": self.learned_days,

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mbta_assets.ml.evaluation import metrics
-from mbta_assets.ml.inference.preprocessing import LOOKUP_FILE
-from mbta_assets.ml.inference.run_time import FIT_COLUMNS, MedianRunTime
+from mbta_assets.ml.inference.run_time import FIT_COLUMNS, LOOKUP_FILE, MedianRunTime
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, make_provenance, read_rows, select_labelled
 from mbta_assets.storage.bundle import Bundle, Draft
 

@@ -79,17 +79,22 @@ def compute_out_of_fold(rows: pd.DataFrame) -> np.ndarray:
 
 
 def prepare_training_data(
-    encoder: Encoder, rows: pd.DataFrame, frames: Iterable[pd.DataFrame], seed: int
+    encoder: Encoder,
+    rows: pd.DataFrame,
+    frames: Iterable[pd.DataFrame],
+    seed: int,
+    lookup: MedianRunTime | None = None,
 ) -> tuple[Preprocessor, TrainingData]:
     """Fit a preprocessor on the labelled training rows of a training set and transform its rows.
 
-    `rows` has the `FIT_COLUMNS` of all rows. The frames together are all rows in order with all columns; they are read
-    one at a time. Training rows without a label come last; validation rows without one are left out.
+    `rows` has the `FIT_COLUMNS` of all rows; `lookup` is as in `CrossFittedPreprocessor.fit`. The frames together are
+    all rows in order with all columns; they are read one at a time. Training rows without a label come last; validation
+    rows without one, and rows of no part, are left out.
     """
     labelled = rows["delay_seconds"].notna().to_numpy()
     in_train = (rows["part"] == "train").to_numpy()
     in_validation = (rows["part"] == "validation").to_numpy()
-    fitted = CrossFittedPreprocessor.fit(encoder, rows, in_train & labelled)
+    fitted = CrossFittedPreprocessor.fit(encoder, rows, in_train & labelled, lookup)
     del rows  # the frames have what is needed from here on
     kept = [np.flatnonzero(mask) for mask in (in_train & labelled, in_train & ~labelled, in_validation & labelled)]
     places = np.full(len(labelled), -1)

@@ -84,6 +84,28 @@ def assign_part_codes(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
     return codes
 
 
+def walk_forward(rows: pd.DataFrame, max_folds: int) -> list[np.ndarray]:
+    """Return walk-forward folds, the latest first: the part (n,) of each row in each of them, "" for one left out.
+
+    The first fold is the parts of the training set. Each further one has a whole service day of the training part for
+    validation, the latest ones first, and the days before it, half of the training part's or more, to learn from.
+    `rows` are of `LEARNED_PARTS`, with the columns `part`, `service_date` and `delay_seconds`.
+    """
+    part = rows["part"].to_numpy(dtype=object)
+    day = schema.to_service_dates(rows["service_date"])
+    labelled_day = day[(part == "train") & rows["delay_seconds"].notna().to_numpy()]
+    days = np.unique(labelled_day)
+    folds = [part]
+    for index in range(len(days) - 1, max(0, len(days) // 2 - 1), -1):
+        if len(folds) == max_folds:
+            break
+        validation = days[index]
+        counts = [(labelled_day < validation).sum(), (labelled_day == validation).sum()]
+        if min(counts) >= MIN_LABELLED_ROWS and not (day[part == "validation"] == validation).any():
+            folds.append(np.select([part != "train", day < validation, day == validation], ["", *LEARNED_PARTS], ""))
+    return folds
+
+
 def read_rows(training_set: Bundle, columns: Sequence[str] | None = None, parts: Sequence[str] = PARTS) -> pd.DataFrame:
     """Read the rows of some parts of a stored training set, by default of all, with all columns or some.
 

@@ -1,18 +1,19 @@
 """Distillation: a small student network is trained towards the labels and the predictions of a teacher.
 
-The teacher is the pruned network, alone or mixed with trees. The control `untaught_student` is the same network trained
-on the labels alone.
+The teacher is the pruned network, alone or mixed with trees. Its parts, and then the student, are selected by models
+that did not learn the validation part. The final student learns both parts from the final ones. The control
+`untaught_student` is the same network trained on the labels alone.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.training import tuning
+from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import (
@@ -22,29 +23,53 @@ from mbta_assets.ml.training.hyperparameters import (
     TrainConfig,
     apply_configuration,
 )
+from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network import Network
-from mbta_assets.ml.training.network_data import NetworkData, predict_with_trees
+from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
 from mbta_assets.ml.training.network_trainer import Fitted, Targets, fit, predict
-from mbta_assets.ml.training.network_weights import from_bundle, to_files
+from mbta_assets.ml.training.network_weights import from_bundle
+from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.training_data import sample_indices
 from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.storage.bundle import Bundle, Draft
 
-MANIFEST_BYTES = 3_500
-"""Size to reserve for the manifest of a student, without its provenance."""
+HELD_OUT = "student_held_out"
+"""Name of the student that was not trained on the validation part, in the registry."""
+MANIFEST_BYTES, INTERVAL_BYTES = 4_000, 8_000
+"""Sizes to reserve for the manifest of a student, without its provenance, and for its prediction interval."""
 
 
 @dataclass(frozen=True)
 class SizeBudget:
-    """Maximum size of the bundle of a student."""
+    """Maximum size of the bundle of a quantized student."""
 
     max_bytes: int
     max_fraction_of_teacher: float
+    min_network_bytes: int
+    """Size that a network may have whatever the lookup and the names of many stops take of the bundle."""
 
-    def for_teacher(self, teacher: Bundle) -> int:
-        """Return the maximum size in bytes for a student of this teacher."""
-        return int(min(self.max_bytes, teacher.size_bytes * self.max_fraction_of_teacher))
+    def for_network(self, teacher: Bundle, fixed_bytes: int) -> int:
+        """Return the maximum size in bytes of the network of a student of this teacher, beside other files."""
+        of_bundle = int(min(self.max_bytes, teacher.size_bytes * self.max_fraction_of_teacher))
+        return max(of_bundle - fixed_bytes, self.min_network_bytes)
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The stored models that a student is taught by."""
+
+    network: Bundle
+    """The pruned teacher."""
+    trees: Bundle
+
+    def predict(self, rows: Arrays, all_columns: Arrays) -> tuple[np.ndarray, np.ndarray]:
+        """Return the residuals (n,) that the network and the trees predict, in units of the scale.
+
+        `rows` have the columns that the network reads; the trees read all.
+        """
+        network = predict(from_bundle(self.network), rows)
+        return network, xgboost_trainer.load_trees(self.trees, RESIDUAL_TO)(all_columns)
 
 
 @dataclass(frozen=True)
@@ -92,16 +117,9 @@ class DistillationData:
         optimization = replace(self.optimization, epochs=epochs)
         return replace(self, train=self.train.take(rows), teacher=self.teacher[rows], optimization=optimization)
 
-
-@dataclass(frozen=True)
-class TeacherMixture:
-    """The mixture of a network and trees whose predictions students are trained towards."""
-
-    tree_fraction: float
-    errors: dict[float, float]
-    """Validation error in seconds of each fraction that was tried."""
-    train: np.ndarray
-    """(n,) predictions for the training rows, in units of the scale."""
+    def end_after(self, epoch: int) -> Self:
+        """Set the epoch that training ends after."""
+        return replace(self, optimization=replace(self.optimization, last_epoch=epoch))
 
 
 @dataclass(frozen=True)
@@ -109,10 +127,16 @@ class DistilledStudent:
     """The selected student and its control, with the results of the search."""
 
     trials: list[tuning.Result]
-    mixture: TeacherMixture
+    tree_fraction: float
+    """Fraction of the trees in the mixture that taught it."""
+    mixture_errors: dict[float, float]
+    """Validation error in seconds of each fraction that was tried."""
+    held_out: Draft
+    """The bundle of the student trained on the training part."""
     fitted: Fitted
+    """The student trained on the training and validation parts."""
     control: Fitted
-    """Control: the student's architecture trained on the labels alone."""
+    """Control: the student's architecture trained on the labels of both parts alone."""
     data: NetworkData
     teachers: dict[str, Bundle]
     """Models that the student was taught by, or that set its size and columns, by asset."""
@@ -124,28 +148,23 @@ class DistilledStudent:
         return tuning.best_result(self.trials).configuration
 
     def describe(self) -> dict[str, Any]:
-        """Return errors and sizes, and the gain of distillation."""
-        return {
-            **self.data.describe(self.fitted),
-            "validation_mae_seconds_without_teacher": self.control.validation_error,
-            "gain_of_distillation": 1 - self.fitted.validation_error / self.control.validation_error,
-            "tree_fraction": self.mixture.tree_fraction,
-        }
+        """Return errors and sizes; see `NetworkData.describe`."""
+        return {**self.data.describe(self.fitted), "tree_fraction": self.tree_fraction}
 
     def control_draft(self) -> Draft:
         """Return the bundle of the student trained on the labels alone."""
         return self.data.draft(self.control, _without_teacher(self.configuration), self.workers, self.teachers)
 
-    def draft(self, control_digest: str) -> Draft:
-        """Return the bundle of the student, which names its teachers and its control."""
+    def draft(self, held_out: Bundle, control_digest: str) -> Draft:
+        """Return the bundle of the student, which names its teachers, its control, and the stored bundle `held_out`."""
         return self.data.draft(
             self.fitted,
             self.configuration,
             self.workers,
-            self.teachers,
+            {**self.teachers, HELD_OUT: held_out},
             teacher={
-                **{name: self.teachers[name].digest for name in ("pruned_teacher", "xgboost_held_out")},
-                "trees": self.mixture.tree_fraction,
+                **{name: self.teachers[name].digest for name in ("pruned_teacher", "xgboost_model")},
+                "trees": self.tree_fraction,
             },
             control={"asset": "untaught_student", "digest": control_digest},
         )
@@ -154,43 +173,81 @@ class DistilledStudent:
 def distill_student(
     training_set: Bundle,
     runtime_lookup: Bundle,
-    held_out_trees: Bundle,
     teacher: Bundle,
-    pruned_teacher: Bundle,
+    held_out: Teachers,
+    final: Teachers,
     training: StudentTraining,
     executor: TrainingExecutor,
 ) -> DistilledStudent:
-    """Search for a student within the size budget, and train it with and without its teacher."""
+    """Search for a student within the size budget, train it with early stopping, and again on all learned parts.
+
+    `held_out` are the teachers that did not learn the validation part. `teacher` sets the student's columns and size.
+    """
     all_columns = NetworkData.from_bundles(training_set, runtime_lookup, training.seed)
     data = all_columns.select_columns_of(teacher)
-    mixture = mix_teachers(data, from_bundle(pruned_teacher), held_out_trees, all_columns, training.tree_fractions)
-    optimization = replace(training.optimization, epochs=training.epochs, seed=training.seed)
-    distillation_data = DistillationData(
-        data.train, data.validation, mixture.train, training.network, optimization, training.distillation
+    fraction, errors = select_mixture(
+        data.validation, *held_out.predict(data.validation, all_columns.validation), training.tree_fractions
     )
+    distillation_data = _teach(data, all_columns, held_out, fraction, training)
+    trials = _search(distillation_data, data, teacher, training, executor)
+    configuration = tuning.best_result(trials).configuration
+    fitted = executor.train_network(train_configuration, configuration, distillation_data)
+    of_held_out = {"dnn_teacher": teacher, "pruned_held_out": held_out.network, "xgboost_held_out": held_out.trees}
+    held_out_draft = data.draft(fitted, configuration, executor.torch_workers, of_held_out)
+    del distillation_data
+    all_columns = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
+    data = all_columns.select_columns_of(teacher)
+    final_data = _teach(data, all_columns, final, fraction, training).end_after(fitted.best_epoch)
+    student, control = executor.train_networks(
+        train_configuration, [configuration, _without_teacher(configuration)], final_data
+    )
+    return DistilledStudent(
+        trials,
+        fraction,
+        errors,
+        held_out_draft,
+        fitted.replace_network(student),
+        fitted.replace_network(control),
+        data,
+        {"dnn_teacher": teacher, "pruned_teacher": final.network, "xgboost_model": final.trees},
+        executor.torch_workers,
+    )
+
+
+def _teach(
+    data: NetworkData, all_columns: NetworkData, teachers: Teachers, tree_fraction: float, training: StudentTraining
+) -> DistillationData:
+    """Return the rows of students with the predictions of a mixture of teachers."""
+    network, trees = teachers.predict(data.train, all_columns.train)
+    return DistillationData(
+        data.train,
+        data.validation,
+        (1 - tree_fraction) * network + tree_fraction * trees,
+        training.network,
+        replace(training.optimization, epochs=training.epochs, seed=training.seed),
+        training.distillation,
+    )
+
+
+def _search(
+    distillation_data: DistillationData,
+    data: NetworkData,
+    teacher: Bundle,
+    training: StudentTraining,
+    executor: TrainingExecutor,
+) -> list[tuning.Result]:
+    """Run the hyperparameter search on a subsample, among configurations within the size budget.
+
+    It has one fold: the teacher has learned the days of earlier ones.
+    """
     trial_data = distillation_data.subsample(training.budget.rows, training.trial_epochs)
-    teachers = {"xgboost_held_out": held_out_trees, "dnn_teacher": teacher, "pruned_teacher": pruned_teacher}
-    max_bytes = training.size.for_teacher(teacher) - _count_fixed_bytes(data, teachers)
-    trials = executor.search(
+    max_bytes = training.size.for_network(teacher, _count_fixed_bytes(data, teacher))
+    return executor.search(
         run_trial,
         select_configurations(training, trial_data.train, max_bytes),
-        trial_data,
+        [trial_data],
         training.budget.build_halving(training.trial_epochs),
     )
-    best = tuning.best_result(trials).configuration
-    fitted, control = executor.train_networks(train_configuration, [best, _without_teacher(best)], distillation_data)
-    return DistilledStudent(trials, mixture, fitted, control, data, teachers, executor.torch_workers)
-
-
-def mix_teachers(
-    data: NetworkData, network: Network, trees: Bundle, all_columns: NetworkData, tree_fractions: Sequence[float]
-) -> TeacherMixture:
-    """Mix the predictions of a network and of trees by the fraction of the trees that validation selects."""
-    train, validation = data.train, data.validation
-    trees_train, trees_validation = predict_with_trees(trees, all_columns)
-    fraction, errors = select_mixture(validation, predict(network, validation), trees_validation, tree_fractions)
-    mixed = (1 - fraction) * predict(network, train) + fraction * trees_train
-    return TeacherMixture(fraction, errors, mixed)
 
 
 def select_mixture(
@@ -224,7 +281,7 @@ def distillation_targets(train: Arrays, teacher: np.ndarray, config: Distillatio
 
 
 def select_configurations(training: StudentTraining, train: Arrays, max_bytes: int) -> list[Configuration]:
-    """Return the configurations of a search whose files are at most `max_bytes`, or the smallest one if all are larger.
+    """Return the configurations of a search that take at most `max_bytes`, or the smallest one if all take more.
 
     `train` are training rows enough to tell the sizes by.
     """
@@ -257,9 +314,9 @@ def run_trial(configuration: Configuration, data: DistillationData, report: Repo
 
 
 def count_bytes(configuration: Configuration, network: NetworkConfig, train: Arrays) -> int:
-    """Return the total size of the files of a network with this configuration, whose weights are not sparse."""
+    """Return the size of a network with this configuration as ONNX with int8 weights, as most students are served."""
     architecture, _ = apply_configuration(configuration, network, TrainConfig())
-    return sum(map(len, to_files(Network.from_training_rows(architecture, train)).values()))
+    return len(quantize_weights(to_onnx(Network.from_training_rows(architecture, train).eval())))
 
 
 def _without_teacher(configuration: Configuration) -> Configuration:
@@ -267,7 +324,8 @@ def _without_teacher(configuration: Configuration) -> Configuration:
     return {**configuration, "weight": 0.0}
 
 
-def _count_fixed_bytes(data: NetworkData, teachers: Mapping[str, Bundle]) -> int:
-    """Return the size of the files of a bundle beside the network: preprocessor and manifest."""
-    preprocessor = sum(map(len, data.stored_preprocessor.to_files().values()))
-    return preprocessor + MANIFEST_BYTES + len(json.dumps(data.make_provenance(teachers), indent=1))
+def _count_fixed_bytes(data: NetworkData, teacher: Bundle) -> int:
+    """Return the size of the files of a bundle beside the network: preprocessor, interval and manifest."""
+    preprocessor = sum(map(len, data.preprocessor.to_files().values()))
+    provenance = len(json.dumps(data.make_provenance({"dnn_teacher": teacher}), indent=1))
+    return preprocessor + INTERVAL_BYTES + MANIFEST_BYTES + provenance

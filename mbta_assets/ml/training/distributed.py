@@ -61,7 +61,7 @@ def train_trees_data_parallel(
     blocks: list[list[Any]] = [[] for _ in range(world_size)]
     targets = []
     for block in train:
-        targets.append(block.target)
+        targets.append(trainer.target(block))
         for rank in range(world_size):
             blocks[rank].append(ray.put(block.shard(rank, world_size)))
     base_score = float(np.median(np.concatenate(targets)))
@@ -94,7 +94,7 @@ def _train_tree_shard(shard: _TreeShard) -> bytes:
             if self.position == len(shard.blocks):
                 return False
             rows: Arrays = ray.get(shard.blocks[self.position])
-            input_data(data=shard.trainer.features(rows), label=rows.target)
+            input_data(data=shard.trainer.features(rows), label=shard.trainer.target(rows))
             self.position += 1
             return True
 

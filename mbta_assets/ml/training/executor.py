@@ -47,14 +47,17 @@ class TrainingExecutor:
         self,
         trial: tuning.Trial,
         configurations: Sequence[tuning.Configuration],
-        data: Any,
+        folds: Sequence[Any],
         halving: tuning.Halving,
     ) -> list[tuning.Result]:
-        """Run the trials of a search; see `tuning.search`. A single trial without a cluster runs in this process."""
+        """Run the trials of a search; see `tuning.search`.
+
+        Those of a single configuration run in this process, unless there is a cluster.
+        """
         if len(configurations) == 1 and self.address is None:
-            return tuning.run_trial(trial, configurations[0], data, self.trial_resources)
+            return tuning.run_trials(trial, configurations[0], folds, self.trial_resources)
         self._start_session()
-        return tuning.search(trial, configurations, data, halving, self.trial_resources)
+        return tuning.search(trial, configurations, folds, halving, self.trial_resources)
 
     def train_trees(self, trainer: XGBoostTrainer, train: Iterable[Arrays], validation: Arrays | None = None) -> Any:
         """Train trees on the rows of all blocks and return the booster; see `XGBoostTrainer.train`."""

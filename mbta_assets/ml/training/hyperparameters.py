@@ -51,7 +51,9 @@ class TrainConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay of AdamW."""
     epochs: int = 8
-    """Maximum number of epochs."""
+    """Maximum number of epochs, and the length of the schedule."""
+    last_epoch: int | None = None
+    """Epoch after which training ends, if before the last one of the schedule."""
     batch_size: int = 2048
     """Maximum number of rows per batch."""
     min_steps_per_epoch: int = 64
@@ -108,8 +110,10 @@ class SearchBudget:
 
     trials: int
     """Number of configurations."""
+    folds: int
+    """Maximum number of walk-forward folds that each configuration is judged on."""
     rows: int
-    """Maximum number of training rows of a trial, and of validation rows."""
+    """Maximum number of training rows of a fold, and of validation rows."""
     grace_fraction: float
     """Fraction of a full trial after which it is first compared with others."""
     halving_factor: int

@@ -1,18 +1,17 @@
 """The rows that networks are trained on, the predictions of teachers on them, and the bundle that networks end in."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import numpy as np
+import pandas as pd
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Preprocessor
+from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
-from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, prepare_training_data
-from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows
+from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows, walk_forward
 from mbta_assets.ml.training.network import count_parameters
 from mbta_assets.ml.training.network_trainer import Fitted
 from mbta_assets.ml.training.network_weights import to_files
@@ -35,15 +34,35 @@ class NetworkData:
 
     @classmethod
     def from_bundles(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int) -> Self:
-        """Read the rows of a stored training set that may be learned from, in batches."""
-        encoder = Encoder.from_json(training_set.file(ENCODER_FILE))
-        prepared = prepare_training_data(
-            encoder,
-            read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS),
-            iterate_rows(training_set, LEARNED_PARTS),
-            seed,
-        )
-        return cls(training_set, runtime_lookup, *prepared)
+        """Read the training and validation parts of a stored training set, in batches."""
+        return next(cls.iterate_folds(training_set, runtime_lookup, seed, 1))
+
+    @classmethod
+    def iterate_folds(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int, max_folds: int) -> Iterator[Self]:
+        """Read the walk-forward folds of a stored training set one at a time; see `dataset.walk_forward`."""
+        rows = read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS)
+        for part in walk_forward(rows, max_folds):
+            yield cls._prepare(training_set, runtime_lookup, rows.assign(part=part), seed)
+
+    @classmethod
+    def of_learned_parts(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int) -> Self:
+        """Read the training and validation parts as training rows, with the stored lookup and no validation rows."""
+        rows = read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS).assign(part="train")
+        return cls._prepare(training_set, runtime_lookup, rows, seed, MedianRunTime.from_bundle(runtime_lookup))
+
+    @classmethod
+    def _prepare(
+        cls,
+        training_set: Bundle,
+        runtime_lookup: Bundle,
+        rows: pd.DataFrame,
+        seed: int,
+        lookup: MedianRunTime | None = None,
+    ) -> Self:
+        """Transform the rows of `LEARNED_PARTS`, whose `FIT_COLUMNS` are given with the parts that they take."""
+        encoder = Encoder.from_bytes(training_set.file(ENCODER_FILE))
+        frames = iterate_rows(training_set, LEARNED_PARTS)
+        return cls(training_set, runtime_lookup, *prepare_training_data(encoder, rows, frames, seed, lookup))
 
     def drop_columns(self, names: Collection[str]) -> Self:
         """Drop the columns with these names."""
@@ -60,13 +79,8 @@ class NetworkData:
 
     @property
     def validation(self) -> Arrays:
-        """Return the validation rows, all of which have a label."""
+        """Return the validation rows, all of which have a label; none where the validation part is learned from too."""
         return self.data.validation.relative_to(RESIDUAL_TO)
-
-    @property
-    def stored_preprocessor(self) -> Preprocessor:
-        """Return the preprocessor with the stored lookup, which was fitted on the validation part too."""
-        return replace(self.preprocessor, lookup=MedianRunTime.from_bytes(self.runtime_lookup.file(LOOKUP_FILE)))
 
     def make_provenance(self, teachers: Mapping[str, Bundle]) -> dict[str, Any]:
         """Return the manifest fields of a network that say what it was made from. Raises MixedVersions."""
@@ -89,11 +103,14 @@ class NetworkData:
         teachers: Mapping[str, Bundle] | None = None,
         **fields: Any,
     ) -> Draft:
-        """Return the bundle of a trained network, with further manifest fields; `teachers` by asset, if it had any."""
-        validation = {"mae": fitted.validation_error, "n": len(self.validation)}
+        """Return the bundle of a trained network, with further manifest fields.
+
+        `teachers` are the models that it was made from, by asset.
+        """
+        validation = {"mae": fitted.validation_error, "n": fitted.validation_rows}
         return Draft(
             "network",
-            {**to_files(fitted.network), **self.stored_preprocessor.to_files()},
+            {**to_files(fitted.network), **self.preprocessor.to_files()},
             {
                 **self.make_provenance(teachers or {}),
                 "residual_to": RESIDUAL_TO,
@@ -109,12 +126,3 @@ class NetworkData:
                 **fields,
             },
         )
-
-
-def predict_with_trees(trees: Bundle, data: NetworkData) -> tuple[np.ndarray, np.ndarray]:
-    """Return the residuals that stored trees predict for training and validation rows, relative to `RESIDUAL_TO`.
-
-    `data` has all columns, as the trees read them.
-    """
-    predict_residual = xgboost_trainer.load_trees(trees, RESIDUAL_TO)
-    return predict_residual(data.train), predict_residual(data.validation)

@@ -6,7 +6,8 @@ takes its part of every batch, and gradients are averaged.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -41,15 +42,24 @@ class Targets:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained network with the weights of its best epoch, on the CPU and in evaluation mode."""
+    """A trained network with the weights of its best epoch, on the CPU and in evaluation mode.
+
+    One that was trained without validation rows has the weights of its last epoch.
+    """
 
     network: Network
     validation_error: float
     """Mean absolute error in seconds, over all labelled validation rows."""
+    validation_rows: int
+    """Number of these rows."""
     history: tuple[float, ...]
     """Validation error after each epoch, over the rows of early stopping."""
     best_epoch: int
     """Number of the best epoch, from 1."""
+
+    def replace_network(self, final: Self) -> Self:
+        """Return the network of a final training, with the validation errors of this one, which chose its epochs."""
+        return replace(self, network=final.network)
 
 
 def label_targets(train: Arrays, huber_delta: float = 0.0) -> Targets:
@@ -87,8 +97,9 @@ def fine_tune(
 ) -> Fitted:
     """Train `network` in place towards `targets`, by default the labels, and keep the weights of its best epoch.
 
-    The best epoch is one from `first_epoch_to_keep` on. The same rows, configuration (threads included) and initial
-    weights give the same weights, bit for bit. In a process group every rank ends with the same network.
+    The best epoch is one from `first_epoch_to_keep` on; without validation rows it is the last one. The same rows,
+    configuration (threads included) and initial weights give the same weights, bit for bit. In a process group every
+    rank ends with the same network.
 
     Raises FloatingPointError if the validation error is not finite, and ValueError if there are fewer epochs than
     `first_epoch_to_keep`.
@@ -96,15 +107,15 @@ def fine_tune(
     torch.set_num_threads(config.threads)
     with _seeded(config.seed + process_group.get_rank(), config.device):
         loop = _TrainingLoop(network, config, train, targets or label_targets(train, config.huber_delta))
+        if not len(validation):
+            return _train_to_the_end(loop, on_step)
         early_stopping_rows = _select_labelled(validation, config.early_stopping_rows)
         history: list[float] = []
         best: tuple[float, int, dict[str, Tensor]] | None = None
         for epoch in range(1, config.epochs + 1):
             loop.run_epoch(on_step)
-            process_group.broadcast_buffers(network)
             error = early_stopping_rows.mean_absolute_error(predict(network, early_stopping_rows))
-            if not np.isfinite(error):
-                raise FloatingPointError(f"training diverged: validation error {error} after epoch {epoch} of {config}")
+            _require_finite(error, config)
             history.append(error)
             if epoch >= first_epoch_to_keep and (best is None or error < best[0]):
                 best = error, epoch, {name: value.clone() for name, value in network.state_dict().items()}
@@ -119,7 +130,25 @@ def fine_tune(
         )
     network.load_state_dict(best[2])
     network.cpu().eval()
-    return Fitted(network, validation.mean_absolute_error(predict(network, validation)), tuple(history), best[1])
+    error = validation.mean_absolute_error(predict(network, validation))
+    return Fitted(network, error, int((~np.isnan(validation.label)).sum()), tuple(history), best[1])
+
+
+def _train_to_the_end(loop: "_TrainingLoop", on_step: OnStep | None) -> Fitted:
+    """Train a network up to the configured last epoch, without validation rows to tell the best one by."""
+    config, network = loop.config, loop.network
+    epochs = min(config.last_epoch or config.epochs, config.epochs)
+    for _ in range(epochs):
+        loop.run_epoch(on_step)
+    network.cpu().eval()
+    _require_finite(float(sum(value.abs().sum() for value in network.parameters())), config)
+    return Fitted(network, float("nan"), 0, (), epochs)
+
+
+def _require_finite(number: float, config: TrainConfig) -> None:
+    """Raise FloatingPointError unless an error of a network, or the sum of its weights, is finite."""
+    if not np.isfinite(number):
+        raise FloatingPointError(f"training diverged: a validation error or the weights are {number}, with {config}")
 
 
 @torch.no_grad()
@@ -190,6 +219,7 @@ class _TrainingLoop:
             self.optimizer.step()
             self.schedule.step()
             self.step += 1
+        process_group.broadcast_buffers(self.network)
 
     def _loss(self, rows: Tensor) -> Tensor:
         """Return the weighted Huber loss of the rows with these indices, after dropout of category codes."""

@@ -2,7 +2,8 @@
 
 Every candidate starts from the same teacher, is fine-tuned for the same number of epochs towards the labels and the
 teacher's predictions, and is judged on validation. One candidate is not pruned, so that the effect of further epochs is
-not credited to pruning. How neurons are removed and weights zeroed is in `sparsity`.
+not credited to pruning. Candidates are made of the teacher that did not learn the validation part; what they show is
+then done to the final one. How neurons are removed and weights zeroed is in `sparsity`.
 """
 
 import copy
@@ -25,6 +26,7 @@ from mbta_assets.ml.training.network_trainer import Fitted, Targets, fine_tune, 
 from mbta_assets.ml.training.network_weights import from_bundle, to_files
 from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.ml.training.sparsity import GradualSparsity, SparsitySchedule, remove_neurons
+from mbta_assets.ml.training.teacher import HELD_OUT as TEACHER_HELD_OUT
 from mbta_assets.ml.training.tuning import Configuration
 from mbta_assets.storage.bundle import Bundle, Draft
 
@@ -57,6 +59,8 @@ class Cut:
 UNPRUNED = Cut()
 
 
+HELD_OUT = "pruned_held_out"
+"""Name of the pruned teacher that was not trained on the validation part, in the registry."""
 MIN_GROUP_SHARE = 0.02
 """Share of the validation rows by which a candidate is judged at some number of stops ahead."""
 
@@ -88,6 +92,13 @@ class FineTuning:
     training: PruningTraining
     train: Arrays
     validation: Arrays
+
+    @classmethod
+    def from_teacher(cls, teacher: Bundle, data: NetworkData, training: PruningTraining) -> Self:
+        """Take a stored teacher, whose predictions for the training rows are targets beside the labels."""
+        network, train = from_bundle(teacher), data.train
+        targets = distillation_targets(train, predict(network, train), training.distillation)
+        return cls(network, targets, training, train, data.validation)
 
     def shard(self, rank: int, world_size: int) -> Self:
         """Return the training rows of worker `rank` of `world_size` (see `Arrays.shard`), with all validation rows."""
@@ -132,11 +143,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PrunedTeacher:
-    """The selected candidate, and all candidates."""
+    """The final teacher pruned as the selected candidate, and all candidates."""
 
     candidates: list[Candidate]
     selected: Candidate
+    held_out: Draft
+    """The bundle of the selected candidate."""
+    fitted: Fitted
+    """The final teacher, pruned like that candidate."""
+    control: Fitted
+    """The final teacher, fine-tuned without being pruned."""
     data: NetworkData
+    """Rows of the training and validation parts with the columns that the teacher reads."""
     teacher: Bundle
     workers: int
 
@@ -145,21 +163,21 @@ class PrunedTeacher:
         return [candidate.to_row() for candidate in self.candidates]
 
     def describe(self) -> dict[str, Any]:
-        """Return errors and sizes of the selected candidate; see `NetworkData.describe`."""
-        return {**self.data.describe(self.selected.fitted), "chosen": self.selected.cut.name}
+        """Return errors and sizes; see `NetworkData.describe`."""
+        return {**self.data.describe(self.fitted), "chosen": self.selected.cut.name}
 
     def control_draft(self) -> Draft:
-        """Return the bundle of the candidate that is not pruned."""
-        unpruned = find_unpruned(self.candidates)
-        return self.data.draft(unpruned.fitted, self._name_cut("none"), self.workers, self._teachers)
+        """Return the bundle of the teacher that is not pruned."""
+        configuration = name_cut(self.teacher, UNPRUNED)
+        return self.data.draft(self.control, configuration, self.workers, {"dnn_teacher": self.teacher})
 
-    def draft(self, control_digest: str) -> Draft:
-        """Return the bundle of the selected candidate, which names its teacher and its control."""
+    def draft(self, held_out: Bundle, control_digest: str) -> Draft:
+        """Return the bundle, which names its teacher, its control, and the stored bundle `held_out`."""
         return self.data.draft(
-            self.selected.fitted,
-            self._name_cut(self.selected.cut.name),
+            self.fitted,
+            name_cut(self.teacher, self.selected.cut),
             self.workers,
-            self._teachers,
+            {"dnn_teacher": self.teacher, HELD_OUT: held_out},
             teacher=self.teacher.digest,
             # Without latencies: the same network must give the same digest.
             candidates=[
@@ -168,36 +186,55 @@ class PrunedTeacher:
             control={"asset": "unpruned_teacher", "digest": control_digest},
         )
 
-    @property
-    def _teachers(self) -> dict[str, Bundle]:
-        """Return the network that the candidates were made from, by its asset."""
-        return {"dnn_teacher": self.teacher}
-
-    def _name_cut(self, cut: str) -> Configuration:
-        """Return the teacher's configuration with the name of a cut."""
-        return {**self.teacher.manifest["configuration"], "cut": cut}
-
 
 def prune_teacher(
     training_set: Bundle,
     runtime_lookup: Bundle,
+    held_out_teacher: Bundle,
     teacher: Bundle,
     training: PruningTraining,
     executor: TrainingExecutor,
 ) -> PrunedTeacher:
-    """Make and fine-tune all candidates and select one."""
-    data = NetworkData.from_bundles(training_set, runtime_lookup, training.optimization.seed)
-    data = data.select_columns_of(teacher)
-    network, train = from_bundle(teacher), data.train
-    targets = distillation_targets(train, predict(network, train), training.distillation)
-    fine_tuning = FineTuning(network, targets, training, train, data.validation)
+    """Make and fine-tune all candidates, select one, and prune the final teacher like that."""
+    seed = training.optimization.seed
+    data = NetworkData.from_bundles(training_set, runtime_lookup, seed).select_columns_of(teacher)
+    fine_tuning = FineTuning.from_teacher(held_out_teacher, data, training)
     candidates = executor.train_networks(make_candidate, [UNPRUNED, *training.cuts], fine_tuning)
     selected = select_candidate(candidates, training.max_error_increase, training.preferred_size)
-    return PrunedTeacher(candidates, selected, data, teacher, executor.torch_workers)
+    held_out = data.draft(
+        selected.fitted,
+        name_cut(teacher, selected.cut),
+        executor.torch_workers,
+        {TEACHER_HELD_OUT: held_out_teacher},
+    )
+    data = NetworkData.of_learned_parts(training_set, runtime_lookup, seed).select_columns_of(teacher)
+    fine_tuning = FineTuning.from_teacher(teacher, data, training)
+    cuts = [UNPRUNED] if selected.cut == UNPRUNED else [UNPRUNED, selected.cut]
+    final = executor.train_networks(fine_tune_cut, cuts, fine_tuning)
+    return PrunedTeacher(
+        candidates,
+        selected,
+        held_out,
+        selected.fitted.replace_network(final[-1]),
+        find_unpruned(candidates).fitted.replace_network(final[0]),
+        data,
+        teacher,
+        executor.torch_workers,
+    )
+
+
+def name_cut(teacher: Bundle, cut: Cut) -> Configuration:
+    """Return the configuration of a teacher with the name of a cut."""
+    return {**teacher.manifest["configuration"], "cut": cut.name}
 
 
 def make_candidate(cut: Cut, data: FineTuning, resources: Resources = ONE_CORE) -> Candidate:
-    """Prune a copy of the teacher, fine-tune it towards the targets and judge it."""
+    """Prune a copy of the teacher, fine-tune it and judge it."""
+    return judge(cut, fine_tune_cut(cut, data, resources), data.validation)
+
+
+def fine_tune_cut(cut: Cut, data: FineTuning, resources: Resources = ONE_CORE) -> Fitted:
+    """Prune a copy of the teacher and fine-tune it towards the targets."""
     training = data.training
     config = replace(training.optimization, threads=resources.threads, device=resources.device)
     if cut.neurons:
@@ -218,7 +255,7 @@ def make_candidate(cut: Cut, data: FineTuning, resources: Resources = ONE_CORE) 
     )
     if sparsity:
         sparsity.finish()
-    return judge(cut, fitted, data.validation)
+    return fitted
 
 
 def judge(cut: Cut, fitted: Fitted, validation: Arrays) -> Candidate:

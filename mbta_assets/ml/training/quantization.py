@@ -4,7 +4,7 @@ Static and dynamic int8 multiply in int8. Weight-only int8 stores the weights in
 floats once, when it loads the model. How variants are made is in `int8_variants`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,49 +113,65 @@ class QuantizedStudent:
 
 
 def quantize_student(
-    training_set: Bundle, runtime_lookup: Bundle, student: Bundle, training: QuantizationTraining
+    training_set: Bundle,
+    runtime_lookup: Bundle,
+    held_out_student: Bundle,
+    student: Bundle,
+    training: QuantizationTraining,
 ) -> QuantizedStudent:
-    """Export a student, select a variant of it and calibrate the prediction interval on validation."""
+    """Export a student, select a variant of it and calibrate the prediction interval on validation.
+
+    Both are done with the student that did not learn the validation part.
+    """
     data = NetworkData.from_bundles(training_set, runtime_lookup, training.seed).select_columns_of(student)
-    network = from_bundle(student)
-    model = to_onnx(network)
-    preprocessor, residual_to = Preprocessor.from_bundle(student), student.manifest["residual_to"]
+    network, residual_to = from_bundle(student), student.manifest["residual_to"]
+    model, preprocessor = to_onnx(network), Preprocessor.from_bundle(student)
     test = preprocessor.transform(read_rows(training_set, parts=["test"]), residual_to)
     parity = {
         "max_seconds": max_difference_seconds(network, model, test),
         "bound_seconds": training.max_parity_seconds,
         "rows": len(test),
     }
-    variants = make_variants(model, data.train, data.validation, training.calibration_rows, training.max_error_ratio)
+    calibration = sample_evenly(data.train, training.calibration_rows)
+    held_out = make_models(to_onnx(from_bundle(held_out_student)), calibration)
+    variants = judge_variants(held_out, make_models(model, calibration), data.validation, training.max_error_ratio)
     selected = select_variant(variants)
-    # The lookup of `data`, unlike the stored one, was not fitted on validation rows.
     validation = read_labelled(training_set, "validation")
-    delay = predict_delay(data.preprocessor, residual_to, load_onnx(selected.model), validation)
+    residual = load_onnx(held_out[selected.name])
+    delay = predict_delay(Preprocessor.from_bundle(held_out_student), residual_to, residual, validation)
     error = validation["delay_seconds"].to_numpy() - correct_delays(validation, delay).delay
     interval = IntervalCalibration.fit(validation, error, training.confidence_level)
     return QuantizedStudent(variants, selected, interval, preprocessor, parity, training_set, runtime_lookup, student)
 
 
-def make_variants(
-    model: bytes, train: Arrays, validation: Arrays, calibration_rows: int, max_error_ratio: float
-) -> list[Variant]:
-    """Return fp32 and every int8 variant of an ONNX model, judged on the labelled validation rows."""
-    calibration = train.take(np.linspace(0, len(train) - 1, calibration_rows).astype(int))
-    models = {
+def sample_evenly(rows: Arrays, n: int) -> Arrays:
+    """Return n evenly spaced rows."""
+    return rows.take(np.linspace(0, len(rows) - 1, n).astype(int))
+
+
+def make_models(model: bytes, calibration: Arrays) -> dict[str, bytes]:
+    """Return fp32 and every int8 variant of an ONNX model, by name."""
+    return {
         "fp32": model,
         "int8_weight_only": int8_variants.quantize_weights(model),
         "int8_dynamic": int8_variants.quantize_dynamically(model),
         "int8_static": int8_variants.quantize_statically(model, calibration),
     }
+
+
+def judge_variants(
+    held_out: Mapping[str, bytes], models: Mapping[str, bytes], validation: Arrays, max_error_ratio: float
+) -> list[Variant]:
+    """Return the variants of a model, each judged by that of the same name which did not learn the validation rows."""
     labelled = validation.take(~np.isnan(validation.label))
     feed = make_feed(labelled.numeric, labelled.codes)
     variants: list[Variant] = []
-    for name, variant_model in models.items():
-        session = create_session(variant_model)
+    for name, model in models.items():
+        session = create_session(held_out[name])
         error = labelled.mean_absolute_error(predict(session, feed))
         passes = not variants or error <= max_error_ratio * variants[0].validation_error
         latency_us = measure_latency_us(session, feed)
-        variants.append(Variant(name, variant_model, error, len(variant_model), latency_us, passes))
+        variants.append(Variant(name, model, error, len(model), latency_us, passes))
     return variants
 
 

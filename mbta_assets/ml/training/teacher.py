@@ -1,6 +1,8 @@
 """The teacher: a large network, its architecture and optimization selected by a hyperparameter search."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Self
 
 from mbta_assets.ml.training import tuning
@@ -21,6 +23,8 @@ from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.transit import schema
 
+HELD_OUT = "teacher_held_out"
+"""Name of the teacher that was not trained on the validation part, in the registry."""
 CALENDAR_FEATURES = schema.feature_group("calendar")
 """Model inputs that are constant within a service day; networks overfit them on few service days."""
 
@@ -60,9 +64,12 @@ class TrainedTeacher:
     """The selected teacher, with the results of the search."""
 
     trials: list[tuning.Result]
+    held_out: Draft
+    """The bundle of the teacher trained on the training part."""
     fitted: Fitted
+    """The teacher trained on the training and validation parts for as many epochs."""
     data: NetworkData
-    """Rows with the columns that the teacher reads."""
+    """Rows of both parts with the columns that the teacher reads."""
     workers: int
 
     @property
@@ -74,36 +81,52 @@ class TrainedTeacher:
         """Return errors and sizes; see `NetworkData.describe`."""
         return self.data.describe(self.fitted)
 
-    def draft(self) -> Draft:
-        """Return the bundle."""
-        return self.data.draft(self.fitted, self.configuration, self.workers)
+    def draft(self, held_out: Bundle) -> Draft:
+        """Return the bundle of the teacher, whose number of epochs is that of the stored bundle `held_out`."""
+        return self.data.draft(self.fitted, self.configuration, self.workers, {HELD_OUT: held_out})
 
 
 def train_teacher(
     training_set: Bundle, runtime_lookup: Bundle, training: TeacherTraining, executor: TrainingExecutor
 ) -> TrainedTeacher:
-    """Search for a configuration on a subsample of the labelled rows and train it on all rows."""
-    data = NetworkData.from_bundles(training_set, runtime_lookup, training.seed)
-    service_days = len(training_set.manifest["data_versions"])
-    budget = training.budget
-    optimization = replace(training.optimization, epochs=training.epochs, seed=training.seed)
-    trials = executor.search(
+    """Search for a configuration on folds of the labelled rows, and train it with early stopping on the training part.
+
+    Then train it for as many epochs on the training and validation parts.
+    """
+    folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.folds)
+    data = next(folds)
+    trials = _search(chain([data], folds), len(training_set.manifest["data_versions"]), training, executor)
+    configuration = tuning.best_result(trials).configuration
+    dropped = CALENDAR_FEATURES if configuration["inputs"] == REDUCED_INPUTS else ()
+
+    def train(data: NetworkData, last_epoch: int | None = None) -> Fitted:
+        optimization = replace(training.optimization, epochs=training.epochs, last_epoch=last_epoch, seed=training.seed)
+        teacher_data = TeacherData(data.data, training.network, optimization)
+        return executor.train_network(train_configuration, configuration, teacher_data)
+
+    fitted = train(data)
+    held_out = data.drop_columns(dropped).draft(fitted, configuration, executor.torch_workers)
+    data = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
+    final = fitted.replace_network(train(data, fitted.best_epoch))
+    return TrainedTeacher(trials, held_out, final, data.drop_columns(dropped), executor.torch_workers)
+
+
+def _search(
+    folds: Iterable[NetworkData], service_days: int, training: TeacherTraining, executor: TrainingExecutor
+) -> list[tuning.Result]:
+    """Run the hyperparameter search on subsamples of folds, which are taken one at a time."""
+    budget, seed = training.budget, training.seed
+    optimization = replace(training.optimization, epochs=training.trial_epochs, seed=seed)
+    samples = [
+        TeacherData(fold.data.drop_unlabelled().subsample(budget.rows), training.network, optimization)
+        for fold in folds
+    ]
+    return executor.search(
         run_trial,
-        select_configurations(training.space, budget.trials, training.seed, service_days, training.min_calendar_days),
-        TeacherData(
-            data.data.drop_unlabelled().subsample(budget.rows),
-            training.network,
-            replace(optimization, epochs=training.trial_epochs),
-        ),
+        select_configurations(training.space, budget.trials, seed, service_days, training.min_calendar_days),
+        samples,
         budget.build_halving(training.trial_epochs),
     )
-    configuration = tuning.best_result(trials).configuration
-    fitted = executor.train_network(
-        train_configuration, configuration, TeacherData(data.data, training.network, optimization)
-    )
-    if configuration["inputs"] == REDUCED_INPUTS:
-        data = data.drop_columns(CALENDAR_FEATURES)
-    return TrainedTeacher(trials, fitted, data, executor.torch_workers)
 
 
 def select_configurations(

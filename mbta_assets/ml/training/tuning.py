@@ -1,9 +1,11 @@
 """Hyperparameter search: trials run in parallel on Ray Tune and stopped by successive halving, reproducibly.
 
+A configuration is judged on several folds of the data, each in a trial of its own; its error is the mean over them.
+
 Ray's own asynchronous halving compares a trial with whichever results have arrived, so that two runs of one search may
-select different winners. Here a trial is compared only with the trials before it in the search; one that is ahead of
-them runs on until it can be compared. The outcome depends on the configurations and the seed alone, not on the number
-of workers, their speed, or the loss of one.
+select different winners. Here a configuration is compared only with those before it in the search; one that is ahead
+of them runs on until it can be compared. The outcome depends on the configurations and the seed alone, not on the
+number of workers, their speed, or the loss of one.
 """
 
 import math
@@ -20,18 +22,18 @@ from mbta_assets.ml.training.compute import MAX_RETRIES_ON_NODE_FAILURE, ONE_COR
 
 Configuration = dict[str, Any]
 Curve = list[float]
-"""Validation error after each step of a trial, from step 1."""
+"""Validation error after each step of a trial, from step 1, or the mean of several trials."""
 Report = Callable[[float], None]
 """Called by a trial after each step with its validation error."""
 Trial = Callable[[Configuration, Any, Report, Resources], Any]
-"""Trains one configuration on some data with some resources and reports after each step."""
+"""Trains one configuration on one fold of the data with some resources and reports after each step."""
 
 
 @dataclass(frozen=True)
 class Halving:
-    """Successive halving: trials are compared at steps `grace`, `grace` x `factor`, …, below `steps`.
+    """Successive halving: configurations are compared at steps `grace`, `grace` x `factor`, …, below `steps`.
 
-    At each of these rungs a trial goes on if its error is within the best 1 / `factor` of the trials before it.
+    At each of these rungs one goes on if its error is within the best 1 / `factor` of those before it.
     """
 
     grace: int
@@ -45,7 +47,7 @@ class Halving:
 
     @property
     def rungs(self) -> list[int]:
-        """Return the steps at which trials are compared."""
+        """Return the steps at which configurations are compared."""
         rungs = []
         step = self.grace
         while step < self.steps:
@@ -54,9 +56,9 @@ class Halving:
         return rungs
 
     def stopping_steps(self, curves: Sequence[Curve], ended: Sequence[bool]) -> list[int | None]:
-        """Return the step at which each trial has to stop; None for a trial that goes on or cannot be compared yet.
+        """Return the step at which each configuration has to stop; None for one that goes on or cannot be compared yet.
 
-        `curves` and `ended` give the errors of each trial so far, and whether it has ended.
+        `curves` and `ended` give the errors of each configuration so far, and whether it has ended.
         """
         stops: list[int | None] = [None] * len(curves)
         for rung in self.rungs:
@@ -66,7 +68,7 @@ class Halving:
                     continue
                 if len(curve) < rung:
                     if not ended[index]:
-                        break  # later trials wait for the result of this one
+                        break  # later ones wait for the result of this one
                     continue
                 error = min(curve[:rung])
                 if earlier_errors and error > np.quantile(earlier_errors, 1 / self.factor):
@@ -77,7 +79,7 @@ class Halving:
 
 @dataclass(frozen=True)
 class Result:
-    """One trial: its configuration, and its validation error at each step until it was stopped."""
+    """One configuration, and its mean validation error over the folds at each step until it was stopped."""
 
     index: int
     configuration: Configuration
@@ -92,27 +94,28 @@ class Result:
 def search(
     trial: Trial,
     configurations: Sequence[Configuration],
-    data: Any,
+    folds: Sequence[Any],
     halving: Halving,
     resources: Resources = ONE_CORE,
 ) -> list[Result]:
-    """Run a trial of each configuration within a `ray_session` and return their results in order.
+    """Run a trial of each configuration on each fold within a `ray_session` and return their results in order.
 
-    The curves of stopped trials end where they were stopped. `data` is stored once for all trials. A trial whose node
-    is lost starts again on another. Raises RuntimeError with the error of the first trial that failed, if any did.
+    The curves of stopped configurations end where they were stopped. The data of the folds are stored once for all
+    trials. A trial whose node is lost starts again on another. Raises RuntimeError with the error of the first trial
+    that failed, if any did.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer reporter prints even if verbose is 0
     from ray import tune  # takes seconds to import; the code location imports this module and must load fast
 
-    scheduler = _create_scheduler(halving, len(configurations))
+    scheduler = _create_scheduler(halving, len(configurations), len(folds))
     trainable = tune.with_parameters(
-        _report_trial, trial=trial, configurations=list(configurations), data=data, resources=resources
+        _report_trial, trial=trial, configurations=list(configurations), folds=list(folds), resources=resources
     )
     with tempfile.TemporaryDirectory() as scratch:
         grid = tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
-            param_space={"index": tune.grid_search(list(range(len(configurations))))},
+            param_space={"index": tune.grid_search(list(range(len(configurations) * len(folds))))},
             tune_config=tune.TuneConfig(scheduler=scheduler, metric="error", mode="min", reuse_actors=True),
             run_config=tune.RunConfig(
                 storage_path=scratch,
@@ -126,24 +129,42 @@ def search(
     if scheduler.failures:
         _, failure = min(scheduler.failures.items())
         raise RuntimeError(f"a trial of the search failed: {failure}")
-    stops = halving.stopping_steps(scheduler.curves, [True] * len(configurations))
+    curves = scheduler.mean_curves()
+    stops = halving.stopping_steps(curves, [True] * len(configurations))
     return [
         Result(index, configuration, curve[:stop])
-        for index, (configuration, curve, stop) in enumerate(zip(configurations, scheduler.curves, stops, strict=True))
+        for index, (configuration, curve, stop) in enumerate(zip(configurations, curves, stops, strict=True))
     ]
 
 
-def run_trial(trial: Trial, configuration: Configuration, data: Any, resources: Resources = ONE_CORE) -> list[Result]:
-    """Run the only trial of a search in this process, without Ray, and return its result in a list.
+def run_trials(
+    trial: Trial, configuration: Configuration, folds: Sequence[Any], resources: Resources = ONE_CORE
+) -> list[Result]:
+    """Run the trials of the only configuration of a search in this process, without Ray; return its result in a list.
 
-    Raises RuntimeError with the error of the trial if it failed.
+    Raises RuntimeError with the error of the trial if one failed.
     """
-    curve: Curve = []
+    curves: list[Curve] = [[] for _ in folds]
     try:
-        trial(configuration, data, curve.append, resources)
+        for data, curve in zip(folds, curves, strict=True):
+            trial(configuration, data, curve.append, resources)
     except Exception as error:
         raise RuntimeError(f"a trial of the search failed: {error}") from error
-    return [Result(0, configuration, curve)]
+    return [Result(0, configuration, mean_curve(curves, [True] * len(folds)))]
+
+
+def mean_curve(curves: Sequence[Curve], ended: Sequence[bool]) -> Curve:
+    """Return the mean of the curves of several folds at each step that all of them have reached.
+
+    A trial that has ended has its smallest error from there on.
+    """
+    lengths = [len(curve) for curve, has_ended in zip(curves, ended, strict=True) if not has_ended]
+    steps = min(lengths) if lengths else max(map(len, curves))
+    if not all(curves):
+        return []
+    return [
+        sum(curve[step] if step < len(curve) else min(curve) for curve in curves) / len(curves) for step in range(steps)
+    ]
 
 
 def best_result(results: Sequence[Result]) -> Result:
@@ -152,7 +173,7 @@ def best_result(results: Sequence[Result]) -> Result:
 
 
 def _report_trial(
-    config: dict[str, int], trial: Trial, configurations: list[Configuration], data: Any, resources: Resources
+    config: dict[str, int], trial: Trial, configurations: list[Configuration], folds: list[Any], resources: Resources
 ) -> None:
     """Run the trial of one index and report its steps, or its failure, to Ray Tune."""
     from ray import tune  # see `search`
@@ -163,22 +184,25 @@ def _report_trial(
         tune.report({"error": error, "index": index, "step": next(steps)})
 
     try:
-        trial(configurations[index], data, report, resources)
+        trial(configurations[index // len(folds)], folds[index % len(folds)], report, resources)
     except Exception as error:  # an error of the trial itself, which a retry would meet again
         tune.report({"error": math.inf, "index": index, "step": 0, "failure": f"{type(error).__name__}: {error}"})
 
 
-def _create_scheduler(halving: Halving, trials: int) -> Any:
-    """Create the scheduler of a search; its class needs Ray, which is imported late (see `search`)."""
+def _create_scheduler(halving: Halving, configurations: int, folds: int) -> Any:
+    """Create the scheduler of a search; its class needs Ray, which is imported late (see `search`).
+
+    The trials of a configuration follow one another, one for each fold.
+    """
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class OrderedHalving(FIFOScheduler):
-        """Collects the curves of all trials and stops those that `halving` says to stop."""
+        """Collects the curves of all trials and stops those of configurations that `halving` says to stop."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.curves: list[Curve] = [[] for _ in range(trials)]
-            self.ended = [False] * trials
+            self.curves: list[Curve] = [[] for _ in range(configurations * folds)]
+            self.ended = [False] * len(self.curves)
             self.failures: dict[int, str] = {}
 
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -187,7 +211,8 @@ def _create_scheduler(halving: Halving, trials: int) -> Any:
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             self.record(result)
-            stop = halving.stopping_steps(self.curves, self.ended)[result["index"]]
+            ended = [all(self.ended[trials]) for trials in self.list_trials()]
+            stop = halving.stopping_steps(self.mean_curves(), ended)[result["index"] // folds]
             return TrialScheduler.CONTINUE if stop is None else TrialScheduler.STOP
 
         def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -196,6 +221,14 @@ def _create_scheduler(halving: Halving, trials: int) -> Any:
 
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
             self.ended[trial.config["index"]] = True
+
+        def list_trials(self) -> list[slice]:
+            """Return the indices of the trials of each configuration."""
+            return [slice(first, first + folds) for first in range(0, len(self.curves), folds)]
+
+        def mean_curves(self) -> list[Curve]:
+            """Return the mean curve of each configuration."""
+            return [mean_curve(self.curves[trials], self.ended[trials]) for trials in self.list_trials()]
 
         def record(self, result: dict[str, Any]) -> None:
             """Append a reported error to the curve of its trial, unless the step is there already."""

@@ -16,12 +16,12 @@ import pandas as pd
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, RESIDUAL_BASES, Preprocessor
+from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, RESIDUAL_BASES, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.ml.training.compute import Resources
 from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, CrossFittedPreprocessor, compute_residual_bases
-from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows
+from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows, walk_forward
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import BoostingConfig, SearchBudget
 from mbta_assets.ml.training.search_spaces import SearchSpace
@@ -99,6 +99,8 @@ class _Rows:
     rows: pd.DataFrame
     """All rows of `LEARNED_PARTS`, with `FIT_COLUMNS`."""
     encoder: Encoder
+    labelled: np.ndarray
+    """(n,) mask."""
     train: np.ndarray
     """(n,) mask of the labelled training rows."""
     validation: np.ndarray
@@ -109,7 +111,7 @@ class _Rows:
         rows = read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS)
         labelled = rows["delay_seconds"].notna().to_numpy()
         train, validation = (labelled & (rows["part"] == part).to_numpy() for part in ("train", "validation"))
-        return cls(training_set, rows, Encoder.from_json(training_set.file(ENCODER_FILE)), train, validation)
+        return cls(training_set, rows, Encoder.from_bytes(training_set.file(ENCODER_FILE)), labelled, train, validation)
 
     def arrays(self, fitted: CrossFittedPreprocessor, mask: np.ndarray, residual_to: str) -> Iterator[Arrays]:
         """Yield the model inputs of masked rows in blocks, as they need not fit into this process together."""
@@ -147,7 +149,7 @@ def train_xgboost(
     selected, errors = select_bases(to_main_base, residuals)
     held_out = {base: tried[base] for base in selected}
     final_rows = rows.train | rows.validation
-    lookup = MedianRunTime.from_bytes(runtime_lookup.file(LOOKUP_FILE))
+    lookup = MedianRunTime.from_bundle(runtime_lookup)
     final_fitted = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, final_rows, lookup)
     trees = {
         base: executor.train_trees(_fix_rounds(trainers[base], booster), rows.arrays(final_fitted, final_rows, base))
@@ -207,21 +209,19 @@ def run_trial(configuration: Configuration, data: TrialData, report: Report, res
 def _search(
     rows: _Rows, fitted: CrossFittedPreprocessor, training: XGBoostTraining, executor: TrainingExecutor
 ) -> list[tuning.Result]:
-    """Run the hyperparameter search on a subsample of the training and validation parts."""
+    """Run the hyperparameter search on subsamples of walk-forward folds; `fitted` is of the first one."""
     budget, seed = training.budget, training.seed
-    train, validation = (
-        rows.with_bases(fitted, subsample_mask(mask, budget.rows, seed)) for mask in (rows.train, rows.validation)
-    )
-    data = TrainingData(
-        train,
-        validation,
-        fitted.preprocessor.feature_names,
-        seed,
-    )
+    folds: list[TrialData] = []
+    for part in walk_forward(rows.rows, budget.folds):
+        masks = [rows.labelled & (part == name) for name in LEARNED_PARTS]
+        of_fold = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, masks[0]) if folds else fitted
+        train, validation = (rows.with_bases(of_fold, subsample_mask(mask, budget.rows, seed)) for mask in masks)
+        data = TrainingData(train, validation, of_fold.preprocessor.feature_names, seed)
+        folds.append(TrialData(data, training.trial_boosting))
     return executor.search(
         run_trial,
         training.space.draw_configurations(budget.trials, seed)[: budget.trials],
-        TrialData(data, training.trial_boosting),
+        folds,
         budget.build_halving(training.trial_boosting.steps),
     )
 

@@ -25,10 +25,15 @@ TIME_AND_PLACE_FEATURES = schema.feature_group("calendar", "time_of_day", "stop"
     "lookup_delay_seconds"
 }
 """Model inputs that identify when and where rather than how the trip runs; trees overfit them on few service days."""
-NOT_FOR_XGBOOST = ("residual_to", "inputs")
+NOT_FOR_XGBOOST = ("residual_to", "inputs", "unit")
 """Keys of a configuration that are no parameters of XGBoost."""
+SCALE, SECONDS = "scale", "seconds"
+"""Values of `unit` in a configuration, and of the attribute of a booster: what its targets and predictions are in."""
+HUBER_SECONDS = 120.0
+"""Error in seconds up to which a Huber loss is about quadratic, unless a configuration sets `huber_slope`; in units of
+the scale it is 1."""
 MAX_HUBER_STEP_ON_GPU = 12.0
-"""Maximum value of a leaf before the learning rate, in units of the scale, for a Huber loss on a GPU.
+"""Maximum value of a leaf before the learning rate, as a multiple of `huber_slope`, for a Huber loss on a GPU.
 
 Far from its minimum a Huber loss has nearly no second derivative, so that few rows there make splits of enormous gain.
 On a GPU, unlike on the CPU, XGBoost looks at `min_child_weight` only after it has taken the best split of each 32 bins
@@ -41,7 +46,8 @@ class XGBoostTrainer:
     """Trains trees with one configuration."""
 
     configuration: Configuration
-    """Parameters of XGBoost, `residual_to` (the residual base) and `inputs` (the columns that trees may use)."""
+    """Parameters of XGBoost, `residual_to` (the residual base), `inputs` (the columns that trees may use) and `unit`
+    (of the target: `SCALE` or `SECONDS`)."""
     feature_names: Sequence[str]
     """Names of the columns of `Arrays.numeric`, then those of `Arrays.codes`."""
     boosting: BoostingConfig
@@ -57,13 +63,22 @@ class XGBoostTrainer:
             features[:, masked] = np.nan
         return features
 
+    @property
+    def unit(self) -> str:
+        """Return the unit of targets and predictions."""
+        return self.configuration.get("unit", SCALE)
+
+    def target(self, rows: Arrays) -> np.ndarray:
+        """Return the training targets (n,) float32: residuals in the unit of the configuration."""
+        return rows.label - rows.base if self.unit == SECONDS else rows.target
+
     def train(self, matrix: Any, validation: Arrays | None, base_score: float, report: Report | None = None) -> Any:
         """Train on an XGBoost matrix and return the booster, cut after its best round.
 
-        Early stopping is by the mean absolute error on `validation`, if given, in units of the scale as in the loss: in
-        seconds the noise of far stops ends it too early. `base_score` is the median target: a Huber loss is flat far
-        from its minimum. `report` gets the smallest error so far in seconds, for which XGBoost weights the errors by
-        the scale, after every `boosting.rounds_per_step` rounds.
+        Early stopping is by the mean absolute error on `validation`, if given, in the unit of the loss: in seconds the
+        noise of far stops ends a loss in units of the scale too early. `base_score` is the median target: a Huber loss
+        is flat far from its minimum. `report` gets the smallest error so far in seconds, for which XGBoost weights the
+        errors by the scale, after every `boosting.rounds_per_step` rounds.
         """
         import xgboost  # takes most of a second to import; the code location imports this module and must load fast
 
@@ -81,11 +96,13 @@ class XGBoostTrainer:
         if validation is None:
             booster = xgboost.train(parameters, matrix, num_boost_round=boosting.max_rounds)
         else:
-            features, mean_scale = stack_features(validation), float(validation.scale.mean(dtype=np.float64))
-            weights = {"seconds": validation.scale, "validation": None} if report else {"validation": None}
+            features, target = stack_features(validation), self.target(validation)
+            scale = np.ones_like(validation.scale) if self.unit == SECONDS else validation.scale
+            mean_scale = float(scale.mean(dtype=np.float64))
+            weights = {"seconds": scale, "validation": None} if report else {"validation": None}
             threads = self.resources.threads
             evals = [
-                (xgboost.QuantileDMatrix(features, validation.target, weight=weight, ref=matrix, nthread=threads), name)
+                (xgboost.QuantileDMatrix(features, target, weight=weight, ref=matrix, nthread=threads), name)
                 for name, weight in weights.items()
             ]
             early_stopping = xgboost.callback.EarlyStopping(
@@ -99,6 +116,7 @@ class XGBoostTrainer:
                 callbacks=[ReportSteps(), early_stopping],
                 verbose_eval=False,
             )
+        booster.set_attr(unit=self.unit)
         if "device" in parameters:
             booster.set_param({"device": "cpu"})  # predictions are made on arrays in main memory
         return booster
@@ -113,10 +131,12 @@ class XGBoostTrainer:
             "seed": self.seed,
             "nthread": self.resources.threads,
         }
+        if parameters.get("objective") == HUBER:
+            slope = parameters.setdefault("huber_slope", HUBER_SECONDS if self.unit == SECONDS else 1.0)
+            if self.resources.device == "cuda":
+                parameters.setdefault("max_delta_step", MAX_HUBER_STEP_ON_GPU * slope)
         if self.resources.device == "cuda":
             parameters["device"] = "cuda"
-            if parameters.get("objective") == HUBER:
-                parameters.setdefault("max_delta_step", MAX_HUBER_STEP_ON_GPU)
         return parameters
 
 
@@ -124,8 +144,9 @@ def fit(trainer: XGBoostTrainer, train: Arrays, validation: Arrays | None = None
     """Train trees in this process on labelled rows and return the booster; see `XGBoostTrainer.train`."""
     import xgboost  # see `XGBoostTrainer.train`
 
-    matrix = xgboost.QuantileDMatrix(trainer.features(train), train.target, nthread=trainer.resources.threads)
-    return trainer.train(matrix, validation, float(np.median(train.target)), report)
+    target = trainer.target(train)
+    matrix = xgboost.QuantileDMatrix(trainer.features(train), target, nthread=trainer.resources.threads)
+    return trainer.train(matrix, validation, float(np.median(target)), report)
 
 
 def stack_features(rows: Arrays) -> np.ndarray:
@@ -146,10 +167,13 @@ def predict_residual(trees: Trees, residual_to: str, rows: Arrays) -> np.ndarray
     features = stack_features(rows)
     ahead = rows.numeric[:, -1] / rows.scale
     shift = {("lookup", "now"): ahead, ("now", "lookup"): -ahead}
-    return np.mean(
-        [booster.inplace_predict(features) + shift.get((base, residual_to), 0.0) for base, booster in trees.items()],
-        axis=0,
-    )
+
+    def predict(base: str, booster: Any) -> np.ndarray:
+        residual = booster.inplace_predict(features)
+        in_scale = residual / rows.scale if booster.attr("unit") == SECONDS else residual
+        return in_scale + shift.get((base, residual_to), 0.0)
+
+    return np.mean([predict(base, booster) for base, booster in trees.items()], axis=0)
 
 
 def load_trees(bundle: Bundle, residual_to: str) -> Callable[[Arrays], np.ndarray]:

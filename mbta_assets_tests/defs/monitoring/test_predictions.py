@@ -94,7 +94,7 @@ def train_production_model(root: Path) -> None:
     training_set = registry.current("training_set")
     rows = select_labelled(read_rows(training_set), "train", "validation")
     features = compute_out_of_fold(rows)
-    encoder = Encoder.from_json(training_set.file(ENCODER_FILE))
+    encoder = Encoder.from_bytes(training_set.file(ENCODER_FILE))
     preprocessor = Preprocessor.fit(encoder, MedianRunTime.fit(rows), rows, features[:, 0])
     boosting = BoostingConfig(max_rounds=30, patience_rounds=60, rounds_per_step=20)
     trainer = xgboost_trainer.XGBoostTrainer(WITHOUT_TIME_AND_PLACE, preprocessor.feature_names, boosting, seed=0)

@@ -27,8 +27,8 @@ from mbta_assets.ml.inference import onnx_session
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.model import ONNX_FILE, ONNX_KIND
-from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, LOOKUP_FILE, Preprocessor
-from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, Preprocessor
+from mbta_assets.ml.inference.run_time import LOOKUP_FILE, MedianRunTime
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
@@ -66,6 +66,8 @@ def make_rows(n: int) -> pd.DataFrame:
             "seconds_in_state": 0.0,
             "scheduled_seconds_ahead": 300.0,
             "scheduled_run_seconds": 300.0,
+            "sin_time": 0.0,
+            "cos_time": 1.0,
             "departure_delay_seconds": late,
             "last_delay_seconds": late,
             "last_change_seconds": change,
@@ -91,7 +93,7 @@ def make_linear_model(learned: float, red_error_seconds: float = 0.0) -> Draft:
     On the Red Line its predictions may be off by so many seconds.
     """
     preprocessor = Preprocessor(ENCODER, MEDIANS, DistanceCurve([1.0], [1.0], 1.0))
-    weights = np.array([[SECONDS_FOR_CHANGE * learned], [0], [0]], dtype=np.float32)
+    weights = np.array([[SECONDS_FOR_CHANGE * learned], [0], [0], [0], [0]], dtype=np.float32)
     by_route = np.array([0, 0, red_error_seconds], dtype=np.float32)
     nodes = [
         helper.make_node("MatMul", ["numeric", "weights"], ["learned"]),
@@ -104,7 +106,7 @@ def make_linear_model(learned: float, red_error_seconds: float = 0.0) -> Draft:
         nodes,
         "linear",
         [
-            helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["n", 3]),
+            helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["n", 5]),
             helper.make_tensor_value_info("codes", TensorProto.INT64, ["n", 1]),
         ],
         [helper.make_tensor_value_info(onnx_session.OUTPUT, TensorProto.FLOAT, ["n"])],
@@ -161,7 +163,7 @@ class Deployment:
         self.registry, self.instance = ModelRegistry(root), instance
         buffer = io.BytesIO()
         ROWS.to_parquet(buffer)
-        files = {"rows.parquet": buffer.getvalue(), ENCODER_FILE: ENCODER.to_json()}
+        files = {"rows.parquet": buffer.getvalue(), ENCODER_FILE: ENCODER.to_bytes()}
         self.set_current("training_set", Draft("training_set", files, {"parts": PARTS}))
         lookup = Draft("runtime_lookup", {LOOKUP_FILE: MEDIANS.to_bytes()}, {"training_window": PARTS})
         self.set_current("runtime_lookup", lookup)
@@ -251,9 +253,9 @@ def test_a_better_candidate_replaces_the_production_model(deployment: Deployment
 
 
 def test_a_production_model_of_an_earlier_version_is_replaced_without_a_comparison(deployment: Deployment) -> None:
-    buffer, draft = io.BytesIO(), make_linear_model(0.9)
-    np.savez_compressed(buffer, stops=np.array(["a", "b"]), keys=np.array([1]), seconds=np.array([300.0]))
-    deployment.set_current(NAME, replace(draft, files={**draft.files, LOOKUP_FILE: buffer.getvalue()}))
+    draft = make_linear_model(0.9)
+    files = {name: content for name, content in draft.files.items() if name != LOOKUP_FILE}
+    deployment.set_current(NAME, replace(draft, files={**files, "lookup.npz": b"of an earlier version"}))
     metadata = deployment.promote(make_linear_model(0.5))
     assert metadata["promoted"]
     assert "in production is not compared with. The model was made by an earlier version" in metadata["decision"]

@@ -1,6 +1,6 @@
 """The run-time lookup and its cross-fitting, on rows that can be checked by hand."""
 
-import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 
 from mbta_assets.ml.inference.run_time import DEPARTING, MedianRunTime, OutdatedModel
 from mbta_assets.ml.training.cross_fitting import compute_out_of_fold
+from mbta_assets.storage import bundle
 
 
 def make_runs(n: int, seconds: float, **values: Any) -> pd.DataFrame:
@@ -134,8 +135,7 @@ def test_cross_fitting_never_uses_the_trip_of_a_row() -> None:
     assert compute_out_of_fold(rows)[0, 0] == pytest.approx(20)
 
 
-def test_a_lookup_of_an_earlier_version_has_to_be_trained_again() -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, stops=np.array(["a"]), keys=np.array([0]), seconds=np.array([1.0]))
+def test_a_lookup_of_an_earlier_version_has_to_be_trained_again(tmp_path: Path) -> None:
+    stored = bundle.write(tmp_path, "runtime_lookup", {"lookup.npz": b"of an earlier version"})
     with pytest.raises(OutdatedModel, match="Train again"):
-        MedianRunTime.from_bytes(buffer.getvalue())
+        MedianRunTime.from_bundle(stored)

@@ -28,11 +28,11 @@ def draw_configurations() -> list[tuning.Configuration]:
     return XGBoostConfig().space.build_search_space().draw_configurations(TRIALS, SEED)[:TRIALS]
 
 
-def run_trials_one_by_one(data: TrialData) -> list[tuning.Result]:
+def run_trials_one_by_one(folds: list[TrialData]) -> list[tuning.Result]:
     """Run each trial to its end in this process, then cut the curves where halving stops them."""
     configurations = draw_configurations()
     curves = [
-        tuning.run_trial(xgboost_model.run_trial, configuration, data)[0].curve for configuration in configurations
+        tuning.run_trials(xgboost_model.run_trial, configuration, folds)[0].curve for configuration in configurations
     ]
     stops = HALVING.stopping_steps(curves, [True] * TRIALS)
     assert any(stops), "halving stops no trial, so that there is nothing to compare"
@@ -60,12 +60,12 @@ def test_a_node_that_is_killed_costs_only_its_trial_and_the_outcome_is_the_same(
         xgboost_model.run_trial(configuration, data, report_late, resources)
 
     assert cluster_resources()["CPU"] == sum(CORES)
-    data = TrialData(training_data, BOOSTING)
+    folds = [TrialData(training_data, BOOSTING), TrialData(training_data.subsample(500), BOOSTING)]
     wait_for_kill = ray.kill_first_busy_node(tmp_path)
-    results = tuning.search(run_slow_trial, draw_configurations(), data, HALVING)
+    results = tuning.search(run_slow_trial, draw_configurations(), folds, HALVING)
     assert wait_for_kill()
     eventually("the head knows that the node is gone", 60, lambda: cluster_resources()["CPU"] < sum(CORES))
-    assert results == run_trials_one_by_one(data)
+    assert results == run_trials_one_by_one(folds)
 
 
 def test_parallel_tasks_survive_the_loss_of_a_node(ray: LocalRayCluster, tmp_path: Path) -> None:
@@ -89,5 +89,5 @@ def test_a_trial_gets_the_resources_that_are_requested_for_it(ray: LocalRayClust
         assert assigned == resources.cpus
         report(assigned * 100 + configuration["n"])
 
-    results = tuning.search(report_cores, [{"n": 1}, {"n": 2}], None, Halving(grace=1, steps=1), Resources(cpus=2))
+    results = tuning.search(report_cores, [{"n": 1}, {"n": 2}], [None], Halving(grace=1, steps=1), Resources(cpus=2))
     assert [result.curve for result in results] == [[201], [202]]

@@ -13,6 +13,7 @@ from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.assembly import build_training_set
 from mbta_assets.ml.training.dataset import (
     CATEGORICAL_FEATURES,
+    LEARNED_PARTS,
     MIN_LABELLED_ROWS,
     NUMERIC_FEATURES,
     PARTS,
@@ -21,6 +22,7 @@ from mbta_assets.ml.training.dataset import (
     assign_parts,
     make_provenance,
     select_labelled,
+    walk_forward,
 )
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 from mbta_assets.storage.bundle import Draft
@@ -156,3 +158,33 @@ def test_a_subsample_has_the_same_rows_for_every_residual_base_and_each_time() -
 
 def test_training_rows_without_a_label_are_dropped_on_request() -> None:
     assert make_training_data().drop_unlabelled().train.label.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_earlier_folds_predict_whole_days_from_the_days_before() -> None:
+    rows = make_days(12)
+    rows["part"] = assign_parts(rows, SplitConfig(0.2, 0.2, 10))
+    learned = rows[rows["part"].isin(LEARNED_PARTS)].reset_index(drop=True)
+    folds = walk_forward(learned, 3)
+    assert (folds[0] == learned["part"]).all()
+    for before, fold in enumerate(folds[1:], 1):
+        first, last = learned["service_date"][fold == "train"].min(), learned["service_date"][fold == "train"].max()
+        [validation] = learned["service_date"][fold == "validation"].unique()
+        assert first == learned["service_date"].min() and last == validation - pd.Timedelta(days=1)
+        assert validation == learned["service_date"][learned["part"] == "train"].max() - pd.Timedelta(days=before - 1)
+        assert (fold[learned["part"] == "validation"] == "").all()
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.integers(1, 5))
+def test_every_fold_has_labels_to_learn_and_to_predict_and_half_of_the_days(labels: list[int], max_folds: int) -> None:
+    rows = pd.concat(make_samples(labels, 60).values(), ignore_index=True)
+    if rows["delay_seconds"].notna().sum() < 10:
+        return
+    rows["part"] = assign_parts(rows, SPLIT)
+    learned = rows[rows["part"].isin(LEARNED_PARTS)].reset_index(drop=True)
+    labelled, train_days = learned["delay_seconds"].notna(), learned["service_date"][learned["part"] == "train"]
+    folds = walk_forward(learned, max_folds)
+    assert 1 <= len(folds) <= max_folds
+    for fold in folds[1:]:
+        days = [learned["service_date"][labelled & (fold == part)] for part in LEARNED_PARTS]
+        assert min(map(len, days)) >= MIN_LABELLED_ROWS and days[0].max() < days[1].min() == days[1].max()
+        assert days[0].nunique() >= train_days[labelled].nunique() // 2

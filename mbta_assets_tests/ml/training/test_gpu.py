@@ -36,7 +36,7 @@ from mbta_assets.ml.training.network_trainer import Fitted, fit, predict
 from mbta_assets.ml.training.network_weights import to_files
 from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.ml.training.pruning import Candidate, Cut, FineTuning
-from mbta_assets.ml.training.quantization import Variant, make_variants, select_variant
+from mbta_assets.ml.training.quantization import Variant, judge_variants, make_models, sample_evenly, select_variant
 from mbta_assets.ml.training.teacher import TeacherData
 from mbta_assets.ml.training.training_data import TrainingData
 from mbta_assets.ml.training.tuning import Halving
@@ -135,7 +135,8 @@ def train_networks(
     student = distillation.train_configuration(
         STUDENT, DistillationData(train, validation, taught_by, NetworkConfig(), TrainConfig(epochs=4), loss), resources
     )
-    variants = make_variants(to_onnx(student.network), train, validation, calibration_rows=500, max_error_ratio=1.02)
+    models = make_models(to_onnx(student.network), sample_evenly(train, 500))
+    variants = judge_variants(models, models, validation, max_error_ratio=1.02)
     return fitted, pruned, student, variants
 
 
@@ -220,9 +221,9 @@ class TestOnRay:
     ) -> None:
         configurations = [{**WITH_ALL_INPUTS, "max_depth": depth} for depth in (2, 4, 8)]
         data, halving = TrialData(training_data, BOOSTING), Halving(grace=BOOSTING.steps, steps=BOOSTING.steps)
-        results = executor.search(xgboost_model.run_trial, configurations, data, halving)
+        results = executor.search(xgboost_model.run_trial, configurations, [data], halving)
         for result, configuration in zip(results, configurations, strict=True):
-            [in_this_process] = tuning.run_trial(xgboost_model.run_trial, configuration, data, ON_GPU)
+            [in_this_process] = tuning.run_trials(xgboost_model.run_trial, configuration, [data], ON_GPU)
             assert result.curve == in_this_process.curve
         assert tree_devices == {"cuda:0"}
 
@@ -232,7 +233,7 @@ class TestOnRay:
     ) -> None:
         configurations = [{**SMALL_TEACHER, "learning_rate": rate} for rate in (0.003, 0.006, 0.012)]
         data = make_teacher_data(training_data, epochs=2)
-        results = executor.search(teacher.run_trial, configurations, data, Halving(grace=2, steps=2))
+        results = executor.search(teacher.run_trial, configurations, [data], Halving(grace=2, steps=2))
         for result, configuration in zip(results, configurations, strict=True):
             assert result.curve == list(teacher.train_configuration(configuration, data, ON_GPU).history)
 

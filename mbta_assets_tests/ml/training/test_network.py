@@ -137,9 +137,22 @@ def test_the_callback_gets_the_error_after_each_epoch(train: Problem, validation
     assert reported == list(enumerate(fitted.history, 1))
 
 
-def test_a_training_that_diverges_is_an_error(train: Problem, validation: Problem) -> None:
-    with pytest.raises(FloatingPointError, match="validation error nan after epoch 1"):
-        fit(SMALL, TrainConfig(epochs=2, learning_rate=1e30), train.rows, validation.rows)
+@pytest.mark.parametrize("n_validation", [0, 1000])
+def test_a_training_that_diverges_is_an_error(n_validation: int, train: Problem, validation: Problem) -> None:
+    rows = validation.rows.take(np.arange(n_validation))
+    with pytest.raises(FloatingPointError, match="diverged: .* nan"):
+        fit(SMALL, TrainConfig(epochs=2, learning_rate=1e30), train.rows, rows)
+
+
+def test_a_training_without_validation_rows_that_ends_after_the_best_epoch_of_another_gives_its_network(
+    train: Problem, validation: Problem
+) -> None:
+    config = TrainConfig(epochs=5, learning_rate=0.05)
+    held_out = fit(SMALL, config, train.rows, validation.rows)
+    config = replace(config, last_epoch=held_out.best_epoch)
+    final = held_out.replace_network(fit(SMALL, config, train.rows, validation.rows.take(np.arange(0))))
+    assert to_files(final.network) == to_files(held_out.network)
+    assert final.validation_error == held_out.validation_error and final.validation_rows > 0
 
 
 @pytest.mark.parametrize("numeric", ["none", "linear_relu", "periodic", "piecewise_linear"])

@@ -95,7 +95,7 @@ def test_pruning_leaves_the_teacher_as_it_was(
 def scored(cut: Cut, errors: tuple[float, ...], non_zero: int, size_bytes: int) -> Candidate:
     """Return a candidate with these numbers and an untrained network, which selection does not look at."""
     network = Network(NetworkConfig(hidden=(), numeric="none"), features=1, cardinalities=[1], missing=[])
-    fitted = Fitted(network, float(np.mean(errors)), tuple(errors), 1)
+    fitted = Fitted(network, float(np.mean(errors)), 1, tuple(errors), 1)
     return Candidate(
         cut, fitted, errors, parameters=1200, non_embedding=1000, non_zero=non_zero, size_bytes=size_bytes, latency_us=1
     )

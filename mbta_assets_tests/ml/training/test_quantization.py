@@ -17,7 +17,7 @@ from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network_trainer import Fitted, fit
 from mbta_assets.ml.training.network_weights import from_files, to_files
 from mbta_assets.ml.training.onnx_export import max_difference_seconds, to_onnx
-from mbta_assets.ml.training.quantization import Variant, make_variants, select_variant
+from mbta_assets.ml.training.quantization import Variant, judge_variants, make_models, sample_evenly, select_variant
 from mbta_assets_tests.ml.conftest import Problem
 
 pytestmark = pytest.mark.xdist_group("networks")
@@ -42,13 +42,8 @@ def corrupt(rows: Arrays) -> Arrays:
 
 def make_variants_by_name(fitted: Fitted, train: Problem, validation: Problem) -> dict[str, Variant]:
     """Return fp32 and every int8 variant of a network, by name."""
-    variants = make_variants(
-        to_onnx(fitted.network),
-        train.rows,
-        validation.rows,
-        QUANTIZATION.calibration_rows,
-        QUANTIZATION.max_error_ratio,
-    )
+    models = make_models(to_onnx(fitted.network), sample_evenly(train.rows, QUANTIZATION.calibration_rows))
+    variants = judge_variants(models, models, validation.rows, QUANTIZATION.max_error_ratio)
     return {variant.name: variant for variant in variants}
 
 

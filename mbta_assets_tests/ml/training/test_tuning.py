@@ -51,6 +51,14 @@ def test_the_best_trial_at_every_rung_is_never_stopped() -> None:
         assert stops[curves.index(CURVES[1])] is None or min(CURVES[1]) > min(min(curve) for curve in curves)
 
 
+def test_a_configuration_has_the_mean_error_of_its_folds_as_far_as_all_have_come() -> None:
+    curves = [[9.0, 6.0, 6.0, 3.0], [4.0, 2.0], [5.0, 1.0, 3.0]]
+    assert tuning.mean_curve(curves, [False, False, False]) == [6, 3]
+    assert tuning.mean_curve(curves, [False, True, False]) == [6, 3, pytest.approx(11 / 3)]
+    assert tuning.mean_curve(curves, [True, True, True]) == [6, 3, pytest.approx(11 / 3), 2]
+    assert tuning.mean_curve([*curves, []], [True, True, True, False]) == []
+
+
 @pytest.mark.integration
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(180)
@@ -68,16 +76,16 @@ def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed(monkeypatc
     configurations = [{"name": "a", "slope": 1}, {"name": "b", "slope": 2}, {"name": "a", "slope": 3}]
     halving = Halving(grace=2, factor=2, steps=8)
     with compute.ray_session(None):
-        results = tuning.search(count_down, configurations, {"a": 100.0, "b": 90.0}, halving)
+        results = tuning.search(count_down, configurations, [{"a": 100.0, "b": 90.0}, {"a": 80.0, "b": 50.0}], halving)
         assert tuning.best_result(results).index == 1
-        assert results[1].curve == [90.0 - 2 * step for step in range(8)]
+        assert results[1].curve == [70.0 - 2 * step for step in range(8)]
         only = configurations[1:2]
-        in_this_process = tuning.run_trial(count_down, only[0], {"b": 90.0})
-        assert tuning.search(count_down, only, {"b": 90.0}, halving) == in_this_process
+        folds = [{"b": 90.0}, {"b": 40.0}]
+        assert tuning.search(count_down, only, folds, halving) == tuning.run_trials(count_down, only[0], folds)
         with pytest.raises(RuntimeError, match="no such column"):
-            tuning.search(fail, configurations[:1], None, halving)
+            tuning.search(fail, configurations[:1], [None], halving)
     with pytest.raises(RuntimeError, match="no such column"):
-        tuning.run_trial(fail, configurations[0], None)
+        tuning.run_trials(fail, configurations[0], [None])
 
 
 @pytest.mark.integration
