@@ -1,4 +1,4 @@
-"""Trees are stopped and chosen by their error in seconds, and those of both residual bases are averaged."""
+"""Trees report their error in seconds whatever the unit of their loss, and those of both bases are averaged."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mbta_assets.ml.inference.run_time import OutdatedModel
 from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.hyperparameters import BoostingConfig
 from mbta_assets.ml.training.xgboost_model import select_bases
-from mbta_assets.ml.training.xgboost_trainer import XGBoostTrainer
+from mbta_assets.ml.training.xgboost_trainer import SCALE, SECONDS, XGBoostTrainer
 from mbta_assets.storage import bundle
 
 
@@ -25,21 +25,26 @@ def make_rows(n: int, seed: int) -> Arrays:
     return Arrays(numeric, np.zeros((n, 1), np.int32), np.zeros(n, np.float32), scale, target * scale)
 
 
-def test_reported_errors_are_seconds_and_the_best_round_is_that_of_the_smallest_in_units_of_the_scale() -> None:
+@pytest.mark.parametrize("unit", [SCALE, SECONDS])
+def test_reported_errors_are_seconds_and_the_best_round_is_that_of_the_smallest_in_the_unit_of_the_loss(
+    unit: str,
+) -> None:
     train, validation = make_rows(3_000, 0), make_rows(2_000, 1)
     names = ["feature", "is_noise", "category"]
-    trainer = XGBoostTrainer(WITH_ALL_INPUTS, names, BoostingConfig(60, 20, 1), seed=0)
+    configuration = {**WITH_ALL_INPUTS, "unit": unit, "huber_slope": 1.0}
+    trainer = XGBoostTrainer(configuration, names, BoostingConfig(60, 20, 1), seed=0)
     curve: list[float] = []
     booster = xgboost_trainer.fit(trainer, train, validation, curve.append)
     features = xgboost_trainer.stack_features(validation)
+    scale = validation.scale if unit == SECONDS else 1
     residuals = [
-        booster.inplace_predict(features, iteration_range=(0, rounds + 1))
+        booster.inplace_predict(features, iteration_range=(0, rounds + 1)) / scale
         for rounds in range(booster.num_boosted_rounds())
     ]
     errors = [validation.mean_absolute_error(residual) for residual in residuals]
     assert curve[: len(errors)] == pytest.approx(np.minimum.accumulate(errors), rel=1e-4)
-    in_units = [float(np.abs(residual - validation.target).mean()) for residual in residuals]
-    assert min(in_units) == in_units[-1] and len(errors) > 1
+    in_units = [float(np.abs(scale * (residual - validation.target)).mean()) for residual in residuals]
+    assert min(in_units) == pytest.approx(in_units[-1]) and len(errors) > 1
     silent = xgboost_trainer.fit(trainer, train, validation)
     assert silent.save_raw("ubj") == booster.save_raw("ubj")
 
@@ -52,12 +57,17 @@ def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: P
     scale, label = np.full(n, 40, np.float32), (lookup_delay + random.normal(0, 30, n)).astype(np.float32)
     bases = {"lookup": lookup_delay.astype(np.float32), "now": (-ahead).astype(np.float32)}
     rows = {base: Arrays(numeric, np.zeros((n, 1), np.int32), value, scale, label) for base, value in bases.items()}
+    units = {"lookup": SECONDS, "now": SCALE}
     trees = {
-        base: xgboost_trainer.fit(XGBoostTrainer(WITH_ALL_INPUTS, list("abcd"), BoostingConfig(5, 5, 1), 0), rows[base])
+        base: xgboost_trainer.fit(
+            XGBoostTrainer({**WITH_ALL_INPUTS, "unit": units[base]}, list("abcd"), BoostingConfig(5, 5, 1), 0),
+            rows[base],
+        )
         for base in bases
     }
+    unit_seconds = {"lookup": 1, "now": scale}
     delays = [
-        rows[base].base + scale * trees[base].inplace_predict(xgboost_trainer.stack_features(rows[base]))
+        rows[base].base + unit_seconds[base] * trees[base].inplace_predict(xgboost_trainer.stack_features(rows[base]))
         for base in bases
     ]
     files = {xgboost_trainer.file_name(base): bytes(booster.save_raw("ubj")) for base, booster in trees.items()}
