@@ -141,7 +141,7 @@ def _train_to_the_end(loop: "_TrainingLoop", on_step: OnStep | None) -> Fitted:
     for _ in range(epochs):
         loop.run_epoch(on_step)
     network.cpu().eval()
-    _require_finite(float(sum(value.abs().sum() for value in network.parameters())), config)
+    _require_finite(float(sum(value.detach().abs().sum() for value in network.parameters())), config)
     return Fitted(network, float("nan"), 0, (), epochs)
 
 
