@@ -181,15 +181,16 @@ class Predictor:
         """Return predicted delays (n,) in seconds for n rows of features, and the lower and upper bounds (n,).
 
         With `scheduled_ahead` (n,), the exact seconds to each scheduled time, and `groups` (n,), an integer for each
-        report of a vehicle, the predictions of a report never run backwards along the trip. The bounds are NaN when the
-        bundle has no calibrated interval.
+        report of a vehicle, the predictions of a report never run backwards along the trip, and its intervals widen
+        with the distance. The bounds are NaN when the bundle has no calibrated interval.
         """
         delay = self._model.predict(columns)
         if scheduled_ahead is not None and groups is not None:
             delay = shift_delays(delay, scheduled_ahead, np.asarray(columns["stops_ahead"], dtype=np.int64), groups)
         if self._model.interval is None:
             return delay, np.full(len(delay), np.nan), np.full(len(delay), np.nan)
-        lower, upper = self._model.interval.compute_bounds(columns, delay)
+        groups = np.arange(len(delay)) if groups is None else groups
+        lower, upper = self._model.interval.compute_bounds(columns, delay, groups)
         return delay, np.minimum(lower, delay), upper
 
 

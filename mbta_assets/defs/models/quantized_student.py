@@ -73,7 +73,7 @@ def quantized_student(
             "parity_seconds": quantized.parity["max_seconds"],
             "parity_rows": quantized.parity["rows"],
             "validation_mae_seconds": quantized.selected.validation_error,
-            "interval": table_metadata(tabulate_half_widths(quantized.interval)),
+            "interval": table_metadata(tabulate_widths(quantized.interval)),
         }
     )
     return quantized.draft()
@@ -89,8 +89,11 @@ def parity_holds(quantized_student: Bundle) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=parity["max_seconds"] <= parity["bound_seconds"], metadata=parity)
 
 
-def tabulate_half_widths(interval: IntervalCalibration) -> list[dict[str, Any]]:
-    """Return the half widths in seconds, a row for each route and position with columns for some distances."""
+def tabulate_widths(interval: IntervalCalibration) -> list[dict[str, Any]]:
+    """Return how far intervals extend to the late side, in seconds, at average difficulty.
+
+    A row for each route and position has columns for some distances.
+    """
     mid_trip, terminal, departure = POSITIONS
     names = {None: "any", False: mid_trip, True: terminal}
     return [

@@ -5,8 +5,8 @@ from collections.abc import Collection
 import numpy as np
 
 from mbta_assets.agency import AGENCY
+from mbta_assets.ml.inference.difficulty import is_at_first_stop
 from mbta_assets.ml.inference.encoder import Columns
-from mbta_assets.ml.inference.intervals import is_at_first_stop
 from mbta_assets.transit.distances import DEPARTURE
 
 POSITIONS = ["mid_trip", "terminal", "departure"]

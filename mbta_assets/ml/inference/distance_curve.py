@@ -1,10 +1,10 @@
 """Curves over the number of stops ahead: how large errors are at each distance, by what was seen at some.
 
-They give the scale of residuals in `preprocessing` and the half width of intervals in `intervals`.
+They give the scale of residuals in `preprocessing` and the widths of intervals in `intervals`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -12,12 +12,12 @@ import numpy as np
 from mbta_assets.transit.distances import DEPARTURE
 
 Statistic = Callable[[np.ndarray], float]
-"""Reduces the errors (m,) of some rows to one value."""
+"""Reduces the errors of m rows, (m,) or (m, k), to one value."""
 
 
 @dataclass(frozen=True)
 class DistanceCurve:
-    """A value at each number of stops ahead that never decreases with it, and another one at the departure.
+    """A value at each number of stops ahead, which may never decrease with it, and another one at the departure.
 
     It is linear between its knots and constant before the first and after the last.
     """
@@ -31,26 +31,32 @@ class DistanceCurve:
 
     @classmethod
     def fit(
-        cls, stops_ahead: np.ndarray, errors: np.ndarray, clusters: np.ndarray, min_clusters: int, statistic: Statistic
+        cls,
+        stops_ahead: np.ndarray,
+        errors: np.ndarray,
+        clusters: np.ndarray,
+        min_clusters: int,
+        statistic: Statistic,
+        *,
+        min_departures: int | None = None,
+        never_decreases: bool = True,
     ) -> Self:
-        """Fit a curve to the errors (n,), one or more, of rows that are so many stops ahead (n,).
+        """Fit a curve to the errors, (n,) or (n, k), of one or more rows that are so many stops ahead (n,).
 
-        Rows are pooled with those of further distances until they are of `min_clusters` clusters, integers (n,), and
-        pools are merged where the statistic would decrease. The departure has the level of one stop ahead unless there
-        are as many clusters with departures.
+        Rows are pooled with those of further distances until they are of `min_clusters` clusters, integers (n,). If it
+        never decreases, pools are merged where the statistic would. The departure has the level of one stop ahead
+        unless there are `min_departures` clusters with departures, by default as many.
         """
         departing = stops_ahead == DEPARTURE
-        pools = _pool_rows(stops_ahead, errors, clusters, min_clusters, statistic)
+        pools = _pool_rows(stops_ahead, clusters, min_clusters)
+        if never_decreases:
+            pools = _merge_decreasing(pools, errors, statistic)
         knots = [round(float(np.mean(stops_ahead[pool])), 2) for pool in pools]
         levels = [statistic(errors[pool]) for pool in pools]
         if not pools:
             knots, levels = [1.0], [statistic(errors[departing])]
-        enough = len(np.unique(clusters[departing])) >= min_clusters
+        enough = len(np.unique(clusters[departing])) >= (min_departures or min_clusters)
         return cls(knots, levels, statistic(errors[departing]) if enough else float(np.interp(1, knots, levels)))
-
-    def cap_departure(self) -> Self:
-        """Return the curve with a departure that is at most at the level of one stop ahead."""
-        return replace(self, departure=min(self.departure, float(np.interp(1, self.knots, self.levels))))
 
     def evaluate(self, stops_ahead: np.ndarray) -> np.ndarray:
         """Return the values (n,) at numbers of stops ahead (n,)."""
@@ -66,9 +72,7 @@ class DistanceCurve:
         return cls(*stored)
 
 
-def _pool_rows(
-    stops_ahead: np.ndarray, errors: np.ndarray, clusters: np.ndarray, min_clusters: int, statistic: Statistic
-) -> list[np.ndarray]:
+def _pool_rows(stops_ahead: np.ndarray, clusters: np.ndarray, min_clusters: int) -> list[np.ndarray]:
     """Return the rows of each pool of arrivals, in order of their stops ahead; see `DistanceCurve.fit`."""
     pools: list[np.ndarray] = []
     pending = np.empty(0, dtype=np.int64)
@@ -79,6 +83,11 @@ def _pool_rows(
             pending = pending[:0]
     if len(pending):
         pools[-1:] = [np.concatenate([*pools[-1:], pending])]
+    return pools
+
+
+def _merge_decreasing(pools: list[np.ndarray], errors: np.ndarray, statistic: Statistic) -> list[np.ndarray]:
+    """Return pools of rows, merged so that the statistic of their errors never decreases from one to the next."""
     merged: list[np.ndarray] = []
     for pool in pools:
         merged.append(pool)

@@ -1,9 +1,10 @@
 """Prediction intervals by split conformal prediction, calibrated on rows that no weight was fitted to.
 
-Half the width of an interval is a quantile of the absolute errors of a group of validation rows. Groups are formed by
-route, by whether the vehicle has left its first stop, and by stops ahead, because errors differ most by these (Mondrian
-conformal prediction, https://arxiv.org/abs/1209.2673); along the stops ahead the quantiles form a curve that never
-decreases. How often arrivals lie within is scored in `ml.evaluation`.
+The width of an interval is a quantile of the errors of a group of validation rows, each relative to its difficulty,
+times the difficulty of the row (normalized residuals, see `difficulty`). Groups are formed by route, by whether the
+vehicle has left its first stop, and by stops ahead, because errors differ most by these (Mondrian conformal prediction,
+https://arxiv.org/abs/1209.2673); along the stops ahead the quantiles form a curve. Each service day counts the
+same. How often arrivals lie within is scored in `ml.evaluation`.
 """
 
 import json
@@ -16,13 +17,23 @@ from typing import Any, Self
 
 import numpy as np
 
+from mbta_assets.ml.inference.difficulty import Difficulty, is_at_first_stop
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, encode_values
+from mbta_assets.ml.inference.monotone import group_reports, make_non_decreasing
 
 DEFAULT_CONFIDENCE_LEVEL = 0.9
 """Share of arrivals that should lie within the interval."""
 MIN_TRIPS = 50
 """Groups of fewer trips are pooled with others; errors within one trip are correlated."""
+
+POOLED_TRIPS = 300
+"""Distances of fewer trips are pooled with further ones."""
+MAX_DAY_RATIO = 1.5
+"""Errors of a day count as if they were at most so many times as large, or as small, as those of the median day."""
+MIN_DAYS = 3
+"""Of fewer days none is odd."""
+MIN_EARLY_RATIO, MAX_EARLY_RATIO = 0.5, 2.0
 
 Group = tuple[str | None, bool | None]
 """Route, and whether the vehicle is still at its first stop; None stands for any."""
@@ -31,48 +42,74 @@ ALL_ROWS: Group = (None, None)
 
 @dataclass(frozen=True)
 class IntervalCalibration:
-    """Calibrated half widths in seconds of the interval around a predicted delay: a curve for each group of rows.
+    """Calibrated interval around a predicted delay: seconds by curves for groups of rows, times the difficulty.
 
-    All predictions of one report are of the same group, so that their intervals widen with the distance.
+    Within a report the intervals of arrivals widen with the distance.
     """
 
     confidence_level: float
     curves: Mapping[Group, DistanceCurve]
+    """Seconds that the interval extends beyond the prediction to the late side, for a row of average difficulty."""
+    difficulty: Difficulty
+    early_ratio: float
+    """How far the interval extends to the early side, relative to the late one."""
 
     @classmethod
     def fit(cls, columns: Columns, error: np.ndarray, confidence_level: float = DEFAULT_CONFIDENCE_LEVEL) -> Self:
-        """Compute half widths that cover the errors (n,), in seconds, of held-out rows at the confidence level.
+        """Compute widths that cover the errors (n,), in seconds, of held-out rows at the confidence level.
 
-        Raises ValueError if there are no rows.
+        An error is the actual delay minus the predicted one, and `columns` has the former. Each service day counts the
+        same, and an odd one no more than `MAX_DAY_RATIO` allows. Raises ValueError if there are no rows.
         """
         if not len(error):
             raise ValueError(
                 "There are no labelled validation rows to calibrate a prediction interval on; "
                 "train on more service days."
             )
-        stops_ahead, size, trip = _get_stops_ahead(columns), np.abs(error), _number_trips(columns)
-        route, at_first_stop = np.array(_get_routes(columns), dtype=object), is_at_first_stop(columns)
-        quantile = partial(_conformal_quantile, confidence_level=confidence_level)
-        curves = {}
-        for group in (ALL_ROWS, *product([None, *sorted({*route} - {None})], (False, True))):
-            mask = ((group[0] is None) | (route == group[0])) & ((group[1] is None) | (at_first_stop == group[1]))
-            if group == ALL_ROWS or len(np.unique(trip[mask])) >= MIN_TRIPS:
-                curve = DistanceCurve.fit(stops_ahead[mask], size[mask], trip[mask], MIN_TRIPS, quantile)
-                curves[group] = curve.cap_departure()
-        return cls(confidence_level, curves)
+        day = _number_values(columns, "service_date")
+        weights = len(day) / (day.max() + 1) / np.bincount(day)[day]
+        delay = np.asarray(columns["delay_seconds"], dtype=np.float64) - error
+        difficulty = Difficulty.fit(columns, delay, error, weights)
+        relative = _temper_odd_days(error / difficulty.evaluate(columns, delay), day, confidence_level)
+        early_ratio = _compute_early_ratio(relative, weights, confidence_level)
+        size = np.where(relative < 0, -relative / early_ratio, relative)
+        curves = _fit_curves(columns, np.column_stack([size, weights]), confidence_level)
+        return cls(confidence_level, curves, difficulty, early_ratio)
 
-    def compute_half_widths(self, columns: Columns) -> np.ndarray:
-        """Return the half width (n,) in seconds for each row, by the curve of its smallest calibrated group."""
+    def compute_widths(self, columns: Columns, delay: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+        """Return by how many seconds (n,) the interval of each predicted delay (n,) extends to the late side.
+
+        Those of arrivals never decrease with the distance within a report; `groups` (n,) has an integer for each
+        report, by default by the columns `REPORT_KEY`.
+        """
+        groups = group_reports(columns) if groups is None else groups
+        widths = self._evaluate_curves(columns) * self.difficulty.evaluate(columns, delay)
+        return make_non_decreasing(widths, _get_stops_ahead(columns), groups)
+
+    def compute_bounds(
+        self, columns: Columns, delay: np.ndarray, groups: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower and upper bounds (n,), in seconds of delay, around predicted delays (n,).
+
+        `groups` are those of `compute_widths`. The lower bound is never an arrival before now, as the vehicle has not
+        arrived yet.
+        """
+        widths = self.compute_widths(columns, delay, groups)
+        arriving_now = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
+        return np.maximum(delay - self.early_ratio * widths, arriving_now), delay + widths
+
+    def _evaluate_curves(self, columns: Columns) -> np.ndarray:
+        """Return the seconds (n,) of each row at average difficulty, by the curve of its smallest calibrated group."""
         stops_ahead, routes = _get_stops_ahead(columns), self._code_of_route
         route = encode_values(columns["route_id"], routes, len(routes))
-        code, half_width = 2 * route + is_at_first_stop(columns), np.empty(len(route))
+        code, seconds = 2 * route + is_at_first_stop(columns), np.empty(len(route))
         names = [*routes, None]
         for distinct in np.flatnonzero(np.bincount(code)):
             route_id, at_first_stop = names[distinct // 2], bool(distinct % 2)
             fallbacks = ((route_id, at_first_stop), (None, at_first_stop), ALL_ROWS)
             curve = next(self.curves[group] for group in fallbacks if group in self.curves)
-            half_width[code == distinct] = curve.evaluate(stops_ahead[code == distinct])
-        return half_width
+            seconds[code == distinct] = curve.evaluate(stops_ahead[code == distinct])
+        return seconds
 
     @cached_property
     def _code_of_route(self) -> dict[str, int]:
@@ -80,19 +117,15 @@ class IntervalCalibration:
         routes = dict.fromkeys(route for route, _ in self.curves if route is not None)
         return {route: code for code, route in enumerate(routes)}
 
-    def compute_bounds(self, columns: Columns, delay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lower and upper bounds (n,), in seconds of delay, around predicted delays (n,).
-
-        The lower bound is never an arrival before now, as the vehicle has not arrived yet.
-        """
-        half_width = self.compute_half_widths(columns)
-        arriving_now = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
-        return np.maximum(delay - half_width, arriving_now), delay + half_width
-
     def to_json(self) -> bytes:
         """Serialize the interval as deterministic JSON."""
         rows = sorted(([*group, *curve.to_list()] for group, curve in self.curves.items()), key=json.dumps)
-        stored = {"confidence_level": self.confidence_level, "half_width_seconds": rows}
+        stored = {
+            "confidence_level": self.confidence_level,
+            "difficulty": self.difficulty.to_list(),
+            "early_ratio": self.early_ratio,
+            "seconds": rows,
+        }
         return json.dumps(stored, separators=(",", ":")).encode()
 
     @classmethod
@@ -100,17 +133,45 @@ class IntervalCalibration:
         """Read an interval that `to_json` wrote."""
         stored = json.loads(text)
         curves = {
-            (route, first_stop): DistanceCurve.from_list(curve)
-            for route, first_stop, *curve in stored["half_width_seconds"]
+            (route, first_stop): DistanceCurve.from_list(curve) for route, first_stop, *curve in stored["seconds"]
         }
-        return cls(stored["confidence_level"], curves)
+        difficulty = Difficulty.from_list(stored["difficulty"])
+        return cls(stored["confidence_level"], curves, difficulty, stored["early_ratio"])
 
 
-def is_at_first_stop(columns: Columns) -> np.ndarray:
-    """Return a mask (n,) of the rows whose vehicle has not left the first stop of its trip, or is on its way to it."""
-    standing = np.asarray(columns["current_status"] == "STOPPED_AT", dtype=bool)
-    stops_behind = np.asarray(columns["stops_behind"], dtype=np.float64)
-    return (stops_behind == 0) | (standing & (stops_behind <= 1))
+def _fit_curves(columns: Columns, sizes: np.ndarray, confidence_level: float) -> dict[Group, DistanceCurve]:
+    """Return the curve of each group of enough trips. `sizes` (n, 2) has the size of each error and its weight."""
+    stops_ahead, trip = _get_stops_ahead(columns), _number_values(columns, "service_date", "trip_id")
+    route, at_first_stop = np.array(_get_routes(columns), dtype=object), is_at_first_stop(columns)
+    quantile = partial(_conformal_quantile, confidence_level=confidence_level)
+    curves = {}
+    for group in (ALL_ROWS, *product([None, *sorted({*route} - {None})], (False, True))):
+        mask = ((group[0] is None) | (route == group[0])) & ((group[1] is None) | (at_first_stop == group[1]))
+        if group == ALL_ROWS or len(np.unique(trip[mask])) >= MIN_TRIPS:
+            rows = stops_ahead[mask], sizes[mask], trip[mask]
+            curves[group] = DistanceCurve.fit(
+                *rows, POOLED_TRIPS, quantile, min_departures=MIN_TRIPS, never_decreases=False
+            )
+    return curves
+
+
+def _temper_odd_days(error: np.ndarray, day: np.ndarray, confidence_level: float) -> np.ndarray:
+    """Return errors (n,) with those of days that are out of line with the median day, integers (n,), scaled back."""
+    levels = np.array([np.quantile(np.abs(error[day == number]), confidence_level) for number in range(day.max() + 1)])
+    median = np.median(levels)
+    if len(levels) < MIN_DAYS or median <= 0:
+        return error
+    ratio = np.maximum(levels / median, 1e-6)
+    return error * (np.clip(ratio, 1 / MAX_DAY_RATIO, MAX_DAY_RATIO) / ratio)[day]
+
+
+def _compute_early_ratio(error: np.ndarray, weights: np.ndarray, confidence_level: float) -> float:
+    """Return the ratio of the quantiles of early and late errors (n,) beyond which equal shares of them lie."""
+    level = (1 + confidence_level) / 2
+    early, late = (_conformal_quantile(np.column_stack([side, weights]), level) for side in (-error, error))
+    if min(early, late) <= 0:
+        return 1.0
+    return round(min(max(early / late, MIN_EARLY_RATIO), MAX_EARLY_RATIO), 2)
 
 
 def _get_stops_ahead(columns: Columns) -> np.ndarray:
@@ -124,14 +185,21 @@ def _get_routes(columns: Columns) -> list[str | None]:
     return [route if isinstance(route, str) else None for route in routes]
 
 
-def _number_trips(columns: Columns) -> np.ndarray:
-    """Return an integer (n,) for each row, the same for all rows of a trip on a service day."""
-    names: Iterable[Any] = (np.asarray(columns[name], dtype=object).tolist() for name in ("service_date", "trip_id"))
+def _number_values(columns: Columns, *names: str) -> np.ndarray:
+    """Return an integer (n,) from 0 for each row, the same for all rows with equal values in some columns."""
+    values: Iterable[Any] = (np.asarray(columns[name], dtype=object).tolist() for name in names)
     numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(trip, len(numbers)) for trip in zip(*names, strict=True)])
+    return np.array([numbers.setdefault(row, len(numbers)) for row in zip(*values, strict=True)])
 
 
-def _conformal_quantile(absolute_errors: np.ndarray, confidence_level: float) -> float:
-    """Return the conformal quantile of absolute errors in seconds, rounded up to a tenth."""
-    rank = min(math.ceil((len(absolute_errors) + 1) * confidence_level), len(absolute_errors))
-    return math.ceil(float(np.sort(absolute_errors)[rank - 1]) * 10) / 10
+def _conformal_quantile(sizes: np.ndarray, confidence_level: float) -> float:
+    """Return the conformal quantile of sizes of errors in seconds, rounded up to a tenth.
+
+    `sizes` (n, 2) has the size of each error and its weight.
+    """
+    ordered = sizes[np.argsort(sizes[:, 0], kind="stable")]
+    total = np.cumsum(ordered[:, 1])
+    # As if there were one more row, of average weight.
+    wanted = confidence_level * total[-1] * (1 + 1 / len(total))
+    rank = min(int(np.searchsorted(total, wanted * (1 - 1e-12))), len(total) - 1)
+    return math.ceil(float(ordered[rank, 0]) * 10) / 10

@@ -74,6 +74,25 @@ def make_monotone(seconds_ahead: np.ndarray, order: np.ndarray, groups: np.ndarr
     return result
 
 
+def make_non_decreasing(values: np.ndarray, stops_ahead: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return values (n,) of arrivals raised to the greatest one of the stops before them in their group, integers (n,).
+
+    That of a departure, whose predictions are the least certain, stays as it is and raises no other.
+    """
+    if len(values) < 2:
+        return values
+    rows = np.lexsort((values, stops_ahead, groups))
+    group, departs = groups[rows], stops_ahead[rows] == DEPARTURE
+    greatest = np.where(departs, -np.inf, values[rows])
+    step = 1
+    while step < len(rows) and (same := group[step:] == group[:-step]).any():
+        greatest[step:] = np.maximum(greatest[step:], np.where(same, greatest[:-step], -np.inf))
+        step *= 2
+    result = np.empty_like(greatest)
+    result[rows] = np.where(departs, values[rows], greatest)
+    return result
+
+
 def group_reports(columns: Columns) -> np.ndarray:
     """Return the group (n,) of each row as an integer, the same for all rows of a report."""
     return group_rows(columns, REPORT_KEY)

@@ -1,5 +1,7 @@
 """Curves over the stops ahead: never decreasing, pooled where there are few rows, interpolated between."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,11 +9,9 @@ from hypothesis import strategies as st
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 
 
-def fit(stops_ahead: list[int], errors: list[float], min_rows: int) -> DistanceCurve:
-    clusters = np.arange(len(errors))
-    curve = DistanceCurve.fit(
-        np.array(stops_ahead), np.array(errors, dtype=float), clusters, min_rows, lambda part: float(np.median(part))
-    )
+def fit(stops_ahead: list[int], errors: list[float], min_rows: int, **options: Any) -> DistanceCurve:
+    rows = np.array(stops_ahead), np.array(errors, dtype=float), np.arange(len(errors))
+    curve = DistanceCurve.fit(*rows, min_rows, lambda part: float(np.median(part)), **options)
     return DistanceCurve.from_list(curve.to_list())
 
 
@@ -19,9 +19,9 @@ def fit(stops_ahead: list[int], errors: list[float], min_rows: int) -> DistanceC
 def test_a_curve_never_decreases_and_stays_within_the_errors(rows: list[tuple[int, float]], min_rows: int) -> None:
     stops_ahead, errors = map(list, zip(*rows, strict=True))
     curve = fit(stops_ahead, errors, min_rows)
-    values = curve.cap_departure().evaluate(np.arange(60))
-    assert (np.diff(values) >= 0).all()
-    assert min(errors) <= values[0] <= values[-1] <= max(errors)
+    values = curve.evaluate(np.arange(60))
+    assert (np.diff(values[1:]) >= 0).all()
+    assert min(errors) <= values.min() <= values.max() <= max(errors)
 
 
 def test_distances_of_few_rows_are_pooled_and_those_between_knots_interpolated() -> None:
@@ -32,11 +32,12 @@ def test_distances_of_few_rows_are_pooled_and_those_between_knots_interpolated()
 
 def test_where_errors_shrink_with_the_distance_the_distances_are_pooled() -> None:
     assert fit([1, 1, 2, 2], [40, 40, 10, 10], 2).levels == [25]
+    assert fit([1, 1, 2, 2], [40, 40, 10, 10], 2, never_decreases=False).levels == [40, 10]
 
 
-def test_departures_have_their_own_level_if_there_are_enough_which_may_be_capped() -> None:
+def test_departures_have_their_own_level_if_there_are_enough() -> None:
     assert fit([0, 0, 1, 1], [5, 5, 40, 40], 2).evaluate(np.array([0, 1])).tolist() == [5, 40]
     assert fit([0, 0, 1, 1], [50, 50, 40, 40], 2).departure == 50
-    assert fit([0, 0, 1, 1], [50, 50, 40, 40], 2).cap_departure().departure == 40
+    assert fit([0, 1, 1, 1], [50, 40, 40, 40], 2, min_departures=1).departure == 50
     assert fit([0, 1, 1], [5, 40, 40], 2).departure == 40
     assert fit([0, 0], [5, 7], 3).evaluate(np.array([0, 1, 9])).tolist() == [6, 6, 6]

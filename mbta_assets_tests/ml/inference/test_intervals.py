@@ -10,6 +10,7 @@ from mbta_assets.ml.inference.intervals import MIN_TRIPS, IntervalCalibration
 
 SPREAD = {"Red": 30.0, "Blue": 5.0}
 STOPS_AHEAD = (1, 3, 5, 10)
+N_DAYS = 4
 
 
 def make_rows(n: int, seed: int, rows_per_trip: int = 5) -> dict[str, np.ndarray]:
@@ -19,14 +20,23 @@ def make_rows(n: int, seed: int, rows_per_trip: int = 5) -> dict[str, np.ndarray
     stops_ahead = random.choice(STOPS_AHEAD, n)
     waits = random.random(n) < 0.3
     spread = np.array([SPREAD[name] for name in route]) * stops_ahead * np.where(waits, 4, 1)
+    run_seconds = np.exp(random.normal(6, 0.5, n))
+    trip = np.arange(n) // rows_per_trip
     return {
-        "service_date": np.full(n, "2024-03-06", dtype=object),
-        "trip_id": (np.arange(n) // rows_per_trip).astype(str).astype(object),
+        "service_date": np.array(["2024-03-04", "2024-03-05", "2024-03-06", "2024-03-07"], dtype=object)[trip % N_DAYS],
+        "trip_id": trip.astype(str).astype(object),
+        "vehicle_id": trip.astype(str).astype(object),
+        "time_stamp": np.arange(n),
         "route_id": route,
         "stops_ahead": stops_ahead,
         "current_status": np.where(waits, "STOPPED_AT", "IN_TRANSIT_TO").astype(object),
         "stops_behind": np.where(waits, 1, 4),
         "scheduled_seconds_ahead": np.full(n, 1e6),
+        "recent_run_seconds": np.where(random.random(n) < 0.3, np.nan, run_seconds),
+        "scheduled_run_seconds": run_seconds,
+        "departure_delay_seconds": random.normal(0, 60, n),
+        "sin_time": random.uniform(-1, 1, n),
+        "cos_time": random.uniform(-1, 1, n),
         "delay_seconds": random.exponential(spread) * random.choice([-1, 1], n),
     }
 
@@ -34,6 +44,9 @@ def make_rows(n: int, seed: int, rows_per_trip: int = 5) -> dict[str, np.ndarray
 def calibrate(columns: dict[str, np.ndarray], confidence_level: float = 0.9) -> IntervalCalibration:
     """Calibrate an interval around the prediction that every delay is 0."""
     return IntervalCalibration.fit(columns, columns["delay_seconds"], confidence_level)
+
+
+INTERVAL = calibrate(make_rows(5_000, 16))
 
 
 @pytest.mark.parametrize("confidence_level", [0.5, 0.8, 0.9, 0.95])
@@ -53,11 +66,47 @@ def test_new_rows_lie_within_the_interval_at_the_confidence_level_in_each_group(
 
 
 def test_rows_that_are_harder_to_predict_have_a_wider_interval() -> None:
-    curves = calibrate(make_rows(20_000, 3)).curves
-    red, blue, red_terminal = (curves[group] for group in (("Red", False), ("Blue", False), ("Red", True)))
-    assert red.levels[0] > 3 * blue.levels[0]
-    assert red.levels[-1] > 5 * red.levels[0]
-    assert red_terminal.levels[0] > 2 * red.levels[0]
+    rows = make_rows(20_000, 3)
+    widths = calibrate(rows).compute_widths(rows, np.zeros(20_000))
+    red, waits, near = rows["route_id"] == "Red", rows["current_status"] == "STOPPED_AT", rows["stops_ahead"] == 1
+    assert widths[red & ~waits & near].mean() > 3 * widths[~red & ~waits & near].mean()
+    assert widths[red & ~waits & ~near].mean() > 3 * widths[red & ~waits & near].mean()
+    assert widths[red & waits & near].mean() > 2 * widths[red & ~waits & near].mean()
+
+
+def test_widths_follow_the_situation_within_a_group() -> None:
+    rows, new = (make_rows(40_000, seed) for seed in (10, 11))
+    for columns in (rows, new):
+        columns["delay_seconds"] *= columns["scheduled_run_seconds"] / 400
+    interval = calibrate(rows)
+    easy, hard = new["scheduled_run_seconds"] < 300, new["scheduled_run_seconds"] > 600
+    widths = interval.compute_widths(new, np.zeros(40_000))
+    assert widths[hard].mean() > 2 * widths[easy].mean()
+    for mask in (easy, hard):
+        part = {name: values[mask] for name, values in new.items()}
+        assert score_interval(interval, part, np.zeros(mask.sum()))["coverage"] == pytest.approx(0.9, abs=0.02)
+
+
+def test_as_many_arrivals_are_too_early_as_too_late() -> None:
+    rows, new = (make_rows(40_000, seed) for seed in (12, 13))
+    for columns in (rows, new):
+        columns["delay_seconds"] = np.where(columns["delay_seconds"] < 0, 0.6, 1) * columns["delay_seconds"]
+    lower, upper = calibrate(rows).compute_bounds(new, np.zeros(40_000))
+    assert calibrate(rows).early_ratio == pytest.approx(0.6, abs=0.05)
+    for missed in (new["delay_seconds"] < lower, new["delay_seconds"] > upper):
+        assert missed.mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_an_odd_day_and_a_day_of_many_rows_count_as_one_day() -> None:
+    rows, new = make_rows(40_000, 14), make_rows(40_000, 15)
+    usual = calibrate(rows).compute_widths(new, np.zeros(40_000)).mean()
+    last = rows["service_date"] == "2024-03-07"
+    storm = rows | {"delay_seconds": rows["delay_seconds"] * np.where(last, 5, 1)}
+    assert calibrate(storm).compute_widths(new, np.zeros(40_000)).mean() < 1.25 * usual
+    repeated = np.r_[np.arange(40_000), np.tile(np.flatnonzero(last), 9)]
+    assert calibrate({name: values[repeated] for name, values in rows.items()}).compute_widths(
+        new, np.zeros(40_000)
+    ).mean() == pytest.approx(usual, rel=0.02)
 
 
 def test_an_unknown_route_takes_the_curve_of_all_and_an_unknown_distance_lies_between_its_neighbours() -> None:
@@ -69,9 +118,10 @@ def test_an_unknown_route_takes_the_curve_of_all_and_an_unknown_distance_lies_be
         "stops_behind": np.full(5, 4),
     }
     of_all, of_red = interval.curves[None, False], interval.curves["Red", False]
-    between = (of_red.levels[1] + of_red.levels[2]) / 2
-    expected = [of_all.levels[1]] * 3 + [pytest.approx(between), of_red.levels[-1]]
-    assert interval.compute_half_widths(rows).tolist() == expected
+    expected = [*of_all.evaluate(np.array([3, 3, 3])), *of_red.evaluate(np.array([4, 30]))]
+    widths = interval.compute_widths(rows, np.zeros(5), np.arange(5))
+    assert widths == pytest.approx(expected * interval.difficulty.evaluate(rows, np.zeros(5)))
+    assert min(of_red.levels[1:3]) <= of_red.evaluate(np.array(4)) <= max(of_red.levels[1:3])
 
 
 def test_a_group_of_few_trips_has_no_curve_of_its_own() -> None:
@@ -86,13 +136,26 @@ def test_intervals_of_a_report_widen_with_the_distance(seed: int, n: int, confid
     interval = calibrate(rows, confidence_level)
     for route in ("Red", "Blue", "Green-X", None):
         for status, stops_behind in (("STOPPED_AT", 1), ("IN_TRANSIT_TO", 0), ("IN_TRANSIT_TO", 4)):
-            report = {
+            report = make_rows(40, seed) | {
                 "route_id": np.full(40, route, dtype=object),
                 "stops_ahead": np.arange(40),
                 "current_status": np.full(40, status, dtype=object),
                 "stops_behind": np.full(40, stops_behind),
             }
-            assert (np.diff(interval.compute_half_widths(report)) >= 0).all()
+            widths = interval.compute_widths(report, np.zeros(40), np.zeros(40, dtype=int))
+            assert (np.diff(widths[1:]) >= 0).all()
+            assert widths[0] == interval.compute_widths(report, np.zeros(40), np.arange(40))[0]
+
+
+@given(st.integers(0, 1_000))
+def test_a_width_does_not_depend_on_other_reports(seed: int) -> None:
+    rows, random = make_rows(200, seed), np.random.default_rng(seed)
+    reports, delay = random.integers(0, 60, 200), random.normal(0, 90, 200)
+    widths = INTERVAL.compute_widths(rows, delay, reports)
+    for report in np.unique(reports)[:5]:
+        mask = reports == report
+        alone = {name: values[mask] for name, values in rows.items()}
+        assert np.array_equal(INTERVAL.compute_widths(alone, delay[mask], reports[mask]), widths[mask])
 
 
 def test_the_lower_bound_is_never_an_arrival_before_now() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbta_assets.ml.inference.monotone import correct_delays, group_reports, make_monotone
+from mbta_assets.ml.inference.monotone import correct_delays, group_reports, make_monotone, make_non_decreasing
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.transit.distances import REPORT_KEY
 from mbta_assets_tests.support.days import Simulation
@@ -37,6 +37,16 @@ def test_each_group_ascends_from_zero_whatever_the_order_of_the_rows(groups: lis
         np.testing.assert_allclose(own, project_plainly(before), atol=1e-6)
         if before == sorted(before) and before[0] >= 0:
             assert own.tolist() == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12), st.floats(0, 500)), max_size=30))
+def test_values_are_raised_to_the_greatest_of_the_stops_before_but_for_departures(rows) -> None:
+    group, stops, values = (np.array([row[place] for row in rows]) for place in range(3))
+    raised = make_non_decreasing(values.astype(float), stops, group)
+    for (number, order, value), result in zip(rows, raised, strict=True):
+        before = [row[2] for row in rows if row[0] == number and 0 < row[1] < order]
+        same = [row[2] for row in rows if row[:2] == (number, order)] if order else []
+        assert result == value if order == 0 else max([value, *before]) <= result <= max([*same, *before])
 
 
 def project_plainly(values: list[float]) -> np.ndarray:
