@@ -97,6 +97,11 @@ class StudentConfig(SearchConfig):
     """Search and final training of the student."""
 
     epochs: int = Field(default=16, ge=2, description="Epochs of the final training; the best by validation is kept.")
+    max_rows_seen: int = Field(
+        default=7_000_000,
+        ge=1,
+        description="Training rows, each counted once an epoch, beyond which there are fewer epochs, but at least 3.",
+    )
     trial_epochs: int = Field(default=6, ge=2, description="Epochs of a trial.")
     draws_per_trial: int = Field(
         default=4,
@@ -140,6 +145,7 @@ class StudentConfig(SearchConfig):
             self.draws_per_trial,
             self.trial_epochs,
             self.epochs,
+            self.max_rows_seen,
             SizeBudget(self.max_size_bytes, self.max_fraction_of_teacher, self.min_network_bytes),
             self.tree_fractions,
             self.loss.build_distillation(),

@@ -112,6 +112,11 @@ class TeacherConfig(SearchConfig):
     """Search and final training of the teacher."""
 
     epochs: int = Field(default=6, ge=2, description="Epochs of the final training; the best by validation is kept.")
+    max_rows_seen: int = Field(
+        default=2_600_000,
+        ge=1,
+        description="Training rows, each counted once an epoch, beyond which there are fewer epochs, but at least 3.",
+    )
     trial_rows: int = Field(
         default=30_000, ge=100, description="Maximum number of training rows of a fold, and of validation rows."
     )
@@ -136,6 +141,7 @@ class TeacherConfig(SearchConfig):
             self.build_budget(trials),
             self.trial_epochs,
             self.epochs,
+            self.max_rows_seen,
             self.min_calendar_days,
             self.architecture.build_network(),
             self.optimization.build_training(),

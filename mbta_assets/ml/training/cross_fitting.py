@@ -84,8 +84,10 @@ def prepare_training_data(
     frames: Iterable[pd.DataFrame],
     seed: int,
     lookup: MedianRunTime | None = None,
-) -> tuple[Preprocessor, TrainingData]:
+) -> tuple[Preprocessor, TrainingData, np.ndarray]:
     """Fit a preprocessor on the labelled training rows of a training set and transform its rows.
+
+    Returns it with the model inputs, and the places (v,) of the validation rows among all n rows.
 
     `rows` has the `FIT_COLUMNS` of all rows; `lookup` is as in `CrossFittedPreprocessor.fit`. The frames together are
     all rows in order with all columns; they are read one at a time. Training rows without a label come last; validation
@@ -102,7 +104,8 @@ def prepare_training_data(
     gathered = _gather(fitted, frames, places)
     n_train = len(kept[0]) + len(kept[1])
     train, validation = gathered.take(slice(n_train)), gathered.take(slice(n_train, None))
-    return fitted.preprocessor, TrainingData(train, validation, fitted.preprocessor.feature_names, seed)
+    data = TrainingData(train, validation, fitted.preprocessor.feature_names, seed)
+    return fitted.preprocessor, data, kept[2]
 
 
 def _gather(fitted: CrossFittedPreprocessor, frames: Iterable[pd.DataFrame], places: np.ndarray) -> TrainingRows:

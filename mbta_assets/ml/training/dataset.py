@@ -135,6 +135,17 @@ def read_labelled(training_set: Bundle, *parts: str) -> pd.DataFrame:
     return select_labelled(read_rows(training_set, parts=parts), *parts)
 
 
+def take_rows(training_set: Bundle, parts: Sequence[str], places: np.ndarray) -> pd.DataFrame:
+    """Read the rows at some ascending places (k,) among those of some parts; only these rows are in memory."""
+    taken, begin = [], 0
+    for frame in iterate_rows(training_set, parts):
+        end = begin + len(frame)
+        first, last = np.searchsorted(places, [begin, end])
+        taken.append(frame.iloc[places[first:last] - begin])
+        begin = end
+    return pd.concat(taken, ignore_index=True)
+
+
 def _iterate_batches(
     stored: parquet.ParquetFile, names: Sequence[str], parts: Sequence[str]
 ) -> Iterator[arrow.RecordBatch]:

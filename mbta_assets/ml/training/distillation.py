@@ -5,12 +5,15 @@ that did not learn the validation part. The final student learns both parts from
 `untaught_student` is the same network trained on the labels alone.
 """
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as arrow
+from pyarrow import parquet
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training import tuning, xgboost_trainer
@@ -22,6 +25,7 @@ from mbta_assets.ml.training.hyperparameters import (
     SearchBudget,
     TrainConfig,
     apply_configuration,
+    limit_epochs,
 )
 from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network import Network
@@ -36,6 +40,8 @@ from mbta_assets.storage.bundle import Bundle, Draft
 
 HELD_OUT = "student_held_out"
 """Name of the student that was not trained on the validation part, in the registry."""
+EARLIER_DAYS_FILE = "earlier_days.parquet"
+"""File of that bundle with predictions of service days before the validation part; see `_predict_earlier_days`."""
 MANIFEST_BYTES, INTERVAL_BYTES = 4_000, 8_000
 """Sizes to reserve for the manifest of a student, without its provenance, and for its prediction interval."""
 
@@ -82,6 +88,8 @@ class StudentTraining:
     """Number of random configurations per trial, as those too large for the size budget are left out."""
     trial_epochs: int
     epochs: int
+    max_rows_seen: int
+    """Number of training rows, each counted once an epoch, of which there are more only in `MIN_EPOCHS` epochs."""
     size: SizeBudget
     tree_fractions: Sequence[float]
     """Fractions of the trees in the mixture with the network that are tried as a teacher."""
@@ -183,8 +191,10 @@ def distill_student(
 
     `held_out` are the teachers that did not learn the validation part. `teacher` sets the student's columns and size.
     """
-    all_columns = NetworkData.from_bundles(training_set, runtime_lookup, training.seed)
+    folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.folds)
+    all_columns = next(folds)
     data = all_columns.select_columns_of(teacher)
+    training = replace(training, epochs=limit_epochs(training.epochs, len(data.train), training.max_rows_seen))
     fraction, errors = select_mixture(
         data.validation, *held_out.predict(data.validation, all_columns.validation), training.tree_fractions
     )
@@ -194,7 +204,9 @@ def distill_student(
     fitted = executor.train_network(train_configuration, configuration, distillation_data)
     of_held_out = {"dnn_teacher": teacher, "pruned_held_out": held_out.network, "xgboost_held_out": held_out.trees}
     held_out_draft = data.draft(fitted, configuration, executor.torch_workers, of_held_out)
-    del distillation_data
+    del distillation_data, data, all_columns
+    earlier = _predict_earlier_days(folds, teacher, configuration, training, executor)
+    held_out_draft = replace(held_out_draft, files={**held_out_draft.files, EARLIER_DAYS_FILE: earlier})
     all_columns = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
     data = all_columns.select_columns_of(teacher)
     final_data = _teach(data, all_columns, final, fraction, training).end_after(fitted.best_epoch)
@@ -214,15 +226,46 @@ def distill_student(
     )
 
 
+def _predict_earlier_days(
+    folds: Iterable[NetworkData],
+    teacher: Bundle,
+    configuration: Configuration,
+    training: StudentTraining,
+    executor: TrainingExecutor,
+) -> bytes:
+    """Return a Parquet file with predictions of the service days that folds predict from the days before.
+
+    They are of students without a teacher, as teachers have learned these days. Columns are the `place` of the row
+    among those of `LEARNED_PARTS`, and its predicted `delay` in seconds.
+    """
+    places, delays = [np.empty(0, np.int64)], [np.empty(0)]
+    for fold in folds:
+        data = fold.select_columns_of(teacher)
+        untaught = _make_data(data, np.zeros(len(data.train), np.float32), training)
+        fitted = executor.train_network(train_configuration, _without_teacher(configuration), untaught)
+        rows = data.validation
+        places.append(data.validation_places)
+        delays.append(rows.base + rows.scale * predict(fitted.network, rows))
+    place, delay = np.concatenate(places), np.concatenate(delays)
+    order, buffer = np.argsort(place), io.BytesIO()
+    parquet.write_table(arrow.table({"place": place[order], "delay": delay[order]}), buffer)
+    return buffer.getvalue()
+
+
 def _teach(
     data: NetworkData, all_columns: NetworkData, teachers: Teachers, tree_fraction: float, training: StudentTraining
 ) -> DistillationData:
     """Return the rows of students with the predictions of a mixture of teachers."""
     network, trees = teachers.predict(data.train, all_columns.train)
+    return _make_data(data, (1 - tree_fraction) * network + tree_fraction * trees, training)
+
+
+def _make_data(data: NetworkData, teacher: np.ndarray, training: StudentTraining) -> DistillationData:
+    """Return the rows of students with the predictions (n,) of a teacher."""
     return DistillationData(
         data.train,
         data.validation,
-        (1 - tree_fraction) * network + tree_fraction * trees,
+        teacher,
         training.network,
         replace(training.optimization, epochs=training.epochs, seed=training.seed),
         training.distillation,

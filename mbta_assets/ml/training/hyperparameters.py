@@ -75,6 +75,14 @@ class TrainConfig:
     """Torch device."""
 
 
+MIN_EPOCHS = 3
+
+
+def limit_epochs(epochs: int, rows: int, max_rows_seen: int) -> int:
+    """Return a smaller number of epochs of many rows: as many as see `max_rows_seen`, but `MIN_EPOCHS` or more."""
+    return min(epochs, max(MIN_EPOCHS, round(max_rows_seen / max(1, rows))))
+
+
 @dataclass(frozen=True)
 class DistillationConfig:
     """Weighting of the labels and of the teacher's predictions in the loss of a student."""

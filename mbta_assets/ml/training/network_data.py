@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.inference.arrays import Arrays
@@ -31,6 +32,8 @@ class NetworkData:
     runtime_lookup: Bundle
     preprocessor: Preprocessor
     data: TrainingData
+    validation_places: np.ndarray
+    """(v,) places of the validation rows among the rows of `LEARNED_PARTS`."""
 
     @classmethod
     def from_bundles(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int) -> Self:

@@ -4,11 +4,14 @@ Static and dynamic int8 multiply in int8. Weight-only int8 stores the weights in
 floats once, when it loads the model. How variants are made is in `int8_variants`.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from pyarrow import parquet
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.intervals import IntervalCalibration
@@ -17,7 +20,8 @@ from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.onnx_session import create_session, make_feed, measure_latency_us, predict
 from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.training import int8_variants
-from mbta_assets.ml.training.dataset import make_provenance, read_labelled, read_rows
+from mbta_assets.ml.training.dataset import LEARNED_PARTS, make_provenance, read_labelled, read_rows, take_rows
+from mbta_assets.ml.training.distillation import EARLIER_DAYS_FILE
 from mbta_assets.ml.training.network_data import NetworkData
 from mbta_assets.ml.training.network_weights import from_bundle
 from mbta_assets.ml.training.onnx_export import max_difference_seconds, to_onnx
@@ -139,9 +143,21 @@ def quantize_student(
     validation = read_labelled(training_set, "validation")
     residual = load_onnx(held_out[selected.name])
     delay = predict_delay(Preprocessor.from_bundle(held_out_student), residual_to, residual, validation)
-    error = validation["delay_seconds"].to_numpy() - correct_delays(validation, delay).delay
-    interval = IntervalCalibration.fit(validation, error, training.confidence_level)
+    interval = calibrate_interval(training_set, held_out_student, validation, delay, training.confidence_level)
     return QuantizedStudent(variants, selected, interval, preprocessor, parity, training_set, runtime_lookup, student)
+
+
+def calibrate_interval(
+    training_set: Bundle, held_out_student: Bundle, validation: pd.DataFrame, delay: np.ndarray, confidence_level: float
+) -> IntervalCalibration:
+    """Calibrate an interval on predicted delays (n,) of the validation part, and on those of service days before it."""
+    stored = parquet.read_table(io.BytesIO(held_out_student.file(EARLIER_DAYS_FILE)))
+    earlier = take_rows(training_set, LEARNED_PARTS, stored["place"].to_numpy())
+    rows = pd.concat([validation, earlier], ignore_index=True)
+    arriving_now = -rows["scheduled_seconds_ahead"].to_numpy(dtype=np.float64)
+    delay = np.maximum(np.concatenate([delay, stored["delay"].to_numpy()]), arriving_now)
+    error = rows["delay_seconds"].to_numpy() - correct_delays(rows, delay).delay
+    return IntervalCalibration.fit(rows, error, confidence_level)
 
 
 def sample_evenly(rows: Arrays, n: int) -> Arrays:

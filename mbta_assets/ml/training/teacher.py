@@ -14,6 +14,7 @@ from mbta_assets.ml.training.hyperparameters import (
     SearchBudget,
     TrainConfig,
     apply_configuration,
+    limit_epochs,
 )
 from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
 from mbta_assets.ml.training.network_trainer import Fitted, fit
@@ -37,6 +38,8 @@ class TeacherTraining:
     budget: SearchBudget
     trial_epochs: int
     epochs: int
+    max_rows_seen: int
+    """Number of training rows, each counted once an epoch, of which there are more only in `MIN_EPOCHS` epochs."""
     min_calendar_days: int
     """Minimum number of service days for a teacher that reads the calendar: a short trial does not show the harm."""
     network: NetworkConfig
@@ -99,8 +102,10 @@ def train_teacher(
     configuration = tuning.best_result(trials).configuration
     dropped = CALENDAR_FEATURES if configuration["inputs"] == REDUCED_INPUTS else ()
 
+    epochs = limit_epochs(training.epochs, len(data.train), training.max_rows_seen)
+
     def train(data: NetworkData, last_epoch: int | None = None) -> Fitted:
-        optimization = replace(training.optimization, epochs=training.epochs, last_epoch=last_epoch, seed=training.seed)
+        optimization = replace(training.optimization, epochs=epochs, last_epoch=last_epoch, seed=training.seed)
         teacher_data = TeacherData(data.data, training.network, optimization)
         return executor.train_network(train_configuration, configuration, teacher_data)
 
