@@ -27,6 +27,7 @@ from mbta_assets.ml.training.network_weights import from_bundle, to_files
 from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.ml.training.sparsity import GradualSparsity, SparsitySchedule, remove_neurons
 from mbta_assets.ml.training.teacher import HELD_OUT as TEACHER_HELD_OUT
+from mbta_assets.ml.training.training_data import sample_indices
 from mbta_assets.ml.training.tuning import Configuration
 from mbta_assets.storage.bundle import Bundle, Draft
 
@@ -74,6 +75,8 @@ class PruningTraining:
     schedule: SparsitySchedule
     width_multiple: int
     """Widths of pruned layers are rounded to multiples of this."""
+    max_rows: int
+    """Maximum number of training rows, drawn by the seed."""
     max_error_increase: float
     """Maximum relative increase of the validation error in any group of `group_distances`."""
     preferred_size: float
@@ -95,8 +98,9 @@ class FineTuning:
 
     @classmethod
     def from_teacher(cls, teacher: Bundle, data: NetworkData, training: PruningTraining) -> Self:
-        """Take a stored teacher, whose predictions for the training rows are targets beside the labels."""
+        """Take a stored teacher, whose predictions for a sample of the training rows are targets beside the labels."""
         network, train = from_bundle(teacher), data.train
+        train = train.take(sample_indices(len(train), training.max_rows, training.optimization.seed))
         targets = distillation_targets(train, predict(network, train), training.distillation)
         return cls(network, targets, training, train, data.validation)
 
