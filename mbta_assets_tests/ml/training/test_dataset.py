@@ -1,5 +1,6 @@
 """The split of a training set into parts and its samples, on rows that can be checked by hand."""
 
+import tempfile
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.training import dataset
 from mbta_assets.ml.training.assembly import build_training_set
 from mbta_assets.ml.training.dataset import (
     CATEGORICAL_FEATURES,
@@ -21,7 +23,9 @@ from mbta_assets.ml.training.dataset import (
     TrainingSetError,
     assign_parts,
     make_provenance,
+    read_rows,
     select_labelled,
+    take_rows,
     walk_forward,
 )
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
@@ -188,3 +192,15 @@ def test_every_fold_has_labels_to_learn_and_to_predict_and_half_of_the_days(labe
         days = [learned["service_date"][labelled & (fold == part)] for part in LEARNED_PARTS]
         assert min(map(len, days)) >= MIN_LABELLED_ROWS and days[0].max() < days[1].min() == days[1].max()
         assert days[0].nunique() >= train_days[labelled].nunique() // 2
+
+
+@given(st.sets(st.integers(0, 399), max_size=60))
+def test_rows_at_some_places_are_read_in_order(places: set[int]) -> None:
+    built = build_training_set(make_samples([40] * 10, 40).items(), SPLIT)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "BATCH_ROWS", 37)
+        stored = ModelRegistry(Path(folder)).put("training_set", built.draft({}, 40))
+        learned = read_rows(stored, parts=LEARNED_PARTS)
+        index = np.array(sorted(place for place in places if place < len(learned)), dtype=np.int64)
+        taken = take_rows(stored, LEARNED_PARTS, index)
+    pd.testing.assert_frame_equal(taken, learned.iloc[index].reset_index(drop=True))

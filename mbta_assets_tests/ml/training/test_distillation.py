@@ -1,12 +1,16 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.training.distillation import distillation_targets, select_mixture
-from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkConfig, TrainConfig
+from mbta_assets.ml.training.distillation import SizeBudget, count_bytes, distillation_targets, select_mixture
+from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkConfig, TrainConfig, limit_epochs
+from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network_trainer import fit
+from mbta_assets.ml.training.onnx_export import to_onnx
+from mbta_assets.storage import bundle
 from mbta_assets_tests.ml.conftest import MakeProblem, Problem
 
 pytestmark = pytest.mark.xdist_group("networks")
@@ -65,3 +69,36 @@ def test_the_mixture_has_the_fraction_of_trees_with_the_smallest_validation_erro
         np.array([0, 0, 0, 2]),
     )  # 6 s of error in sum are less than 8, not 6 units than 2
     assert select_mixture(rows, target + near, target + far, (0.0, 1.0))[0] == 0
+
+
+@pytest.mark.parametrize("numeric", ["none", "piecewise_linear"])
+def test_the_size_of_a_configuration_is_that_of_its_trained_network_in_int8(
+    numeric: str, train: Problem, validation: Problem
+) -> None:
+    configuration = {"hidden": [48, 24], "numeric": numeric, "bins": 8, "numeric_dim": 2, "weight": 0.5}
+    network = fit(
+        NetworkConfig(
+            hidden=(48, 24), numeric="none" if numeric == "none" else "piecewise_linear", bins=8, numeric_dim=2
+        ),
+        TrainConfig(epochs=1),
+        train.rows,
+        validation.rows,
+    ).network
+    size = len(quantize_weights(to_onnx(network)))
+    assert count_bytes(configuration, NetworkConfig(), train.rows) == pytest.approx(size, rel=0.01)
+
+
+def test_a_network_has_what_other_files_leave_of_the_bundle_but_never_less_than_the_minimum(tmp_path: Path) -> None:
+    teacher = bundle.write(tmp_path, "network", {"weights": bytes(800_000)})
+    budget = SizeBudget(60_000, 1 / 8, 20_000)
+    assert budget.for_network(teacher, 25_000) == 35_000
+    assert budget.for_network(teacher, 55_000) == budget.for_network(teacher, 300_000) == 20_000
+    small_teacher = bundle.write(tmp_path / "small", "network", {"weights": bytes(320_000)})
+    assert 15_000 < SizeBudget(60_000, 1 / 8, 1).for_network(small_teacher, 25_000) < 16_000
+
+
+def test_more_rows_than_a_training_should_see_get_fewer_epochs() -> None:
+    assert [limit_epochs(16, rows, 7_000_000) for rows in (0, 400_000, 700_000, 2_000_000, 9_000_000)] == [
+        16, 16, 10, 4, 3
+    ]  # fmt: skip
+    assert limit_epochs(2, 9_000_000, 7_000_000) == 2
