@@ -6,7 +6,13 @@ import pytest
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.distillation import SizeBudget, count_bytes, distillation_targets, select_mixture
-from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkConfig, TrainConfig, limit_epochs
+from mbta_assets.ml.training.hyperparameters import (
+    DistillationConfig,
+    NetworkConfig,
+    TrainConfig,
+    apply_configuration,
+    limit_epochs,
+)
 from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network_trainer import fit
 from mbta_assets.ml.training.onnx_export import to_onnx
@@ -76,14 +82,8 @@ def test_the_size_of_a_configuration_is_that_of_its_trained_network_in_int8(
     numeric: str, train: Problem, validation: Problem
 ) -> None:
     configuration = {"hidden": [48, 24], "numeric": numeric, "bins": 8, "numeric_dim": 2, "weight": 0.5}
-    network = fit(
-        NetworkConfig(
-            hidden=(48, 24), numeric="none" if numeric == "none" else "piecewise_linear", bins=8, numeric_dim=2
-        ),
-        TrainConfig(epochs=1),
-        train.rows,
-        validation.rows,
-    ).network
+    architecture, _ = apply_configuration(configuration, NetworkConfig(), TrainConfig())
+    network = fit(architecture, TrainConfig(epochs=1), train.rows, validation.rows).network
     size = len(quantize_weights(to_onnx(network)))
     assert count_bytes(configuration, NetworkConfig(), train.rows) == pytest.approx(size, rel=0.01)
 
