@@ -11,10 +11,10 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo backfill test check serve live dev bench seeds docs clean
+.PHONY: help install demo backfill test check serve live dev bench seeds benchmark-real docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## create the virtual environment .venv with all dependencies
 
@@ -63,6 +63,11 @@ bench: $(INSTALLED) ## measure the time of each part and of a live update, and t
 
 seeds: $(INSTALLED) ## compare models over three seeds of the demo, in a quarter of an hour
 	@$(BIN)/python benchmarks/seeds.py
+
+# make benchmark-real DATA=../data BEFORE=../before/.local/real_days
+benchmark-real: $(INSTALLED) ## train with three seeds on a real day, and on those in DATA, and write docs/results.md
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/real_days.py $(DATA) $(if $(BEFORE),--before $(BEFORE)) \
+		--write docs/results.md
 
 docs: $(INSTALLED) ## update the generated parts of the documentation: tables of settings and the README's picture
 	$(BIN)/mbta-assets settings $(foreach file,README.md $(wildcard docs/*.md),--write $(file))

@@ -1,7 +1,7 @@
-"""Differences of error between two rows of a leaderboard, service day by service day, with a confidence interval.
+"""Differences of error between two models on the same rows, by service day or by trip, with a confidence interval.
 
-The days of the test part are the sample: errors within a day depend on one another, so a difference that does not hold
-from day to day is chance, however many arrivals it is of.
+The days or trips are the sample: errors within one depend on one another, so a difference that does not hold from one
+to the next is chance, however many arrivals it is of.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy.stats import t as student_t
 
 CONFIDENCE_LEVEL = 0.95
@@ -58,5 +59,25 @@ def _summarize(model: str, by_day: Sequence[float]) -> DailyDifference:
     half_width = None
     if n > 1:
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in by_day) / (n - 1))
-        half_width = float(student_t.ppf((1 + CONFIDENCE_LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+        half_width = _find_quantile(n) * deviation / math.sqrt(n)
     return DailyDifference(model, n, sum(value < 0 for value in by_day), mean, half_width)
+
+
+def compute_half_width(difference: np.ndarray, group: np.ndarray) -> float | None:
+    """Return the half width at `CONFIDENCE_LEVEL` of the interval around the mean of the differences (n,) of n rows.
+
+    `group` (n,) has the group of each row: rows of different groups are independent, those of one group may not be. A
+    group weighs as much as it has rows. It is None for a single group.
+    """
+    codes, counts = np.unique(group, return_inverse=True, return_counts=True)[1:]
+    n = len(counts)
+    if n < 2:
+        return None
+    deviation = np.bincount(codes, difference - difference.mean())  # of the sum of each group from what it should be
+    variance = n / (n - 1) * (deviation**2).sum() / len(difference) ** 2
+    return _find_quantile(n) * math.sqrt(variance)
+
+
+def _find_quantile(n: int) -> float:
+    """Return Student's quantile for the mean of n values at `CONFIDENCE_LEVEL`."""
+    return float(student_t.ppf((1 + CONFIDENCE_LEVEL) / 2, n - 1))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mbta_assets.ml.evaluation.paired_days import compare_by_day
+from mbta_assets.ml.evaluation.paired_days import compare_by_day, compute_half_width
 
 
 def make_row(model: str, maes: list[float]) -> dict[str, object]:
@@ -46,3 +46,23 @@ def test_a_single_day_has_no_interval() -> None:
 def test_only_days_that_both_have_are_compared() -> None:
     [difference] = compare_by_day([make_row("lookup", [10, 20]), make_row("trees", [9, 18, 1000])], "lookup")
     assert difference.days == 2 and difference.mean == pytest.approx(-1.5)
+
+
+def test_groups_of_one_size_have_the_interval_of_the_mean_of_their_means() -> None:
+    by_group = np.array([-2.0, -1.0, 1.0, -4.0])
+    half_width = compute_half_width(np.repeat(by_group, 5), np.repeat(["a", "b", "c", "d"], 5))
+    assert half_width == pytest.approx(3.182 * 2.0817 / 2, rel=1e-3)
+
+
+def test_rows_of_a_group_that_depend_on_one_another_do_not_narrow_the_interval() -> None:
+    draw, covered = np.random.default_rng(0), 0
+    for _ in range(2000):
+        sizes = draw.integers(1, 30, 25)
+        difference = np.repeat(draw.normal(-1, 2, 25), sizes) + draw.normal(0, 1, sizes.sum())
+        half_width = compute_half_width(difference, np.repeat(np.arange(25), sizes))
+        covered += abs(difference.mean() + 1) <= (half_width or 0)
+    assert covered / 2000 == pytest.approx(0.95, abs=0.03)
+
+
+def test_a_single_group_has_no_interval() -> None:
+    assert compute_half_width(np.array([1.0, 2.0]), np.array([0, 0])) is None
