@@ -51,8 +51,8 @@ DISTANCES = (1, 3, 5, 10)
 LABEL = "delay_seconds"
 BLOCK = re.compile(r"(<!-- real-days:begin -->\n).*?(<!-- real-days:end -->)", re.DOTALL)
 WHAT_CHOSE_WHAT = """\
-Models are fitted on the rows of the training part. Those of the validation part choose configurations, rounds, epochs
-and sizes; what validation has chosen is fitted on both. Rows of the test part are scored and choose nothing."""
+Rows of the training and the validation part are all that models are fitted to; those of the validation part choose
+configurations, rounds, epochs, mixes and sizes. Rows of the test part are scored, and choose nothing."""
 HOW_TO_READ = """\
 In seconds of MAE on the test part. ± beside an error is the standard deviation over the seeds. Differences are those of
 the errors' means over the seeds, row by row: negative is better, and ± is half of the interval at 95% of that over all
@@ -193,13 +193,14 @@ def describe_data_set(name: str, after: Sequence[TrainedSeed], before: Sequence[
     rows = join_predictions([seed.predictions for seed in after], [seed.predictions for seed in before])
     n_all = min(len(seed.predictions) for seed in after)
     seeds = f"{len(after)} seeds" if len(after) > 1 else "1 seed"
-    scored = f"{len(rows.key):,} of the {n_all:,} test rows" if before else f"the {n_all:,} test rows"
-    parts = ", ".join(f"{part['part']} {part['rows']:,} from {part['from'][:16]}" for part in after[0].parts)
-    days = sorted({*rows.key["service_date"].astype(str).str[:10]})
-    summary = f"{seeds}; {scored}, of {', '.join(days)}. Rows of the parts (UTC): {parts}."
-    tables = [tabulate_errors(rows), tabulate_differences(rows)]
-    tables += [
-        tabulate_intervals({"": [seed.leaderboard for seed in after], "before": [s.leaderboard for s in before]})
+    scored = f"{len(rows.key):,} of {n_all:,} labelled test rows"
+    parts = "; ".join(f"{part['part']} {part['rows']:,} from {part['from'][:16]}" for part in after[0].parts)
+    summary = f"{seeds}, {scored}.\nParts (UTC): {parts}."
+    tables = [
+        tabulate_errors(rows),
+        tabulate_differences(rows),
+        tabulate_differences(rows, to_before=True),
+        tabulate_intervals(leaderboards),
     ]
     return "\n\n".join([f"### {name}", summary, *filter(None, tables)])
 
