@@ -196,6 +196,7 @@ def describe_data_set(name: str, after: Sequence[TrainedSeed], before: Sequence[
     scored = f"{len(rows.key):,} of {n_all:,} labelled test rows"
     parts = "; ".join(f"{part['part']} {part['rows']:,} from {part['from'][:16]}" for part in after[0].parts)
     summary = f"{seeds}, {scored}.\nParts (UTC): {parts}."
+    leaderboards = {"": [seed.leaderboard for seed in after], "before": [seed.leaderboard for seed in before]}
     tables = [
         tabulate_errors(rows),
         tabulate_differences(rows),

@@ -2,13 +2,14 @@
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks import real_days
-from benchmarks.real_days import SEED_UPSTREAM, join_predictions
+from benchmarks.real_days import SEED_UPSTREAM, TrainedSeed, join_predictions
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 DAYS = pd.to_datetime(["2022-01-22", "2022-01-23"])
@@ -97,6 +98,22 @@ def test_coverage_is_the_mean_over_the_seeds_and_a_version_without_days_has_dash
     table = read_table(real_days.tabulate_intervals({"": after, "before": [make_leaderboard(0.85)]}))
     assert table["`student`"]["all"] == "90.0%, 200 s" and table["`student`"]["2022-01-23"] == "80.0%, 100 s"
     assert table["`student`, before"]["all"] == "85.0%, 200 s" and table["`student`, before"]["2022-01-23"] == "–"
+
+
+def test_a_data_set_has_a_table_of_each_kind_and_says_which_rows_are_scored() -> None:
+    def make_seed(error: float) -> TrainedSeed:
+        interval = {"confidence_level": 0.9, "coverage": 0.9, "mean_width_seconds": 200.0}
+        parts = [{"part": "train", "rows": 1234, "from": "2022-01-01 05:00:00"}]
+        leaderboard: list[dict[str, Any]] = [{"model": "trees", "interval": interval}]
+        return TrainedSeed(make_predictions(trees=error, runtime_lookup=20), leaderboard, parts)
+
+    alone = real_days.describe_data_set("buses", [make_seed(10)], [])
+    compared = real_days.describe_data_set("buses", [make_seed(10), make_seed(11)], [make_seed(12)])
+    assert alone.startswith("### buses\n\n1 seed, 40 of 40 labelled test rows.")
+    assert "train 1,234 from 2022-01-01 05:00." in alone
+    titles = ["| MAE |", "| difference to the lookup |", "| difference to before |", "| coverage, mean width |"]
+    assert [title in alone for title in titles] == [True, True, False, True]
+    assert all(title in compared for title in titles)
 
 
 def test_days_are_made_in_ranges_without_gaps() -> None:
