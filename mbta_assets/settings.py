@@ -72,6 +72,9 @@ class AgencySettings(BaseSettings):
         dict(mbta.ACCURACY_WINDOWS),
         "Errors (actual minus predicted) between which a prediction is accurate, by predicted time to arrival.",
     )
+    foreign_model: Literal["refuse", "allow"] = variable(
+        "MBTA_FOREIGN_MODEL", "refuse", "What becomes of a model of another agency, or of other routes and stops."
+    )
     accuracy_bounds: BoundsFile | None = variable(
         "MBTA_ACCURACY_BOUNDS",
         None,

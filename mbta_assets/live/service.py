@@ -14,6 +14,7 @@ from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.shadow import Shadow
 from mbta_assets.live.timetables import Timetables
 from mbta_assets.live.updates import UpdateReader
+from mbta_assets.ml.inference.transit_network import ForeignNetwork
 from mbta_assets.realtime.feed import FeedError, parse_feed
 from mbta_assets.realtime.fetching import Outcome
 from mbta_assets.realtime.places import ArchiveError
@@ -100,7 +101,7 @@ class LiveService:
     def publish(self, made_at: datetime, began: float | None = None, *, is_replay: bool = False) -> None:
         """Publish the predictions of now; `began` is when the update began, by the monotonic clock.
 
-        Without a model the publication stays, and health says so.
+        Without a model of this network the publication stays, and health says so.
         """
         began = time.perf_counter() if began is None else began
         try:
@@ -108,10 +109,14 @@ class LiveService:
         except Unavailable as error:
             self._state.report_problem("model", f"There is no model. {error}")
             return
-        self._state.report_problem("model", None)
         idle = timedelta(seconds=0 if is_replay else time.monotonic() - self._taken_at)
         queries = self._engine.list_queries(self._find_next_time(made_at), self._state.feed_time, idle)
-        publication = queries.predict(predictor, self._dead_band)
+        try:
+            publication = queries.predict(predictor, self._dead_band)
+        except ForeignNetwork as error:
+            self._state.report_problem("model", str(error))
+            return
+        self._state.report_problem("model", None)
         timetables = {day: table for day in self._engine.days if (table := self._timetables.read(day)) is not None}
         if timetables != self._network.timetables:
             self._network = Network(timetables)

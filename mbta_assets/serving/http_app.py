@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
 from mbta_assets.gcp.errors import CloudError
+from mbta_assets.ml.inference.transit_network import ForeignNetwork
 from mbta_assets.serving import logs, openapi, page
 from mbta_assets.serving.model_source import ModelSource, UnusableSource, configured_model_source
 from mbta_assets.serving.openapi import InvalidQueries
@@ -105,7 +106,10 @@ class HttpApp:
             status = 400 if openapi.is_invalid_json(error) else 422
             return _json_response(openapi.format_validation_error(error), status)
         predictor = self._predictors.get()
-        predictions = predictor.predict(queries)
+        try:
+            predictions = predictor.predict(queries)
+        except ForeignNetwork as error:
+            return _with_version(_json_response(openapi.format_error(str(error)), 422), predictor.version)
         self._metrics.predictions.inc(len(predictions))
         return _with_version(_json_response(openapi.format_predictions(queries, predictions)), predictor.version)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import shift_delays
+from mbta_assets.ml.inference.transit_network import require_network
 from mbta_assets.serving import logs
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, POSITION_FIELDS, TIME_FIELDS, ArrivalQuery
 from mbta_assets.serving.model_source import ModelSource, open_model_source
@@ -126,7 +127,8 @@ class Predictor:
     """One version of a model, opened once and safe to use from several threads."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """Open a bundle and make a trial prediction. Raises BundleError if it is damaged."""
+        """Open a bundle and make a trial prediction. Raises BundleError if it is damaged or of another agency."""
+        require_network(bundle)
         self.bundle = bundle
         self.version = bundle.digest
         self._model = Model(bundle)
@@ -144,7 +146,8 @@ class Predictor:
         """Return a prediction for each query, in the same order.
 
         Those of one report of a vehicle on a trip are predicted as one story: no stop is reached before the one before
-        it. Queries without a `trip_id` are predicted by themselves.
+        it. Queries without a `trip_id` are predicted by themselves. Raises ForeignNetwork if the model knows hardly any
+        of their stops.
         """
         if not queries:
             return []
@@ -163,9 +166,10 @@ class Predictor:
         ]
 
     def predict_events(self, queries: Queries) -> "PredictedEvents":
-        """Return what `predict` does as arrays, which takes less time for many queries."""
+        """Return what `predict` does as arrays, which takes less time for many queries. Raises ForeignNetwork."""
         if not queries:
             return PredictedEvents(None, *[np.empty(0)] * 3)
+        require_network(self.bundle, queries.list_served_stops())
         columns = feature_columns(queries)
         delays, lower, upper = self.predict_delays(columns, queries.seconds_ahead, queries.report_numbers)
         interval = self._model.interval

@@ -118,6 +118,14 @@ class Queries(Sequence[ArrivalQuery]):
         """Return for each query (n,) the value of its vehicle, from one for each vehicle."""
         return np.repeat(values, self._sizes)
 
+    def list_served_stops(self) -> set[tuple[str | None, str]]:
+        """Return the routes and stops of the queries."""
+        return {
+            (route_id, event.stop_id)
+            for route_id, vehicle in zip(self._of_vehicle["route_id"], self.vehicles, strict=True)
+            for event in vehicle.events
+        }
+
     @cached_property
     def scheduled_us(self) -> np.ndarray:
         """Return the scheduled times (n,) in epoch microseconds."""

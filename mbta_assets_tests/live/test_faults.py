@@ -26,6 +26,7 @@ from mbta_assets_tests.serving.test_stream import read_tables
 from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, Reply
 from mbta_assets_tests.support.dagster_dev import ROOT, eventually, free_port
 from mbta_assets_tests.support.days import REAL, Tables
+from mbta_assets_tests.support.other_networks import OTHER_NETWORK, with_network
 from mbta_assets_tests.support.real_day import SEED_UPSTREAM
 
 pytestmark = pytest.mark.integration
@@ -164,6 +165,20 @@ def test_without_a_model_health_says_so_until_there_is_one(
     assert any("There is no model" in problem for problem in live.state.list_problems())
     empty_store.promote(empty_store.models[0])
     time.sleep(1.0)  # a failed first load is not repeated at once
+    assert live.play(snapshots[-1]).trips
+    assert live.state.list_problems() == []
+
+
+def test_a_model_of_another_network_is_not_served_and_health_says_so_until_there_is_one_of_this(
+    settings: Settings, empty_store: ModelStore, server: FeedServer, snapshots: list[FeedSnapshot]
+) -> None:
+    live = Live(settings, empty_store, server)
+    empty_store.promote(with_network(empty_store.models[0], OTHER_NETWORK))
+    server.plays["/feed"] = lambda request: Reply(snapshots[-2].content)
+    live.follower.poll()
+    assert live.state.published is None
+    assert any("another network" in problem for problem in live.state.list_problems())
+    empty_store.promote(empty_store.models[0])
     assert live.play(snapshots[-1]).trips
     assert live.state.list_problems() == []
 

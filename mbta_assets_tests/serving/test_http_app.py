@@ -14,18 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from werkzeug.test import EnvironBuilder
 
+from mbta_assets.ml.inference.transit_network import list_served_stops
 from mbta_assets.serving import ArrivalQuery, Predictor, openapi
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, REQUIRED_FIELDS
+from mbta_assets.serving.http_app import HttpApp
+from mbta_assets.serving.model_source import open_model_source
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT
 from mbta_assets_tests.deploy import compose
-from mbta_assets_tests.serving.conftest import ModelStore, query_json
+from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels, query_json
 from mbta_assets_tests.support.dagster_dev import ROOT, eventually
 from mbta_assets_tests.support.function_server import FunctionServer, Response, serve_predictions
 from mbta_assets_tests.support.image import read_instructions
+from mbta_assets_tests.support.other_networks import OTHER_NETWORK, with_network
 
 JSON = {"Content_Type": "application/json"}
 SHARED_CASES = "MBTA_SHARED_CASES"
@@ -68,6 +74,26 @@ def test_predictions_for_one_report_never_run_backwards(server: FunctionServer) 
     assert [prediction["event"] for prediction in predictions] == ["departure", *["arrival"] * 11]
     times = [datetime.fromisoformat(prediction["predicted_arrival"]) for prediction in predictions]
     assert times == sorted(times)
+
+
+def test_queries_of_another_network_than_the_models_are_refused_and_those_of_its_own_answered(
+    empty_store: ModelStore, trained_models: TrainedModels
+) -> None:
+    served = sorted(list_served_stops(trained_models.test_rows))
+    version = empty_store.promote(with_network(empty_store.models[0], served))
+    app = HttpApp(open_model_source(str(empty_store.root)), 30)
+
+    def post(stops: list[tuple[Any, Any]]) -> tuple[int, dict[str, Any]]:
+        queries = [query_json(route_id=route, stop_id=stop) for route, stop in stops]
+        request = Request(EnvironBuilder("/predict", method="POST", json={"queries": queries}).get_environ())
+        response = app.handle(request)
+        assert response.headers["X-Model-Version"] == version
+        return response.status_code, response.get_json()
+
+    assert post(served[:50])[0] == 200
+    status, content = post(OTHER_NETWORK)
+    assert status == 422 and "another network" in content["error"] and "MBTA_FOREIGN_MODEL=allow" in content["error"]
+    assert post([(None, stop) for _, stop in OTHER_NETWORK])[0] == 200, "routes are optional"
 
 
 def test_optional_fields_may_be_left_out(server: FunctionServer) -> None:

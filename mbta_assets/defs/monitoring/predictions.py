@@ -22,6 +22,7 @@ from mbta_assets.ml.evaluation.checks import accuracy_within_bounds, drift_withi
 from mbta_assets.ml.evaluation.drift import DriftReference, measure_drift
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, predict_baselines
 from mbta_assets.ml.evaluation.service_quality import measure_service
+from mbta_assets.ml.inference.transit_network import list_served_stops, require_network
 from mbta_assets.ml.training.dataset import read_labelled, read_rows
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.sources import Source, SourceError
@@ -68,6 +69,7 @@ def delay_predictions(
         if len(served):
             return _describe_served(accuracy.make_served_table(served, _list_learned(model_registry, served, day)))
         features = transit_features.read(day)
+        require_network(production_model, list_served_stops(features))
         out_of_sample = not accuracy.has_learned_from(production_model.manifest, day)
         predicted = accuracy.correct_predictions(features, model.predict(features))
         made = accuracy.make_predictions_table(features, predicted, version, out_of_sample=out_of_sample)

@@ -25,6 +25,7 @@ from mbta_assets.ml.evaluation.steadiness import measure_change_per_minute
 from mbta_assets.ml.inference.latency import measure_median_latency_us
 from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.inference.transit_network import list_served_stops, require_network
 from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.sources import Source, SourceError
@@ -61,6 +62,8 @@ def model_leaderboard(
     **models: Bundle,
 ) -> dg.MaterializeResult:
     test = read_labelled(training_set, "test")
+    for model in models.values():
+        require_network(model, list_served_stops(test))
     controls = {}
     for control in (model.manifest["control"] for model in models.values() if "control" in model.manifest):
         controls[control["asset"]] = model_registry.get(control["asset"], control["digest"])

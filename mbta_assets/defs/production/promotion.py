@@ -32,6 +32,7 @@ from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, 
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.run_time import MedianRunTime, OutdatedModel
+from mbta_assets.ml.inference.transit_network import ForeignNetwork, list_served_stops, require_network
 from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle
@@ -184,8 +185,9 @@ def _predict_rival(production: Bundle | None, rows: pd.DataFrame) -> tuple[Conte
     if production is None:
         return None, []
     try:
+        require_network(production, list_served_stops(rows))
         return Contender(production, _predict_published(load_model(production), rows)), []
-    except OutdatedModel as error:
+    except (OutdatedModel, ForeignNetwork) as error:
         return None, [Rule(True, f"{production.digest[:16]} in production is not compared with. {error}")]
 
 

@@ -17,6 +17,7 @@ from pyarrow import parquet
 
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE
+from mbta_assets.ml.inference.transit_network import NETWORK, ServedStop, describe_network, list_served_stops
 from mbta_assets.ml.training.dataset import (
     CATEGORICAL_FEATURES,
     MIN_LABELLED_ROWS,
@@ -45,6 +46,8 @@ class TrainingSet:
     """Time span and number of rows of each part."""
     learned_days: list[str]
     """Service days that have rows of the training or validation part, YYYY-MM-DD, in order."""
+    network: dict[str, str]
+    """What the network is recognized by; see `ml.inference.transit_network`."""
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -62,6 +65,7 @@ class TrainingSet:
             {
                 "parts": self.parts,
                 "learned_days": self.learned_days,
+                NETWORK: self.network,
                 "data_versions": dict(data_versions),
                 "rows_per_day": rows_per_day,
             },
@@ -94,8 +98,8 @@ def build_training_set(samples: Iterable[tuple[date, pd.DataFrame]], split: Spli
     learned = of_split.loc[(codes >= 0) & (codes != PARTS.index("test")), "service_date"]
     learned_days = sorted(np.unique(schema.to_service_dates(learned)).astype(str).tolist())
     del of_split, learned
-    content, encoder = _join(blocks, codes)
-    return TrainingSet(content, encoder, parts, learned_days)
+    content, encoder, network = _join(blocks, codes)
+    return TrainingSet(content, encoder, parts, learned_days, network)
 
 
 def _compress(rows: pd.DataFrame) -> bytes:
@@ -105,8 +109,10 @@ def _compress(rows: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _join(blocks: list[bytes], codes: np.ndarray) -> tuple[bytes, Encoder]:
-    """Write the rows of all blocks that have a part to one file, and fit the encoder. Empties the list of blocks.
+def _join(blocks: list[bytes], codes: np.ndarray) -> tuple[bytes, Encoder, dict[str, str]]:
+    """Write the rows of all blocks that have a part to one file, fit the encoder, and describe the network.
+
+    Empties the list of blocks.
 
     `codes` (n,) are those of the blocks' rows, in order.
     """
@@ -114,16 +120,18 @@ def _join(blocks: list[bytes], codes: np.ndarray) -> tuple[bytes, Encoder]:
         [parquet.read_schema(io.BytesIO(block)) for block in blocks], promote_options="permissive"
     )
     buffer, vocabularies = io.BytesIO(), {name: set[Any]() for name in CATEGORICAL_FEATURES}
+    served = set[ServedStop]()
     with parquet.ParquetWriter(buffer, fields.append(arrow.field("part", arrow.string())), compression="zstd") as file:
         for rows in _take_blocks(blocks, codes, fields):
             if rows.num_rows:
                 file.write_table(rows)
-            labelled = select_labelled(
-                schema.to_frame(rows.select([*CATEGORICAL_FEATURES, "part", "delay_seconds"])), "train"
-            )
+            frame = schema.to_frame(rows.select([*CATEGORICAL_FEATURES, "part", "delay_seconds"]))
+            served.update(list_served_stops(frame[frame["part"] != "test"]))
+            labelled = select_labelled(frame, "train")
             for name, values in Encoder.fit(labelled, [], CATEGORICAL_FEATURES).vocabularies.items():
                 vocabularies[name].update(values)
-    return buffer.getvalue(), Encoder(NUMERIC_FEATURES, {name: sorted(values) for name, values in vocabularies.items()})
+    encoder = Encoder(NUMERIC_FEATURES, {name: sorted(values) for name, values in vocabularies.items()})
+    return buffer.getvalue(), encoder, describe_network(served)
 
 
 def _take_blocks(blocks: list[bytes], codes: np.ndarray, fields: arrow.Schema) -> Iterator[arrow.Table]:

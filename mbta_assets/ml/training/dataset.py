@@ -15,6 +15,7 @@ import pyarrow as arrow
 import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
+from mbta_assets.ml.inference.transit_network import NETWORK
 from mbta_assets.storage.bundle import Bundle, git_commit
 from mbta_assets.storage.provenance import INPUTS, TRAINING_SET, Origin, merge_inputs
 from mbta_assets.transit import schema
@@ -165,11 +166,11 @@ def make_provenance(training_set: Bundle, **inputs: Bundle) -> dict[str, Any]:
     `inputs` are the further bundles by asset. Raises MixedVersions unless all of them come from this training set.
     """
     origins = {name: Origin.from_bundle(bundle) for name, bundle in {TRAINING_SET: training_set, **inputs}.items()}
-    copied = {"training_window": "parts", "data_versions": "data_versions", "learned_days": "learned_days"}
+    copied = {"training_window": "parts", **{name: name for name in ("data_versions", "learned_days", NETWORK)}}
     return {
         INPUTS: merge_inputs(origins),
         "training_set": training_set.digest,
-        # Training sets from before there were `learned_days` have none.
+        # Training sets of earlier releases lack some.
         **{name: training_set.manifest[field] for name, field in copied.items() if field in training_set.manifest},
         "git_commit": git_commit(),
         "units": {"label": "seconds of delay", "time": "UTC"},

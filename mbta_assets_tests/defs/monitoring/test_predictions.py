@@ -16,15 +16,17 @@ from mbta_assets.defs.models.xgboost_model import WITHOUT_TIME_AND_PLACE
 from mbta_assets.defs.monitoring import predictions
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.ml.inference import transit_network
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.inference.transit_network import ForeignNetwork
 from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.cross_fitting import compute_out_of_fold
 from mbta_assets.ml.training.dataset import read_rows, select_labelled
 from mbta_assets.ml.training.hyperparameters import BoostingConfig
 from mbta_assets.realtime.places import DirectoryPlace
-from mbta_assets.settings import Settings
+from mbta_assets.settings import AgencySettings, Settings
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.gtfs.archive import FeedArchive
 from mbta_assets.sources.gtfs.published import PublishedPredictions
@@ -37,6 +39,7 @@ from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
 from mbta_assets.transit.distances import REPORT_KEY
 from mbta_assets.transit.features import compute_transit_features
+from mbta_assets_tests.support.other_networks import OTHER_NETWORK, with_network
 
 # Starts no process, but simulates three service days and runs Dagster on them.
 pytestmark = pytest.mark.integration
@@ -301,6 +304,20 @@ def test_an_honest_prediction_is_kept_when_a_model_that_has_learned_from_the_day
     assert of_version.sum() == len(unseen)
     assert not predicted.loc[of_version, "out_of_sample"].any() and honest["out_of_sample"].all()
     pd.testing.assert_frame_equal(read_table(store, "prediction_accuracy"), accuracy)
+
+
+def test_a_day_of_another_network_is_not_predicted_and_the_error_says_what_to_do(
+    store: Path, unseen: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = ModelRegistry(store)
+    own = registry.current("production_model")
+    registry.make_current("production_model", registry.put("production_model", with_network(own, OTHER_NETWORK)).digest)
+    store_features(store, unseen)
+    with pytest.raises(ForeignNetwork, match="bundles/production_model/.*it has seen 0.*MBTA_FOREIGN_MODEL=allow"):
+        monitor(store, UNSEEN_DAY, select=["delay_predictions"])
+    monkeypatch.setattr(transit_network, "AGENCY", AgencySettings(foreign_model="allow"))
+    monitor(store, UNSEEN_DAY, select=["delay_predictions"])
+    assert len(read_table(store, "delay_predictions")) == len(unseen)
 
 
 def test_each_version_that_has_not_learned_from_the_day_is_scored(store: Path, unseen: pd.DataFrame) -> None:

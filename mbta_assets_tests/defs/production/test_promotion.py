@@ -23,12 +23,14 @@ from mbta_assets.defs.io_managers import BundleIOManager
 from mbta_assets.defs.production import promotion
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Gate, Rule
-from mbta_assets.ml.inference import onnx_session
+from mbta_assets.ml.inference import onnx_session, transit_network
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.model import ONNX_FILE, ONNX_KIND
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, Preprocessor
 from mbta_assets.ml.inference.run_time import LOOKUP_FILE, MedianRunTime
+from mbta_assets.ml.inference.transit_network import describe_network
+from mbta_assets.settings import AgencySettings
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
@@ -71,6 +73,8 @@ def make_rows(n: int) -> pd.DataFrame:
             "departure_delay_seconds": late,
             "last_delay_seconds": late,
             "last_change_seconds": change,
+            "sin_time": 0.0,
+            "cos_time": 1.0,
             "delay_seconds": SECONDS_FOR_CHANGE * change + random.normal(0, 10, n),
             "part": np.select([np.arange(n) < 0.4 * n, np.arange(n) < 0.5 * n], ["train", "validation"], "test"),
         }
@@ -106,7 +110,7 @@ def make_linear_model(learned: float, red_error_seconds: float = 0.0) -> Draft:
         nodes,
         "linear",
         [
-            helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["n", 5]),
+            helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["n", len(weights)]),
             helper.make_tensor_value_info("codes", TensorProto.INT64, ["n", 1]),
         ],
         [helper.make_tensor_value_info(onnx_session.OUTPUT, TensorProto.FLOAT, ["n"])],
@@ -260,6 +264,20 @@ def test_a_production_model_of_an_earlier_version_is_replaced_without_a_comparis
     assert metadata["promoted"]
     assert "in production is not compared with. The model was made by an earlier version" in metadata["decision"]
     assert "production_model_mae_seconds" not in metadata
+
+
+def test_a_production_model_of_another_agency_is_replaced_without_a_comparison(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = make_linear_model(0.9)
+    network = {**describe_network(()), "agency": "WMATA"}
+    deployment.set_current(NAME, replace(draft, fields={**draft.fields, "network": network}))
+    with monkeypatch.context() as allowed:
+        allowed.setattr(transit_network, "AGENCY", AgencySettings(foreign_model="allow"))
+        assert not deployment.promote(make_linear_model(0.5))["promoted"]
+    metadata = deployment.promote(make_linear_model(0.6))
+    assert metadata["promoted"]
+    assert "was trained for the agency 'WMATA'" in metadata["decision"]
 
 
 def test_a_worse_candidate_leaves_the_production_model_and_says_why(deployment: Deployment) -> None:

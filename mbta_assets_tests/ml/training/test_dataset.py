@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.transit_network import describe_network
 from mbta_assets.ml.training import dataset
 from mbta_assets.ml.training.assembly import build_training_set
 from mbta_assets.ml.training.dataset import (
@@ -115,6 +116,15 @@ def test_learned_days_are_those_of_the_training_and_validation_parts() -> None:
     assert one_day.learned_days == ["2024-03-01"]
 
 
+def test_the_network_is_that_of_the_rows_that_models_learn_from() -> None:
+    samples = make_samples([12] * 10)
+    days = sorted(samples)
+    for number, day in enumerate(days):
+        samples[day] = samples[day].assign(route_id="Red", stop_id=f"{number}")
+    built = build_training_set(samples.items(), SPLIT)
+    assert built.network == describe_network({("Red", f"{number}") for number in range(8)})
+
+
 def test_provenance_is_copied_from_the_training_set_and_other_training_sets_are_refused(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path)
     first, second = (
@@ -129,6 +139,7 @@ def test_provenance_is_copied_from_the_training_set_and_other_training_sets_are_
     assert provenance["training_set"] == first.digest
     assert provenance["learned_days"] == lookup.manifest["learned_days"] == first.manifest["learned_days"]
     assert provenance["data_versions"] == {"2024-03-01": "v"}
+    assert provenance["network"] == first.manifest["network"]
     assert provenance["training_window"] == first.manifest["parts"]
     with pytest.raises(MixedVersions, match=f"runtime_lookup was made from version {first.digest[:16]}"):
         make_provenance(second, runtime_lookup=lookup)
