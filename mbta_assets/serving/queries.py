@@ -18,6 +18,8 @@ from mbta_assets.serving.arrival_query import ArrivalQuery, FieldGroup
 from mbta_assets.serving.scheduled_trip import to_microseconds
 
 MICROSECONDS_PER_SECOND = 1_000_000
+MAX_LISTED = 5000
+"""Number of queries whose stops tell of which network all are."""
 
 
 class ScheduledEvent(NamedTuple):
@@ -119,10 +121,11 @@ class Queries(Sequence[ArrivalQuery]):
         return np.repeat(values, self._sizes)
 
     def list_served_stops(self) -> set[tuple[str | None, str]]:
-        """Return the routes and stops of the queries."""
+        """Return the routes and stops of the queries, of `MAX_LISTED` or so where there are more."""
+        every = 1 + len(self) // MAX_LISTED
         return {
             (route_id, event.stop_id)
-            for route_id, vehicle in zip(self._of_vehicle["route_id"], self.vehicles, strict=True)
+            for route_id, vehicle in zip(self._of_vehicle["route_id"][::every], self.vehicles[::every], strict=True)
             for event in vehicle.events
         }
 

@@ -6,6 +6,7 @@ of all others are among those that the model has seen. Stops by themselves say l
 have the ids of stops of another.
 """
 
+from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -19,8 +20,9 @@ from mbta_assets.storage.bundle import Bundle, BundleError
 
 NETWORK = "network"
 """Field of a manifest; models of earlier releases have none, and are not refused."""
-SKETCH_SIZE = 100
-HASH_BYTES = 4
+SKETCH_SIZE = 250
+"""Pairs in a sketch, which takes a kilobyte."""
+HASH_BYTES = 3
 MIN_COMPARED = 10
 """Fewer pairs tell nothing of a network."""
 MIN_KNOWN_SHARE = 0.05
@@ -44,7 +46,7 @@ def list_served_stops(columns: Columns) -> set[ServedStop]:
 def describe_network(served: Iterable[ServedStop]) -> dict[str, str]:
     """Return the manifest field of a model that is trained on rows with these routes and stops."""
     smallest = sorted(_hash_known_ids(served))[:SKETCH_SIZE]
-    sketch = "".join(value.to_bytes(HASH_BYTES).hex() for value in smallest)
+    sketch = b64encode(b"".join(value.to_bytes(HASH_BYTES) for value in smallest)).decode()
     return {"agency": AGENCY.agency_name, "time_zone": AGENCY.time_zone, "served_stops": sketch}
 
 
@@ -74,7 +76,8 @@ def require_network(model: Bundle, served: Collection[ServedStop] = ()) -> None:
 
 def _count_known(sketch: str, served: Iterable[ServedStop]) -> tuple[int, int]:
     """Return how many of the pairs that can be compared with a sketch are in it, and how many these are."""
-    seen = {int(sketch[begin : begin + 2 * HASH_BYTES], 16) for begin in range(0, len(sketch), 2 * HASH_BYTES)}
+    content = b64decode(sketch)
+    seen = {int.from_bytes(content[begin : begin + HASH_BYTES]) for begin in range(0, len(content), HASH_BYTES)}
     # A sketch that is not full has the hashes of all pairs.
     limit = max(seen) if len(seen) == SKETCH_SIZE else 256**HASH_BYTES
     compared = {value for value in _hash_known_ids(served) if value <= limit} if seen else set()

@@ -16,7 +16,7 @@ from mbta_assets_tests.support.gtfs_day import STATIC, WMATA, WMATA_DAY, read_ti
 from mbta_assets_tests.support.real_day import SEED_UPSTREAM
 
 Served = set[tuple[str, str]]
-MAX_BYTES = 1000
+MAX_BYTES = 1050
 
 
 def make_network(routes: int, stops: int, prefix: str = "") -> Served:
