@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.encoder import UNKNOWN_CODE
 from mbta_assets.ml.inference.run_time import OutdatedModel
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
 from mbta_assets.ml.training.hyperparameters import HUBER, REDUCED_INPUTS, BoostingConfig
@@ -21,10 +22,13 @@ MAIN_BASE = "lookup"
 """Residual base that the predictions of stored trees are relative to."""
 Trees: TypeAlias = Mapping[str, Any]
 """Boosters by the residual base that each was trained with; their mean is what they predict."""
+CATEGORIES = schema.columns_with_role(schema.TransitFeatures, "category")
 TIME_AND_PLACE_FEATURES = schema.feature_group("calendar", "time_of_day", "stop", "recent_delay") | {
     "lookup_delay_seconds"
 }
 """Model inputs that identify when and where rather than how the trip runs; trees overfit them on few service days."""
+STOP_CODES = [CATEGORIES.index(name) for name in ("stop_id", "current_stop_id")]
+"""Columns of `Arrays.codes` with stops."""
 NOT_FOR_XGBOOST = ("residual_to", "inputs", "unit")
 """Keys of a configuration that are no parameters of XGBoost."""
 SCALE, SECONDS = "scale", "seconds"
@@ -162,7 +166,8 @@ def file_name(base: str) -> str:
 def predict_residual(trees: Trees, residual_to: str, rows: Arrays) -> np.ndarray:
     """Return the mean residual (n,) that boosters predict, in units of the scale, relative to a residual base.
 
-    The bases differ by the time that the lookup predicts to the event, the last numeric input.
+    The bases differ by the time that the lookup predicts to the event, the last numeric input. Boosters relative to now
+    have learned that time by place: where a stop is unknown, the others predict, or the lookup if there are none.
     """
     features = stack_features(rows)
     ahead = rows.numeric[:, -1] / rows.scale
@@ -173,7 +178,12 @@ def predict_residual(trees: Trees, residual_to: str, rows: Arrays) -> np.ndarray
         in_scale = residual / rows.scale if booster.attr("unit") == SECONDS else residual
         return in_scale + shift.get((base, residual_to), 0.0)
 
-    return np.mean([predict(base, booster) for base, booster in trees.items()], axis=0)
+    residuals = {base: predict(base, booster) for base, booster in trees.items()}
+    mean = np.mean(list(residuals.values()), axis=0)
+    if "now" not in trees:
+        return mean
+    at_unknown_stop = (rows.codes[:, STOP_CODES] == UNKNOWN_CODE).any(axis=1)
+    return np.where(at_unknown_stop, residuals.get("lookup", shift.get(("lookup", residual_to), 0.0)), mean)
 
 
 def load_trees(bundle: Bundle, residual_to: str) -> Callable[[Arrays], np.ndarray]:

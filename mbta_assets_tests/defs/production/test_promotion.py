@@ -73,8 +73,6 @@ def make_rows(n: int) -> pd.DataFrame:
             "departure_delay_seconds": late,
             "last_delay_seconds": late,
             "last_change_seconds": change,
-            "sin_time": 0.0,
-            "cos_time": 1.0,
             "delay_seconds": SECONDS_FOR_CHANGE * change + random.normal(0, 10, n),
             "part": np.select([np.arange(n) < 0.4 * n, np.arange(n) < 0.5 * n], ["train", "validation"], "test"),
         }

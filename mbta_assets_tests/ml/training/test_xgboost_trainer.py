@@ -1,5 +1,6 @@
 """Trees report their error in seconds whatever the unit of their loss, and those of both bases are averaged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,11 @@ def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: P
     numeric = np.column_stack([random.normal(size=n), lookup_delay, lookup_delay + ahead]).astype(np.float32)
     scale, label = np.full(n, 40, np.float32), (lookup_delay + random.normal(0, 30, n)).astype(np.float32)
     bases = {"lookup": lookup_delay.astype(np.float32), "now": (-ahead).astype(np.float32)}
-    rows = {base: Arrays(numeric, np.zeros((n, 1), np.int32), value, scale, label) for base, value in bases.items()}
+    rows = {base: Arrays(numeric, np.ones((n, 2), np.int32), value, scale, label) for base, value in bases.items()}
     units = {"lookup": SECONDS, "now": SCALE}
     trees = {
         base: xgboost_trainer.fit(
-            XGBoostTrainer({**WITH_ALL_INPUTS, "unit": units[base]}, list("abcd"), BoostingConfig(5, 5, 1), 0),
+            XGBoostTrainer({**WITH_ALL_INPUTS, "unit": units[base]}, list("abcde"), BoostingConfig(5, 5, 1), 0),
             rows[base],
         )
         for base in bases
@@ -76,6 +77,9 @@ def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: P
         stored = bundle.write(tmp_path / residual_to, "xgboost", files, residual_to=residual_to, **fields)
         residual = xgboost_trainer.load_trees(stored, residual_to)(rows[residual_to])
         assert rows[residual_to].base + scale * residual == pytest.approx(np.mean(delays, axis=0), abs=0.01)
+        unknown = replace(rows[residual_to], codes=rows[residual_to].codes * [1, 0])
+        residual = xgboost_trainer.load_trees(stored, residual_to)(unknown)
+        assert rows[residual_to].base + scale * residual != pytest.approx(np.mean(delays, axis=0), abs=0.01)
     old = bundle.write(tmp_path / "old", "xgboost", {"model.ubj": b""}, residual_to="lookup")
     with pytest.raises(OutdatedModel, match="materialize xgboost_model"):
         xgboost_trainer.load_trees(old, "lookup")
