@@ -243,7 +243,7 @@ def join_predictions(after: Sequence[pd.DataFrame], before: Sequence[pd.DataFram
 
 def _stack_errors(seeds: Sequence[pd.DataFrame]) -> dict[str, np.ndarray]:
     """Return the absolute errors (seeds, n) of each model that all tables (n, …) have."""
-    models = [name for name in (seeds[0] if seeds else ()) if name not in ("stops_ahead", LABEL)]
+    models = [str(name) for name in (seeds[0] if seeds else ()) if name not in ("stops_ahead", LABEL)]
     return {
         model: np.stack([(seed[model] - seed[LABEL]).abs().to_numpy(dtype=np.float64) for seed in seeds])
         for model in models

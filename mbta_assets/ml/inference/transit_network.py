@@ -25,7 +25,7 @@ SKETCH_SIZE = 250
 HASH_BYTES = 3
 MIN_COMPARED = 10
 """Fewer pairs tell nothing of a network."""
-MIN_KNOWN_SHARE = 0.05
+MIN_SEEN_SHARE = 0.05
 """A schedule change that renames most stops or routes leaves more."""
 ALLOW = "allow"
 
@@ -66,15 +66,15 @@ def require_network(model: Bundle, served: Collection[ServedStop] = ()) -> None:
         )
     if len(served) < MIN_COMPARED:
         return
-    known, compared = _count_known(network["served_stops"], served)
-    if compared >= MIN_COMPARED and known < MIN_KNOWN_SHARE * compared:
+    n_seen, n_compared = _count_seen(network["served_stops"], served)
+    if n_compared >= MIN_COMPARED and n_seen < MIN_SEEN_SHARE * n_compared:
         raise ForeignNetwork(
-            f"{model.path} was trained on another network than it is asked about: of {compared} stops of a route that "
-            f"were compared, it has seen {known}. Use the model of this network, or {_REMEDY}"
+            f"{model.path} was trained on another network than it is asked about: of {n_compared} stops of a route "
+            f"that were compared, it has seen {n_seen}. Use the model of this network, or {_REMEDY}"
         )
 
 
-def _count_known(sketch: str, served: Iterable[ServedStop]) -> tuple[int, int]:
+def _count_seen(sketch: str, served: Iterable[ServedStop]) -> tuple[int, int]:
     """Return how many of the pairs that can be compared with a sketch are in it, and how many these are."""
     content = b64decode(sketch)
     seen = {int.from_bytes(content[begin : begin + HASH_BYTES]) for begin in range(0, len(content), HASH_BYTES)}

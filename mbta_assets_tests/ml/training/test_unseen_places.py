@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mbta_assets.defs.models.xgboost_model import WITH_ALL_INPUTS
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.model import load_onnx, predict_delay
+from mbta_assets.ml.inference.model import ResidualFunction, load_onnx, predict_delay
 from mbta_assets.ml.training import int8_variants, network_trainer, onnx_export, xgboost_trainer
 from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, prepare_training_data
 from mbta_assets.ml.training.dataset import CATEGORICAL_FEATURES, NUMERIC_FEATURES, SplitConfig, assign_parts
@@ -64,7 +64,7 @@ def trained(rows: pd.DataFrame) -> Trained:
     train, validation = data.train.relative_to("lookup"), data.validation.relative_to("lookup")
     config = TrainConfig(epochs=2, min_steps_per_epoch=16)
     onnx = onnx_export.to_onnx(network_trainer.fit(NetworkConfig(hidden=(32, 16)), config, train, validation).network)
-    residuals = {
+    residuals: dict[str, ResidualFunction] = {
         "trees": partial(xgboost_trainer.predict_residual, trees, "lookup"),
         "trees relative to now": partial(xgboost_trainer.predict_residual, {"now": trees["now"]}, "lookup"),
         "network": load_onnx(onnx),
@@ -81,8 +81,8 @@ def rename(rows: pd.DataFrame, share_by_place: Mapping[str, float], seed: int) -
     is_new = dict(zip(stops, draw.random(len(stops)), strict=True))
     changed = rows.copy()
     for place, share in share_by_place.items():
-        new = [is_new.get(value, draw.random()) < share for value in rows[place]]
-        changed[place] = rows[place].astype(object).mask(new, "new " + rows[place].astype(object))
+        values = [f"new {value}" if is_new.get(value, draw.random()) < share else value for value in rows[place]]
+        changed[place] = pd.Series(values, rows.index, object)
     return changed
 
 
