@@ -60,7 +60,7 @@ def main() -> None:
 def train_and_predict(rows: pd.DataFrame, test: pd.DataFrame, max_rows: int) -> dict[str, np.ndarray]:
     """Train on rows of the training and validation parts, and return the delays (n,) of n test rows by model."""
     encoder = Encoder.fit(select_labelled(rows, "train"), NUMERIC_FEATURES, CATEGORICAL_FEATURES)
-    preprocessor, data = prepare_training_data(encoder, rows[FIT_COLUMNS], [rows], SEED)
+    preprocessor, data, _ = prepare_training_data(encoder, rows[FIT_COLUMNS], [rows], SEED)
     data = data.drop_unlabelled().subsample(max_rows)
     delays = {"`runtime_lookup`": preprocessor.lookup.predict_delay(test)}
     for model, predict_residual in {"trees": train_trees(data), "network": train_network(data)}.items():

@@ -53,7 +53,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def trained(rows: pd.DataFrame) -> Trained:
     """Return small models of each kind: the lookup, trees, a network and its int8."""
     encoder = Encoder.fit(rows[rows["part"] == "train"], NUMERIC_FEATURES, CATEGORICAL_FEATURES)
-    preprocessor, data = prepare_training_data(encoder, rows[FIT_COLUMNS], [rows], 0)
+    preprocessor, data, _ = prepare_training_data(encoder, rows[FIT_COLUMNS], [rows], 0)
     trees = {
         base: xgboost_trainer.fit(
             XGBoostTrainer({**WITH_ALL_INPUTS, "residual_to": base}, data.feature_names, BoostingConfig(20, 20, 10), 0),
