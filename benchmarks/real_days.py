@@ -5,7 +5,7 @@
 Run by `make benchmark-real`. A data set is a directory in DATA with the upstream tables as the source `files` reads
 them; the day that the tests use is always one. What is trained already is not trained again: a run that was stopped
 goes on. `--before` is the `--out` of another version of the platform, whose predictions are compared on the same rows.
-That version is run by this script too, with its checkout as PYTHONPATH.
+That version is run by this script too, with its checkout as PYTHONPATH and `--train-only`.
 """
 
 import argparse
@@ -80,9 +80,13 @@ def main() -> None:
             continue
         for seed in arguments.seeds:
             train(arguments.out / name, directory, seed)
+        if arguments.train_only:
+            continue
         after = read_seeds(arguments.out / name, arguments.seeds)
         before = read_seeds(arguments.before / name, arguments.seeds) if arguments.before else []
         sections.append(describe_data_set(name, after, before))
+    if not sections:
+        return
     text = "\n\n".join([WHAT_CHOSE_WHAT, HOW_TO_READ, *sections])
     print(f"\n{text}")
     if arguments.write:
@@ -347,6 +351,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=default_out, help="where stores are kept, by data set and seed")
     parser.add_argument("--before", type=Path, help="where an earlier version has kept its stores")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--train-only", action="store_true", help="train and predict, and make no tables")
     parser.add_argument("--only", nargs="+", help="names of the data sets, by default all")
     parser.add_argument("--write", type=Path, help="document in which the tables are replaced")
     arguments = parser.parse_args()
