@@ -301,7 +301,10 @@ PATHS: dict[str, dict[str, JSONObject]] = {
                 "400": _error("The body is not JSON, or not what its Content-Encoding says."),
                 "413": _error(f"The body has more than {MAX_BODY_BYTES:,} bytes, as sent or decompressed."),
                 "415": _error("The content type is not application/json, or the content encoding is not gzip."),
-                "422": _error("Fields are missing or invalid, or break a rule; each is named."),
+                "422": _error(
+                    "Fields are missing or invalid, or break a rule; each is named. Or the stops are of another "
+                    "network than the model's."
+                ),
                 "503": _error(NO_MODEL),
             },
         }
