@@ -23,8 +23,6 @@ from mbta_assets.transit.formulas import STOPS_AHEAD
 FIRST_DAY = date(2024, 9, 9)
 DAYS = 10
 PARALLEL_RUNS = 2
-ROWS_PER_DAY = 60_000
-"""Maximum number of rows of a service day to train on: fewer than the platform's default for ten days."""
 DEFAULT_TUNE_TRIALS = 6
 """Number of trials of each search without MBTA_TUNE_TRIALS: fewer than the platform's default, to take less time."""
 
@@ -41,8 +39,7 @@ def run_demo() -> None:
     dg.DagsterInstance.get().dispose()  # creates the storage of a new DAGSTER_HOME, which parallel runs must not do
     ranges = [f"{first}...{last}" for first, last in split_days(days, PARALLEL_RUNS)]
     materialize("tables", [["group:upstream or group:transit", "--partition-range", day_range] for day_range in ranges])
-    config = json.dumps({"ops": {"training_set": {"config": {"rows_per_day": ROWS_PER_DAY}}}})
-    materialize("models", [["group:training or group:models or group:production", "--config-json", config]])
+    materialize("models", [["group:training or group:models or group:production"]])
     materialize("predictions", [["group:monitoring", "--partition", str(days[-1])]])
     print_results(settings.store)
     print(f"\nThe demo took {time.monotonic() - started:.0f} s. Next: make dev")
