@@ -126,8 +126,9 @@ class DistillationData:
         return replace(self, train=self.train.take(rows), teacher=self.teacher[rows], optimization=optimization)
 
     def end_after(self, epoch: int) -> Self:
-        """Set the epoch that training ends after."""
-        return replace(self, optimization=replace(self.optimization, last_epoch=epoch))
+        """Set the epoch that training ends after, and drop the validation rows, which have no part in that."""
+        optimization = replace(self.optimization, last_epoch=epoch)
+        return replace(self, validation=self.validation.take(np.arange(0)), optimization=optimization)
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def distill_student(
     of_held_out = {"dnn_teacher": teacher, "pruned_held_out": held_out.network, "xgboost_held_out": held_out.trees}
     held_out_draft = data.draft(fitted, configuration, executor.torch_workers, of_held_out)
     del distillation_data, data, all_columns
-    earlier = _predict_earlier_days(folds, teacher, configuration, training, executor)
+    earlier = _predict_earlier_days(folds, teacher, configuration, fitted.best_epoch, training, executor)
     held_out_draft = replace(held_out_draft, files={**held_out_draft.files, EARLIER_DAYS_FILE: earlier})
     all_columns = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
     data = all_columns.select_columns_of(teacher)
@@ -219,7 +220,7 @@ def distill_student(
         errors,
         held_out_draft,
         fitted.replace_network(student),
-        fitted.replace_network(control),
+        control,
         data,
         {"dnn_teacher": teacher, "pruned_teacher": final.network, "xgboost_model": final.trees},
         executor.torch_workers,
@@ -230,20 +231,21 @@ def _predict_earlier_days(
     folds: Iterable[NetworkData],
     teacher: Bundle,
     configuration: Configuration,
+    epochs: int,
     training: StudentTraining,
     executor: TrainingExecutor,
 ) -> bytes:
     """Return a Parquet file with predictions of the service days that folds predict from the days before.
 
-    They are of students without a teacher, as teachers have learned these days. Columns are the `place` of the row
-    among those of `LEARNED_PARTS`, and its predicted `delay` in seconds.
+    They are of students without a teacher, as teachers have learned these days, trained for a given number of epochs.
+    Columns are the `place` of the row among those of `LEARNED_PARTS`, and its predicted `delay` in seconds.
     """
     places, delays = [np.empty(0, np.int64)], [np.empty(0)]
     for fold in folds:
         data = fold.select_columns_of(teacher)
-        untaught = _make_data(data, np.zeros(len(data.train), np.float32), training)
-        fitted = executor.train_network(train_configuration, _without_teacher(configuration), untaught)
         rows = data.validation
+        untaught = _make_data(data, np.zeros(len(data.train), np.float32), training).end_after(epochs)
+        fitted = executor.train_network(train_configuration, _without_teacher(configuration), untaught)
         places.append(data.validation_places)
         delays.append(rows.base + rows.scale * predict(fitted.network, rows))
     place, delay = np.concatenate(places), np.concatenate(delays)

@@ -110,7 +110,7 @@ class NetworkData:
 
         `teachers` are the models that it was made from, by asset.
         """
-        validation = {"mae": fitted.validation_error, "n": fitted.validation_rows}
+        validation = {"validation": {"mae": fitted.validation_error, "n": fitted.validation_rows}}
         return Draft(
             "network",
             {**to_files(fitted.network), **self.preprocessor.to_files()},
@@ -124,7 +124,7 @@ class NetworkData:
                 "seed": self.data.seed,
                 "workers": workers,
                 "epochs": fitted.best_epoch,
-                "validation": validation,
+                **(validation if fitted.validation_rows else {}),
                 "libraries": library_versions("numpy", "torch"),
                 **fields,
             },
