@@ -251,7 +251,10 @@ def _list_coverage(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, 
 
 
 def _list_days(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, Any]]:
-    """List the error of each model and baseline on each test day, and the coverage of its prediction interval."""
+    """List the error of each model and baseline on each test day, and the coverage of its prediction interval.
+
+    That of adaptive ones is beside it, each day's corrected by the test days before.
+    """
     return [
         {
             "model": row["model"],
@@ -260,6 +263,8 @@ def _list_days(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, Any]
             "mae": errors["mae"],
             "coverage": row["interval"] and row["interval"]["by_day"][day]["coverage"],
             "mean_width_seconds": row["interval"] and row["interval"]["by_day"][day]["mean_width_seconds"],
+            "adaptive coverage": row["interval"] and row["interval"]["adaptive"]["by_day"][day]["coverage"],
+            "adaptive width": row["interval"] and row["interval"]["adaptive"]["by_day"][day]["mean_width_seconds"],
         }
         for row in leaderboard
         for day, errors in row["by_day"].items()

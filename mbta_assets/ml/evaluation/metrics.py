@@ -9,7 +9,8 @@ import pandas as pd
 from mbta_assets.agency import AGENCY
 from mbta_assets.ml.evaluation.grouping import bin_changes, classify_positions
 from mbta_assets.ml.inference.encoder import Columns
-from mbta_assets.ml.inference.intervals import IntervalCalibration
+from mbta_assets.ml.inference.intervals import UNCORRECTED, IntervalCalibration
+from mbta_assets.ml.inference.monotone import group_reports
 from mbta_assets.setting_types import parse_minutes
 from mbta_assets.transit.agency_delays import AGENCY_DELAY
 
@@ -119,14 +120,30 @@ def score_eta_windows(
 def score_interval(interval: IntervalCalibration, columns: Columns, delay: np.ndarray) -> dict[str, Any]:
     """Return the coverage and mean width of an interval around predicted delays (n,), in all and by distance and day.
 
-    `columns` are feature columns of n labelled rows.
+    `columns` are feature columns of n labelled rows. `adaptive` has the same for intervals that are corrected by what
+    the service days before taught, day by day.
     """
+    groups, days = group_reports(columns), np.asarray(columns["service_date"], dtype="datetime64[D]").astype(str)
+    lower, upper = interval.compute_bounds(columns, delay, groups)
+    adaptive, correction = np.empty((2, len(delay))), UNCORRECTED
+    names = [str(name) for name in columns]
+    for day in np.unique(days):
+        mask = days == day
+        of_day = {name: np.asarray(columns[name])[mask] for name in names}
+        adaptive[:, mask] = interval.compute_bounds(of_day, delay[mask], groups[mask], correction)
+        correction = interval.learn_day(correction, of_day, delay[mask], groups[mask])
+    return {
+        "confidence_level": interval.confidence_level,
+        **_score_bounds(columns, days, lower, upper),
+        "adaptive": _score_bounds(columns, days, *adaptive),
+    }
+
+
+def _score_bounds(columns: Columns, days: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> dict[str, Any]:
+    """Return the coverage and mean width of bounds (n,), in all and by distance and service day (n,)."""
     label = np.asarray(columns["delay_seconds"], dtype=np.float64)
-    stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.float64)
-    days = np.asarray(columns["service_date"], dtype="datetime64[D]").astype(str)
-    lower, upper = interval.compute_bounds(columns, delay)
-    within = (label >= lower) & (label <= upper)
-    width = upper - lower
+    stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64)
+    within, width = (label >= lower) & (label <= upper), upper - lower
 
     def score(mask: np.ndarray) -> dict[str, Any]:
         return {
@@ -136,9 +153,8 @@ def score_interval(interval: IntervalCalibration, columns: Columns, delay: np.nd
         }
 
     return {
-        "confidence_level": interval.confidence_level,
         **score(np.ones(len(label), dtype=bool)),
-        "by_stops_ahead": {str(int(stops)): score(stops_ahead == stops) for stops in np.unique(stops_ahead)},
+        "by_stops_ahead": {str(stops): score(stops_ahead == stops) for stops in np.unique(stops_ahead)},
         "by_day": {day: score(days == day) for day in np.unique(days)},
     }
 

@@ -21,6 +21,7 @@ from mbta_assets.ml.inference.difficulty import Difficulty, is_at_first_stop
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, encode_values
 from mbta_assets.ml.inference.monotone import group_reports, make_non_decreasing
+from mbta_assets.ml.inference.width_correction import WidthCorrection
 
 DEFAULT_CONFIDENCE_LEVEL = 0.9
 """Share of arrivals that should lie within the interval."""
@@ -29,10 +30,12 @@ MIN_TRIPS = 50
 
 POOLED_TRIPS = 300
 """Distances of fewer trips are pooled with further ones."""
-MAX_DAY_RATIO = 1.5
+MAX_DAY_RATIO = 1.25
 """Errors of a day count as if they were at most so many times as large, or as small, as those of the median day."""
 MIN_DAYS = 3
 """Of fewer days none is odd."""
+MIN_WIDTH_SECONDS = 0.1
+UNCORRECTED = WidthCorrection()
 MIN_EARLY_RATIO, MAX_EARLY_RATIO = 0.5, 2.0
 
 Group = tuple[str | None, bool | None]
@@ -76,7 +79,13 @@ class IntervalCalibration:
         curves = _fit_curves(columns, np.column_stack([size, weights]), confidence_level)
         return cls(confidence_level, curves, difficulty, early_ratio)
 
-    def compute_widths(self, columns: Columns, delay: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    def compute_widths(
+        self,
+        columns: Columns,
+        delay: np.ndarray,
+        groups: np.ndarray | None = None,
+        correction: WidthCorrection = UNCORRECTED,
+    ) -> np.ndarray:
         """Return by how many seconds (n,) the interval of each predicted delay (n,) extends to the late side.
 
         Those of arrivals never decrease with the distance within a report; `groups` (n,) has an integer for each
@@ -84,19 +93,36 @@ class IntervalCalibration:
         """
         groups = group_reports(columns) if groups is None else groups
         widths = self._evaluate_curves(columns) * self.difficulty.evaluate(columns, delay)
+        widths = widths * correction.evaluate(columns)
         return make_non_decreasing(widths, _get_stops_ahead(columns), groups)
 
     def compute_bounds(
-        self, columns: Columns, delay: np.ndarray, groups: np.ndarray | None = None
+        self,
+        columns: Columns,
+        delay: np.ndarray,
+        groups: np.ndarray | None = None,
+        correction: WidthCorrection = UNCORRECTED,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the lower and upper bounds (n,), in seconds of delay, around predicted delays (n,).
 
         `groups` are those of `compute_widths`. The lower bound is never an arrival before now, as the vehicle has not
         arrived yet.
         """
-        widths = self.compute_widths(columns, delay, groups)
+        widths = self.compute_widths(columns, delay, groups, correction)
         arriving_now = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
         return np.maximum(delay - self.early_ratio * widths, arriving_now), delay + widths
+
+    def learn_day(
+        self, correction: WidthCorrection, columns: Columns, delay: np.ndarray, groups: np.ndarray | None = None
+    ) -> WidthCorrection:
+        """Return a correction that has learned from the labelled rows of a service day, which it was applied to.
+
+        `delay` (n,) is what was predicted for them; `groups` are those of `compute_widths`.
+        """
+        error = np.asarray(columns["delay_seconds"], dtype=np.float64) - delay
+        size = np.where(error < 0, -error / self.early_ratio, error)
+        ratio = size / np.maximum(self.compute_widths(columns, delay, groups, correction), MIN_WIDTH_SECONDS)
+        return correction.learn(columns, ratio, self.confidence_level)
 
     def _evaluate_curves(self, columns: Columns) -> np.ndarray:
         """Return the seconds (n,) of each row at average difficulty, by the curve of its smallest calibrated group."""

@@ -158,6 +158,20 @@ def test_a_width_does_not_depend_on_other_reports(seed: int) -> None:
         assert np.array_equal(INTERVAL.compute_widths(alone, delay[mask], reports[mask]), widths[mask])
 
 
+def test_adaptive_intervals_of_a_day_are_corrected_by_the_days_before_and_by_no_row_of_its_own() -> None:
+    rows = make_rows(20_000, 17) | {"delay_seconds": 1.4 * make_rows(20_000, 17)["delay_seconds"]}
+    score = score_interval(INTERVAL, rows, np.zeros(20_000))
+    days, adaptive = sorted(score["by_day"]), score["adaptive"]["by_day"]
+    assert adaptive[days[0]] == score["by_day"][days[0]]
+    coverage = [adaptive[day]["coverage"] for day in days]
+    assert coverage == sorted(coverage)
+    assert coverage[-1] > score["by_day"][days[-1]]["coverage"] + 0.02
+    changed = rows | {"delay_seconds": np.where(rows["service_date"] == days[-1], 0, rows["delay_seconds"])}
+    score_of_changed = score_interval(INTERVAL, changed, np.zeros(20_000))["adaptive"]["by_day"]
+    assert score_of_changed[days[-1]]["mean_width_seconds"] == adaptive[days[-1]]["mean_width_seconds"]
+    assert score_of_changed[days[-1]]["coverage"] == 1
+
+
 def test_the_lower_bound_is_never_an_arrival_before_now() -> None:
     interval, rows = calibrate(make_rows(1_000, 7)), make_rows(3, 8)
     rows["scheduled_seconds_ahead"] = np.array([-5.0, 0.0, 10.0])
