@@ -13,7 +13,7 @@ from mbta_assets.defs.executor import step_executor
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager, UpstreamIOManager
 from mbta_assets.defs.labels import label_assets
 from mbta_assets.defs.metadata import CODE_REFERENCES
-from mbta_assets.defs.monitoring import network_snapshot, predictions
+from mbta_assets.defs.monitoring import network_snapshot, predictions, width_correction
 from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, service_days
 from mbta_assets.defs.production import leaderboard, promotion
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
@@ -33,7 +33,7 @@ from mbta_assets.defs.resources.source import (
 from mbta_assets.settings import Settings, SettingsError
 
 MODULES = [training, leaderboard, promotion]
-DAILY_MODULES = [transit, predictions, network_snapshot]
+DAILY_MODULES = [transit, predictions, network_snapshot, width_correction]
 """Modules whose assets are partitioned by the service days of a deployment."""
 
 

@@ -11,15 +11,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from mbta_assets.gcp.errors import CloudError
+from mbta_assets.ml.inference.intervals import UNCORRECTED
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import shift_delays
 from mbta_assets.ml.inference.transit_network import require_network
+from mbta_assets.ml.inference.width_correction import WidthCorrection
 from mbta_assets.serving import logs
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, POSITION_FIELDS, TIME_FIELDS, ArrivalQuery
 from mbta_assets.serving.model_source import ModelSource, open_model_source
 from mbta_assets.serving.queries import EVENT_FIELDS, MICROSECONDS_PER_SECOND, Queries
 from mbta_assets.serving.refreshing_cache import RefreshingCache
-from mbta_assets.storage.bundle import Bundle
+from mbta_assets.storage.bundle import Bundle, BundleError
+from mbta_assets.storage.reports import WIDTH_CORRECTION
 from mbta_assets.transit import formulas
 
 EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
@@ -126,10 +130,13 @@ class PredictedEvents(NamedTuple):
 class Predictor:
     """One version of a model, opened once and safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Open a bundle and make a trial prediction. Raises BundleError if it is damaged or of another agency."""
+    def __init__(self, bundle: Bundle, correction: WidthCorrection = UNCORRECTED) -> None:
+        """Open a bundle and make a trial prediction. Raises BundleError if it is damaged or of another agency.
+
+        `correction` is that of the widths of its intervals, learned from the days before.
+        """
         require_network(bundle)
-        self.bundle = bundle
+        self.bundle, self.correction = bundle, correction
         self.version = bundle.digest
         self._model = Model(bundle)
         self.predict([EXAMPLE_QUERY])
@@ -140,7 +147,9 @@ class Predictor:
 
         Raises BundleError if there is no model, or CloudError if the bucket cannot be read.
         """
-        return cls(open_model_source(location).load_bundle())
+        source = open_model_source(location)
+        bundle = source.load_bundle()
+        return cls(bundle, _read_correction(source, bundle.digest))
 
     def predict(self, queries: Sequence[ArrivalQuery]) -> list[Prediction]:
         """Return a prediction for each query, in the same order.
@@ -194,7 +203,7 @@ class Predictor:
         if self._model.interval is None:
             return delay, np.full(len(delay), np.nan), np.full(len(delay), np.nan)
         groups = np.arange(len(delay)) if groups is None else groups
-        lower, upper = self._model.interval.compute_bounds(columns, delay, groups)
+        lower, upper = self._model.interval.compute_bounds(columns, delay, groups, self.correction)
         return delay, np.minimum(lower, delay), upper
 
 
@@ -209,20 +218,33 @@ def follow_model(location: str, refresh_seconds: float = 30) -> RefreshingCache[
 def make_predictor_cache(source: ModelSource, refresh_seconds: float) -> RefreshingCache[Predictor]:
     """Return a cache of the source's current predictor.
 
-    A new version replaces the cached one after it has been verified and has made a trial prediction.
+    A new version replaces the cached one after it has been verified and has made a trial prediction. So does the same
+    version when the correction of its intervals has changed.
     """
 
     def load_predictor(cached: Predictor | None) -> Predictor:
-        """Return the cached predictor if its version is current, otherwise a new one."""
+        """Return the cached predictor if its version and correction are current, otherwise a new one."""
         version = source.current_version()
         if cached is not None and version in (None, cached.version):
-            return cached
-        predictor = Predictor(source.load_bundle(version))
+            correction = _read_correction(source, cached.version, cached.correction)
+            return cached if correction == cached.correction else Predictor(cached.bundle, correction)
+        bundle = source.load_bundle(version)
+        predictor = Predictor(bundle, _read_correction(source, bundle.digest))
         previous_version = None if cached is None else cached.version
         logs.write("NOTICE", "model loaded", version=predictor.version, previous_version=previous_version)
         return predictor
 
     return RefreshingCache("model", load_predictor, refresh_seconds)
+
+
+def _read_correction(source: ModelSource, version: str, otherwise: WidthCorrection = UNCORRECTED) -> WidthCorrection:
+    """Return the correction of a model's interval widths, none if there is none; `otherwise` if it cannot be read."""
+    try:
+        content = source.read_report(WIDTH_CORRECTION)
+        return UNCORRECTED if content is None else WidthCorrection.from_json(content, version)
+    except (BundleError, CloudError, ValueError) as error:
+        logs.write("WARNING", f"The report {WIDTH_CORRECTION} is left out, as it cannot be read: {error}")
+        return otherwise
 
 
 def _shift_times(times: Sequence[datetime], seconds: Sequence[float]) -> list[datetime]:

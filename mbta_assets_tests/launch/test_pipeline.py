@@ -24,6 +24,7 @@ SELECTIONS = (
     "+key:quantized_student",
     "key:training_set or key:production_model",
     "key:network_snapshot",
+    "key:width_correction",
 )
 DAY = small_network.DAYS[0]
 

@@ -14,10 +14,12 @@ import pytest
 from mbta_assets.ml.evaluation.metrics import score_interval
 from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model
 from mbta_assets.ml.inference.monotone import make_monotone
+from mbta_assets.ml.inference.width_correction import WidthCorrection
 from mbta_assets.serving import ArrivalQuery, Predictor, StopTime, Stream, Timetable, VehicleUpdate, follow_model
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, REQUIRED_FIELDS
 from mbta_assets.serving.predictor import feature_columns
 from mbta_assets.storage import bundle
+from mbta_assets.storage.reports import WIDTH_CORRECTION, ReportStore
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
 from mbta_assets_tests.support.dagster_dev import eventually
 
@@ -218,6 +220,32 @@ def test_a_followed_model_changes_with_each_promotion_and_rollback(model_store: 
     for model in (model_store.models[1], model_store.models[0]):
         model_store.promote(model)
         eventually("the promoted version is served", 10, partial(serves, model.digest))
+
+
+def test_a_followed_model_follows_the_correction_of_its_intervals(model_store: ModelStore) -> None:
+    version, reports = model_store.models[0].digest, ReportStore(model_store.root)
+    predictors = follow_model(str(model_store.root), refresh_seconds=0)
+    wider = WidthCorrection(by_route={EXAMPLE_QUERY.route_id or "": 0.5})
+
+    def get_width() -> float:
+        prediction = predictors.get().predict_one(EXAMPLE_QUERY)
+        assert prediction.interval
+        return prediction.interval.upper_delay_seconds - prediction.delay_seconds
+
+    def has_width(width: float) -> bool:
+        return bool(np.isclose(get_width(), width))
+
+    usual = get_width()
+    for content, factor in (
+        (wider.to_json(version), np.exp(0.5)),
+        (b"half", np.exp(0.5)),
+        (wider.to_json("another"), 1),
+        (b"half", 1),
+    ):
+        reports.write(WIDTH_CORRECTION, content)
+        eventually("the correction is followed", 10, partial(has_width, usual * factor))
+        assert predictors.get().version == version
+    assert Predictor.load(str(model_store.root)).predict_one(EXAMPLE_QUERY).interval
 
 
 def test_a_stream_of_updates_is_predicted(trained_models: TrainedModels) -> None:

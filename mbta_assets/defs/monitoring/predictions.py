@@ -97,9 +97,9 @@ def prediction_accuracy(
     read_reference = lru_cache(maxsize=4)(lambda version: _read_reference(model_registry, version))
 
     def measure(day: date) -> ServiceDay:
-        stored, features = _read_predictions(delay_predictions, day), transit_features.read(day)
+        stored, features = read_predictions(delay_predictions, day), transit_features.read(day)
         predictions = stored[stored["out_of_sample"]]
-        is_shadow = _has_role(predictions, schema.SHADOW)
+        is_shadow = has_role(predictions, schema.SHADOW)
         in_shadow, predictions = predictions[is_shadow], predictions[~is_shadow]
         scored, metadata = dict[str, list[MetricRow]](), dict[str, Any]()
         for version, of_version in predictions.groupby("model_version", sort=True):
@@ -109,7 +109,7 @@ def prediction_accuracy(
         for version, of_version in in_shadow.groupby("model_version", sort=True):
             name = accuracy.name_shadow(str(version))
             scored[name], _ = _measure_version(str(version), of_version, features, None)
-        served = stored[_has_role(stored, schema.PRODUCTION)]
+        served = stored[has_role(stored, schema.PRODUCTION)]
         if len(served):
             agency, omitted = _read_agency_arrivals(warehouse, source, day)
             scored[accuracy.PUBLISHED], service = measure_service(served, features, agency)
@@ -177,7 +177,7 @@ def _read_stored(warehouse: Warehouse, day: date) -> pd.DataFrame:
     return _complete(stored)
 
 
-def _read_predictions(stored: StoredTable, day: date) -> pd.DataFrame:
+def read_predictions(stored: StoredTable, day: date) -> pd.DataFrame:
     """Read `PREDICTION_COLUMNS` of a service day's predictions. Raises MissingPartition."""
     try:
         rows = stored.read(day, PREDICTION_COLUMNS)
@@ -186,7 +186,7 @@ def _read_predictions(stored: StoredTable, day: date) -> pd.DataFrame:
     return _complete(rows)
 
 
-def _has_role(predictions: pd.DataFrame, role: str) -> pd.Series:
+def has_role(predictions: pd.DataFrame, role: str) -> pd.Series:
     """Return which predictions (n,) were made live in a role; others have none."""
     return (predictions["role"] == role).fillna(False).astype(bool)
 

@@ -82,7 +82,8 @@ def _compute_terms(columns: Columns, delay: np.ndarray) -> Iterable[np.ndarray]:
     """Yield the terms (n,) that the difficulty of predicted delays (n,) depends on.
 
     They are, in logarithms, the time to go, a recent run time, by how much these differ, the stops ahead, and how early
-    the vehicle left the last stop; whether it is at the first stop of its trip; and the time of the day.
+    the vehicle left the last stop; and whether it is at the first stop of its trip. The time of the day is not among
+    them, as the rows of a calibration may be those of one afternoon.
     """
     ahead = np.maximum(delay + _to_floats(columns, "scheduled_seconds_ahead"), 0)
     recent, scheduled = (_to_floats(columns, name) for name in ("recent_run_seconds", "scheduled_run_seconds"))
@@ -94,8 +95,6 @@ def _compute_terms(columns: Columns, delay: np.ndarray) -> Iterable[np.ndarray]:
     yield np.log(_to_floats(columns, "stops_ahead") + 0.5)
     yield np.log(early + 30)
     yield is_at_first_stop(columns).astype(np.float64)
-    for name in ("sin_time", "cos_time"):
-        yield np.nan_to_num(_to_floats(columns, name))
 
 
 def is_at_first_stop(columns: Columns) -> np.ndarray:

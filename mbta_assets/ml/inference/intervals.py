@@ -36,7 +36,8 @@ MIN_DAYS = 3
 """Of fewer days none is odd."""
 MIN_WIDTH_SECONDS = 0.1
 UNCORRECTED = WidthCorrection()
-MIN_EARLY_RATIO, MAX_EARLY_RATIO = 0.5, 2.0
+MIN_EARLY_RATIO, MAX_EARLY_RATIO = 0.7, 1.4
+"""Errors of one calibration day may lie more to one side than those of the next days."""
 
 Group = tuple[str | None, bool | None]
 """Route, and whether the vehicle is still at its first stop; None stands for any."""

@@ -9,7 +9,7 @@ up to `intervals`.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Self
 
 import numpy as np
@@ -62,14 +62,29 @@ class WidthCorrection:
         by_route = _measure_changes(routes, left, trips, confidence_level, 0.0)
         return type(self)(_move(self.by_distance, by_band), _move(self.by_route, by_route))
 
-    def to_json(self) -> bytes:
-        """Serialize the correction as deterministic JSON."""
-        return json.dumps([self.by_distance, self.by_route], sort_keys=True, separators=(",", ":")).encode()
+    def to_json(self, model_version: str) -> bytes:
+        """Serialize the correction of a model's widths as deterministic JSON."""
+        return json.dumps({"model_version": model_version, **asdict(self)}, sort_keys=True, indent=1).encode()
 
     @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Read a correction that `to_json` wrote."""
-        return cls(*json.loads(text))
+    def from_json(cls, text: bytes, model_version: str) -> Self:
+        """Read the correction of a model's widths that `to_json` wrote, none if it is another model's.
+
+        Raises ValueError if the text is damaged.
+        """
+        try:
+            stored = json.loads(text)
+            if stored["model_version"] != model_version:
+                return cls()
+            by_distance, by_route = (
+                {str(name): float(change) for name, change in stored[group].items()}
+                for group in ("by_distance", "by_route")
+            )
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if not all(math.isfinite(change) for change in (*by_distance.values(), *by_route.values())):
+            raise ValueError("a change of width is not a finite number")
+        return cls(by_distance, by_route)
 
 
 def _measure_changes(

@@ -21,7 +21,7 @@ from mbta_assets_tests.defs.automation.conftest import (
 )
 
 BOSTON = ZoneInfo("America/New_York")
-MONITORING = ["delay_predictions", "prediction_accuracy", "network_snapshot"]
+MONITORING = ["delay_predictions", "prediction_accuracy", "network_snapshot", "width_correction"]
 
 
 @pytest.fixture(scope="module")

@@ -332,7 +332,13 @@ def test_with_a_production_model_predictions_and_their_accuracy_follow(
     [request] = followed.tick()
     first, *downstream = asset_names(request)
     assert first == "vehicle"
-    assert set(downstream) == {*DOWNSTREAM, "delay_predictions", "prediction_accuracy", "network_snapshot"}
+    assert set(downstream) == {
+        *DOWNSTREAM,
+        "delay_predictions",
+        "prediction_accuracy",
+        "network_snapshot",
+        "width_correction",
+    }
 
 
 def test_a_cursor_is_the_same_after_it_was_stored() -> None:

@@ -13,14 +13,17 @@ import pytest
 from mbta_assets.defs import training
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager
 from mbta_assets.defs.models.xgboost_model import WITHOUT_TIME_AND_PLACE
-from mbta_assets.defs.monitoring import predictions
+from mbta_assets.defs.monitoring import predictions, width_correction
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.inference import transit_network
 from mbta_assets.ml.inference.encoder import Encoder
+from mbta_assets.ml.inference.intervals import UNCORRECTED, IntervalCalibration
+from mbta_assets.ml.inference.model import INTERVAL_FILE
 from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
 from mbta_assets.ml.inference.transit_network import ForeignNetwork
+from mbta_assets.ml.inference.width_correction import WidthCorrection
 from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.cross_fitting import compute_out_of_fold
 from mbta_assets.ml.training.dataset import read_rows, select_labelled
@@ -34,6 +37,7 @@ from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets.storage.reports import WIDTH_CORRECTION, ReportStore
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
@@ -56,7 +60,7 @@ INPUTS = [
 ]
 ASSETS: list[Any] = [
     definition
-    for asset in (predictions.delay_predictions, predictions.prediction_accuracy)
+    for asset in (predictions.delay_predictions, predictions.prediction_accuracy, width_correction.width_correction)
     for definition in asset.build(PARTITIONS, dg.BackfillPolicy.single_run())
 ]
 ROW_CHECKS = {"drift_within_bounds", "accuracy_within_bounds"}
@@ -73,6 +77,7 @@ def make_resources(root: Path) -> dict[str, object]:
         "warehouse": DuckDBWarehouse(tables, tables),
         "table_store": tables,
         "source": SyntheticSource(0),
+        "reports": ReportStore(root),
         "published": PublishedPredictions(FeedArchive(DirectoryPlace(root / "feeds"))),
     }
 
@@ -195,6 +200,28 @@ def test_every_row_of_an_unseen_day_is_predicted_labelled_or_not(store: Path, un
     assert set(predicted["model_version"]) == {ModelRegistry(store).current_digest("production_model")}
     ahead = predicted["predicted_arrival"] - predicted["scheduled_arrival"]
     np.testing.assert_allclose(ahead.dt.total_seconds(), predicted["predicted_delay_seconds"], atol=1e-5)
+
+
+def test_widths_are_corrected_by_the_days_that_the_production_model_has_predicted(
+    store: Path, unseen: pd.DataFrame
+) -> None:
+    labelled = unseen[unseen["delay_seconds"].notna()]
+    narrow = IntervalCalibration.fit(labelled, np.full(len(labelled), 5.0))
+    registry = ModelRegistry(store)
+    before = registry.current("production_model")
+    files = {name: before.file(name) for name in before.manifest["files"]} | {INTERVAL_FILE: narrow.to_json()}
+    fields = {name: before.manifest[name] for name in ("training_set", "learned_days", "residual_to", "trees")}
+    version = registry.put("production_model", Draft("xgboost", files, fields)).digest
+    registry.set_current("production_model", version, before.digest)
+    store_features(store, unseen)
+    result = monitor(store, UNSEEN_DAY, select=["delay_predictions", "width_correction"])
+    metadata = get_metadata(result, "width_correction")[str(UNSEEN_DAY)]
+    assert metadata["model_version"] == version
+    said = read_table(store, "delay_predictions")["predicted_delay_seconds"].to_numpy()
+    rows, delay = labelled.reset_index(drop=True), said[unseen["delay_seconds"].notna()]
+    learned = WidthCorrection.from_json(ReportStore(store).read(WIDTH_CORRECTION), version)
+    assert learned == narrow.learn_day(UNCORRECTED, rows, delay)
+    assert min(learned.by_distance.values()) > 0
 
 
 def test_no_predicted_trip_of_a_day_runs_backwards_or_into_the_past(store: Path, unseen: pd.DataFrame) -> None:

@@ -82,8 +82,18 @@ def test_without_rows_nothing_is_learned_and_a_correction_survives_a_round_trip(
     random = np.random.default_rng(1)
     columns = make_rows(random)
     learned = WidthCorrection().learn(columns, random.exponential(2, N) / EXACT, 0.9)
-    assert WidthCorrection.from_json(learned.to_json()) == learned
+    assert WidthCorrection.from_json(learned.to_json("abc"), "abc") == learned
+    assert WidthCorrection.from_json(learned.to_json("abc"), "def") == WidthCorrection()
     assert learned.learn({name: values[:0] for name, values in columns.items()}, np.empty(0), 0.9) == learned
     new = columns | {"route_id": np.full(N, "Green-X", dtype=object)}
     assert (WidthCorrection().evaluate(new) == 1).all()
     assert np.isfinite(learned.evaluate(new)).all()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"half", b"{}", b"[]", b'{"model_version": "abc"}', b'{"model_version": "abc", "by_distance": 1}',
+             b'{"model_version": "abc", "by_distance": {"a": NaN}, "by_route": {}}']
+)  # fmt: skip
+def test_a_damaged_correction_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the message is that of the parser
+        WidthCorrection.from_json(text, "abc")
