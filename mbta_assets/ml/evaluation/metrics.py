@@ -126,10 +126,10 @@ def score_interval(interval: IntervalCalibration, columns: Columns, delay: np.nd
     groups, days = group_reports(columns), np.asarray(columns["service_date"], dtype="datetime64[D]").astype(str)
     lower, upper = interval.compute_bounds(columns, delay, groups)
     adaptive, correction = np.empty((2, len(delay))), UNCORRECTED
-    names = [str(name) for name in columns]
+    arrays = {name: np.asarray(columns[name]) for name in map(str, columns)}
     for day in np.unique(days):
         mask = days == day
-        of_day = {name: np.asarray(columns[name])[mask] for name in names}
+        of_day = {name: values[mask] for name, values in arrays.items()}
         adaptive[:, mask] = interval.compute_bounds(of_day, delay[mask], groups[mask], correction)
         correction = interval.learn_day(correction, of_day, delay[mask], groups[mask])
     return {

@@ -9,18 +9,18 @@ same. How often arrivals lie within is scored in `ml.evaluation`.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from mbta_assets.ml.inference.difficulty import Difficulty, is_at_first_stop
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, encode_values
-from mbta_assets.ml.inference.monotone import group_reports, make_non_decreasing
+from mbta_assets.ml.inference.monotone import group_reports, group_rows, make_non_decreasing
 from mbta_assets.ml.inference.width_correction import WidthCorrection
 
 DEFAULT_CONFIDENCE_LEVEL = 0.9
@@ -70,7 +70,7 @@ class IntervalCalibration:
                 "There are no labelled validation rows to calibrate a prediction interval on; "
                 "train on more service days."
             )
-        day = _number_values(columns, "service_date")
+        day = group_rows(columns, ["service_date"])
         weights = len(day) / (day.max() + 1) / np.bincount(day)[day]
         delay = np.asarray(columns["delay_seconds"], dtype=np.float64) - error
         difficulty = Difficulty.fit(columns, delay, error, weights)
@@ -168,12 +168,15 @@ class IntervalCalibration:
 
 def _fit_curves(columns: Columns, sizes: np.ndarray, confidence_level: float) -> dict[Group, DistanceCurve]:
     """Return the curve of each group of enough trips. `sizes` (n, 2) has the size of each error and its weight."""
-    stops_ahead, trip = _get_stops_ahead(columns), _number_values(columns, "service_date", "trip_id")
-    route, at_first_stop = np.array(_get_routes(columns), dtype=object), is_at_first_stop(columns)
+    stops_ahead, trip = _get_stops_ahead(columns), group_rows(columns, ["service_date", "trip_id"])
+    routes, at_first_stop = _get_routes(columns), is_at_first_stop(columns)
+    names = [None, *sorted({name for name in routes if name is not None})]
+    code_of = {name: code for code, name in enumerate(names)}
+    route = np.array([code_of[name] for name in routes])
     quantile = partial(_conformal_quantile, confidence_level=confidence_level)
     curves = {}
-    for group in (ALL_ROWS, *product([None, *sorted({*route} - {None})], (False, True))):
-        mask = ((group[0] is None) | (route == group[0])) & ((group[1] is None) | (at_first_stop == group[1]))
+    for group in (ALL_ROWS, *product(names, (False, True))):
+        mask = ((group[0] is None) | (route == code_of[group[0]])) & ((group[1] is None) | (at_first_stop == group[1]))
         if group == ALL_ROWS or len(np.unique(trip[mask])) >= MIN_TRIPS:
             rows = stops_ahead[mask], sizes[mask], trip[mask]
             curves[group] = DistanceCurve.fit(
@@ -210,13 +213,6 @@ def _get_routes(columns: Columns) -> list[str | None]:
     """Return the route of each row; None where it is missing, which may be NaN, None or pandas' NA."""
     routes = np.asarray(columns["route_id"], dtype=object).tolist()
     return [route if isinstance(route, str) else None for route in routes]
-
-
-def _number_values(columns: Columns, *names: str) -> np.ndarray:
-    """Return an integer (n,) from 0 for each row, the same for all rows with equal values in some columns."""
-    values: Iterable[Any] = (np.asarray(columns[name], dtype=object).tolist() for name in names)
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(row, len(numbers)) for row in zip(*values, strict=True)])
 
 
 def _conformal_quantile(sizes: np.ndarray, confidence_level: float) -> float:
