@@ -13,7 +13,7 @@ import pytest
 
 from mbta_assets.ml.evaluation.metrics import score_interval
 from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model
-from mbta_assets.ml.inference.monotone import make_monotone
+from mbta_assets.ml.inference.monotone import group_reports, make_monotone
 from mbta_assets.ml.inference.width_correction import WidthCorrection
 from mbta_assets.serving import ArrivalQuery, Predictor, StopTime, Stream, Timetable, VehicleUpdate, follow_model
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, REQUIRED_FIELDS
@@ -57,6 +57,18 @@ def test_the_predictor_predicts_what_the_model_predicts_for_the_table(trained_mo
     assert np.array_equal(delay, Model(trained_models.bundles[0]).predict(rows))
     assert (lower <= delay).all()
     assert (delay < upper).all()
+
+
+def test_the_intervals_of_a_table_are_those_of_each_report_by_itself(trained_models: TrainedModels) -> None:
+    model, rows = Model(trained_models.bundles[0]), trained_models.test_rows[:500]
+    delay, groups = model.predict(rows), group_reports(rows)
+    assert model.interval
+    lower, upper = model.interval.compute_bounds(rows, delay)
+    for number in np.unique(groups):
+        mask = groups == number
+        columns = {str(name): rows[name].to_numpy()[mask] for name in rows}
+        alone = model.interval.compute_bounds(columns, delay[mask], groups[mask])
+        assert np.array_equal(alone, (lower[mask], upper[mask]))
 
 
 def test_queries_are_predicted_alike_one_by_one_and_together(trained_models: TrainedModels) -> None:
