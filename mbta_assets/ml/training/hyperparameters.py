@@ -127,6 +127,11 @@ class SearchBudget:
     halving_factor: int
     """Inverse of the fraction of trials that go on at each rung."""
 
+    @property
+    def search_folds(self) -> int:
+        """Return the maximum number of folds of a search: one where there is nothing to choose from."""
+        return self.folds if self.trials > 1 else 1
+
     def build_halving(self, steps: int) -> Halving:
         """Return the successive halving of trials of so many steps."""
         return Halving.from_fraction(steps, self.grace_fraction, self.halving_factor)

@@ -1,5 +1,6 @@
 """The teacher: a large network, its architecture and optimization selected by a hyperparameter search."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,8 +17,9 @@ from mbta_assets.ml.training.hyperparameters import (
     apply_configuration,
     limit_epochs,
 )
+from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
-from mbta_assets.ml.training.network_trainer import Fitted, fit
+from mbta_assets.ml.training.network_trainer import Fitted, fine_tune, fit
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.training_data import TrainingData
 from mbta_assets.ml.training.tuning import Configuration, Report
@@ -26,6 +28,8 @@ from mbta_assets.transit import schema
 
 HELD_OUT = "teacher_held_out"
 """Name of the teacher that was not trained on the validation part, in the registry."""
+FURTHER_EPOCHS, FURTHER_LEARNING_RATE = 2, 0.3
+"""Number of epochs in which a teacher learns the validation part too, and their peak learning rate by the one before."""
 CALENDAR_FEATURES = schema.feature_group("calendar")
 """Model inputs that are constant within a service day; networks overfit them on few service days."""
 
@@ -70,7 +74,7 @@ class TrainedTeacher:
     held_out: Draft
     """The bundle of the teacher trained on the training part."""
     fitted: Fitted
-    """The teacher trained on the training and validation parts for as many epochs."""
+    """The teacher trained further, on the training and validation parts."""
     data: NetworkData
     """Rows of both parts with the columns that the teacher reads."""
     workers: int
@@ -94,26 +98,25 @@ def train_teacher(
 ) -> TrainedTeacher:
     """Search for a configuration on folds of the labelled rows, and train it with early stopping on the training part.
 
-    Then train it for as many epochs on the training and validation parts.
+    Then go on training for few epochs, on the training and validation parts.
     """
-    folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.folds)
+    folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.search_folds)
     data = next(folds)
     trials = _search(chain([data], folds), len(training_set.manifest["data_versions"]), training, executor)
     configuration = tuning.best_result(trials).configuration
     dropped = CALENDAR_FEATURES if configuration["inputs"] == REDUCED_INPUTS else ()
 
     epochs = limit_epochs(training.epochs, len(data.train), training.max_rows_seen)
-
-    def train(data: NetworkData, last_epoch: int | None = None) -> Fitted:
-        optimization = replace(training.optimization, epochs=epochs, last_epoch=last_epoch, seed=training.seed)
-        teacher_data = TeacherData(data.data, training.network, optimization)
-        return executor.train_network(train_configuration, configuration, teacher_data)
-
-    fitted = train(data)
+    optimization = replace(training.optimization, epochs=epochs, seed=training.seed)
+    fitted = executor.train_network(
+        train_configuration, configuration, TeacherData(data.data, training.network, optimization)
+    )
     held_out = data.drop_columns(dropped).draft(fitted, configuration, executor.torch_workers)
-    data = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
-    final = fitted.replace_network(train(data, fitted.best_epoch))
-    return TrainedTeacher(trials, held_out, final, data.drop_columns(dropped), executor.torch_workers)
+    data = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed).drop_columns(dropped)
+    final = executor.train_network(
+        train_further, (configuration, fitted.network), TeacherData(data.data, training.network, optimization)
+    )
+    return TrainedTeacher(trials, held_out, fitted.replace_network(final), data, executor.torch_workers)
 
 
 def _search(
@@ -164,6 +167,21 @@ def train_configuration(
     train, validation = rows.train.relative_to(RESIDUAL_TO), rows.validation.relative_to(RESIDUAL_TO)
     on_epoch = (lambda _, error: report(error)) if report else None
     return fit(network, optimization, train, validation, on_epoch=on_epoch)
+
+
+def train_further(teacher: tuple[Configuration, Network], data: TeacherData, resources: Resources = ONE_CORE) -> Fitted:
+    """Train a copy of a teacher for few epochs more, at a lower learning rate; rows have the columns that it reads."""
+    configuration, network = teacher
+    _, optimization = apply_configuration(configuration, data.network, data.optimization)
+    optimization = replace(
+        optimization,
+        epochs=min(FURTHER_EPOCHS, optimization.epochs),
+        learning_rate=FURTHER_LEARNING_RATE * optimization.learning_rate,
+        threads=resources.threads,
+        device=resources.device,
+    )
+    train, validation = data.data.train.relative_to(RESIDUAL_TO), data.data.validation.relative_to(RESIDUAL_TO)
+    return fine_tune(copy.deepcopy(network), optimization, train, validation)
 
 
 def run_trial(configuration: Configuration, data: TeacherData, report: Report, resources: Resources) -> None:

@@ -212,7 +212,7 @@ def _search(
     """Run the hyperparameter search on subsamples of walk-forward folds; `fitted` is of the first one."""
     budget, seed = training.budget, training.seed
     folds: list[TrialData] = []
-    for part in walk_forward(rows.rows, budget.folds):
+    for part in walk_forward(rows.rows, budget.search_folds):
         masks = [rows.labelled & (part == name) for name in LEARNED_PARTS]
         of_fold = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, masks[0]) if folds else fitted
         train, validation = (rows.with_bases(of_fold, subsample_mask(mask, budget.rows, seed)) for mask in masks)
