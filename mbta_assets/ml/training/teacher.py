@@ -29,7 +29,7 @@ from mbta_assets.transit import schema
 HELD_OUT = "teacher_held_out"
 """Name of the teacher that was not trained on the validation part, in the registry."""
 FURTHER_EPOCHS, FURTHER_LEARNING_RATE = 2, 0.3
-"""Number of epochs in which a teacher learns the validation part too, and their peak learning rate by the one before."""
+"""Number of epochs in which a teacher learns the validation part too, and how their peak learning rate compares."""
 CALENDAR_FEATURES = schema.feature_group("calendar")
 """Model inputs that are constant within a service day; networks overfit them on few service days."""
 
