@@ -60,6 +60,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # By default workers have a niceness of 15, and nearly stand still beside another program, a second run say.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray  # takes seconds to import; the code location imports this module and must load fast
 
     runtime_env = {"py_modules": [str(Path(__file__).parents[2])], "env_vars": worker_environment(AGENCY)}
