@@ -11,7 +11,7 @@ from mbta_assets_tests.support import real_day
 from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
 from mbta_assets_tests.support.real_day import DAYS
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("trained")]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("trained")]
 
 MODELS = ("xgboost_model", "dnn_teacher", "pruned_teacher", "distilled_student", "quantized_student")
 TABLES = ["vehicle", "trip", "stop", "schedule", "raw_transit_data", "transit_features"]
@@ -36,7 +36,7 @@ def test_a_changed_file_leads_to_new_features_of_its_day_only_and_to_new_models(
         eventually("the day has new features", 120, lambda: features_of(changed) != features[changed])
         eventually(
             "every model is another",
-            600,
+            1200,
             lambda: all(bundles.current_digest(asset) != digest for asset, digest in models.items()),
         )
         assert features_of(other) == features[other]
