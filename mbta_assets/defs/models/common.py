@@ -17,6 +17,9 @@ from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkConfig, SearchBudget, TrainConfig
 from mbta_assets.ml.training.search_spaces import Choice, LogUniform, Uniform, UniformInteger
 from mbta_assets.ml.training.tuning import Result
+from mbta_assets.storage.bundle import Bundle
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.provenance import list_references
 
 model_asset = partial(
     dg.asset,
@@ -29,6 +32,11 @@ model_asset = partial(
 """Decorator of an asset that is a model: stored as a bundle, and the only training at a time."""
 
 ERROR_LABEL = "validation MAE (seconds)"
+
+
+def read_held_out(model_registry: ModelRegistry, model: Bundle, name: str) -> Bundle:
+    """Read the twin of a model that did not learn the validation part: a bundle `name` that its manifest names."""
+    return model_registry.get(name, list_references(model.manifest)[name])
 
 
 class FloatRange(dg.Config):

@@ -14,6 +14,7 @@ from mbta_assets.defs.models.common import (
     TeacherLossConfig,
     TextChoice,
     model_asset,
+    read_held_out,
     require_keys,
     search_metadata,
 )
@@ -24,7 +25,6 @@ from mbta_assets.ml.training.search_spaces import Choice, SearchSpace
 from mbta_assets.ml.training.xgboost_model import HELD_OUT as TREES_HELD_OUT
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
-from mbta_assets.storage.provenance import list_references
 
 if TYPE_CHECKING:
     from mbta_assets.ml.training.distillation import StudentTraining
@@ -178,8 +178,8 @@ def distilled_student(
 
     training = config.build_training(settings.tune_trials, settings.seed)
     held_out_teachers = Teachers(
-        model_registry.get(PRUNED_HELD_OUT, list_references(pruned_teacher.manifest)[PRUNED_HELD_OUT]),
-        model_registry.get(TREES_HELD_OUT, list_references(xgboost_model.manifest)[TREES_HELD_OUT]),
+        read_held_out(model_registry, pruned_teacher, PRUNED_HELD_OUT),
+        read_held_out(model_registry, xgboost_model, TREES_HELD_OUT),
     )
     teachers = Teachers(pruned_teacher, xgboost_model)
     distilled = distill_student(

@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mbta_assets.defs.models.common import OptimizationConfig, TeacherLossConfig, model_asset, selection_metadata
+from mbta_assets.defs.models.common import (
+    OptimizationConfig,
+    TeacherLossConfig,
+    model_asset,
+    read_held_out,
+    selection_metadata,
+)
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
-from mbta_assets.storage.provenance import list_references
 
 if TYPE_CHECKING:
     from mbta_assets.ml.training.pruning import PruningTraining
@@ -110,7 +115,7 @@ def pruned_teacher(
     from mbta_assets.ml.training.pruning import HELD_OUT, TEACHER_HELD_OUT, prune_teacher
 
     training = config.build_training(settings.seed)
-    held_out_teacher = model_registry.get(TEACHER_HELD_OUT, list_references(dnn_teacher.manifest)[TEACHER_HELD_OUT])
+    held_out_teacher = read_held_out(model_registry, dnn_teacher, TEACHER_HELD_OUT)
     pruned = prune_teacher(training_set, runtime_lookup, held_out_teacher, dnn_teacher, training, cluster.executor)
     held_out = model_registry.put(HELD_OUT, pruned.held_out)
     control = model_registry.put("unpruned_teacher", pruned.control_draft())

@@ -7,13 +7,12 @@ import numpy as np
 from pydantic import Field
 
 from mbta_assets.defs.metadata import table_metadata
-from mbta_assets.defs.models.common import model_asset, selection_metadata
+from mbta_assets.defs.models.common import model_asset, read_held_out, selection_metadata
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.evaluation.grouping import POSITIONS
 from mbta_assets.ml.inference.intervals import DEFAULT_CONFIDENCE_LEVEL, IntervalCalibration
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
-from mbta_assets.storage.provenance import list_references
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def quantized_student(
     from mbta_assets.ml.training.distillation import HELD_OUT
     from mbta_assets.ml.training.quantization import quantize_student
 
-    held_out = model_registry.get(HELD_OUT, list_references(distilled_student.manifest)[HELD_OUT])
+    held_out = read_held_out(model_registry, distilled_student, HELD_OUT)
     training = config.build_training(settings.seed)
     quantized = quantize_student(training_set, runtime_lookup, held_out, distilled_student, training)
     context.add_output_metadata(

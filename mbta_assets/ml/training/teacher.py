@@ -89,7 +89,7 @@ class TrainedTeacher:
         return self.data.describe(self.fitted)
 
     def draft(self, held_out: Bundle) -> Draft:
-        """Return the bundle of the teacher, whose number of epochs is that of the stored bundle `held_out`."""
+        """Return the bundle of the teacher, which went on from the stored bundle `held_out`."""
         return self.data.draft(self.fitted, self.configuration, self.workers, {HELD_OUT: held_out})
 
 
