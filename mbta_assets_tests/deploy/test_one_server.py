@@ -199,7 +199,6 @@ def one_server(
     server.kill_services()
 
 
-@pytest.mark.timeout(300)
 def test_the_daemon_executes_a_backfill_that_the_webserver_shows_but_does_not_launch(
     one_server: OneServer,
 ) -> None:

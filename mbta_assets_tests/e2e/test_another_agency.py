@@ -16,7 +16,7 @@ from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.clocks import AUCKLAND, move_clock
 from mbta_assets_tests.support.dagster_dev import ROOT, environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.e2e
 
 DAYS = small_network.days_from(small_network.MONDAY, 14)
 """Enough for parts of whole days. New Zealand's clocks go back on 7 April 2024, the seventh of them."""

@@ -13,7 +13,7 @@ from mbta_assets_tests.support import real_day
 from mbta_assets_tests.support.dagster_dev import ROOT, environment
 from mbta_assets_tests.support.lamp_archive import Fault, convert_upstream, move_rows, serve_archive, to_parquet
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), pytest.mark.xdist_group("lamp_backfill")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("lamp_backfill")]
 
 DAYS = [real_day.DAY + timedelta(days=n) for n in range(6)]
 MISSING, EMPTY, WITHDRAWN = DAYS[1], DAYS[3], DAYS[4]

@@ -13,7 +13,7 @@ from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.dagster_dev import ROOT, DagsterDev, environment, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), pytest.mark.xdist_group("backfills")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("backfills")]
 
 DAYS = small_network.days_from(date(2024, 4, 8), 16)
 FEWER_DAYS = DAYS[:8]
@@ -43,7 +43,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory, upstream: Path) -> Iterat
         )
 
     def wait() -> ParquetTables:
-        assert run.wait(timeout=300) == 0, output.read_text()[-4000:]
+        assert run.wait(timeout=1800) == 0, output.read_text()[-4000:]
         return ParquetTables(store)
 
     try:

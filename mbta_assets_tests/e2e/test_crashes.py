@@ -12,7 +12,7 @@ from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.support.killed_runs import Content, run_kills, temporary_directory, watch
 from mbta_assets_tests.support.writers import DAY, make_rows
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200), pytest.mark.xdist_group("crashes")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("crashes")]
 
 KILLS = 3
 

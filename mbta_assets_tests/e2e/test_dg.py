@@ -15,7 +15,7 @@ from mbta_assets.transit import schema
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.dagster_dev import ROOT, environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.e2e
 
 DAYS = small_network.DAYS
 DG = Path(sys.executable).with_name("dg")

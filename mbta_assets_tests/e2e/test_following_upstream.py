@@ -11,7 +11,7 @@ from mbta_assets_tests.support import real_day
 from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
 from mbta_assets_tests.support.real_day import DAYS
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("trained")]
+pytestmark = pytest.mark.xdist_group("trained")
 
 MODELS = ("xgboost_model", "dnn_teacher", "pruned_teacher", "distilled_student", "quantized_student")
 TABLES = ["vehicle", "trip", "stop", "schedule", "raw_transit_data", "transit_features"]

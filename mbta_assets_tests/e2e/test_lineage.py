@@ -16,7 +16,7 @@ from mbta_assets.transit import schema
 from mbta_assets_tests.e2e.conftest import copy_store, materialize, succeed
 from mbta_assets_tests.support.dagster_dev import environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.e2e
 on_trained = pytest.mark.xdist_group("trained")
 
 DAILY = "group:upstream or group:transit"

@@ -21,7 +21,7 @@ from mbta_assets_tests.support.real_day import DAY
 from mbta_assets_tests.support.storage_emulator import storage_server
 
 # The first test may run the whole lineage twice in its setup, which takes minutes where other tests run beside it.
-pytestmark = [pytest.mark.timeout(2400), pytest.mark.xdist_group("trained")]
+pytestmark = pytest.mark.xdist_group("trained")
 
 TABLES = sorted(schema.TABLES.keys() - {"rejected_rows", *schema.OPTIONAL_UPSTREAM})
 """Tables of the real day, of which no row is rejected."""

@@ -24,7 +24,7 @@ from mbta_assets_tests.support.dagster_dev import environment
 from mbta_assets_tests.support.plain_day import BEGIN, Rows
 from mbta_assets_tests.support.warm_dagster import WarmDagster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200), pytest.mark.xdist_group("odd inputs")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("odd inputs")]
 
 DAILY = ("--select", "group:upstream or group:transit")
 FIRST_DAY = date(2024, 1, 8)

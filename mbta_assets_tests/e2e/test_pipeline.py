@@ -13,7 +13,7 @@ from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.support.dagster_dev import ROOT
 from mbta_assets_tests.support.real_day import DAY
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("trained")]
+pytestmark = pytest.mark.xdist_group("trained")
 
 TABLES = ("vehicle", "trip", "stop", "schedule", "raw_transit_data", "transit_features")
 MODELS = ("training_set", "runtime_lookup", "xgboost_model")

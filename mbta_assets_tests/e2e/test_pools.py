@@ -59,7 +59,7 @@ def test_two_steps_of_the_pool_never_run_at_once_though_their_runs_do(tmp_path: 
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
     def run(span: Path) -> None:
-        subprocess.run([sys.executable, str(program), str(span)], env=environment, check=True, timeout=120)
+        subprocess.run([sys.executable, str(program), str(span)], env=environment, check=True, timeout=600)
 
     with ThreadPoolExecutor() as side_by_side:
         list(side_by_side.map(run, spans))

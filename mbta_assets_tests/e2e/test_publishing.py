@@ -23,7 +23,7 @@ from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.dagster_dev import environment
 from mbta_assets_tests.support.warm_dagster import WarmDagster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.e2e
 
 DAYS = [date(2024, 1, 8) + timedelta(days=n) for n in range(10)]
 UNMATCHED, INCOMPLETE = DAYS[2], DAYS[6]

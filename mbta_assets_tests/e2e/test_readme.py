@@ -13,7 +13,7 @@ from mbta_assets_tests.e2e.conftest import copy_store
 from mbta_assets_tests.support.dagster_dev import ROOT
 from mbta_assets_tests.support.real_day import DAYS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200), pytest.mark.xdist_group("trained")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("trained")]
 
 
 def read_commands() -> list[str]:

@@ -10,7 +10,7 @@ from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
 from mbta_assets_tests.support.function_server import FunctionServer
 from mbta_assets_tests.support.real_day import DAYS
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("trained")]
+pytestmark = pytest.mark.xdist_group("trained")
 
 
 def test_each_new_event_leads_to_one_run_of_its_day_and_a_repeated_or_forged_one_to_none(

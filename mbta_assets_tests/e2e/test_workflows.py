@@ -12,7 +12,6 @@ from mbta_assets_tests.support.workflow import WORKFLOWS, read_commands, read_jo
 PINNED = re.compile(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.xdist_group("trained")
 def test_the_users_workflow_makes_the_leaderboard_that_it_uploads(trained: dict[str, str]) -> None:
     workflow = read_job("materialize.yml")

@@ -205,7 +205,7 @@ def materialize(environment: Mapping[str, str], *arguments: str) -> subprocess.C
     """Run `dagster asset materialize`."""
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions", "--select"]
     return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+        [*command, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, timeout=600
     )
 
 

@@ -16,7 +16,7 @@ from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.dagster_dev import ROOT
 from mbta_assets_tests.support.image import Image, normalize_name, parse_pins, read_instructions
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 DAY = small_network.DAYS[0]
 

@@ -313,7 +313,7 @@ def test_a_promotion_under_load_fails_no_request(model_store: ModelStore, tmp_pa
         load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         eventually("there is load", 20, lambda: len(server.log_entries()) > 200)
         model_store.promote(model_store.models[1])
-        output, _ = load.communicate(timeout=150)
+        output, _ = load.communicate(timeout=600)
     results = json.loads(output)
     assert results["failures"] == []
     assert set(results["statuses"]) == {"200"}

@@ -14,8 +14,6 @@ from mbta_assets_tests.support.image import Image, assert_pinned
 MAX_SIZE_BYTES = 300_000_000
 TRAINING_LIBRARIES = ("torch", "dagster", "pandas", "xgboost", "ray", "pandera", "pyarrow", "duckdb", "scipy", "wandb")
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:

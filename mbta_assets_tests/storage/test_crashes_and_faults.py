@@ -611,7 +611,7 @@ def test_of_concurrent_publishers_exactly_one_wins_and_the_others_raise_pointer_
     if not first:
         before = model_registry.put("model", make_draft(0)).digest
         model_registry.set_current("model", before, None)
-    all_have_read_it = threading.Barrier(writers, timeout=60)
+    all_have_read_it = threading.Barrier(writers, timeout=300)
     storage_proxy.inject(Rule(**PUT_OBJECT, body=POINTER_BODY, call=all_have_read_it.wait, times=writers))
     with ProcessPoolExecutor(writers, PROCESSES) as pool:
         runs = [

@@ -21,12 +21,11 @@ pytestmark = pytest.mark.xdist_group("google")
 
 ROLLBACK = [sys.executable, "-m", "dagster", "job", "execute", "-m", "mbta_assets.definitions"]
 ROLLBACK += ["-j", "rollback_production"]
-MAX_ROLLBACK_SECONDS = 60
+MAX_ROLLBACK_SECONDS = 300
 """A command that waited for itself would take for ever; importing Dagster and the definitions takes most of this."""
 CALLS = st.sampled_from(["put", "get", "current", "set_current", "clear", "empty the cache"])
 
 
-@pytest.mark.timeout(120)
 def test_a_rollback_on_a_machine_with_an_empty_cache_ends(
     model_registry: GCSModelRegistry, google_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,7 +40,6 @@ def test_a_rollback_on_a_machine_with_an_empty_cache_ends(
     assert (Path(google_environment["MBTA_STORE"]) / "cache").exists(), "the version is verified by its bytes"
 
 
-@pytest.mark.timeout(120)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=st.lists(st.tuples(CALLS, st.integers(0, 2)), max_size=8))
 def test_calls_in_any_order_on_any_cache_end_and_do_what_they_do_on_one_machine(

@@ -16,7 +16,7 @@ from urllib.request import ProxyHandler, build_opener
 from mbta_assets.storage.atomic import lock_directory
 
 EXTENSIONS = ("spatial", "avro")
-START_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 240.0
 
 
 @dataclass(frozen=True)

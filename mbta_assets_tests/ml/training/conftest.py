@@ -50,7 +50,7 @@ class LocalRayCluster:
         killed: list[str] = []
 
         def kill() -> None:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 900
             while time.monotonic() < deadline and not killed:
                 for node_id in nodes.keys() & {path.name for path in busy_nodes.iterdir()}:
                     self._cluster.remove_node(nodes[node_id], allow_graceful=False)  # as if its machine went down
@@ -62,7 +62,7 @@ class LocalRayCluster:
         killer.start()
 
         def wait() -> str:
-            killer.join(timeout=130)
+            killer.join(timeout=910)
             assert killed, "no node was seen at work"
             return killed[0]
 

@@ -16,7 +16,7 @@ from mbta_assets.ml.training.xgboost_model import TrialData
 from mbta_assets_tests.ml.training.conftest import CORES, LocalRayCluster, mark_node_busy
 from mbta_assets_tests.support.dagster_dev import eventually
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.xdist_group("ray")
 
 TRIALS, SEED = 6, 3
 BOOSTING = BoostingConfig(max_rounds=60, patience_rounds=60, rounds_per_step=20)

@@ -214,8 +214,6 @@ def test_a_teacher_is_pruned_distilled_and_quantized_on_the_gpu(training_data: T
 class TestOnRay:
     """Trials, tasks and data-parallel workers of a Ray session that has the GPU of this machine."""
 
-    pytestmark = pytest.mark.timeout(300)
-
     def test_trials_of_a_search_for_trees_have_the_gpu_one_after_the_other(
         self, tree_devices: set[str], executor: TrainingExecutor, training_data: TrainingData
     ) -> None:

@@ -61,7 +61,6 @@ def test_a_configuration_has_the_mean_error_of_its_folds_as_far_as_all_have_come
 
 @pytest.mark.integration
 @pytest.mark.xdist_group("ray")
-@pytest.mark.timeout(180)
 def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     # A new local cluster would turn on token authentication in this process, which the shared cluster does not use.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
@@ -90,7 +89,6 @@ def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed(monkeypatc
 
 @pytest.mark.integration
 @pytest.mark.xdist_group("ray")
-@pytest.mark.timeout(180)
 def test_workers_that_this_machine_can_never_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # see the test above
     with compute.ray_session(None):
@@ -103,7 +101,6 @@ def test_workers_that_this_machine_can_never_start_are_an_error(monkeypatch: pyt
 
 
 @pytest.mark.xdist_group("ray")
-@pytest.mark.timeout(180)
 def test_parallel_tasks_return_their_values_in_order(ray: LocalRayCluster) -> None:
     def look_up(item: str, data: dict[str, int], resources: Resources) -> int:
         return data[item]

@@ -333,7 +333,7 @@ def test_the_command_collects_serves_its_health_and_stops(feeds: FeedServer, tmp
         assert fetch(f"http://127.0.0.1:{port}/other")[0] == 404
     finally:
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert output.count("vehicle_positions: ") >= 1 and " new" in output, output
     served = len(feeds.paths("/positions.pb"))
@@ -375,7 +375,7 @@ def test_a_real_day_that_is_played_again_gives_the_tables_of_its_snapshots(feeds
     process = start(feeds, tmp_path, *options)
     eventually("the snapshots have been served", 120, lambda: served[0] > len(snapshots))
     process.terminate()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     zipped = Settings(
         source="gtfs", feed_archive=str(WMATA / "vehicle_positions.zip"), gtfs_static=str(WMATA / "gtfs.zip")
@@ -388,7 +388,7 @@ def test_a_real_day_that_is_played_again_gives_the_tables_of_its_snapshots(feeds
 
 def test_a_port_that_is_taken_is_named(feeds: FeedServer, tmp_path: Path) -> None:
     process = start(feeds, tmp_path, "--port", feeds.url.rpartition(":")[2])
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Address already in use. Choose another --port" in output and "Traceback" not in output
 
@@ -396,7 +396,7 @@ def test_a_port_that_is_taken_is_named(feeds: FeedServer, tmp_path: Path) -> Non
 def test_a_second_collector_is_refused(feeds: FeedServer, tmp_path: Path) -> None:
     with DirectoryPlace(tmp_path).hold_exclusively():
         process = start(feeds, tmp_path, "--port", "0")
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Another collector writes in" in output and "Traceback" not in output
 
@@ -435,7 +435,7 @@ def test_killed_at_random_moments_with_every_fault_it_loses_and_doubles_nothing(
         assert len(set(kept) - before) > 0
         before = set(kept)
     process = start(feeds, tmp_path, *options, "--stop-after", "1")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     kept = stored(place)
     assert before < set(kept) and len(kept) == len(set(kept))
