@@ -19,7 +19,12 @@ from mbta_assets.ml.evaluation.metrics import predict_baselines
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.model import ResidualFunction, load_onnx, predict_delay
 from mbta_assets.ml.training import network_trainer, onnx_export, xgboost_trainer
-from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, prepare_training_data
+from mbta_assets.ml.training.cross_fitting import (
+    FIT_COLUMNS,
+    CrossFittedPreprocessor,
+    prepare_training_data,
+    select_learned,
+)
 from mbta_assets.ml.training.dataset import (
     CATEGORICAL_FEATURES,
     LEARNED_PARTS,
@@ -60,7 +65,8 @@ def main() -> None:
 def train_and_predict(rows: pd.DataFrame, test: pd.DataFrame, max_rows: int) -> dict[str, np.ndarray]:
     """Train on rows of the training and validation parts, and return the delays (n,) of n test rows by model."""
     encoder = Encoder.fit(select_labelled(rows, "train"), NUMERIC_FEATURES, CATEGORICAL_FEATURES)
-    preprocessor, data, _ = prepare_training_data(encoder, rows[FIT_COLUMNS], [rows], SEED)
+    fitted = CrossFittedPreprocessor.fit(encoder, rows[FIT_COLUMNS], select_learned(rows))
+    preprocessor, (data, _) = fitted.preprocessor, prepare_training_data(fitted, rows, [rows], SEED)
     data = data.drop_unlabelled().subsample(max_rows)
     delays = {"`runtime_lookup`": preprocessor.lookup.predict_delay(test)}
     for model, predict_residual in {"trees": train_trees(data), "network": train_network(data)}.items():

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns
+from mbta_assets.ml.inference.integer_rows import find_distinct, pack_columns
 from mbta_assets.ml.inference.segments import SegmentGraph
 
 TIME_COLUMNS = ("sin_time", "cos_time")
@@ -74,7 +75,7 @@ class HourlyRunTime:
         usable = run < MAX_RUN_SECONDS
         begin, end, run = begin[usable], end[usable], run[usable]
         segments = np.column_stack([visits.route[begin], visits.stop[begin], visits.stop[end]])
-        pairs, segment, n_runs = np.unique(segments[:, 1:], axis=0, return_inverse=True, return_counts=True)
+        pairs, n_runs, segment = find_distinct(segments[:, 1:])
         medians = _compute_group_medians(segment, run, n_runs)
         excess = np.clip(run - medians[segment], *EXCESS_RANGE)
         mean = np.bincount(segment, excess, len(pairs)) / (n_runs + PRIOR_RUNS)
@@ -83,7 +84,7 @@ class HourlyRunTime:
         n_of_hour = np.bincount(by_hour, minlength=len(pairs) * N_BINS).reshape(-1, N_BINS)
         of_hour = (total + PRIOR_RUNS_OF_HOUR * mean[:, None]) / (n_of_hour + PRIOR_RUNS_OF_HOUR)
         stored = n_runs >= MIN_RUNS
-        hops, n_hops = np.unique(segments[stored[segment]], axis=0, return_counts=True)
+        hops, n_hops, _ = find_distinct(segments[stored[segment]])
         listed = set(map(tuple, known_segments.tolist()))
         is_new = np.array([tuple(hop) not in listed for hop in hops.tolist()], dtype=bool)
         return cls(
@@ -171,9 +172,7 @@ def to_bins(seconds: np.ndarray) -> np.ndarray:
 
 def _find_runs(visits: Visits) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the first and of the second visit of each run (r,), once however many rows tell of it."""
-    order = np.lexsort((visits.position, visits.trip))
-    key = np.column_stack([visits.trip, visits.position])[order]
-    order = order[np.r_[True, (key[1:] != key[:-1]).any(axis=1)][: len(order)]]
+    order = np.unique(pack_columns([visits.trip, visits.position]), return_index=True)[1]
     begin, end = order[:-1], order[1:]
     consecutive = (visits.trip[begin] == visits.trip[end]) & (visits.position[begin] + 1 == visits.position[end])
     return begin[consecutive], end[consecutive]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns
+from mbta_assets.ml.inference.integer_rows import pack_columns
 from mbta_assets.transit.distances import DEPARTURE, REPORT_KEY
 
 MIN_CORRECTION_SECONDS = 0.01
@@ -100,11 +101,8 @@ def group_reports(columns: Columns) -> np.ndarray:
 
 def group_rows(columns: Columns, names: Iterable[str]) -> np.ndarray:
     """Return the group (n,) of each row as an integer, the same for all rows with equal values in these columns."""
-    groups = np.zeros(len(columns["stops_ahead"]), dtype=np.int64)
-    for name in names:
-        codes = _number_values(columns[name])
-        groups = np.unique(groups * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
-    return groups
+    packed = pack_columns(_number_values(columns[name]) for name in names)
+    return np.unique(packed, return_inverse=True)[1]
 
 
 def _correct_arrivals(seconds_ahead: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> None:

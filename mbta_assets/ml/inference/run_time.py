@@ -17,6 +17,7 @@ import numpy as np
 from mbta_assets.ml.inference import hourly_run_time
 from mbta_assets.ml.inference.encoder import Columns, encode_values
 from mbta_assets.ml.inference.hourly_run_time import N_BINS, HourlyRunTime, Visits
+from mbta_assets.ml.inference.integer_rows import find_distinct, pack_columns
 from mbta_assets.ml.inference.monotone import group_rows
 from mbta_assets.ml.inference.segments import KeyCache, Pair, RunTimes, SegmentGraph, observe_segments
 from mbta_assets.storage.bundle import Bundle, BundleError
@@ -265,7 +266,7 @@ def _list_visits(rows: Columns, keys: np.ndarray, arrives_in: np.ndarray) -> Vis
 
 def _compute_medians(keys: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the keys (m, d) of `MIN_RUNS` values or more, in order, and the medians (m,) in tenths of a second."""
-    order = np.lexsort((seconds, *keys.T[::-1]))
+    order = np.lexsort((seconds, pack_columns(keys.T)))
     keys, seconds = keys[order], seconds[order]
     first = np.flatnonzero(np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)][: len(keys)])
     count = np.diff(np.r_[first, len(keys)])
@@ -293,7 +294,7 @@ def _fit_pairs(keys: np.ndarray, run_time: np.ndarray, graph: SegmentGraph) -> t
     labelled = ~np.isnan(run_time)
     pairs, seconds = _compute_medians(keys[labelled, PAIR_COLUMNS], run_time[labelled])
     routes: dict[Pair, list[int]] = defaultdict(list)
-    for *pair, route in np.unique(keys[labelled], axis=0).tolist():
+    for *pair, route in find_distinct(keys[labelled])[0].tolist():
         routes[tuple(pair)].append(route)
     run_times, stored = RunTimes(graph, pairs[:0], seconds[:0]), np.zeros(len(pairs), dtype=bool)
     for index in np.argsort(pairs[:, 3], kind="stable"):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns
+from mbta_assets.ml.inference.integer_rows import find_distinct
 from mbta_assets.ml.inference.monotone import group_reports
 
 MAX_SEGMENTS = 250
@@ -117,11 +118,8 @@ class KeyCache:
 
     def look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return values (m, v), and the row (n,) that has those of each of the keys (n, k), non-negative integers."""
-        code = np.zeros(len(keys), dtype=np.int64)
-        for column in keys.T:
-            code = code * (column.max(initial=0) + 1) + column
-        _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-        distinct = list(map(tuple, keys[first].tolist()))
+        distinct_rows, _, inverse = find_distinct(keys)
+        distinct = list(map(tuple, distinct_rows.tolist()))
         index = [self._index_of.get(key, -1) for key in distinct]
         if -1 in index:
             index = self._add(distinct)

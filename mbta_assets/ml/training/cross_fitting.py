@@ -4,6 +4,7 @@ A lookup fitted on a row predicts that row better than it predicts new ones. Mod
 rely on them too much.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -14,14 +15,22 @@ import pandas as pd
 from mbta_assets.ml.inference import run_time
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES, Preprocessor, compute_residual_base
+from mbta_assets.ml.inference.preprocessing import (
+    ENCODER_FILE,
+    RESIDUAL_BASES,
+    Preprocessor,
+    compute_residual_base,
+)
 from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, MedianRunTime
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
+from mbta_assets.storage.bundle import Bundle
 
 FIT_COLUMNS = ["part", *run_time.FIT_COLUMNS]
 """Columns of a training set that `CrossFittedPreprocessor.fit` and its callers read."""
 MIN_FOLDS, MAX_FOLDS = 5, 10
 """Number of folds: with more, training rows have features of nearly as many days as new rows will have."""
+MAX_REMEMBERED_BYTES = 200_000_000
+"""Maximum size of the lookup features that a process keeps for the next model; see `fit_once`."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,32 @@ class CrossFittedPreprocessor:
             begin = end
 
 
+_remembered: dict[tuple[str, ...], CrossFittedPreprocessor] = {}
+"""Fits of this process by what they were fitted on, the latest one last."""
+
+
+def fit_once(
+    training_set: Bundle, rows: pd.DataFrame, fit_mask: np.ndarray, runtime_lookup: Bundle | None = None
+) -> CrossFittedPreprocessor:
+    """Fit a preprocessor on a stored training set, or return that of an earlier call with the same arguments.
+
+    The models of a run learn from the same rows, and fitting takes several times as long as reading them. `rows` are
+    all of `LEARNED_PARTS`; for the other arguments see `CrossFittedPreprocessor.fit`.
+    """
+    mask_digest = hashlib.sha256(np.packbits(fit_mask).tobytes()).hexdigest()
+    key = (training_set.digest, mask_digest, runtime_lookup.digest if runtime_lookup else "")
+    fitted = _remembered.pop(key, None)
+    if fitted is None:
+        encoder = Encoder.from_bytes(training_set.file(ENCODER_FILE))
+        lookup = MedianRunTime.from_bundle(runtime_lookup) if runtime_lookup else None
+        fitted = CrossFittedPreprocessor.fit(encoder, rows, fit_mask, lookup)
+        fitted.lookup.setflags(write=False)
+    _remembered[key] = fitted
+    while sum(of_call.lookup.nbytes for of_call in _remembered.values()) > MAX_REMEMBERED_BYTES:
+        del _remembered[next(iter(_remembered))]
+    return fitted
+
+
 def compute_out_of_fold(rows: pd.DataFrame) -> np.ndarray:
     """Return the `LOOKUP_FEATURES` (n, 3) of labelled rows, each from a lookup not fitted on its service day.
 
@@ -71,6 +106,8 @@ def compute_out_of_fold(rows: pd.DataFrame) -> np.ndarray:
     folds = min(n_days, MAX_FOLDS) if has_enough_days else MIN_FOLDS
     group = by_day if has_enough_days else rows.groupby("trip_id").ngroup().to_numpy()
     columns = rows[list(run_time.FIT_COLUMNS)]
+    # Each lookup numbers the texts: that of a category takes no time.
+    columns = columns.astype(dict.fromkeys(columns.select_dtypes(exclude="number"), "category"))
     features = np.empty((len(group), len(LOOKUP_FEATURES)))
     for fold in range(folds):
         held_out = group % folds == fold
@@ -78,26 +115,25 @@ def compute_out_of_fold(rows: pd.DataFrame) -> np.ndarray:
     return features
 
 
+def select_learned(rows: pd.DataFrame) -> np.ndarray:
+    """Return a mask (n,) of the labelled rows of the training part."""
+    return (rows["part"] == "train").to_numpy() & rows["delay_seconds"].notna().to_numpy()
+
+
 def prepare_training_data(
-    encoder: Encoder,
-    rows: pd.DataFrame,
-    frames: Iterable[pd.DataFrame],
-    seed: int,
-    lookup: MedianRunTime | None = None,
-) -> tuple[Preprocessor, TrainingData, np.ndarray]:
-    """Fit a preprocessor on the labelled training rows of a training set and transform its rows.
+    fitted: CrossFittedPreprocessor, rows: pd.DataFrame, frames: Iterable[pd.DataFrame], seed: int
+) -> tuple[TrainingData, np.ndarray]:
+    """Transform the rows of a training set, whose preprocessor was fitted on those that `select_learned` selects.
 
-    Returns it with the model inputs, and the places (v,) of the validation rows among all n rows.
+    Returns the model inputs, and the places (v,) of the validation rows among all n rows.
 
-    `rows` has the `FIT_COLUMNS` of all rows; `lookup` is as in `CrossFittedPreprocessor.fit`. The frames together are
-    all rows in order with all columns; they are read one at a time. Training rows without a label come last; validation
-    rows without one, and rows of no part, are left out.
+    `rows` has the columns `part` and `delay_seconds` of all rows. The frames together are all rows in order with all
+    columns; they are read one at a time. Training rows without a label come last; validation rows without one, and rows
+    of no part, are left out.
     """
     labelled = rows["delay_seconds"].notna().to_numpy()
     in_train = (rows["part"] == "train").to_numpy()
     in_validation = (rows["part"] == "validation").to_numpy()
-    fitted = CrossFittedPreprocessor.fit(encoder, rows, in_train & labelled, lookup)
-    del rows  # the frames have what is needed from here on
     kept = [np.flatnonzero(mask) for mask in (in_train & labelled, in_train & ~labelled, in_validation & labelled)]
     places = np.full(len(labelled), -1)
     places[np.concatenate(kept)] = np.arange(sum(map(len, kept)))
@@ -105,7 +141,7 @@ def prepare_training_data(
     n_train = len(kept[0]) + len(kept[1])
     train, validation = gathered.take(slice(n_train)), gathered.take(slice(n_train, None))
     data = TrainingData(train, validation, fitted.preprocessor.feature_names, seed)
-    return fitted.preprocessor, data, kept[2]
+    return data, kept[2]
 
 
 def _gather(fitted: CrossFittedPreprocessor, frames: Iterable[pd.DataFrame], places: np.ndarray) -> TrainingRows:

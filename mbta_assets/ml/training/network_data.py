@@ -8,10 +8,8 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, Preprocessor
-from mbta_assets.ml.inference.run_time import MedianRunTime
-from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, prepare_training_data
+from mbta_assets.ml.inference.preprocessing import Preprocessor
+from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, fit_once, prepare_training_data, select_learned
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows, walk_forward
 from mbta_assets.ml.training.network import count_parameters
 from mbta_assets.ml.training.network_trainer import Fitted
@@ -51,21 +49,21 @@ class NetworkData:
     def of_learned_parts(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int) -> Self:
         """Read the training and validation parts as training rows, with the stored lookup and no validation rows."""
         rows = read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS).assign(part="train")
-        return cls._prepare(training_set, runtime_lookup, rows, seed, MedianRunTime.from_bundle(runtime_lookup))
+        return cls._prepare(training_set, runtime_lookup, rows, seed, has_lookup=True)
 
     @classmethod
     def _prepare(
-        cls,
-        training_set: Bundle,
-        runtime_lookup: Bundle,
-        rows: pd.DataFrame,
-        seed: int,
-        lookup: MedianRunTime | None = None,
+        cls, training_set: Bundle, runtime_lookup: Bundle, rows: pd.DataFrame, seed: int, has_lookup: bool = False
     ) -> Self:
-        """Transform the rows of `LEARNED_PARTS`, whose `FIT_COLUMNS` are given with the parts that they take."""
-        encoder = Encoder.from_bytes(training_set.file(ENCODER_FILE))
-        frames = iterate_rows(training_set, LEARNED_PARTS)
-        return cls(training_set, runtime_lookup, *prepare_training_data(encoder, rows, frames, seed, lookup))
+        """Transform the rows of `LEARNED_PARTS`, whose `FIT_COLUMNS` are given with the parts that they take.
+
+        `has_lookup` says whether the stored lookup was fitted on the same rows.
+        """
+        fitted = fit_once(training_set, rows, select_learned(rows), runtime_lookup if has_lookup else None)
+        parts = rows[["part", "delay_seconds"]]
+        del rows  # the frames have what else is needed
+        data = prepare_training_data(fitted, parts, iterate_rows(training_set, LEARNED_PARTS), seed)
+        return cls(training_set, runtime_lookup, fitted.preprocessor, *data)
 
     def drop_columns(self, names: Collection[str]) -> Self:
         """Drop the columns with these names."""

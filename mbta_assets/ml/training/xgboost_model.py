@@ -15,12 +15,15 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, RESIDUAL_BASES, Preprocessor
-from mbta_assets.ml.inference.run_time import MedianRunTime
+from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES, Preprocessor
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.ml.training.compute import Resources
-from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, CrossFittedPreprocessor, compute_residual_bases
+from mbta_assets.ml.training.cross_fitting import (
+    FIT_COLUMNS,
+    CrossFittedPreprocessor,
+    compute_residual_bases,
+    fit_once,
+)
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows, walk_forward
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import BoostingConfig, SearchBudget
@@ -98,7 +101,6 @@ class _Rows:
     training_set: Bundle
     rows: pd.DataFrame
     """All rows of `LEARNED_PARTS`, with `FIT_COLUMNS`."""
-    encoder: Encoder
     labelled: np.ndarray
     """(n,) mask."""
     train: np.ndarray
@@ -111,7 +113,11 @@ class _Rows:
         rows = read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS)
         labelled = rows["delay_seconds"].notna().to_numpy()
         train, validation = (labelled & (rows["part"] == part).to_numpy() for part in ("train", "validation"))
-        return cls(training_set, rows, Encoder.from_bytes(training_set.file(ENCODER_FILE)), labelled, train, validation)
+        return cls(training_set, rows, labelled, train, validation)
+
+    def fit(self, mask: np.ndarray, runtime_lookup: Bundle | None = None) -> CrossFittedPreprocessor:
+        """Fit a preprocessor on masked rows; see `cross_fitting.fit_once`."""
+        return fit_once(self.training_set, self.rows, mask, runtime_lookup)
 
     def arrays(self, fitted: CrossFittedPreprocessor, mask: np.ndarray, residual_to: str) -> Iterator[Arrays]:
         """Yield the model inputs of masked rows in blocks, as they need not fit into this process together."""
@@ -128,9 +134,9 @@ def train_xgboost(
 ) -> TrainedXGBoost:
     """Search for configurations, train them with early stopping, and again with validation added, but not test."""
     rows = _Rows.from_bundle(training_set)
-    fitted = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, rows.train)
+    fitted = rows.fit(rows.train)
     feature_names = fitted.preprocessor.feature_names
-    trials = _search(rows, fitted, training, executor)
+    trials = _search(rows, training, executor)
     configurations = select_configurations(trials)
     trainers = {
         base: XGBoostTrainer(configuration, feature_names, training.boosting, training.seed)
@@ -149,8 +155,7 @@ def train_xgboost(
     selected, errors = select_bases(to_main_base, residuals)
     held_out = {base: tried[base] for base in selected}
     final_rows = rows.train | rows.validation
-    lookup = MedianRunTime.from_bundle(runtime_lookup)
-    final_fitted = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, final_rows, lookup)
+    final_fitted = rows.fit(final_rows, runtime_lookup)
     trees = {
         base: executor.train_trees(_fix_rounds(trainers[base], booster), rows.arrays(final_fitted, final_rows, base))
         for base, booster in held_out.items()
@@ -206,15 +211,13 @@ def run_trial(configuration: Configuration, data: TrialData, report: Report, res
     xgboost_trainer.fit(trainer, rows.train.relative_to(residual_to), rows.validation.relative_to(residual_to), report)
 
 
-def _search(
-    rows: _Rows, fitted: CrossFittedPreprocessor, training: XGBoostTraining, executor: TrainingExecutor
-) -> list[tuning.Result]:
-    """Run the hyperparameter search on subsamples of walk-forward folds; `fitted` is of the first one."""
+def _search(rows: _Rows, training: XGBoostTraining, executor: TrainingExecutor) -> list[tuning.Result]:
+    """Run the hyperparameter search on subsamples of walk-forward folds."""
     budget, seed = training.budget, training.seed
     folds: list[TrialData] = []
     for part in walk_forward(rows.rows, budget.search_folds):
         masks = [rows.labelled & (part == name) for name in LEARNED_PARTS]
-        of_fold = CrossFittedPreprocessor.fit(rows.encoder, rows.rows, masks[0]) if folds else fitted
+        of_fold = rows.fit(masks[0])
         train, validation = (rows.with_bases(of_fold, subsample_mask(mask, budget.rows, seed)) for mask in masks)
         data = TrainingData(train, validation, of_fold.preprocessor.feature_names, seed)
         folds.append(TrialData(data, training.trial_boosting))

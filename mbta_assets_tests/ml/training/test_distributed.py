@@ -52,10 +52,10 @@ def test_blocks_transformed_one_at_a_time_make_the_arrays_of_all_rows(simulation
     train = (rows["delay_seconds"].notna() & (rows["part"] == "train")).to_numpy()
     encoder = Encoder.fit(rows[train], NUMERIC_FEATURES, CATEGORICAL_FEATURES)
     frames = [rows[begin : begin + BLOCK_ROWS] for begin in range(0, len(rows), BLOCK_ROWS)]
-    whole, in_blocks = (
-        prepare_training_data(encoder, rows, blocks, seed=0)[1].drop_unlabelled() for blocks in ([rows], frames)
-    )
     fitted = CrossFittedPreprocessor.fit(encoder, rows, train)
+    whole, in_blocks = (
+        prepare_training_data(fitted, rows, blocks, seed=0)[0].drop_unlabelled() for blocks in ([rows], frames)
+    )
     for residual_to in RESIDUAL_BASES:
         blocks = Arrays.concat(fitted.transform_blocks(frames, train, residual_to))
         for name, values in vars(whole.train.relative_to(residual_to)).items():
@@ -106,7 +106,7 @@ def train_networks(cut: Cut, data: NetworkTrainings, resources: Resources) -> tu
 class TestOnRay:
     """Two workers of the cluster, each with its shard of the rows."""
 
-    pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+    pytestmark = pytest.mark.xdist_group("ray")
 
     def test_trees_of_two_workers_are_as_good_as_of_one_process_and_the_same_again_when_a_node_is_lost(
         self, ray: LocalRayCluster, training_data: TrainingData, tmp_path: Path

@@ -14,7 +14,12 @@ from mbta_assets.defs.models.xgboost_model import WITH_ALL_INPUTS
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.model import ResidualFunction, load_onnx, predict_delay
 from mbta_assets.ml.training import int8_variants, network_trainer, onnx_export, xgboost_trainer
-from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, prepare_training_data
+from mbta_assets.ml.training.cross_fitting import (
+    FIT_COLUMNS,
+    CrossFittedPreprocessor,
+    prepare_training_data,
+    select_learned,
+)
 from mbta_assets.ml.training.dataset import CATEGORICAL_FEATURES, NUMERIC_FEATURES, SplitConfig, assign_parts
 from mbta_assets.ml.training.hyperparameters import BoostingConfig, NetworkConfig, TrainConfig
 from mbta_assets.ml.training.xgboost_trainer import XGBoostTrainer
@@ -53,7 +58,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def trained(rows: pd.DataFrame) -> Trained:
     """Return small models of each kind: the lookup, trees, a network and its int8."""
     encoder = Encoder.fit(rows[rows["part"] == "train"], NUMERIC_FEATURES, CATEGORICAL_FEATURES)
-    preprocessor, data, _ = prepare_training_data(encoder, rows[FIT_COLUMNS], [rows], 0)
+    fitted = CrossFittedPreprocessor.fit(encoder, rows[FIT_COLUMNS], select_learned(rows))
+    preprocessor, (data, _) = fitted.preprocessor, prepare_training_data(fitted, rows, [rows], 0)
     trees = {
         base: xgboost_trainer.fit(
             XGBoostTrainer({**WITH_ALL_INPUTS, "residual_to": base}, data.feature_names, BoostingConfig(20, 20, 10), 0),
