@@ -34,6 +34,8 @@ WITH_ALL_INPUTS: dict[str, Any] = {
     **WITHOUT_TIME_AND_PLACE, "inputs": ALL_INPUTS, "objective": HUBER, "eta": 0.1, "max_depth": 8,
     "min_child_weight": 20.0, "subsample": 0.8, "colsample_bynode": 0.7,
 }  # fmt: skip
+IN_SECONDS: dict[str, Any] = {**WITH_ALL_INPUTS, "unit": SECONDS, "max_depth": 9}
+TO_NOW: dict[str, Any] = {**WITH_ALL_INPUTS, "residual_to": "now", "objective": ABSOLUTE, "max_depth": 9}
 MAX_IMPORTANCE_ROWS = 15
 
 
@@ -43,9 +45,11 @@ class XGBoostSpace(dg.Config):
     first_configurations: list[dict[str, Any]] = Field(
         default=[
             WITH_ALL_INPUTS,
+            {**IN_SECONDS, "inputs": REDUCED_INPUTS},
+            TO_NOW,
+            {**TO_NOW, "inputs": REDUCED_INPUTS},
             WITHOUT_TIME_AND_PLACE,
-            {**WITH_ALL_INPUTS, "residual_to": "now", "objective": ABSOLUTE, "max_depth": 9},
-            {**WITH_ALL_INPUTS, "unit": SECONDS, "max_depth": 9},
+            IN_SECONDS,
         ],
         description="Configurations that every search begins with.",
     )

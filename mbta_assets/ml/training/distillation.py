@@ -42,23 +42,29 @@ HELD_OUT = "student_held_out"
 """Name of the student that was not trained on the validation part, in the registry."""
 EARLIER_DAYS_FILE = "earlier_days.parquet"
 """File of that bundle with predictions of service days before the validation part; see `_predict_earlier_days`."""
+SHARE_OF_OTHERS = 0.25
+"""Size of a network, compared with the other files of a bundle, which hardly makes the bundle larger."""
 MANIFEST_BYTES, INTERVAL_BYTES = 4_000, 8_000
 """Sizes to reserve for the manifest of a student, without its provenance, and for its prediction interval."""
 
 
 @dataclass(frozen=True)
 class SizeBudget:
-    """Maximum size of the bundle of a quantized student."""
+    """Maximum size of the bundle of a quantized student, and what its network may have of it in any case."""
 
     max_bytes: int
     max_fraction_of_teacher: float
     min_network_bytes: int
-    """Size that a network may have whatever the lookup and the names of many stops take of the bundle."""
+    """Size that a network may have whatever the lookup and the names of many stops take of the bundle.
+
+    Where these alone take several times as much, it may have as much as `SHARE_OF_OTHERS` of them.
+    """
 
     def for_network(self, teacher: Bundle, fixed_bytes: int) -> int:
         """Return the maximum size in bytes of the network of a student of this teacher, beside other files."""
         of_bundle = int(min(self.max_bytes, teacher.size_bytes * self.max_fraction_of_teacher))
-        return max(of_bundle - fixed_bytes, self.min_network_bytes)
+        beside_others = min(of_bundle, int(SHARE_OF_OTHERS * fixed_bytes))
+        return max(of_bundle - fixed_bytes, self.min_network_bytes, beside_others)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def test_a_network_has_what_other_files_leave_of_the_bundle_but_never_less_than_
     teacher = bundle.write(tmp_path, "network", {"weights": bytes(800_000)})
     budget = SizeBudget(60_000, 1 / 8, 20_000)
     assert budget.for_network(teacher, 25_000) == 35_000
-    assert budget.for_network(teacher, 55_000) == budget.for_network(teacher, 300_000) == 20_000
+    assert budget.for_network(teacher, 55_000) == budget.for_network(teacher, 80_000) == 20_000
+    assert budget.for_network(teacher, 120_000) == 30_000
+    assert budget.for_network(teacher, 900_000) == 60_000
     small_teacher = bundle.write(tmp_path / "small", "network", {"weights": bytes(320_000)})
     assert 15_000 < SizeBudget(60_000, 1 / 8, 1).for_network(small_teacher, 25_000) < 16_000
 
