@@ -132,9 +132,9 @@ class SearchBudget:
         """Return the maximum number of folds of a search: one where there is nothing to choose from."""
         return self.folds if self.trials > 1 else 1
 
-    def build_halving(self, steps: int) -> Halving:
-        """Return the successive halving of trials of so many steps."""
-        return Halving.from_fraction(steps, self.grace_fraction, self.halving_factor)
+    def build_halving(self, steps: int, within: str | None = None) -> Halving:
+        """Return the successive halving of trials of so many steps; for `within` see `Halving`."""
+        return Halving.from_fraction(steps, self.grace_fraction, self.halving_factor, within)
 
 
 _TRAIN_FIELDS = {

@@ -39,11 +39,13 @@ class Halving:
     grace: int
     steps: int
     factor: int = 3
+    within: str | None = None
+    """Key of a configuration: only those with the same value are compared, where others start far behind, say."""
 
     @classmethod
-    def from_fraction(cls, steps: int, grace_fraction: float, factor: int) -> Self:
+    def from_fraction(cls, steps: int, grace_fraction: float, factor: int, within: str | None = None) -> Self:
         """Place the first rung after a fraction of the steps of a full trial, rounded down, but not before step 1."""
-        return cls(max(1, int(steps * grace_fraction)), steps, factor)
+        return cls(max(1, int(steps * grace_fraction)), steps, factor, within)
 
     @property
     def rungs(self) -> list[int]:
@@ -55,26 +57,42 @@ class Halving:
             step *= self.factor
         return rungs
 
-    def stopping_steps(self, curves: Sequence[Curve], ended: Sequence[bool]) -> list[int | None]:
+    def stopping_steps(
+        self, configurations: Sequence[Configuration], curves: Sequence[Curve], ended: Sequence[bool]
+    ) -> list[int | None]:
         """Return the step at which each configuration has to stop; None for one that goes on or cannot be compared yet.
 
         `curves` and `ended` give the errors of each configuration so far, and whether it has ended.
         """
+        groups = [configuration.get(self.within) if self.within else None for configuration in configurations]
         stops: list[int | None] = [None] * len(curves)
-        for rung in self.rungs:
-            earlier_errors: list[float] = []
-            for index, curve in enumerate(curves):
-                if stops[index] is not None:
-                    continue
-                if len(curve) < rung:
-                    if not ended[index]:
-                        break  # later ones wait for the result of this one
-                    continue
-                error = min(curve[:rung])
-                if earlier_errors and error > np.quantile(earlier_errors, 1 / self.factor):
-                    stops[index] = rung
-                earlier_errors.append(error)
+        for group in dict.fromkeys(groups):
+            members = [index for index, of_configuration in enumerate(groups) if of_configuration == group]
+            for rung in self.rungs:
+                self._compare(rung, members, curves, ended, stops)
         return stops
+
+    def _compare(
+        self,
+        rung: int,
+        members: Sequence[int],
+        curves: Sequence[Curve],
+        ended: Sequence[bool],
+        stops: list[int | None],
+    ) -> None:
+        """Compare the configurations with these indices at a rung, and set the step of those that stop there."""
+        earlier_errors: list[float] = []
+        for index in members:
+            if stops[index] is not None:
+                continue
+            if len(curves[index]) < rung:
+                if not ended[index]:
+                    return  # later ones wait for the result of this one
+                continue
+            error = min(curves[index][:rung])
+            if earlier_errors and error > np.quantile(earlier_errors, 1 / self.factor):
+                stops[index] = rung
+            earlier_errors.append(error)
 
 
 @dataclass(frozen=True)
@@ -108,7 +126,7 @@ def search(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer reporter prints even if verbose is 0
     from ray import tune  # takes seconds to import; the code location imports this module and must load fast
 
-    scheduler = _create_scheduler(halving, len(configurations), len(folds))
+    scheduler = _create_scheduler(halving, configurations, len(folds))
     trainable = tune.with_parameters(
         _report_trial, trial=trial, configurations=list(configurations), folds=list(folds), resources=resources
     )
@@ -130,7 +148,7 @@ def search(
         _, failure = min(scheduler.failures.items())
         raise RuntimeError(f"a trial of the search failed: {failure}")
     curves = scheduler.mean_curves()
-    stops = halving.stopping_steps(curves, [True] * len(configurations))
+    stops = halving.stopping_steps(configurations, curves, [True] * len(configurations))
     return [
         Result(index, configuration, curve[:stop])
         for index, (configuration, curve, stop) in enumerate(zip(configurations, curves, stops, strict=True))
@@ -189,7 +207,7 @@ def _report_trial(
         tune.report({"error": math.inf, "index": index, "step": 0, "failure": f"{type(error).__name__}: {error}"})
 
 
-def _create_scheduler(halving: Halving, configurations: int, folds: int) -> Any:
+def _create_scheduler(halving: Halving, configurations: Sequence[Configuration], folds: int) -> Any:
     """Create the scheduler of a search; its class needs Ray, which is imported late (see `search`).
 
     The trials of a configuration follow one another, one for each fold.
@@ -201,7 +219,7 @@ def _create_scheduler(halving: Halving, configurations: int, folds: int) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.curves: list[Curve] = [[] for _ in range(configurations * folds)]
+            self.curves: list[Curve] = [[] for _ in range(len(configurations) * folds)]
             self.ended = [False] * len(self.curves)
             self.failures: dict[int, str] = {}
 
@@ -212,7 +230,7 @@ def _create_scheduler(halving: Halving, configurations: int, folds: int) -> Any:
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             self.record(result)
             ended = [all(self.ended[trials]) for trials in self.list_trials()]
-            stop = halving.stopping_steps(self.mean_curves(), ended)[result["index"] // folds]
+            stop = halving.stopping_steps(configurations, self.mean_curves(), ended)[result["index"] // folds]
             return TrialScheduler.CONTINUE if stop is None else TrialScheduler.STOP
 
         def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

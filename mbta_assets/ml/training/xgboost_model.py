@@ -212,7 +212,11 @@ def run_trial(configuration: Configuration, data: TrialData, report: Report, res
 
 
 def _search(rows: _Rows, training: XGBoostTraining, executor: TrainingExecutor) -> list[tuning.Result]:
-    """Run the hyperparameter search on subsamples of walk-forward folds."""
+    """Run the hyperparameter search on subsamples of walk-forward folds.
+
+    Configurations are compared with those of the same residual base: after a few rounds trees relative to now are as
+    many seconds behind as the arrival is ahead, and the best of each base are trained.
+    """
     budget, seed = training.budget, training.seed
     folds: list[TrialData] = []
     for part in walk_forward(rows.rows, budget.search_folds):
@@ -225,7 +229,7 @@ def _search(rows: _Rows, training: XGBoostTraining, executor: TrainingExecutor) 
         run_trial,
         training.space.draw_configurations(budget.trials, seed)[: budget.trials],
         folds,
-        budget.build_halving(training.trial_boosting.steps),
+        budget.build_halving(training.trial_boosting.steps, within="residual_to"),
     )
 
 

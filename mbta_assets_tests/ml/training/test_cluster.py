@@ -34,7 +34,7 @@ def run_trials_one_by_one(folds: list[TrialData]) -> list[tuning.Result]:
     curves = [
         tuning.run_trials(xgboost_model.run_trial, configuration, folds)[0].curve for configuration in configurations
     ]
-    stops = HALVING.stopping_steps(curves, [True] * TRIALS)
+    stops = HALVING.stopping_steps(configurations, curves, [True] * TRIALS)
     assert any(stops), "halving stops no trial, so that there is nothing to compare"
     return [
         tuning.Result(index, configuration, curve[:stop])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.integration  # simulates ten service days, unless anoth
 def training_set(simulation: Simulation, tmp_path: Path) -> Bundle:
     """Return a stored training set of few rows of the simulated days."""
     features = simulation.rows.drop(columns="part")
-    samples = ((day, rows[::40]) for day, rows in features.groupby(features["service_date"].astype(str)))
+    samples = [(pd.Timestamp(day).date(), rows[::40]) for day, rows in features.groupby(features["service_date"])]
     built = build_training_set(samples, SplitConfig())
     return ModelRegistry(tmp_path).put("training_set", built.draft({}, 150))
 
@@ -46,7 +47,7 @@ def count_fits(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Return a function that tells how often a preprocessor was fitted, without any that is remembered before."""
     fits, fit = list[int](), CrossFittedPreprocessor.fit
 
-    def fit_and_count(*arguments: object) -> CrossFittedPreprocessor:
+    def fit_and_count(*arguments: Any) -> CrossFittedPreprocessor:
         fits.append(1)
         return fit(*arguments)
 

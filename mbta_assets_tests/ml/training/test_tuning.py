@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,10 @@ CURVES: list[tuning.Curve] = [
 HALVING = Halving(grace=1, factor=2, steps=4)
 
 
-def simulate_search(seed: int) -> list[int]:
+CONFIGURATIONS: list[tuning.Configuration] = [{"base": name} for name in "aababb"]
+
+
+def simulate_search(seed: int, halving: Halving) -> list[int]:
     """Return the number of steps of each trial, when two workers report in a random order."""
     order = random.Random(seed)
     reported: list[tuning.Curve] = [[] for _ in CURVES]
@@ -29,16 +33,17 @@ def simulate_search(seed: int) -> list[int]:
             running.append(waiting.pop(0))
         index = order.choice(running)
         reported[index].append(CURVES[index][len(reported[index])])
-        stopped = HALVING.stopping_steps(reported, ended)[index] is not None
-        if stopped or len(reported[index]) == HALVING.steps:
+        stopped = halving.stopping_steps(CONFIGURATIONS, reported, ended)[index] is not None
+        if stopped or len(reported[index]) == halving.steps:
             ended[index] = True
             running.remove(index)
-    stops = HALVING.stopping_steps(reported, [True] * len(CURVES))
+    stops = halving.stopping_steps(CONFIGURATIONS, reported, [True] * len(CURVES))
     return [len(curve[:stop]) for curve, stop in zip(reported, stops, strict=True)]
 
 
-def test_trials_are_stopped_at_the_same_steps_in_any_order() -> None:
-    outcomes = {tuple(simulate_search(seed)) for seed in range(50)}
+@pytest.mark.parametrize("within", [None, "base"])
+def test_trials_are_stopped_at_the_same_steps_in_any_order(within: str | None) -> None:
+    outcomes = {tuple(simulate_search(seed, replace(HALVING, within=within))) for seed in range(50)}
     assert len(outcomes) == 1
     lengths = outcomes.pop()
     assert min(lengths) < HALVING.steps == max(lengths)
@@ -47,8 +52,19 @@ def test_trials_are_stopped_at_the_same_steps_in_any_order() -> None:
 def test_the_best_trial_at_every_rung_is_never_stopped() -> None:
     for permutation in itertools.permutations(CURVES[:4]):
         curves = list(permutation)
-        stops = HALVING.stopping_steps(curves, [True] * 4)
+        stops = HALVING.stopping_steps(CONFIGURATIONS[:4], curves, [True] * 4)
         assert stops[curves.index(CURVES[1])] is None or min(CURVES[1]) > min(min(curve) for curve in curves)
+
+
+def test_groups_of_configurations_are_stopped_as_if_each_were_searched_alone() -> None:
+    stops = replace(HALVING, within="base").stopping_steps(CONFIGURATIONS, CURVES, [True] * len(CURVES))
+    for group in "ab":
+        members = [index for index, configuration in enumerate(CONFIGURATIONS) if configuration["base"] == group]
+        alone = HALVING.stopping_steps(
+            [CONFIGURATIONS[index] for index in members], [CURVES[index] for index in members], [True] * len(members)
+        )
+        assert [stops[index] for index in members] == alone
+    assert stops != HALVING.stopping_steps(CONFIGURATIONS, CURVES, [True] * len(CURVES))
 
 
 def test_a_configuration_has_the_mean_error_of_its_folds_as_far_as_all_have_come() -> None:
