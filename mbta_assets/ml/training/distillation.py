@@ -5,19 +5,18 @@ that did not learn the validation part. The final student learns both parts from
 `untaught_student` is the same network trained on the labels alone.
 """
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as arrow
-from pyarrow import parquet
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
+from mbta_assets.ml.training.dataset import read_labelled
+from mbta_assets.ml.training.earlier_days import EARLIER_DAYS_FILE, predict_earlier_days
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import (
     DistillationConfig,
@@ -40,8 +39,8 @@ from mbta_assets.storage.bundle import Bundle, Draft
 
 HELD_OUT = "student_held_out"
 """Name of the student that was not trained on the validation part, in the registry."""
-EARLIER_DAYS_FILE = "earlier_days.parquet"
-"""File of that bundle with predictions of service days before the validation part; see `_predict_earlier_days`."""
+MAX_FOLD_ROWS = 150_000
+"""Maximum number of rows that a student learns to predict an earlier service day; see `earlier_days`."""
 SHARE_OF_OTHERS = 0.25
 """Size of a network, compared with the other files of a bundle, which hardly makes the bundle larger."""
 MANIFEST_BYTES, INTERVAL_BYTES = 4_000, 8_000
@@ -209,11 +208,11 @@ def distill_student(
     trials = _search(distillation_data, data, teacher, training, executor)
     configuration = tuning.best_result(trials).configuration
     fitted = executor.train_network(train_configuration, configuration, distillation_data)
+    earlier = _predict_earlier_days(folds, fitted, data, teacher, configuration, training, executor)
     of_held_out = {"dnn_teacher": teacher, "pruned_held_out": held_out.network, "xgboost_held_out": held_out.trees}
     held_out_draft = data.draft(fitted, configuration, executor.torch_workers, of_held_out)
-    del distillation_data, data, all_columns
-    earlier = _predict_earlier_days(folds, teacher, configuration, fitted.best_epoch, training, executor)
     held_out_draft = replace(held_out_draft, files={**held_out_draft.files, EARLIER_DAYS_FILE: earlier})
+    del distillation_data, data, all_columns
     all_columns = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
     data = all_columns.select_columns_of(teacher)
     final_data = _teach(data, all_columns, final, fraction, training).end_after(fitted.best_epoch)
@@ -235,29 +234,27 @@ def distill_student(
 
 def _predict_earlier_days(
     folds: Iterable[NetworkData],
+    fitted: Fitted,
+    data: NetworkData,
     teacher: Bundle,
     configuration: Configuration,
-    epochs: int,
     training: StudentTraining,
     executor: TrainingExecutor,
 ) -> bytes:
-    """Return a Parquet file with predictions of the service days that folds predict from the days before.
+    """Return the file with predictions of earlier service days, of students of some rows that have no teacher.
 
-    They are of students without a teacher, as teachers have learned these days, trained for a given number of epochs.
-    Columns are the `place` of the row among those of `LEARNED_PARTS`, and its predicted `delay` in seconds.
+    Teachers have learned these days. `fitted` is the student that did not learn the validation part of `data`.
     """
-    places, delays = [np.empty(0, np.int64)], [np.empty(0)]
-    for fold in folds:
-        data = fold.select_columns_of(teacher)
-        rows = data.validation
-        untaught = _make_data(data, np.zeros(len(data.train), np.float32), training).end_after(epochs)
-        fitted = executor.train_network(train_configuration, _without_teacher(configuration), untaught)
-        places.append(data.validation_places)
-        delays.append(rows.base + rows.scale * predict(fitted.network, rows))
-    place, delay = np.concatenate(places), np.concatenate(delays)
-    order, buffer = np.argsort(place), io.BytesIO()
-    parquet.write_table(arrow.table({"place": place[order], "delay": delay[order]}), buffer)
-    return buffer.getvalue()
+    validation = data.validation
+    error = validation.scale * np.abs(predict(fitted.network, validation) - validation.target)
+
+    def train(fold: NetworkData) -> Network:
+        untaught = _make_data(fold, np.zeros(len(fold.train), np.float32), training)
+        untaught = untaught.subsample(MAX_FOLD_ROWS, training.epochs).end_after(fitted.best_epoch)
+        return executor.train_network(train_configuration, _without_teacher(configuration), untaught).network
+
+    rows = read_labelled(data.training_set, "validation")
+    return predict_earlier_days((fold.select_columns_of(teacher) for fold in folds), train, rows, error)
 
 
 def _teach(

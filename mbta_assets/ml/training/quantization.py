@@ -21,7 +21,7 @@ from mbta_assets.ml.inference.onnx_session import create_session, make_feed, mea
 from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.training import int8_variants
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, make_provenance, read_labelled, read_rows, take_rows
-from mbta_assets.ml.training.distillation import EARLIER_DAYS_FILE
+from mbta_assets.ml.training.earlier_days import EARLIER_DAYS_FILE
 from mbta_assets.ml.training.network_data import NetworkData
 from mbta_assets.ml.training.network_weights import from_bundle
 from mbta_assets.ml.training.onnx_export import max_difference_seconds, to_onnx
@@ -157,6 +157,7 @@ def calibrate_interval(
     arriving_now = -rows["scheduled_seconds_ahead"].to_numpy(dtype=np.float64)
     delay = np.maximum(np.concatenate([delay, stored["delay"].to_numpy()]), arriving_now)
     error = rows["delay_seconds"].to_numpy() - correct_delays(rows, delay).delay
+    error *= np.concatenate([np.ones(len(validation)), stored["error_ratio"].to_numpy()])
     return IntervalCalibration.fit(rows, error, confidence_level)
 
 
