@@ -19,6 +19,7 @@ from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.earlier_days import EARLIER_DAYS_FILE, predict_earlier_days
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import (
+    MIN_EPOCHS,
     DistillationConfig,
     NetworkConfig,
     SearchBudget,
@@ -130,9 +131,13 @@ class DistillationData:
         optimization = replace(self.optimization, epochs=epochs)
         return replace(self, train=self.train.take(rows), teacher=self.teacher[rows], optimization=optimization)
 
-    def end_after(self, epoch: int) -> Self:
-        """Set the epoch that training ends after, and drop the validation rows, which have no part in that."""
-        optimization = replace(self.optimization, last_epoch=epoch)
+    def end_after(self, epochs: int) -> Self:
+        """Set the number of epochs that another training chose, and drop the validation rows, which do not choose here.
+
+        The learning rate falls to its end within these epochs: where it is still high, a network is as good or bad as
+        chance has it, and no validation rows would tell.
+        """
+        optimization = replace(self.optimization, epochs=max(epochs, MIN_EPOCHS))
         return replace(self, validation=self.validation.take(np.arange(0)), optimization=optimization)
 
 

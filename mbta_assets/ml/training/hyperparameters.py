@@ -52,8 +52,6 @@ class TrainConfig:
     """Decoupled weight decay of AdamW."""
     epochs: int = 8
     """Maximum number of epochs, and the length of the schedule."""
-    last_epoch: int | None = None
-    """Epoch after which training ends, if before the last one of the schedule."""
     batch_size: int = 2048
     """Maximum number of rows per batch."""
     min_steps_per_epoch: int = 64

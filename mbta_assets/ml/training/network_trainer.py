@@ -137,12 +137,11 @@ def fine_tune(
 def _train_to_the_end(loop: "_TrainingLoop", on_step: OnStep | None) -> Fitted:
     """Train a network up to the configured last epoch, without validation rows to tell the best one by."""
     config, network = loop.config, loop.network
-    epochs = min(config.last_epoch or config.epochs, config.epochs)
-    for _ in range(epochs):
+    for _ in range(config.epochs):
         loop.run_epoch(on_step)
     network.cpu().eval()
     _require_finite(float(sum(value.detach().abs().sum() for value in network.parameters())), config)
-    return Fitted(network, float("nan"), 0, (), epochs)
+    return Fitted(network, float("nan"), 0, (), config.epochs)
 
 
 def _require_finite(number: float, config: TrainConfig) -> None:
