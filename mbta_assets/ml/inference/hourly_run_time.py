@@ -41,7 +41,7 @@ class Visits(NamedTuple):
     """Observed arrivals of m rows; departures at first stops."""
 
     trip: np.ndarray
-    """(m,) integers, one for each trip of a service day."""
+    """(m,) integers, one for each vehicle on a trip of a service day."""
     position: np.ndarray
     """(m,) number of the stop along the trip."""
     stop: np.ndarray

@@ -259,7 +259,7 @@ def _list_visits(rows: Columns, keys: np.ndarray, arrives_in: np.ndarray) -> Vis
     departing = keys[:, 3] == 0
     position = np.where(departing, 1, _to_floats(rows, "stops_behind") + keys[:, 3])
     seen = ~np.isnan(arrives_in) & ~np.isnan(position) & (departing | (position > 1))
-    trip = group_rows(rows, ("service_date", "trip_id"))
+    trip = group_rows(rows, ("service_date", "trip_id", "vehicle_id"))  # two vehicles may serve one trip
     time = hourly_run_time.compute_time_of_day(rows) + arrives_in
     return Visits(trip[seen], position[seen].astype(np.int64), keys[seen, 2], keys[seen, 4], time[seen])
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mbta_assets.ml.inference.hourly_run_time import DEVIATION_SECONDS, HOURS_PER_BIN, SECONDS_PER_DAY
@@ -66,6 +66,7 @@ def at_second_stop(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 @given(segment_seconds, segment_seconds, hours, hours)
+@example([600, 600], [1, 1, 1], 8, 8)  # two vehicles on the same trip
 def test_a_path_takes_the_sum_of_its_segments(quick: list[int], slow: list[int], hour: int, other_hour: int) -> None:
     rows = pd.concat([make_trips(quick, hour), make_trips(slow, other_hour).assign(vehicle_id="w")], ignore_index=True)
     lookup = MedianRunTime.fit(rows)
