@@ -137,7 +137,8 @@ class DistillationData:
         The learning rate falls to its end within these epochs: where it is still high, a network is as good or bad as
         chance has it, and no validation rows would tell.
         """
-        optimization = replace(self.optimization, epochs=max(epochs, MIN_EPOCHS))
+        min_epochs = min(MIN_EPOCHS, self.optimization.epochs)
+        optimization = replace(self.optimization, epochs=max(epochs, min_epochs))
         return replace(self, validation=self.validation.take(np.arange(0)), optimization=optimization)
 
 

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from mbta_assets.ml.inference.arrays import Arrays
-from mbta_assets.ml.training.distillation import SizeBudget, count_bytes, distillation_targets, select_mixture
+from mbta_assets.ml.training.distillation import (
+    DistillationData,
+    SizeBudget,
+    count_bytes,
+    distillation_targets,
+    select_mixture,
+)
 from mbta_assets.ml.training.hyperparameters import (
     DistillationConfig,
     NetworkConfig,
@@ -86,6 +92,18 @@ def test_the_size_of_a_configuration_is_that_of_its_trained_network_in_int8(
     network = fit(architecture, TrainConfig(epochs=1), train.rows, validation.rows).network
     size = len(quantize_weights(to_onnx(network)))
     assert count_bytes(configuration, NetworkConfig(), train.rows) == pytest.approx(size, rel=0.01)
+
+
+@pytest.mark.parametrize(("configured", "chosen", "epochs"), [(16, 9, 9), (16, 1, 3), (2, 1, 2)])
+def test_a_final_student_is_trained_for_the_epochs_that_were_chosen(
+    configured: int, chosen: int, epochs: int, make_problem: MakeProblem, validation: Problem
+) -> None:
+    small = make_problem(1_000, 5)
+    config = TrainConfig(epochs=configured)
+    data = DistillationData(small.rows, validation.rows, small.oracle, STUDENT, config, DistillationConfig())
+    final = data.end_after(chosen)
+    fitted = fit(STUDENT, final.optimization, final.train, final.validation)
+    assert fitted.best_epoch == epochs and fitted.validation_rows == 0
 
 
 def test_a_network_has_what_other_files_leave_of_the_bundle_but_never_less_than_the_minimum(tmp_path: Path) -> None:
