@@ -30,13 +30,17 @@ class Arrays:
         """Return the residuals (n,) that a model learns: label minus base, in units of the scale."""
         return (self.label - self.base) / self.scale
 
+    def absolute_errors(self, residual: np.ndarray) -> np.ndarray:
+        """Return the absolute errors (n,) of predicted residuals (n,) in seconds; NaN where there is no label."""
+        return self.scale * np.abs(residual - self.target)
+
     def mean_absolute_error(self, residual: np.ndarray) -> float:
         """Return the mean absolute error in seconds of predicted residuals (n,) over the rows with a label.
 
         It counts as the leaderboard does. In units of the scale a few rows, departures above all, would decide.
         """
         labelled = ~np.isnan(self.label)
-        return float((self.scale * np.abs(residual - self.target))[labelled].mean(dtype=np.float64))
+        return float(self.absolute_errors(residual)[labelled].mean(dtype=np.float64))
 
     def __len__(self) -> int:
         return len(self.base)

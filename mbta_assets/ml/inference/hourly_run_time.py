@@ -147,7 +147,7 @@ class HourlyRunTime:
 
 def _list_pairs(known_segments: np.ndarray, hops: np.ndarray) -> np.ndarray:
     """Return the distinct pairs of stops (p, 2) of segments with their routes (s, 3) and (h, 3), in order."""
-    return np.unique(np.concatenate([known_segments, hops])[:, 1:], axis=0)
+    return find_distinct(np.concatenate([known_segments, hops])[:, 1:])[0]
 
 
 def compute_time_of_day(columns: Columns) -> np.ndarray:

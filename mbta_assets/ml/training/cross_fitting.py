@@ -132,9 +132,8 @@ def prepare_training_data(
     of no part, are left out.
     """
     labelled = rows["delay_seconds"].notna().to_numpy()
-    in_train = (rows["part"] == "train").to_numpy()
-    in_validation = (rows["part"] == "validation").to_numpy()
-    kept = [np.flatnonzero(mask) for mask in (in_train & labelled, in_train & ~labelled, in_validation & labelled)]
+    in_train, in_validation = ((rows["part"] == part).to_numpy() for part in ("train", "validation"))
+    kept = [np.flatnonzero(mask) for mask in (select_learned(rows), in_train & ~labelled, in_validation & labelled)]
     places = np.full(len(labelled), -1)
     places[np.concatenate(kept)] = np.arange(sum(map(len, kept)))
     gathered = _gather(fitted, frames, places)

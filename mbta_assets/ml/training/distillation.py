@@ -251,8 +251,7 @@ def _predict_earlier_days(
 
     Teachers have learned these days. `fitted` is the student that did not learn the validation part of `data`.
     """
-    validation = data.validation
-    error = validation.scale * np.abs(predict(fitted.network, validation) - validation.target)
+    error = data.validation.absolute_errors(predict(fitted.network, data.validation))
 
     def train(fold: NetworkData) -> Network:
         untaught = _make_data(fold, np.zeros(len(fold.train), np.float32), training)

@@ -42,7 +42,7 @@ def predict_earlier_days(
     for fold in folds:
         network, rows = train(fold), fold.validation
         of_validation = fold.preprocessor.transform(validation, RESIDUAL_TO)
-        error = of_validation.scale * np.abs(predict(network, of_validation) - of_validation.target)
+        error = of_validation.absolute_errors(predict(network, of_validation))
         curve = fit_error_ratio(validation["stops_ahead"].to_numpy(dtype=np.int64), validation_error, error)
         places.append(fold.validation_places)
         delays.append(rows.base + rows.scale * predict(network, rows))

@@ -266,7 +266,7 @@ def judge(cut: Cut, fitted: Fitted, validation: Arrays) -> Candidate:
     """Measure the errors, size and latency of a fine-tuned network."""
     network = fitted.network
     feed = make_feed(validation.numeric, validation.codes)
-    error = validation.scale * np.abs(predict(network, validation) - validation.target)
+    error = validation.absolute_errors(predict(network, validation))
     group = group_distances(validation.scale)
     return Candidate(
         cut,
