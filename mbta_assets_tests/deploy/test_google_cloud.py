@@ -25,7 +25,7 @@ from mbta_assets.gcp import cloud_run as cloud_run_client
 from mbta_assets_tests.conftest import PASSWORD
 from mbta_assets_tests.deploy.hello import hello
 from mbta_assets_tests.support.cloud_run import CloudRunServer, cloud_run_server
-from mbta_assets_tests.support.dagster_dev import ROOT
+from mbta_assets_tests.support.dagster_dev import BUSY_FACTOR, ROOT
 from mbta_assets_tests.support.fault_proxy import FaultProxy, Rule, fault_proxy
 from mbta_assets_tests.support.image import Image
 from mbta_assets_tests.support.storage_emulator import storage_server
@@ -35,7 +35,7 @@ EXECUTION = f"{JOB}/executions/mbta-run-00000"
 START: dict[str, Any] = {"method": "POST", "path": ":run$"}
 LOST_RESPONSE = Rule(**START, cut=True, when="after")
 BUCKET = "delay-models"
-RETRY_SECONDS = 3.0
+RETRY_SECONDS = 3.0 * BUSY_FACTOR
 
 
 @pytest.fixture

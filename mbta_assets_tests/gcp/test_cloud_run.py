@@ -15,7 +15,7 @@ from mbta_assets.gcp import CloudError, cloud_run
 from mbta_assets.gcp.account import Account
 from mbta_assets.gcp.cloud_run import PAGE_SIZE, CloudRunJob
 from mbta_assets_tests.support.cloud_run import CloudRunServer, cloud_run_server
-from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.dagster_dev import BUSY_FACTOR, eventually
 from mbta_assets_tests.support.fault_proxy import FaultProxy, Rule, fault_proxy
 
 pytestmark = pytest.mark.integration
@@ -25,7 +25,7 @@ KEY = "run-1"
 START: dict[str, Any] = {"method": "POST", "path": ":run$"}
 LIST: dict[str, Any] = {"method": "GET", "path": "/executions"}
 CANCEL: dict[str, Any] = {"method": "POST", "path": ":cancel$"}
-RETRY_SECONDS = 3.0
+RETRY_SECONDS = 3.0 * BUSY_FACTOR
 LATE = RETRY_SECONDS / 3 + 0.2
 """Seconds after which a client no longer waits for a response."""
 BEGUN = {
@@ -145,7 +145,7 @@ def test_a_caller_that_may_have_begun_one_before_it_died_gets_that_one(
 def test_any_faults_of_start_and_list_lead_to_one_execution(
     server: CloudRunServer, proxy: FaultProxy, faults: list[tuple[Any, Any, Any]]
 ) -> None:
-    job = CloudRunJob(Account(project="transit-1", retry_seconds=30), NAME, proxy.url, "RUN")
+    job = CloudRunJob(Account(project="transit-1", retry_seconds=RETRY_SECONDS), NAME, proxy.url, "RUN")
     server.executions.clear()
     proxy.clear()
     proxy.inject(*(Rule(**request, **fault, when=when) for request, fault, when in faults))

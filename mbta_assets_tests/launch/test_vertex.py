@@ -17,6 +17,7 @@ from mbta_assets.launch.vertex import Submission, VertexAI
 from mbta_assets.settings import Settings
 from mbta_assets.storage.reports import ReportStore
 from mbta_assets_tests.launch.conftest import VERSION_TOKENS, FakeVertexAI
+from mbta_assets_tests.support.dagster_dev import BUSY_FACTOR
 
 PARENT = "projects/transit-1/locations/us-east4"
 SMALL = Machine.from_type("e2-standard-4")
@@ -30,7 +31,7 @@ DAY = "2024-04-01"
 
 @pytest.fixture
 def vertex(server: FakeVertexAI) -> VertexAI:
-    account = Account(project="transit-1", retry_seconds=5)
+    account = Account(project="transit-1", retry_seconds=5 * BUSY_FACTOR)
     runner = "runner@transit-1.iam.gserviceaccount.com"
     return VertexAI(account, "us-east4", "gs://b/pipelines", "an/image:1", runner, server.address, poll_seconds=0.05)
 

@@ -29,7 +29,7 @@ def main(port: int, responses: int, connections: int, body: bytes, version: str)
 
     def send_requests(index: int) -> None:
         """Send requests on one connection, which is reopened after a failure."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         of_version = 0
         while of_version < responses and time.monotonic() < deadline:
             started_at = time.perf_counter()

@@ -16,7 +16,7 @@ from mbta_assets.storage.bundle import BundleError
 from mbta_assets.storage.gcs import GCSModelRegistry, GCSReportStore
 from mbta_assets.storage.reports import NETWORK_SNAPSHOT, ReportStore
 from mbta_assets_tests.serving.conftest import ModelStore
-from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.dagster_dev import BUSY_FACTOR, eventually
 from mbta_assets_tests.support.fault_proxy import FaultProxy, Rule, fault_proxy
 from mbta_assets_tests.support.function_server import serve_predictions
 from mbta_assets_tests.support.storage_emulator import storage_server
@@ -86,7 +86,7 @@ def proxy() -> Iterator[FaultProxy]:
 @pytest.fixture
 def bucket_registry(proxy: FaultProxy, full_store: ModelStore, tmp_path: Path) -> GCSModelRegistry:
     """Return the registry in that bucket, with the first model in production and the page's snapshot beside it."""
-    account = Account(project="test", retry_seconds=30, storage_emulator=proxy.url)
+    account = Account(project="test", retry_seconds=30 * BUSY_FACTOR, storage_emulator=proxy.url)
     bucket = Bucket(account, BUCKET)
     registry = GCSModelRegistry(bucket, tmp_path / "writer")
     promote(registry, full_store, 0)
@@ -140,7 +140,8 @@ def test_a_server_follows_a_bucket_and_keeps_its_model_while_the_bucket_is_unava
     settings: dict[str, str],
 ) -> None:
     first, second = (model.digest for model in full_store.models)
-    emulated = {"STORAGE_EMULATOR_HOST": proxy.url, "GCP_RETRY_SECONDS": "2", "MBTA_REFRESH_SECONDS": "0"}
+    patience = str(2 * BUSY_FACTOR)
+    emulated = {"STORAGE_EMULATOR_HOST": proxy.url, "GCP_RETRY_SECONDS": patience, "MBTA_REFRESH_SECONDS": "0"}
     with serve_predictions(tmp_path / "reader", tmp_path / "log", **settings, **emulated) as server:
 
         def served_version() -> str:

@@ -25,7 +25,7 @@ from mbta_assets.storage.bundle import MANIFEST, BundleError
 from mbta_assets.storage.gcs import GCSModelRegistry
 from mbta_assets.storage.model_registry import PointerMoved
 from mbta_assets.storage.tables import content_version, to_arrow
-from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.dagster_dev import BUSY_FACTOR, eventually
 from mbta_assets_tests.support.fault_proxy import FaultProxy, RecordedRequest, Rule, google_error
 from mbta_assets_tests.support.writers import (
     DAY,
@@ -41,6 +41,9 @@ from mbta_assets_tests.support.writers import (
 pytestmark = pytest.mark.xdist_group("google")
 
 DAYS = [DAY + timedelta(days=n) for n in range(8)]
+PATIENT_SECONDS = 3 * BUSY_FACTOR
+"""A third of it may be one request; one that hangs longer is repeated."""
+HANG_SECONDS = PATIENT_SECONDS / 3 + 0.1
 
 GET_TABLE: dict[str, Any] = {"method": "GET", "path": "/tables/toy"}
 CREATE_STAGING: dict[str, Any] = {"method": "POST", "path": r"/tables\?", "body": b"staging_"}
@@ -96,9 +99,9 @@ STILL_RUNNING = (
 )
 
 
-def with_retry_seconds(tables: BigQueryTables, seconds: float, **account_fields: Any) -> BigQueryTables:
-    """Return the same tables, whose calls are retried for so many seconds."""
-    account = replace(tables.bigquery.account, retry_seconds=seconds, **account_fields)
+def with_account(tables: BigQueryTables, **fields: Any) -> BigQueryTables:
+    """Return the same tables, called by an account with other values of some fields."""
+    account = replace(tables.bigquery.account, **fields)
     return BigQueryTables(BigQuery(account, tables.bigquery.max_bytes_billed), tables.dataset)
 
 
@@ -311,8 +314,8 @@ def test_a_request_that_hangs_is_retried_and_does_no_harm_when_it_arrives_late(
     tables: BigQueryTables, bigquery_proxy: FaultProxy, request_: dict[str, Any], when: Literal["before", "after"]
 ) -> None:
     tables.write("toy", DAY, make_rows(1))
-    bigquery_proxy.inject(Rule(**request_, when=when, hang=1.1))
-    with_retry_seconds(tables, 3).write("toy", DAY, make_rows(2))
+    bigquery_proxy.inject(Rule(**request_, when=when, hang=HANG_SECONDS))
+    with_account(tables, retry_seconds=PATIENT_SECONDS).write("toy", DAY, make_rows(2))
     wait_for_responses(bigquery_proxy)
     assert_stored(tables, 2)
 
@@ -338,7 +341,7 @@ def test_a_server_that_stays_broken_fails_the_write_and_the_old_day_stays(
     bigquery_proxy.inject(Rule(**request_, **fault, times=None))
     started_at = datetime.now(UTC)
     with pytest.raises(CloudError) as failure:
-        with_retry_seconds(tables, 2).write("toy", DAY, make_rows(2))
+        with_account(tables, retry_seconds=2).write("toy", DAY, make_rows(2))
     assert datetime.now(UTC) - started_at < timedelta(seconds=8)
     text = str(failure.value)
     assert text.startswith(f"{action} {tables.path('toy')}: ")
@@ -355,7 +358,7 @@ def test_the_error_of_a_write_with_unknown_outcome_does_not_claim_that_the_old_d
     tables.write("toy", DAY, make_rows(1))
     bigquery_proxy.inject(Rule(**TRANSACTION, when="after", cut=True, times=None))
     with pytest.raises(CloudError) as failure:
-        with_retry_seconds(tables, 2).write("toy", DAY, make_rows(2))
+        with_account(tables, retry_seconds=2).write("toy", DAY, make_rows(2))
     assert "is as it was" not in str(failure.value)
     assert "Nothing is half stored." in str(failure.value)
     bigquery_proxy.clear()
@@ -370,7 +373,7 @@ def test_a_read_by_query_overcomes_a_fault(
     tables.write("toy", DAY, make_rows(1))
     bigquery_proxy.requests.clear()
     bigquery_proxy.inject(Rule(**request_, **fault))
-    assert with_retry_seconds(tables, 30, read_api_emulator=None).read("toy", [DAY]) == make_rows(1)
+    assert with_account(tables, read_api_emulator=None).read("toy", [DAY]) == make_rows(1)
     assert {request.status for request in bigquery_proxy.requests} & {fault.get("status")}, "no request met the fault"
 
 
@@ -379,7 +382,7 @@ def test_a_read_that_is_cut_within_its_rows_is_complete_after_a_retry(
 ) -> None:
     tables.write("toy", DAY, make_rows(1))
     bigquery_proxy.inject(Rule(**FETCH_ROWS, truncate=2000))
-    assert with_retry_seconds(tables, 30, read_api_emulator=None).read("toy", [DAY]) == make_rows(1)
+    assert with_account(tables, read_api_emulator=None).read("toy", [DAY]) == make_rows(1)
 
 
 class FailingReadClient:
@@ -421,8 +424,8 @@ def test_the_storage_read_api_is_retried_and_replaced_by_a_query_where_it_is_not
         {"status": 503, "times": 2},
         {"cut": True},
         {"cut": True, "when": "after"},
-        {"hang": 1.1},
-        {"hang": 1.1, "when": "after"},
+        {"hang": HANG_SECONDS},
+        {"hang": HANG_SECONDS, "when": "after"},
     ],
     ids=str,
 )
@@ -439,7 +442,7 @@ def test_a_model_is_published_and_read_in_spite_of_a_fault(
     fault: dict[str, Any],
     request_: dict[str, Any],
 ) -> None:
-    bucket = Bucket(replace(account, retry_seconds=3), bucket.name)
+    bucket = Bucket(replace(account, retry_seconds=PATIENT_SECONDS), bucket.name)
     publisher, reader = GCSModelRegistry(bucket, tmp_path / "a"), GCSModelRegistry(bucket, tmp_path / "b")
     storage_proxy.inject(Rule(**request_, **fault))
     digest = publisher.put("model", make_draft(1)).digest

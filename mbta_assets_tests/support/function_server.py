@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mbta_assets_tests.support.dagster_dev import ROOT, eventually, free_port
+from mbta_assets_tests.support.dagster_dev import BUSY_FACTOR, ROOT, eventually, free_port
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class FunctionServer:
 
     def request(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Response:
         """Send a request on a new connection; a body other than bytes or an iterator is sent as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30 * BUSY_FACTOR)
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None and not isinstance(body, bytes | Iterator):
             body, headers = json.dumps(body).encode(), {"Content-Type": "application/json", **headers}

@@ -12,11 +12,13 @@ from mbta_assets.gcp.bucket import Bucket
 from mbta_assets.storage.bigquery_tables import BigQueryTables
 from mbta_assets.storage.gcs import GCSModelRegistry
 from mbta_assets_tests.support.bigquery_emulator import BigQueryServer, bigquery_server
+from mbta_assets_tests.support.dagster_dev import BUSY_FACTOR
 from mbta_assets_tests.support.fault_proxy import FaultProxy, fault_proxy
 from mbta_assets_tests.support.storage_emulator import StorageServer, open_client, storage_server
 
 PROJECT = "test"
-RETRY_SECONDS = 30
+RETRY_SECONDS = 30 * BUSY_FACTOR
+"""A third of it may be one request."""
 MAX_BYTES_BILLED = 10**10
 
 

@@ -306,7 +306,7 @@ def start(feeds: FeedServer, archive: Path, *options: str) -> "subprocess.Popen[
 def fetch(url: str) -> tuple[int, str]:
     """Return the status and the text of a page."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
