@@ -21,11 +21,13 @@ from mbta_assets.serving import logs
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, POSITION_FIELDS, TIME_FIELDS, ArrivalQuery
 from mbta_assets.serving.model_source import ModelSource, open_model_source
 from mbta_assets.serving.queries import EVENT_FIELDS, MICROSECONDS_PER_SECOND, Queries
+from mbta_assets.serving.query_row import compute_feature_row
 from mbta_assets.serving.refreshing_cache import RefreshingCache
 from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.storage.reports import WIDTH_CORRECTION
 from mbta_assets.transit import formulas
 
+SECOND = timedelta(seconds=1)
 EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _NUMBER_FIELDS = (*POSITION_FIELDS, "timepoint", *formulas.OBSERVED_FEATURES)
 
@@ -160,6 +162,8 @@ class Predictor:
         """
         if not queries:
             return []
+        if len(queries) == 1:
+            return [self.predict_one(queries[0])]
         queries = to_columns(queries)
         events = self.predict_events(queries)
         scheduled = [event.scheduled_arrival for event in queries.events]
@@ -185,8 +189,19 @@ class Predictor:
         return PredictedEvents(None if interval is None else interval.confidence_level, delays, lower, upper)
 
     def predict_one(self, query: ArrivalQuery) -> Prediction:
-        """Return the prediction for one query."""
-        return self.predict([query])[0]
+        """Return the prediction for one query, the same to the bit as `predict` gives it among others."""
+        row = compute_feature_row(query)
+        delay = self._model.predict_row(row)
+        ahead = (query.scheduled_arrival - query.time_stamp) / SECOND
+        if ahead + delay < 0:
+            delay = -ahead
+        interval = None
+        if self._model.interval is not None:
+            lower, upper = self._model.interval.compute_row_bounds(row, delay, self.correction)
+            lower = min(lower, delay)
+            earliest, latest = (shift_time(query.scheduled_arrival, seconds) for seconds in (lower, upper))
+            interval = ArrivalInterval(self._model.interval.confidence_level, lower, upper, earliest, latest)
+        return Prediction(delay, shift_time(query.scheduled_arrival, delay), interval, self.version)
 
     def predict_delays(
         self, columns: Mapping[str, Any], scheduled_ahead: np.ndarray | None = None, groups: np.ndarray | None = None

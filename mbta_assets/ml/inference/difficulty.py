@@ -5,7 +5,7 @@ log-linear in a few terms that every row has, so that it costs a few bytes and m
 a given difficulty is calibrated in `intervals`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -67,6 +67,20 @@ class Difficulty:
             total += coefficient * term
         return np.exp(np.clip(total, *self.limits))
 
+    def evaluate_row(self, row: Mapping[str, Any], delay: float, at_first_stop: bool) -> float:
+        """Return the difficulty of one row of plain Python values and its predicted delay in seconds."""
+        ahead = max(delay + row["scheduled_seconds_ahead"], 0.0)
+        recent, scheduled = row["recent_run_seconds"], row["scheduled_run_seconds"]
+        run = max(_zero_if_missing(scheduled if recent != recent else recent), 0.0)
+        early = max(-_zero_if_missing(row["departure_delay_seconds"]), 0.0)
+        logarithms = (ahead + 10, run + 30, abs(ahead - run) + 30, row["stops_ahead"] + 0.5, early + 30)
+        total = -self.center
+        for coefficient, value in zip(self.coefficients, logarithms, strict=False):
+            total += coefficient * float(np.log(value))
+        total += self.coefficients[-1] * at_first_stop
+        lowest, highest = self.limits
+        return float(np.exp(min(max(total, lowest), highest)))
+
     def to_list(self) -> list[Any]:
         """Return the difficulty as JSON."""
         return [list(self.coefficients), self.center, list(self.limits)]
@@ -95,6 +109,10 @@ def _compute_terms(columns: Columns, delay: np.ndarray) -> Iterable[np.ndarray]:
     yield np.log(_to_floats(columns, "stops_ahead") + 0.5)
     yield np.log(early + 30)
     yield is_at_first_stop(columns).astype(np.float64)
+
+
+def _zero_if_missing(value: float) -> float:
+    return 0.0 if value != value else value
 
 
 def is_at_first_stop(columns: Columns) -> np.ndarray:

@@ -5,6 +5,7 @@ They give the scale of residuals in `preprocessing` and the widths of intervals 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -61,6 +62,17 @@ class DistanceCurve:
     def evaluate(self, stops_ahead: np.ndarray) -> np.ndarray:
         """Return the values (n,) at numbers of stops ahead (n,)."""
         return np.where(stops_ahead == DEPARTURE, self.departure, np.interp(stops_ahead, self.knots, self.levels))
+
+    @cached_property
+    def _evaluated(self) -> dict[int, float]:
+        return {}
+
+    def evaluate_one(self, stops_ahead: int) -> float:
+        """Return the value at one number of stops ahead, computed once."""
+        value = self._evaluated.get(stops_ahead)
+        if value is None:
+            value = self._evaluated[stops_ahead] = float(self.evaluate(np.array([stops_ahead]))[0])
+        return value
 
     def to_list(self) -> list[Any]:
         """Return the curve as JSON."""

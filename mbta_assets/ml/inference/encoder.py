@@ -59,6 +59,11 @@ class Encoder:
         codes = [encode_values(columns[name], code_of, UNKNOWN_CODE) for name, code_of in self._code_of.items()]
         return np.column_stack(codes).astype(np.int32)
 
+    def encode_row(self, row: Mapping[str, Any]) -> tuple[list[float], list[int]]:
+        """Return the numeric columns (d,) and the codes of the categories (c,) of one row of plain Python values."""
+        codes = [code_of.get(row[name], UNKNOWN_CODE) for name, code_of in self._code_of.items()]
+        return [row[name] for name in self.numeric], codes
+
     def to_bytes(self) -> bytes:
         """Serialize the encoder as deterministic JSON, compressed: names of stops take up most of it."""
         return lzma.compress(json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode())

@@ -165,6 +165,12 @@ def find_bins_half_way(columns: Columns, seconds_ahead: np.ndarray) -> np.ndarra
     return bins.astype(np.int64) % N_BINS
 
 
+def find_bin_half_way(sin_time: float, cos_time: float, seconds_ahead: float) -> int:
+    """Return the bin of the time half way to one event."""
+    bins = float(np.arctan2(sin_time, cos_time)) * (N_BINS / (2 * np.pi)) + (N_BINS + QUARTER_SECOND)
+    return int(bins + max(seconds_ahead, 0.0) * (N_BINS / (2 * SECONDS_PER_DAY))) % N_BINS
+
+
 def to_bins(seconds: np.ndarray) -> np.ndarray:
     """Return the bin (n,) of times of the service day in seconds, which may exceed a day."""
     return (seconds % SECONDS_PER_DAY // (3600 * HOURS_PER_BIN)).astype(np.int64)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -125,6 +125,23 @@ class IntervalCalibration:
         ratio = size / np.maximum(self.compute_widths(columns, delay, groups, correction), MIN_WIDTH_SECONDS)
         return correction.learn(columns, ratio, self.confidence_level)
 
+    def compute_row_bounds(
+        self, row: Mapping[str, Any], delay: float, correction: WidthCorrection = UNCORRECTED
+    ) -> tuple[float, float]:
+        """Return the bounds, in seconds of delay, of one row of plain Python values that is a report by itself."""
+        at_first_stop = row["stops_behind"] == 0 or (row["current_status"] == "STOPPED_AT" and row["stops_behind"] <= 1)
+        curve = self._find_curve(row["route_id"], at_first_stop)
+        width = curve.evaluate_one(row["stops_ahead"]) * self.difficulty.evaluate_row(row, delay, at_first_stop)
+        width *= correction.evaluate_row(row, at_first_stop)
+        return max(delay - self.early_ratio * width, -row["scheduled_seconds_ahead"]), delay + width
+
+    def _find_curve(self, route_id: str | None, at_first_stop: bool) -> DistanceCurve:
+        """Return the curve of the smallest calibrated group of a row."""
+        for group in ((route_id, at_first_stop), (None, at_first_stop)):
+            if group in self.curves:
+                return self.curves[group]
+        return self.curves[ALL_ROWS]
+
     def _evaluate_curves(self, columns: Columns) -> np.ndarray:
         """Return the seconds (n,) of each row at average difficulty, by the curve of its smallest calibrated group."""
         stops_ahead, routes = _get_stops_ahead(columns), self._code_of_route
@@ -133,8 +150,7 @@ class IntervalCalibration:
         names = [*routes, None]
         for distinct in np.flatnonzero(np.bincount(code)):
             route_id, at_first_stop = names[distinct // 2], bool(distinct % 2)
-            fallbacks = ((route_id, at_first_stop), (None, at_first_stop), ALL_ROWS)
-            curve = next(self.curves[group] for group in fallbacks if group in self.curves)
+            curve = self._find_curve(route_id, at_first_stop)
             seconds[code == distinct] = curve.evaluate(stops_ahead[code == distinct])
         return seconds
 

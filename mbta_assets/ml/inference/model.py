@@ -4,7 +4,8 @@ Bundles of kind `onnx` need NumPy and ONNX Runtime only. Bundles of other kinds 
 by `ml.training.model_loading`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,16 @@ class Model:
     def predict(self, columns: Columns) -> np.ndarray:
         """Return the predicted delay (n,) in seconds for feature columns of n rows."""
         return predict_delay(self.preprocessor, self.residual_to, self.predict_residual, columns)
+
+    def predict_row(self, row: Mapping[str, Any]) -> float:
+        """Return the predicted delay in seconds for the features of one row, the same to the bit as `predict`.
+
+        They are plain Python values, numbers in single precision and NaN where missing: a column of one value costs
+        NumPy ten times as much as the value.
+        """
+        arrays = self.preprocessor.transform_row(row, self.residual_to)
+        delay = (arrays.base + arrays.scale * self.predict_residual(arrays)).item()
+        return max(delay, -row["scheduled_seconds_ahead"])
 
 
 def predict_delay(

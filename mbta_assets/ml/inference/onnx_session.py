@@ -29,11 +29,13 @@ def create_session(model: bytes) -> onnxruntime.InferenceSession:
 
 def make_feed(numeric: np.ndarray, codes: np.ndarray) -> Feed:
     """Return the model inputs for numeric features (n, d) float32, NaN where missing, and category codes (n, c)."""
-    return {NUMERIC: numeric, CODES: codes.astype(np.int64)}
+    return {NUMERIC: numeric, CODES: codes.astype(np.int64, copy=False)}
 
 
 def predict(session: onnxruntime.InferenceSession, feed: Feed, batch_rows: int = MAX_BATCH_ROWS) -> np.ndarray:
     """Return the predicted residuals (n,) float32 in units of the scale, computed in batches."""
+    if 0 < len(feed[CODES]) <= batch_rows:
+        return session.run([OUTPUT], feed)[0]
     batches = [np.empty(0, np.float32)]
     for begin in range(0, len(feed[CODES]), batch_rows):
         batches.append(session.run([OUTPUT], _slice_rows(feed, begin, begin + batch_rows))[0])

@@ -5,9 +5,9 @@ run-time lookup for training rows belongs to `ml.training.cross_fitting`.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,6 +22,7 @@ RESIDUAL_BASES = ("lookup", "now")
 """Delays that a residual can be relative to (`residual_to` of a model): that which the run-time lookup predicts, or
 that of an arrival right now."""
 MIN_SCALE_SECONDS = 1.0
+_UNLABELLED = np.full(1, np.nan, dtype=np.float32)
 MIN_ROWS_PER_SCALE = 200
 """Distances of fewer rows have the scale of those around them."""
 
@@ -67,6 +68,19 @@ class Preprocessor:
             base=compute_residual_base(columns, residual_to, delay),
             scale=self.scales.evaluate(np.asarray(columns["stops_ahead"], dtype=np.int64)).astype(np.float32),
             label=np.asarray(label, dtype=np.float32),
+        )
+
+    def transform_row(self, row: Mapping[str, Any], residual_to: str) -> Arrays:
+        """Transform one row of plain Python values, whose numbers have single precision, into model inputs."""
+        delay, path, deviation = self.lookup.compute_row_features(row)
+        ahead = row["scheduled_seconds_ahead"]
+        numeric, codes = self.encoder.encode_row(row)
+        return Arrays(
+            numeric=np.array([[*numeric, delay, path, deviation, delay + ahead]], dtype=np.float32),
+            codes=np.array([codes], dtype=np.int64),
+            base=np.array([delay if residual_to == "lookup" else -ahead], dtype=np.float32),
+            scale=np.array([self.scales.evaluate_one(row["stops_ahead"])], dtype=np.float32),
+            label=_UNLABELLED,
         )
 
     def drop_columns(self, names: Collection[str]) -> Self:

@@ -132,6 +132,27 @@ class MedianRunTime:
         features[:, 0], features[:, 1], features[:, 2] = delay, plain + deviation, deviation
         return features
 
+    def compute_row_features(self, row: Mapping[str, Any]) -> tuple[float, float, float]:
+        """Return the `LOOKUP_FEATURES` of one row of plain Python values."""
+        ahead, last_delay = row["scheduled_seconds_ahead"], row["last_delay_seconds"]
+        state, elapsed = _classify_row(row)
+        stops, routes = self._code_of_stop, self._code_of_route
+        current, destination = stops.get(row["current_stop_id"], len(stops)), stops.get(row["stop_id"], len(stops))
+        key = (state, current, destination, row["stops_ahead"], routes.get(row["route_id"], len(routes)))
+        run_time, plain, *deviations = self._cache.look_up_one(key)
+        scheduled_run = row["scheduled_run_seconds"]
+        if run_time != run_time:
+            run_time = self._ratio_of_state[state] * (1.0 if state == DEPARTING else scheduled_run)
+        delay = max(run_time - elapsed, 0.0) - ahead
+        if delay != delay:
+            delay = max(0.0 if last_delay != last_delay else last_delay, -ahead)
+        deviation = deviations[hourly_run_time.find_bin_half_way(row["sin_time"], row["cos_time"], ahead)]
+        return delay, (scheduled_run if plain != plain else plain) + deviation, deviation
+
+    @cached_property
+    def _ratio_of_state(self) -> list[float]:
+        return self.ratios.tolist()
+
     def _subtract_elapsed(self, columns: Columns, state: np.ndarray, run_time: np.ndarray) -> np.ndarray:
         """Return the seconds (n,) that remain of run times (n,), or of the usual ones of the state."""
         scheduled_run = np.where(state == DEPARTING, 1, _to_floats(columns, "scheduled_run_seconds"))
@@ -236,6 +257,20 @@ def _compute_elapsed(columns: Columns) -> np.ndarray:
         [until_own_departure, until_departure, 0.0],
         _to_floats(columns, "seconds_in_state"),
     )
+
+
+def _classify_row(row: Mapping[str, Any]) -> tuple[int, float]:
+    """Return the vehicle state of one row of plain Python values, and the seconds since the reference time."""
+    standing, departure_delay = row["current_status"] == "STOPPED_AT", row["departure_delay_seconds"]
+    if row["stops_ahead"] == 0:
+        return DEPARTING, min(-row["scheduled_seconds_ahead"], 0.0)
+    at_first_stop = row["stops_behind"] == 1 and departure_delay == departure_delay
+    if standing and (at_first_stop or (row["timepoint"] == 1 and departure_delay < 0)):
+        return WAITING, min(departure_delay, 0.0)
+    in_state = row["seconds_in_state"]
+    if in_state != in_state:
+        return UNSEEN, 0.0
+    return STANDING if standing else MOVING, in_state
 
 
 def _make_keys(code_of_stop: Mapping[str, int], code_of_route: Mapping[str, int], columns: Columns) -> np.ndarray:

@@ -125,6 +125,13 @@ class KeyCache:
             index = self._add(distinct)
         return self._values, np.array(index, dtype=np.int64)[inverse]
 
+    def look_up_one(self, key: Pair) -> list[float]:
+        """Return the values (v,) of one key."""
+        index = self._index_of.get(key)
+        if index is None:
+            [index] = self._add([key])
+        return self._values[index].tolist()
+
     def _add(self, keys: list[Pair]) -> list[int]:
         """Compute the values of keys that have none, and return the index of each key."""
         with self._lock:

@@ -8,9 +8,10 @@ up to `intervals`.
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,6 +27,9 @@ PRIOR_TRIPS = 200
 MIN_RATIO = 1e-3
 LAST_STOPS = (0, 2, 5, 10)
 """Last number of stops ahead of each band of distances but the farthest; the first band is the departure."""
+
+_BANDS = tuple(tuple(f"{position} {stops}" for stops in (*LAST_STOPS, "more")) for position in ("mid_trip", "terminal"))
+"""Names of the bands of distances, for a vehicle on its trip and for one at its first stop."""
 
 Changes = Mapping[str, float]
 """Logarithms of factors by group."""
@@ -45,6 +49,15 @@ class WidthCorrection:
             if changes:
                 total += np.array([changes.get(name, 0.0) for name in group.tolist()])
         return np.exp(total)
+
+    def evaluate_row(self, row: Mapping[str, Any], at_first_stop: bool) -> float:
+        """Return the factor of the width of the interval of one row of plain Python values."""
+        if not self.by_distance and not self.by_route:
+            return 1.0
+        band = _BANDS[at_first_stop][bisect_left(LAST_STOPS, row["stops_ahead"])]
+        route_id = row["route_id"]
+        route = route_id if isinstance(route_id, str) else ""
+        return float(np.exp(self.by_distance.get(band, 0.0) + self.by_route.get(route, 0.0)))
 
     def learn(self, columns: Columns, ratio: np.ndarray, confidence_level: float) -> Self:
         """Return the correction after a service day, given the size of each error (n,) relative to its interval.
@@ -110,8 +123,7 @@ def _move(before: Changes, changes: Changes) -> dict[str, float]:
 def _name_bands(columns: Columns) -> np.ndarray:
     """Return the position and the band of distances (n,) of each row as text."""
     band = np.searchsorted(LAST_STOPS, np.asarray(columns["stops_ahead"], dtype=np.int64))
-    names = [f"{position} {stops}" for position in ("mid_trip", "terminal") for stops in (*LAST_STOPS, "more")]
-    return np.array(names)[band + (len(LAST_STOPS) + 1) * is_at_first_stop(columns)]
+    return np.array(_BANDS).ravel()[band + (len(LAST_STOPS) + 1) * is_at_first_stop(columns)]
 
 
 def _get_routes(columns: Columns) -> np.ndarray:
