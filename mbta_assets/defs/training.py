@@ -21,7 +21,7 @@ from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.transit import schema
 from mbta_assets.transit.sampling import sample_table
 
-ROWS_PER_DAY, ROWS_OF_FEW_DAYS = 60_000, 600_000
+ROWS_PER_DAY, ROWS_OF_FEW_DAYS = 60_000, 1_200_000
 """Maximum number of rows of a service day, and of all days together where they have more by that."""
 
 
@@ -33,7 +33,7 @@ class TrainingSetConfig(dg.Config):
         ge=100,
         description=(
             "Maximum number of rows of a service day, sampled by hashes; a tenth of them are whole reports. Unset, "
-            "it is 60,000, and more where service days are few, up to 600,000 rows of all of them."
+            "it is 60,000, and more where service days are few, up to 1,200,000 rows of all of them."
         ),
     )
     max_rows: int = Field(

@@ -115,7 +115,7 @@ class XGBoostConfig(SearchConfig):
     """Search and final training of the trees."""
 
     rounds: int = Field(
-        default=350, ge=1, description="Maximum number of boosting rounds; early stopping on validation may end before."
+        default=200, ge=1, description="Maximum number of boosting rounds; early stopping on validation may end before."
     )
     trial_rounds: int = Field(default=120, ge=1, description="Maximum number of boosting rounds of a trial.")
     rounds_per_step: int = Field(
