@@ -153,8 +153,9 @@ def transit_features(
         inputs = raw_transit_data.read(day), vehicle.read(day), schedule.read(day), stop.read(day)
         problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(*inputs)} if day == last else {}
         predictions = read_agency_predictions(warehouse, source, day)
-        rows = features.compute_transit_features(*inputs, agency_predictions=predictions)
-        metadata = {"agency_predictions": len(predictions), "agency_delays": int(rows[AGENCY_DELAY].notna().sum())}
+        rows = features.compute_feature_table(*inputs, agency_predictions=predictions)
+        agency_delays = len(rows) - rows[AGENCY_DELAY].null_count
+        metadata = {"agency_predictions": len(predictions), "agency_delays": agency_delays}
         return ServiceDay(rows, problems=problems, metadata=metadata if len(predictions) else {})
 
     return DailyOutput(make)

@@ -4,17 +4,18 @@ The SQL of the join is in `transit.point_in_time_join`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
 import duckdb
 import pandas as pd
+import pyarrow as arrow
 
 from mbta_assets.storage.tables import DailyTables, TableStore
 from mbta_assets.transit import schema
-from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
+from mbta_assets.transit.point_in_time_join import DUCKDB, build_raw_transit_data_query
 
 if TYPE_CHECKING:  # Google's libraries take seconds to import, and a warehouse on one machine needs none of them
     from mbta_assets.gcp.bigquery import BigQuery
@@ -30,7 +31,7 @@ class Warehouse(ABC):
     @abstractmethod
     def join_upstream_tables(
         self, day: date, *, every_stop_ahead: bool = False, trips: Collection[str] | None = None
-    ) -> pd.DataFrame:
+    ) -> arrow.Table:
         """Return the join of the upstream tables of a service day. Raises MissingPartition.
 
         With `every_stop_ahead` there are rows about every stop ahead of an update, else about a sample of them; with
@@ -48,16 +49,38 @@ class DuckDBWarehouse(Warehouse):
 
     def join_upstream_tables(
         self, day: date, *, every_stop_ahead: bool = False, trips: Collection[str] | None = None
-    ) -> pd.DataFrame:
+    ) -> arrow.Table:
         """Return the join of the upstream tables of a service day. Raises MissingPartition."""
-        with duckdb.connect() as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            for table in schema.UPSTREAM:
-                connection.register(table, self.upstream.read(table, [day]))
-            sql = build_raw_transit_data_query("duckdb", every_stop_ahead=every_stop_ahead, trips=trips)
-            result = connection.execute(sql, {"service_date": day})
-            rows = result.arrow().read_all()
-        return schema.to_frame(rows.select(schema.arrow_schema(schema.RawTransitData).names))
+        tables = {table: self.upstream.read(table, [day]) for table in schema.UPSTREAM}
+        return join_in_duckdb(tables, day, every_stop_ahead=every_stop_ahead, trips=trips)
+
+
+def join_in_duckdb(
+    tables: Mapping[str, arrow.Table],
+    day: date,
+    *,
+    every_stop_ahead: bool = False,
+    trips: Collection[str] | None = None,
+) -> arrow.Table:
+    """Return `raw_transit_data` of the upstream tables of a service day; see `Warehouse.join_upstream_tables`."""
+    sql = build_raw_transit_data_query(DUCKDB, every_stop_ahead=every_stop_ahead, trips=trips)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name, rows in tables.items():
+            connection.register(name, _without_time_zone(rows))
+        return _to_model(connection.execute(sql, {"service_date": day}).arrow().read_all())
+
+
+def _to_model(rows: arrow.Table) -> arrow.Table:
+    """Return the result of the join with the columns and types of `raw_transit_data`."""
+    model = schema.arrow_schema(schema.RawTransitData)
+    return rows.select(model.names).cast(model)
+
+
+def _without_time_zone(rows: arrow.Table) -> arrow.Table:
+    """Return rows with UTC times as times without a zone: DuckDB computes those with one by calendar, and slowly."""
+    types = [arrow.timestamp("us") if arrow.types.is_timestamp(column.type) else column.type for column in rows.schema]
+    return rows.cast(arrow.schema(zip(rows.column_names, types, strict=True)))
 
 
 class BigQueryRelations(DailyTables, Protocol):
@@ -76,11 +99,9 @@ class BigQueryWarehouse(Warehouse):
 
     def join_upstream_tables(
         self, day: date, *, every_stop_ahead: bool = False, trips: Collection[str] | None = None
-    ) -> pd.DataFrame:
+    ) -> arrow.Table:
         """Return the join of the upstream tables of a service day. Raises MissingPartition or CloudError."""
         relations = {table: self.upstream.relation(table, day) for table in schema.UPSTREAM}
         sql = build_raw_transit_data_query("bigquery", relations, every_stop_ahead, trips)
         labels = {"application": "mbta_assets", "table": "raw_transit_data", "service_date": str(day)}
-        rows = self.bigquery.fetch_rows(f"Join service day {day}", sql, {"service_date": day}, labels)
-        model = schema.arrow_schema(schema.RawTransitData)
-        return schema.to_frame(rows.select(model.names).cast(model))
+        return _to_model(self.bigquery.fetch_rows(f"Join service day {day}", sql, {"service_date": day}, labels))

@@ -15,7 +15,7 @@ from mbta_assets.transit.agency_delays import AGENCY_DELAY, find_agency_delays
 from mbta_assets.transit.as_of import count_before, find_latest
 from mbta_assets.transit.plausibility import NAT
 from mbta_assets.transit.run_times import find_recent_runs
-from mbta_assets.transit.schema import TransitFeatures, cast_frame, empty_frame, to_service_dates
+from mbta_assets.transit.schema import TransitFeatures, arrow_schema, to_frame, to_service_dates
 from mbta_assets.transit.stop_times import to_integers, to_microseconds
 from mbta_assets.transit.stop_visits import MICROSECONDS, StopEvents, extract_stop_events, to_seconds
 
@@ -35,13 +35,24 @@ def compute_transit_features(
     stop: pd.DataFrame,
     agency_predictions: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
+    """Return `compute_feature_table` as a frame."""
+    return to_frame(compute_feature_table(raw, vehicle, schedule, stop, agency_predictions))
+
+
+def compute_feature_table(
+    raw: pd.DataFrame,
+    vehicle: pd.DataFrame,
+    schedule: pd.DataFrame,
+    stop: pd.DataFrame,
+    agency_predictions: pd.DataFrame | None = None,
+) -> arrow.Table:
     """Compute the features of a service day for each row of `raw_transit_data`, typed as `TransitFeatures`.
 
     The other tables are the upstream tables of that day. A row uses updates of its own vehicle on its trip up to and
     including its `time_stamp`, and other updates that were reported strictly before it.
     """
     if raw.empty:
-        return empty_frame(TransitFeatures)
+        return arrow_schema(TransitFeatures).empty_table()
     events = extract_stop_events(vehicle, schedule, stop, raw["service_date"].iloc[0])
     of_rows = _Reports.from_rows(raw, events)
     reports, report = of_rows.drop_repeated()
@@ -64,6 +75,7 @@ def compute_transit_features(
         **_observe_run_times(raw, of_rows, events),
     }
     actual_arrival = to_seconds(to_microseconds(raw["actual_arrival_time"]))
+    types = arrow_schema(TransitFeatures)
     columns = {
         **{name: raw[name] for name in COPIED_COLUMNS},
         "vehicle_cell": _compute_cells(positions["current_latitude"], positions["current_longitude"]),
@@ -72,7 +84,9 @@ def compute_transit_features(
         "delay_seconds": actual_arrival - observations["scheduled_arrival"],
         AGENCY_DELAY: find_agency_delays(raw, agency_predictions, events.stop_times),
     }
-    return cast_frame(pd.DataFrame(columns, index=raw.index, copy=False), TransitFeatures)
+    return arrow.table(
+        [arrow.array(columns[field.name], field.type, from_pandas=True) for field in types], schema=types
+    )
 
 
 class _Reports(NamedTuple):

@@ -12,6 +12,7 @@ from sqlglot import exp
 
 from mbta_assets.transit import distances, formulas, placement, plausibility, service_day
 
+DUCKDB = "duckdb"
 METRES_PER_MILE = 1609.344
 
 CONSTANTS = {
@@ -73,12 +74,20 @@ def build_raw_transit_data_query(
             parameter.replace(exp.convert(every_stop_ahead))
     if trips is not None:
         _select_trips(statement, trips)
+    if dialect == DUCKDB:
+        _drop_time_zone(statement)
     for table in statement.find_all(exp.Table):
         if tables and table.name in tables:
             relation = tables[table.name]
             parse = sqlglot.parse_one if relation.startswith("(") else exp.to_table
             table.replace(exp.alias_(parse(relation, dialect=dialect), table.alias_or_name, table=True))
     return statement.sql(dialect, comments=False)
+
+
+def _drop_time_zone(statement: exp.Select) -> None:
+    """Make the start of the service day a time without a zone, in UTC, in place; times of the tables have none."""
+    [start_time] = [select for cte in statement.ctes if cte.alias == "service_day" for select in cte.this.selects]
+    start_time.set("this", exp.AtTimeZone(this=exp.paren(start_time.this), zone=exp.Literal.string("UTC")))
 
 
 def _select_trips(statement: exp.Select, trips: Collection[str]) -> None:

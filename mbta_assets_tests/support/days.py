@@ -66,7 +66,7 @@ def build(stored: ParquetTables, day: date, tables: Tables) -> pd.DataFrame:
     for name, rows in tables.items():
         columns = schema.arrow_schema(schema.UPSTREAM[name])
         stored.write(name, day, arrow.Table.from_pandas(rows, columns, preserve_index=False))
-    raw = DuckDBWarehouse(stored, stored).join_upstream_tables(day)
+    raw = schema.to_frame(DuckDBWarehouse(stored, stored).join_upstream_tables(day))
     return compute_transit_features(raw, tables["vehicle"], tables["schedule"], tables["stop"])
 
 

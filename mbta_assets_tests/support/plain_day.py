@@ -10,12 +10,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as arrow
 
+from mbta_assets.storage.warehouse import join_in_duckdb
 from mbta_assets.transit import features, schema
-from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
 
 DAY = date(2024, 3, 6)
 BEGIN = datetime(2024, 3, 6, 17, tzinfo=UTC)
@@ -195,14 +194,11 @@ def write(directory: Path, rows: Rows, day: date = DAY) -> None:
 
 def join(tables: Tables, day: date = DAY, every_stop_ahead: bool = False) -> pd.DataFrame:
     """Return `raw_transit_data` of the upstream tables of a service day."""
-    statement = build_raw_transit_data_query("duckdb", every_stop_ahead=every_stop_ahead)
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, table in schema.UPSTREAM.items():
-            rows = arrow.Table.from_pandas(tables[name], schema.arrow_schema(table), preserve_index=False)
-            connection.register(name, rows)
-        joined = connection.execute(statement, {"service_date": day}).arrow().read_all()
-    return schema.cast_frame(schema.to_frame(joined), schema.RawTransitData)
+    upstream = {
+        name: arrow.Table.from_pandas(tables[name], schema.arrow_schema(table), preserve_index=False)
+        for name, table in schema.UPSTREAM.items()
+    }
+    return schema.to_frame(join_in_duckdb(upstream, day, every_stop_ahead=every_stop_ahead))
 
 
 def compute(rows: Rows, day: date = DAY) -> pd.DataFrame:

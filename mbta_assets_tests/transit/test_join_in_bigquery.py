@@ -49,7 +49,7 @@ def test_the_join_gives_the_same_rows_in_both_engines(tables: BigQueryTables) ->
     expected = plain_day.join(upstream)
     benchmark = expected["stops_ahead"].isin([1, 3, 5, 10])
     assert benchmark.sum() == plain_day.BENCHMARK_ROWS and expected["current_latitude"].isna().any()
-    pd.testing.assert_frame_equal(schema.cast_frame(joined, schema.RawTransitData), expected)
+    pd.testing.assert_frame_equal(schema.to_frame(joined), expected)
 
 
 @pytest.mark.parametrize(("every_stop_ahead", "trips"), [(False, None), (True, None), (True, SOME_TRIPS)])
@@ -62,10 +62,7 @@ def test_trips_that_repeat_stops_have_the_same_rows_in_both_engines(
         tables.write(name, plain_day.DAY, to_arrow(name, table))
         tables_here.write(name, plain_day.DAY, to_arrow(name, table))
     there, here = (
-        schema.cast_frame(
-            warehouse.join_upstream_tables(plain_day.DAY, every_stop_ahead=every_stop_ahead, trips=trips),
-            schema.RawTransitData,
-        )
+        schema.to_frame(warehouse.join_upstream_tables(plain_day.DAY, every_stop_ahead=every_stop_ahead, trips=trips))
         for warehouse in (BigQueryWarehouse(tables, tables, tables.bigquery), DuckDBWarehouse(tables_here, tables_here))
     )
     assert trips is None or set(here["trip_id"]) == set(trips)

@@ -115,9 +115,7 @@ def _compute_features(warehouse: Warehouse, source: Source, day: date, trips: li
 
     Raises MissingPartition or SourceError.
     """
-    raw = schema.cast_frame(
-        warehouse.join_upstream_tables(day, every_stop_ahead=True, trips=trips), schema.RawTransitData
-    )
+    raw = schema.to_frame(warehouse.join_upstream_tables(day, every_stop_ahead=True, trips=trips))
     vehicle, schedule, stop = (warehouse.read(table, day) for table in ("vehicle", "schedule", "stop"))
     predictions = read_agency_predictions(warehouse, source, day)
     return compute_transit_features(raw, vehicle, schedule, stop, predictions)

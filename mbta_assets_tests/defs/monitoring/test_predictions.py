@@ -91,7 +91,7 @@ def simulate_features(root: Path, day: date, change: Change = lambda vehicle: ve
         if table == "vehicle":
             rows = schema.cast_frame(change(rows[rows["route_id"] == ROUTE]), schema.Vehicle)
         tables.write(table, day, to_arrow(table, rows))
-    raw = warehouse.join_upstream_tables(day)
+    raw = schema.to_frame(warehouse.join_upstream_tables(day))
     upstream = (warehouse.read(name, day) for name in ("vehicle", "schedule", "stop"))
     return compute_transit_features(raw, *upstream)
 

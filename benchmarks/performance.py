@@ -1,0 +1,177 @@
+"""Measure the parts of the platform side by side with their peers, and write the tables into a document and as JSON.
+
+    python benchmarks/performance.py STORE [--write docs/performance.md]
+
+Run by `make bench`. STORE has the models of `make demo`. What is compared takes turns, so that other work of the
+machine affects all of it alike; a figure is the median of several turns. Times are those of the processor, but where a
+process is started.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as arrow
+from one_prediction import MANY, prepare_many, prepare_one
+
+from mbta_assets.ml.training.compute import count_usable_cores
+from mbta_assets.sources.synthetic import SyntheticSource
+from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets.storage.tables import to_arrow
+from mbta_assets.storage.warehouse import DuckDBWarehouse
+from mbta_assets.transit import schema
+from mbta_assets.transit.features import compute_feature_table
+
+ROOT = Path(__file__).parents[1]
+DAY = date(2024, 3, 6)
+LIBRARIES = ("dagster", "duckdb", "numpy", "onnxruntime", "pandas", "pyarrow")
+BLOCK = re.compile(r"(<!-- performance:begin -->\n).*?(<!-- performance:end -->)", re.DOTALL)
+LOAD_SCRIPTS = {
+    "`import dagster`": "import dagster",
+    "`import mbta_assets.definitions`": "import mbta_assets.definitions",
+    "the code location": "from mbta_assets.definitions import defs; defs.get_repository_def().load_all_definitions()",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of a table."""
+
+    name: str
+    seconds: float
+    """Median time of a turn, or of one call of it."""
+    ratio: float
+    """Compared with the first row of the table."""
+    rows_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures that were measured in turns."""
+
+    title: str
+    rows: list[Row]
+
+    def to_markdown(self) -> str:
+        """Return the table in Markdown, with times in a unit that suits the first of them."""
+        shortest = min(row.seconds for row in self.rows)
+        unit, factor = ("µs", 1e6) if shortest < 1e-3 else ("ms", 1e3) if shortest < 0.1 else ("s", 1.0)
+        has_rates = any(row.rows_per_second for row in self.rows)
+        lines = [f"| {self.title} | {unit} | ratio |" + (" rows per second |" if has_rates else "")]
+        lines.append("|---|---|---|" + ("---|" if has_rates else ""))
+        for row in self.rows:
+            cells = [row.name, f"{row.seconds * factor:,.{1 if factor > 1 else 2}f}", f"{row.ratio:.2f}"]
+            cells += [f"{row.rows_per_second:,.0f}" if row.rows_per_second else ""] if has_rates else []
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure everything, print the tables, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, help="store with the models of `make demo`")
+    parser.add_argument("--write", type=Path, help="document whose block is replaced; a .json file goes beside it")
+    arguments = parser.parse_args()
+    tables = [
+        measure("one prediction", prepare_one(arguments.store), turns=9, calls=300),
+        measure(f"{MANY:,} predictions", prepare_many(arguments.store), turns=5, rows=MANY),
+        measure_service_day(),
+        measure("loading", {name: partial(run_python, text) for name, text in LOAD_SCRIPTS.items()}, turns=5),
+    ]
+    text = "\n\n".join([describe_machine(), *(table.to_markdown() for table in tables)])
+    print(text)
+    if arguments.write:
+        document = arguments.write.read_text()
+        arguments.write.write_text(BLOCK.sub(lambda block: f"{block[1]}{text}\n{block[2]}", document))
+        stored = {"machine": describe_machine(), "tables": [asdict(table) for table in tables]}
+        arguments.write.with_suffix(".json").write_text(json.dumps(stored, indent=1) + "\n")
+
+
+def measure(
+    title: str, calls_by_name: Mapping[str, Callable[[], Any]], *, turns: int, calls: int = 1, rows: int | None = None
+) -> Table:
+    """Return the median time of each call; they take turns of several calls each, after one that is not measured."""
+    times: dict[str, list[float]] = {name: [] for name in calls_by_name}
+    for turn in range(turns + 1):
+        for name, call in calls_by_name.items():
+            started_at = _read_clock()
+            for _ in range(calls):
+                call()
+            if turn:
+                times[name].append((_read_clock() - started_at) / calls)
+    return _make_table(title, {name: statistics.median(values) for name, values in times.items()}, rows)
+
+
+def _make_table(title: str, medians: Mapping[str, float], rows: int | None) -> Table:
+    """Return a table of medians in seconds, which are about so many rows."""
+    first = next(iter(medians.values()))
+    return Table(
+        title, [Row(name, value, value / first, rows / value if rows else None) for name, value in medians.items()]
+    )
+
+
+def _read_clock() -> float:
+    """Return the processor time of this process and of those that it has waited for."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def measure_service_day() -> Table:
+    """Measure the join, the features and the storage of a simulated service day."""
+    with tempfile.TemporaryDirectory() as root:
+        store, source = ParquetTables(Path(root)), SyntheticSource(0)
+        for name in schema.UPSTREAM:
+            store.write(name, DAY, to_arrow(name, source.read(name, DAY).rows))
+        warehouse = DuckDBWarehouse(store, store)
+        raw = warehouse.join_upstream_tables(DAY)
+        store.write("raw_transit_data", DAY, raw)
+
+        def read(table: str) -> arrow.Table:
+            return store.read(table, [DAY])
+
+        def derive() -> arrow.Table:
+            frames = (schema.to_frame(read(table)) for table in ("raw_transit_data", "vehicle", "schedule", "stop"))
+            return compute_feature_table(*frames)
+
+        features = derive()
+        calls = {
+            "read `raw_transit_data`": lambda: read("raw_transit_data"),
+            "point-in-time join": lambda: warehouse.join_upstream_tables(DAY),
+            "features, with reading": derive,
+            "write `raw_transit_data`": lambda: store.write("raw_transit_data", DAY, raw),
+            "write `transit_features`": lambda: store.write("transit_features", DAY, features),
+        }
+        return measure(f"a service day of {len(raw):,} rows", calls, turns=3, rows=len(raw))
+
+
+def run_python(script: str) -> None:
+    """Run a script in a new Python process."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
+
+
+def describe_machine() -> str:
+    """Return a sentence on when, where and with which versions the figures were measured."""
+    versions: Sequence[str] = [f"{name} {version(name)}" for name in LIBRARIES]
+    today = datetime.now(UTC).date()
+    return (
+        f"Measured on {today}: {platform.system()}, {platform.machine()}, {count_usable_cores()} cores, "
+        f"Python {platform.python_version()}, {', '.join(versions)}."
+    )
+
+
+if __name__ == "__main__":
+    main()
