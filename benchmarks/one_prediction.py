@@ -21,6 +21,7 @@ from mbta_assets.ml.training.xgboost_trainer import stack_features
 from mbta_assets.serving import ArrivalQuery, Predictor
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY
 from mbta_assets.serving.predictor import feature_columns, to_columns
+from mbta_assets.serving.query_row import compute_feature_row
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry
 
@@ -74,11 +75,9 @@ def _open_session(predictor: Predictor, queries: list[ArrivalQuery]) -> tuple[An
 
 
 def _prepare_trees(bundle: Bundle) -> Calls:
-    """Return the calls that predict one residual with the trees of a bundle."""
-    arrays = Preprocessor.from_bundle(bundle).transform(
-        feature_columns([EXAMPLE_QUERY]), bundle.manifest["residual_to"]
-    )
-    features = stack_features(arrays)
+    """Return the calls that predict one residual with the trees of a bundle, and one that begins with the query."""
+    columns = feature_columns([EXAMPLE_QUERY])
+    features = stack_features(Preprocessor.from_bundle(bundle).transform(columns, bundle.manifest["residual_to"]))
     boosters = [xgboost.Booster(model_file=bytearray(bundle.file(name))) for name in bundle.manifest["trees"]]
     for booster in boosters:
         booster.set_param({"nthread": 1})
@@ -87,12 +86,17 @@ def _prepare_trees(bundle: Bundle) -> Calls:
     def predict() -> list[float]:
         return [float(booster.inplace_predict(features)[0]) for booster in boosters]
 
-    def predict_in_onnx_runtime() -> list[float]:
-        return [float(session.run(None, {"features": features})[0].item()) for session in sessions]
+    def run_sessions(features: np.ndarray) -> list[float]:
+        return [session.run(None, {"features": features})[0].item() for session in sessions]
 
-    if np.abs(np.subtract(predict(), predict_in_onnx_runtime())).max() > MAX_DIFFERENCE:
+    if np.abs(np.subtract(predict(), run_sessions(features))).max() > MAX_DIFFERENCE:
         raise ValueError("the converted trees predict something else")
-    return {"XGBoost, `inplace_predict`": predict, "XGBoost in ONNX Runtime": predict_in_onnx_runtime}
+    model = Model(bundle, lambda arrays: np.mean(run_sessions(stack_features(arrays)), keepdims=True))
+    return {
+        "XGBoost in ONNX Runtime, the bare calls": lambda: run_sessions(features),
+        "XGBoost in ONNX Runtime: query to delay": lambda: model.predict_row(compute_feature_row(EXAMPLE_QUERY)),
+        "XGBoost, `inplace_predict`": predict,
+    }
 
 
 def convert_trees(booster: Any, n_features: int) -> bytes:

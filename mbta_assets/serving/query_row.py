@@ -7,23 +7,16 @@ functions are NumPy's here too.
 
 import math
 from array import array
+from collections.abc import Iterable
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbta_assets.serving.arrival_query import ArrivalQuery, FieldGroup
+from mbta_assets.serving.arrival_query import ArrivalQuery
 from mbta_assets.transit import formulas, service_day
 
-NUMBERS = (
-    "month", "day_of_week", "day_of_year", "sin_time", "cos_time", "stops_behind", "timepoint",
-    "distance_travel_miles", "scheduled_seconds_ahead", "seconds_late_already", "scheduled_run_seconds",
-    "seconds_in_state", "departure_delay_seconds", "seconds_since_last_arrival", "leader_headway_seconds",
-    "platform_headway_seconds", "platform_clear_seconds", "platform_occupied", *formulas.OBSERVED_FEATURES,
-)  # fmt: skip
-"""Names of the features that are numbers, which the table `transit_features` has in single precision."""
-OBSERVED = FieldGroup(*formulas.OBSERVED_FEATURES)
 _SEASON_OF_MONTH = {month: season for season, months in formulas.SEASONS.items() for month in months}
 
 
@@ -39,35 +32,16 @@ class Calendar(NamedTuple):
 
 
 def compute_feature_row(query: ArrivalQuery) -> dict[str, Any]:
-    """Return the features of a query, with the names that they have in the table `transit_features`."""
-    now, scheduled = query.time_stamp.timestamp(), query.scheduled_arrival.timestamp()
-    last_departure = _to_epoch_seconds(query.scheduled_last_departure)
-    state_since = _to_epoch_seconds(query.state_since)
-    platform_arrival, platform_left = _to_epoch_seconds(query.platform_arrival), _to_epoch_seconds(query.platform_left)
+    """Return the features of a query, with the names that they have in the table `transit_features`.
+
+    Numbers are rounded as the table stores them, in single precision.
+    """
     calendar = _describe_day(query.service_date)
-    angle = 2 * math.pi * (now - calendar.start) / formulas.SECONDS_PER_DAY
-    moving = query.current_status != "STOPPED_AT"
-    numbers = (
-        calendar.month,
-        calendar.day_of_week,
-        calendar.day_of_year,
-        np.sin(angle),
-        np.cos(angle),
-        query.stops_behind,
-        query.timepoint == 1,
-        _compute_miles(query),
-        scheduled - now,
-        max(now - scheduled, 0.0),
-        scheduled - last_departure,
-        now - state_since,
-        (state_since if moving else now) - last_departure,
-        now - _to_epoch_seconds(query.last_arrival),
-        now - _to_epoch_seconds(query.leader_arrival),
-        now - platform_arrival,
-        now - platform_left,
-        query.platform_arrival is not None and query.platform_left is None,
-        *[math.nan if value is None else value for value in OBSERVED.read(query)],
-    )
+    (
+        sin_time, cos_time, distance, ahead, late_already, scheduled_run, in_state, departure_delay, since_arrival,
+        leader_headway, platform_headway, platform_clear, last_delay, last_change, leader_delay, last_run, recent_run,
+        route_delay, route_change,
+    ) = _compute_numbers(query, calendar)  # fmt: skip
     return {
         "stop_id": query.stop_id,
         "current_stop_id": query.current_stop_id,
@@ -76,8 +50,70 @@ def compute_feature_row(query: ArrivalQuery) -> dict[str, Any]:
         "route_id": query.route_id,
         "direction_id": query.direction_id,
         "season": calendar.season,
-        **dict(zip(NUMBERS, array("f", numbers), strict=True)),
+        "month": calendar.month,
+        "day_of_week": calendar.day_of_week,
+        "day_of_year": calendar.day_of_year,
+        "sin_time": sin_time,
+        "cos_time": cos_time,
+        "stops_behind": query.stops_behind,
+        "timepoint": 1.0 if query.timepoint == 1 else 0.0,
+        "distance_travel_miles": distance,
+        "scheduled_seconds_ahead": ahead,
+        "seconds_late_already": late_already,
+        "scheduled_run_seconds": scheduled_run,
+        "seconds_in_state": in_state,
+        "departure_delay_seconds": departure_delay,
+        "last_delay_seconds": last_delay,
+        "last_change_seconds": last_change,
+        "seconds_since_last_arrival": since_arrival,
+        "leader_headway_seconds": leader_headway,
+        "leader_delay_seconds": leader_delay,
+        "platform_headway_seconds": platform_headway,
+        "platform_clear_seconds": platform_clear,
+        "platform_occupied": 1.0 if query.platform_arrival is not None and query.platform_left is None else 0.0,
+        "last_run_seconds": last_run,
+        "recent_run_seconds": recent_run,
+        "route_delay_seconds": route_delay,
+        "route_change_seconds": route_change,
     }
+
+
+def _compute_numbers(query: ArrivalQuery, calendar: Calendar) -> Iterable[float]:
+    """Return the features of a query that are times, distances and observations, in single precision."""
+    now, scheduled = query.time_stamp.timestamp(), query.scheduled_arrival.timestamp()
+    last_departure = _to_epoch_seconds(query.scheduled_last_departure)
+    state_since = _to_epoch_seconds(query.state_since)
+    angle = 2 * math.pi * (now - calendar.start) / formulas.SECONDS_PER_DAY
+    moving = query.current_status != "STOPPED_AT"
+    return array(
+        "f",
+        (
+            np.sin(angle),
+            np.cos(angle),
+            _compute_miles(query),
+            scheduled - now,
+            max(now - scheduled, 0.0),
+            scheduled - last_departure,
+            now - state_since,
+            (state_since if moving else now) - last_departure,
+            now - _to_epoch_seconds(query.last_arrival),
+            now - _to_epoch_seconds(query.leader_arrival),
+            now - _to_epoch_seconds(query.platform_arrival),
+            now - _to_epoch_seconds(query.platform_left),
+            _to_float(query.last_delay_seconds),
+            _to_float(query.last_change_seconds),
+            _to_float(query.leader_delay_seconds),
+            _to_float(query.last_run_seconds),
+            _to_float(query.recent_run_seconds),
+            _to_float(query.route_delay_seconds),
+            _to_float(query.route_change_seconds),
+        ),
+    )
+
+
+def _to_float(value: float | None) -> float:
+    """Return a number, NaN if it is None."""
+    return math.nan if value is None else value
 
 
 def _to_epoch_seconds(time: datetime | None) -> float:

@@ -74,8 +74,8 @@ def queries(stop_ids: tuple[str, ...]) -> st.SearchStrategy[ArrivalQuery]:
 
 
 def to_bits(value: Any) -> Any:
-    """Return a value so that it equals another one with the same bits; all that are not a number are alike."""
-    if not isinstance(value, float | np.floating):
+    """Return a value so that it equals another one with the same bits as a float; all missing ones are alike."""
+    if not isinstance(value, int | float | np.floating):
         return value
     return "missing" if value != value else np.float64(value + 0.0).tobytes()
 

@@ -6,8 +6,23 @@ Feature columns become these arrays in `preprocessing`. How rows are split and s
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
+
+
+class InputRow(NamedTuple):
+    """Model inputs of one row as plain Python values, before they are rounded to single precision."""
+
+    numeric: list[float]
+    codes: list[int]
+    base: float
+    scale: float
+
+    def to_arrays(self) -> "Arrays":
+        """Return the row as arrays, without a label."""
+        base, scale, label = (np.array([value], np.float32) for value in (self.base, self.scale, np.nan))
+        return Arrays(np.array([self.numeric], np.float32), np.array([self.codes], np.int32), base, scale, label)
 
 
 @dataclass(frozen=True)

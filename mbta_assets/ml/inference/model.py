@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.arrays import Arrays, InputRow
 from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.ml.inference.intervals import IntervalCalibration
 from mbta_assets.ml.inference.preprocessing import Preprocessor
@@ -20,6 +20,8 @@ ONNX_FILE, INTERVAL_FILE = "model.onnx", "interval.json"
 
 ResidualFunction = Callable[[Arrays], np.ndarray]
 """Predicts residuals (n,) in units of the scale from model inputs of n rows."""
+RowFunction = Callable[[InputRow], np.ndarray]
+"""Predicts the residual (1,) of one row."""
 
 
 class Model:
@@ -36,7 +38,10 @@ class Model:
         """
         self.preprocessor = Preprocessor.from_bundle(bundle)
         self.residual_to: str = bundle.manifest["residual_to"]
-        self.predict_residual = predict_residual or _load_onnx_bundle(bundle)
+        if predict_residual:
+            self.predict_residual, self._predict_residual_of_row = predict_residual, _of_row(predict_residual)
+        else:
+            self.predict_residual, self._predict_residual_of_row = _load_onnx_bundle(bundle)
         has_interval = INTERVAL_FILE in bundle.manifest["files"]
         self.interval = IntervalCalibration.from_json(bundle.file(INTERVAL_FILE)) if has_interval else None
 
@@ -50,9 +55,9 @@ class Model:
         They are plain Python values, numbers in single precision and NaN where missing: a column of one value costs
         NumPy ten times as much as the value.
         """
-        arrays = self.preprocessor.transform_row(row, self.residual_to)
-        delay = (arrays.base + arrays.scale * self.predict_residual(arrays)).item()
-        return max(delay, -row["scheduled_seconds_ahead"])
+        inputs = self.preprocessor.transform_row(row, self.residual_to)
+        delay = np.float32(inputs.base) + np.float32(inputs.scale) * self._predict_residual_of_row(inputs)[0]
+        return max(float(delay), -row["scheduled_seconds_ahead"])
 
 
 def predict_delay(
@@ -67,21 +72,35 @@ def predict_delay(
     return np.maximum(arrays.base + arrays.scale * predict_residual(arrays), arriving_now)
 
 
+def _of_row(predict_residual: ResidualFunction) -> RowFunction:
+    """Return the function for one row of a function for many."""
+    return lambda inputs: predict_residual(inputs.to_arrays())
+
+
 def load_onnx(model: bytes) -> ResidualFunction:
     """Return a function that predicts residuals with an ONNX model."""
+    return _open_onnx(model)[0]
+
+
+def _open_onnx(model: bytes) -> tuple[ResidualFunction, RowFunction]:
+    """Return functions that predict residuals with an ONNX model, of many rows and of one."""
     # ONNX Runtime takes half a second to import; the Dagster code location imports this module and must load fast.
     from mbta_assets.ml.inference import onnx_session
 
     session = onnx_session.create_session(model)
-    return lambda arrays: onnx_session.predict(session, onnx_session.make_feed(arrays.numeric, arrays.codes))
+    of_row = onnx_session.RowSession(session)
+    return (
+        lambda arrays: onnx_session.predict(session, onnx_session.make_feed(arrays.numeric, arrays.codes)),
+        lambda inputs: of_row.predict(inputs.numeric, inputs.codes),
+    )
 
 
-def _load_onnx_bundle(bundle: Bundle) -> ResidualFunction:
-    """Return a function that predicts residuals with the ONNX model of a bundle."""
+def _load_onnx_bundle(bundle: Bundle) -> tuple[ResidualFunction, RowFunction]:
+    """Return functions that predict residuals with the ONNX model of a bundle, of many rows and of one."""
     kind = bundle.manifest["kind"]
     if kind != ONNX_KIND:
         raise BundleError(
             f"{bundle.path} is a model of kind {kind!r}, which needs its training library. Serve a model of kind "
             f"{ONNX_KIND!r}, or open it with mbta_assets.ml.training.model_loading.load_model."
         )
-    return load_onnx(bundle.file(ONNX_FILE))
+    return _open_onnx(bundle.file(ONNX_FILE))

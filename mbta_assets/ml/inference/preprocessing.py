@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.inference.arrays import Arrays, InputRow
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, Encoder
 from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, LOOKUP_FILE, MedianRunTime
@@ -22,7 +22,6 @@ RESIDUAL_BASES = ("lookup", "now")
 """Delays that a residual can be relative to (`residual_to` of a model): that which the run-time lookup predicts, or
 that of an arrival right now."""
 MIN_SCALE_SECONDS = 1.0
-_UNLABELLED = np.full(1, np.nan, dtype=np.float32)
 MIN_ROWS_PER_SCALE = 200
 """Distances of fewer rows have the scale of those around them."""
 
@@ -70,17 +69,14 @@ class Preprocessor:
             label=np.asarray(label, dtype=np.float32),
         )
 
-    def transform_row(self, row: Mapping[str, Any], residual_to: str) -> Arrays:
+    def transform_row(self, row: Mapping[str, Any], residual_to: str) -> InputRow:
         """Transform one row of plain Python values, whose numbers have single precision, into model inputs."""
         delay, path, deviation = self.lookup.compute_row_features(row)
         ahead = row["scheduled_seconds_ahead"]
         numeric, codes = self.encoder.encode_row(row)
-        return Arrays(
-            numeric=np.array([[*numeric, delay, path, deviation, delay + ahead]], dtype=np.float32),
-            codes=np.array([codes], dtype=np.int64),
-            base=np.array([delay if residual_to == "lookup" else -ahead], dtype=np.float32),
-            scale=np.array([self.scales.evaluate_one(row["stops_ahead"])], dtype=np.float32),
-            label=_UNLABELLED,
+        numeric += (delay, path, deviation, delay + ahead)
+        return InputRow(
+            numeric, codes, delay if residual_to == "lookup" else -ahead, self.scales.evaluate_one(row["stops_ahead"])
         )
 
     def drop_columns(self, names: Collection[str]) -> Self:
