@@ -56,8 +56,8 @@ live: $(INSTALLED) ## predict every stop ahead of every vehicle of the feed, and
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemon
 	$(BIN)/dg dev
 
-bench: $(INSTALLED) ## measure the time of each part and of a live update, and the quality of the models on a real day
-	@$(BIN)/python benchmarks/parts.py
+bench: $(INSTALLED) ## measure the parts with the models of the demo, a live update, and quality on a real day
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance.py .local --write docs/performance.md
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/live_latency.py
 	@$(BIN)/python benchmarks/quality.py
 
