@@ -6,11 +6,12 @@ The statement is in `raw_transit_data.sql`; this module renders it for an engine
 from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
-
-import sqlglot
-from sqlglot import exp
+from typing import TYPE_CHECKING
 
 from mbta_assets.transit import distances, formulas, placement, plausibility, service_day
+
+if TYPE_CHECKING:  # takes a quarter of a second to import; the code location imports this module and must load fast
+    from sqlglot import exp
 
 DUCKDB = "duckdb"
 METRES_PER_MILE = 1609.344
@@ -45,7 +46,10 @@ CONSTANTS = {
 
 
 @cache
-def _parse_statement() -> exp.Select:
+def _parse_statement() -> "exp.Select":
+    import sqlglot
+    from sqlglot import exp
+
     text = files("mbta_assets.transit").joinpath("raw_transit_data.sql").read_text()
     statement = sqlglot.parse_one(text, read="bigquery", into=exp.Select)
     for parameter in list(statement.find_all(exp.Parameter)):
@@ -68,6 +72,9 @@ def build_raw_transit_data_query(
     about these trips only, the same as otherwise, as no row depends on another trip. The statement has one parameter,
     `service_date` (DATE), and filters every table by it.
     """
+    import sqlglot
+    from sqlglot import exp
+
     statement = _parse_statement().copy()
     for parameter in list(statement.find_all(exp.Parameter)):
         if parameter.name == "every_stop_ahead":
@@ -84,14 +91,18 @@ def build_raw_transit_data_query(
     return statement.sql(dialect, comments=False)
 
 
-def _drop_time_zone(statement: exp.Select) -> None:
+def _drop_time_zone(statement: "exp.Select") -> None:
     """Make the start of the service day a time without a zone, in UTC, in place; times of the tables have none."""
+    from sqlglot import exp
+
     [start_time] = [select for cte in statement.ctes if cte.alias == "service_day" for select in cte.this.selects]
     start_time.set("this", exp.AtTimeZone(this=exp.paren(start_time.this), zone=exp.Literal.string("UTC")))
 
 
-def _select_trips(statement: exp.Select, trips: Collection[str]) -> None:
+def _select_trips(statement: "exp.Select", trips: Collection[str]) -> None:
     """Restrict the reports of a statement to those of some trips, in place."""
+    from sqlglot import exp
+
     [report] = [cte.this for cte in statement.ctes if cte.alias == "report"]
     [trip_id] = [column.this for column in report.selects if column.alias == "trip_id"]
     report.where(trip_id.copy().isin(*sorted(trips)) if trips else exp.false(), copy=False)
