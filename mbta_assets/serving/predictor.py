@@ -189,7 +189,7 @@ class Predictor:
         return PredictedEvents(None if interval is None else interval.confidence_level, delays, lower, upper)
 
     def predict_one(self, query: ArrivalQuery) -> Prediction:
-        """Return the prediction for one query, the same to the bit as `predict` gives it among others."""
+        """Return the prediction for one query, the same to the bit as `predict_events` gives it by itself."""
         row = compute_feature_row(query)
         delay = self._model.predict_row(row)
         ahead = (query.scheduled_arrival - query.time_stamp) / SECOND

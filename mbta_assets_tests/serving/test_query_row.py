@@ -1,4 +1,4 @@
-"""A query by itself has the features and the prediction that it has among others in columns, to the bit."""
+"""One query has the features and the prediction of the path in columns, to the bit."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

@@ -122,6 +122,12 @@ def is_at_first_stop(columns: Columns) -> np.ndarray:
     return (stops_behind == 0) | (standing & (stops_behind <= 1))
 
 
+def is_row_at_first_stop(row: Mapping[str, Any]) -> bool:
+    """Return `is_at_first_stop` of one row of plain Python values."""
+    stops_behind: float = row["stops_behind"]
+    return stops_behind == 0 or (row["current_status"] == "STOPPED_AT" and stops_behind <= 1)
+
+
 def _fit_log_size(terms: np.ndarray, size: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the coefficients (k,) of standardized terms (n, k) that predict the logarithm of positive sizes (n,).
 

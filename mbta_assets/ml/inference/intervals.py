@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mbta_assets.ml.inference.difficulty import Difficulty, is_at_first_stop
+from mbta_assets.ml.inference.difficulty import Difficulty, is_at_first_stop, is_row_at_first_stop
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, encode_values
 from mbta_assets.ml.inference.monotone import group_reports, group_rows, make_non_decreasing
@@ -129,7 +129,7 @@ class IntervalCalibration:
         self, row: Mapping[str, Any], delay: float, correction: WidthCorrection = UNCORRECTED
     ) -> tuple[float, float]:
         """Return the bounds, in seconds of delay, of one row of plain Python values that is a report by itself."""
-        at_first_stop = row["stops_behind"] == 0 or (row["current_status"] == "STOPPED_AT" and row["stops_behind"] <= 1)
+        at_first_stop = is_row_at_first_stop(row)
         curve = self._find_curve(row["route_id"], at_first_stop)
         width = curve.evaluate_one(row["stops_ahead"]) * self.difficulty.evaluate_row(row, delay, at_first_stop)
         width *= correction.evaluate_row(row, at_first_stop)
