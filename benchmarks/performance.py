@@ -30,6 +30,7 @@ from one_prediction import MANY, prepare_many, prepare_one
 
 from mbta_assets.ml.training.compute import count_usable_cores
 from mbta_assets.sources.synthetic import SyntheticSource
+from mbta_assets.storage.bundle import BundleError
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.storage.warehouse import DuckDBWarehouse
@@ -86,9 +87,13 @@ def main() -> None:
     parser.add_argument("store", type=Path, help="store with the models of `make demo`")
     parser.add_argument("--write", type=Path, help="document whose block is replaced; a .json file goes beside it")
     arguments = parser.parse_args()
+    try:
+        one, many = prepare_one(arguments.store), prepare_many(arguments.store)
+    except BundleError as error:
+        sys.exit(f"{error} Make the models that are measured with: make demo")
     tables = [
-        measure("one prediction", prepare_one(arguments.store), turns=9, calls=300),
-        measure(f"{MANY:,} predictions", prepare_many(arguments.store), turns=5, rows=MANY),
+        measure("one prediction", one, turns=9, calls=300),
+        measure(f"{MANY:,} predictions", many, turns=5, rows=MANY),
         measure_service_day(),
         measure("loading", {name: partial(run_python, text) for name, text in LOAD_SCRIPTS.items()}, turns=5),
     ]
