@@ -7,10 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow as arrow
 import pytest
 
 from mbta_assets.serving import ArrivalQuery, Stop, StopTime, Stream, Timetable, Trip, VehicleUpdate
@@ -21,7 +19,7 @@ from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.transit import schema
 from mbta_assets.transit.features import compute_transit_features
-from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
+from mbta_assets_tests.support import plain_day
 from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, changed_after
 
 KEY = ["time_stamp", "vehicle_id", "trip_id", "stop_sequence", "stops_ahead"]
@@ -81,14 +79,7 @@ def make_key(query: ArrivalQuery) -> Key:
 
 def compute_features(day: date, tables: Tables) -> pd.DataFrame:
     """Return the features of a day's rows about every stop ahead."""
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, table in schema.UPSTREAM.items():
-            columns = schema.arrow_schema(table)
-            connection.register(name, arrow.Table.from_pandas(tables[name], columns, preserve_index=False))
-        statement = build_raw_transit_data_query("duckdb", every_stop_ahead=True)
-        joined = connection.execute(statement, {"service_date": day}).arrow().read_all()
-    raw = schema.cast_frame(schema.to_frame(joined), schema.RawTransitData)
+    raw = plain_day.join(tables, day, every_stop_ahead=True)
     return compute_transit_features(raw, tables["vehicle"], tables["schedule"], tables["stop"])
 
 

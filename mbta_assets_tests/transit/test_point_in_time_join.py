@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as arrow
 import pytest
 import sqlglot
 
+from mbta_assets.storage.warehouse import join_in_duckdb
 from mbta_assets.transit import schema
 from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
 
@@ -58,15 +58,13 @@ def join(updates: list[Row], schedule: list[Row] | None = None, stations: Mappin
         ],
         "schedule": timetable() if schedule is None else schedule,
     }
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, rows in tables.items():
-            fields = schema.arrow_schema(schema.UPSTREAM[name])
-            dated = [{"service_date": DAY} | row for row in rows]
-            columns = {field.name: arrow.array([row.get(field.name) for row in dated], field.type) for field in fields}
-            connection.register(name, arrow.table(columns, schema=fields))
-        joined = connection.execute(build_raw_transit_data_query("duckdb"), {"service_date": DAY}).arrow().read_all()
-    return schema.RawTransitData.validate(schema.cast_frame(schema.to_frame(joined), schema.RawTransitData))
+    upstream = {}
+    for name, rows in tables.items():
+        fields = schema.arrow_schema(schema.UPSTREAM[name])
+        dated = [{"service_date": DAY} | row for row in rows]
+        columns = {field.name: arrow.array([row.get(field.name) for row in dated], field.type) for field in fields}
+        upstream[name] = arrow.table(columns, schema=fields)
+    return schema.RawTransitData.validate(schema.to_frame(join_in_duckdb(upstream, DAY)))
 
 
 def test_a_first_update_has_a_row_for_every_stop_ahead_in_the_order_of_the_timetable() -> None:

@@ -4,7 +4,6 @@ import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-import duckdb
 import pandas as pd
 import pyarrow as arrow
 import pytest
@@ -13,8 +12,7 @@ from mbta_assets.sources import Source, SourceError, SourceRows
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.lamp.archive_rows import PREDICTED_STOP
 from mbta_assets.transit import schema
-from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
-from mbta_assets_tests.support import real_day
+from mbta_assets_tests.support import plain_day, real_day
 from mbta_assets_tests.support.lamp_archive import (
     SAMPLE_DAY,
     ServedArchive,
@@ -52,11 +50,7 @@ def of_trip(read: SourceRows, trip: str, column: str = "trip_id") -> pd.DataFram
 
 def label(source: Source, day: date) -> pd.DataFrame:
     """Return the trip, stop and time of each arrival that the join labels predictions with."""
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for table in schema.UPSTREAM:
-            connection.register(table, source.read(table, day).rows)
-        joined = connection.execute(build_raw_transit_data_query("duckdb"), {"service_date": day}).df()
+    joined = plain_day.join({table: source.read(table, day).rows for table in schema.UPSTREAM}, day)
     arrivals = joined[joined["stops_ahead"] > 0]
     columns = ["trip_id", "stop_id", "actual_arrival_time"]
     return arrivals[columns].dropna().drop_duplicates().sort_values(columns, ignore_index=True)
