@@ -26,6 +26,7 @@ def optional(description: str, **constraints: Any) -> Any:
 LATITUDE_RANGE = {"ge": -90.0, "le": 90.0}
 LONGITUDE_RANGE = {"ge": -180.0, "le": 180.0}
 SECONDS_RANGE = {"ge": -1_000_000.0, "le": 1_000_000.0}
+RATIO_RANGE = {"ge": 0.0, "le": 1_000.0}
 SEQUENCE_RANGE = {"ge": 0, "le": 1_000_000}
 
 
@@ -87,6 +88,11 @@ class ArrivalQuery:
         "Mean delay of the route and direction's arrivals in the last 30 minutes.", **SECONDS_RANGE
     )
     route_change_seconds: float | None = optional("Mean change of delay per stop over them.", **SECONDS_RANGE)
+    network_run_ratio: float | None = optional(
+        "Run times from stop to stop on all routes in the last 30 minutes, relative to the scheduled ones; 1 if there "
+        "are none.",
+        **RATIO_RANGE,
+    )
 
     @property
     def is_departure(self) -> bool:
@@ -176,5 +182,6 @@ EXAMPLE_QUERY = ArrivalQuery(
     recent_run_seconds=124.0,
     route_delay_seconds=72.5,
     route_change_seconds=1.5,
+    network_run_ratio=1.04,
 )
 """A vehicle between two stations: the example of the OpenAPI description and the trial query of a new model."""

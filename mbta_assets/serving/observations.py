@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, TypeAlias
 
+from mbta_assets.serving.network_runs import NetworkRuns
 from mbta_assets.serving.scheduled_trip import MICROSECOND, ScheduledTrip, missing_first, to_microseconds
 from mbta_assets.serving.timetable import Timetable, clean_id
 from mbta_assets.serving.trip_state import (
@@ -77,6 +78,7 @@ class Observations:
         self.arrivals_by_stop: dict[str, StopArrivals] = defaultdict(StopArrivals)
         self.arrivals_by_route: dict[RouteDirection, list[StopVisit]] = {}
         """Visits with an arrival, in order of it."""
+        self.network_runs = NetworkRuns()
         self.implausible_updates = self.late_updates = self.revoked_updates = 0
         self._timetable = timetable
         self._vehicles: dict[str, _VehicleState] = {}
@@ -170,6 +172,8 @@ class Observations:
             if visit.arrived_at is not None:
                 self.arrivals_by_stop[visit.stop_id].remove_visit(visit)
                 self.arrivals_by_route[visit.route_direction].remove(visit)
+                if visit.run is not None:
+                    self.network_runs.remove(visit.arrived_at, *visit.run)
         begin = challengers[0].update.updated_at
         revoked = {report.update for report in trip.reports if report.update.updated_at > begin}
         kept = [report for report in (*trip.reports, *challengers) if report.update not in revoked]
@@ -284,6 +288,10 @@ class Observations:
         previous = trip.last_arrival
         if previous and previous.delay_us is not None and visit.delay_us is not None:
             visit.delay_change_us = visit.delay_us - previous.delay_us
+            if previous.arrived_at is not None:
+                run_us = (now - previous.arrived_at) // MICROSECOND
+                visit.run = run_us, run_us - visit.delay_change_us
+                self.network_runs.add(now, *visit.run)
         trip.last_arrival = visit
         self.arrivals_by_stop[visit.stop_id].insert_visit(visit, now)
         _insert_arrival(self.arrivals_by_route.setdefault(visit.route_direction, []), visit, now)

@@ -40,7 +40,7 @@ def compute_feature_row(query: ArrivalQuery) -> dict[str, Any]:
     (
         sin_time, cos_time, distance, ahead, late_already, scheduled_run, in_state, departure_delay, since_arrival,
         leader_headway, platform_headway, platform_clear, last_delay, last_change, leader_delay, last_run, recent_run,
-        route_delay, route_change,
+        route_delay, route_change, network_run_ratio,
     ) = _compute_numbers(query, calendar)  # fmt: skip
     return {
         "stop_id": query.stop_id,
@@ -75,6 +75,7 @@ def compute_feature_row(query: ArrivalQuery) -> dict[str, Any]:
         "recent_run_seconds": recent_run,
         "route_delay_seconds": route_delay,
         "route_change_seconds": route_change,
+        "network_run_ratio": network_run_ratio,
     }
 
 
@@ -107,6 +108,7 @@ def _compute_numbers(query: ArrivalQuery, calendar: Calendar) -> Iterable[float]
             _to_float(query.recent_run_seconds),
             _to_float(query.route_delay_seconds),
             _to_float(query.route_change_seconds),
+            _to_float(query.network_run_ratio),
         ),
     )
 

@@ -192,6 +192,7 @@ class Stream:
             "platform_left": left_at if left_at is not None and left_at < now else None,
             "route_delay_seconds": route_delay,
             "route_change_seconds": route_change,
+            "network_run_ratio": self._observed.network_runs.compute_ratio(now),
         }
 
     def _route_and_direction(self, trip_id: str, update: VehicleUpdate) -> tuple[str | None, int | None]:

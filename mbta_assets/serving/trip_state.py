@@ -58,6 +58,8 @@ class StopVisit:
     arrived_at: datetime | None = None
     delay_us: int | None = None
     delay_change_us: int | None = None
+    run: tuple[int, int] | None = None
+    """Microseconds since the arrival before and as scheduled, if the change of delay is known."""
 
 
 class Report(NamedTuple):

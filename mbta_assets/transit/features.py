@@ -60,6 +60,7 @@ def compute_feature_table(
         **_observe_trip(reports, events),
         **_observe_platform(reports, events),
         **_observe_line_delays(reports, events),
+        **_observe_network(reports, events),
     }
     positions = {name: raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in POSITION_COLUMNS}
     observations = {
@@ -221,6 +222,21 @@ def _observe_line_delays(reports: _Reports, events: StopEvents) -> dict[str, np.
         "route_delay_seconds": _mean_seconds(arrivals["delay"], begin, end),
         "route_change_seconds": _mean_seconds(arrivals["change"], begin, end),
     }
+
+
+def _observe_network(reports: _Reports, events: StopEvents) -> dict[str, np.ndarray]:
+    """Compare the recent run times of all vehicles from stop to stop with the scheduled ones."""
+    visits = events.visits
+    time, run, change = (visits[name].to_numpy() for name in ("arrived", "run", "change"))
+    scheduled_run = run - change
+    is_run = (change != NAT) & (run <= formulas.MAX_NETWORK_RUN_SECONDS * MICROSECONDS) & (scheduled_run >= 0)
+    order = np.flatnonzero(is_run)[np.argsort(time[is_run])]
+    time, run, scheduled_run = time[order], run[order], scheduled_run[order]
+    end = np.searchsorted(time, reports.now)
+    begin = np.searchsorted(time, reports.now - formulas.NETWORK_WINDOW_SECONDS * MICROSECONDS)
+    total, scheduled = (np.append(0, np.cumsum(runs)) for runs in (run, scheduled_run))
+    usual = formulas.USUAL_NETWORK_RUN_SECONDS * MICROSECONDS
+    return {"network_run_ratio": (total[end] - total[begin] + usual) / (scheduled[end] - scheduled[begin] + usual)}
 
 
 def _mean_seconds(values: pd.Series | np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -22,13 +22,19 @@ MAX_EARLY_SECONDS = 1800
 """A vehicle that is further ahead of its schedule is assigned to another trip's slot."""
 RECENT_DELAY_WINDOW_SECONDS = 1800
 """Age up to which an arrival counts towards the recent delay of its route and direction."""
+NETWORK_WINDOW_SECONDS = 1800
+"""Age up to which an arrival counts towards the recent run times of the whole network."""
+MAX_NETWORK_RUN_SECONDS = 3600
+"""A longer run from one arrival of a trip to the next does not count, as the vehicle was out of service."""
+USUAL_NETWORK_RUN_SECONDS = 600
+"""Run time as scheduled that is counted besides the observed ones, so that few runs say little."""
 RECENT_RUN_COUNT = 3
 """Number of latest run times over a stretch that are averaged."""
 SEASONS = {"winter": (12, 1, 2), "spring": (3, 4, 5), "summer": (6, 7, 8), "autumn": (9, 10, 11)}
 """Months of each season."""
 OBSERVED_FEATURES = (
     "last_delay_seconds", "last_change_seconds", "leader_delay_seconds", "last_run_seconds", "recent_run_seconds",
-    "route_delay_seconds", "route_change_seconds",
+    "route_delay_seconds", "route_change_seconds", "network_run_ratio",
 )  # fmt: skip
 """Features that are observations themselves, without a formula."""
 

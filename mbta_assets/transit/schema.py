@@ -248,6 +248,11 @@ class TransitFeatures(Table):
     route_change_seconds: Series[Float32] = seconds_feature(
         "Mean change of delay per stop over the same arrivals.", group="recent_delay"
     )
+    network_run_ratio: Series[Float32] = column(
+        "Run times from stop to stop on all routes in the last 30 minutes, relative to the scheduled ones; 1 if there "
+        "are none.",
+        role="numeric", ge=0,
+    )  # fmt: skip
     delay_seconds: Series[float] = column(
         "Actual minus scheduled time, + is late; missing if the event was not observed.",
         "seconds", role="label", nullable=True, ge=-1800, le=12 * 3600,

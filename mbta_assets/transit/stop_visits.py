@@ -39,9 +39,9 @@ class StopEvents:
     `visits` has a row for each visit of a vehicle's trip: its code `visit` (see `encode_visits`), `stop`, the index
     of its `stop_time` (-1 at a stop that the schedule of the trip does not have), `moved` (first update on the way
     there), `arrived` (first STOPPED_AT), `departed` (first update of the vehicle at, or on the way to, another visit),
-    `delay` of the arrival, `change` of delay since the previous arrival of that vehicle's trip, and `line` (route and
-    direction). Delays are integer microseconds, so that their sums are exact. Vehicles without a trip and trips without
-    a schedule have visits too, for they determine headways.
+    `delay` of the arrival, `run` and `change` of delay since the previous arrival of that vehicle's trip, and `line`
+    (route and direction). These are integer microseconds, so that their sums are exact. Vehicles without a trip and
+    trips without a schedule have visits too, for they determine headways.
     """
 
     codes: IdCodes
@@ -177,16 +177,17 @@ def _extract_visits(updates: _Updates) -> pd.DataFrame:
 
 
 def _add_delays(visits: pd.DataFrame, stop_times: StopTimes) -> pd.DataFrame:
-    """Add the `delay` of each arrival, and its `change` since the previous arrival of the vehicle's trip."""
+    """Add the `delay` of each arrival, its `change` and the `run` since the previous one of the vehicle's trip."""
     names = ("stop_time", "stop", "arrived", "vehicle_trip")
     stop_time, stop, arrived, vehicle_trip = (visits[name].to_numpy() for name in names)
     delay = _subtract_times(arrived, np.append(stop_times.arrival, NAT)[stop_time])
     arrivals = np.flatnonzero(arrived != NAT)
     arrivals = arrivals[np.lexsort([key[arrivals] for key in (stop_time, stop, arrived, vehicle_trip)])]
-    previous = np.where(_differs(vehicle_trip[arrivals]), NAT, np.roll(delay[arrivals], 1))
-    change = np.full(len(visits), NAT)
-    change[arrivals] = _subtract_times(delay[arrivals], previous)
-    return visits.assign(delay=delay, change=change)
+    is_first, columns = _differs(vehicle_trip[arrivals]), {"delay": delay}
+    for name, values in (("change", delay[arrivals]), ("run", arrived[arrivals])):
+        columns[name] = np.full(len(visits), NAT)
+        columns[name][arrivals] = _subtract_times(values, np.where(is_first, NAT, np.roll(values, 1)))
+    return visits.assign(**columns)
 
 
 def _subtract_times(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:

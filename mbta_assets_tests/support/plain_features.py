@@ -75,6 +75,7 @@ class Visit:
         self.departed: int | None = None
         self.delay: int | None = None
         self.change: int | None = None
+        self.run: int | None = None
 
 
 class RowKey(NamedTuple):
@@ -223,6 +224,7 @@ class PlainDay:
                 visit.delay = visit.arrived - visit.due
                 if before is not None and before.delay is not None:
                     visit.change = visit.delay - before.delay
+                    visit.run = visit.arrived - (before.arrived or 0)
             before = visit
 
     def _arrivals_of(self, trip: TripKey) -> list[Visit]:
@@ -320,6 +322,7 @@ class PlainDay:
             **self._of_leader(key, report, due.stop),
             **self._of_runs(trip, report, due if stops_ahead else None),
             **self._of_line(line, time),
+            "network_run_ratio": self._compare_runs(time),
         }
 
     def _locate(self, key: TripKey, time: int) -> Report:
@@ -443,6 +446,17 @@ class PlainDay:
             "route_delay_seconds": sum(delays) / len(delays) / SECOND if delays else None,
             "route_change_seconds": sum(changes) / len(changes) / SECOND if changes else None,
         }
+
+    def _compare_runs(self, now: int) -> float:
+        """Return the ratio of run times in the last half hour to the scheduled ones, both with ten minutes besides."""
+        observed = scheduled = 600 * SECOND
+        for visit in self.visits.values():
+            ended = visit.arrived
+            if ended is None or not now - 1800 * SECOND <= ended < now or visit.run is None or visit.change is None:
+                continue
+            if visit.run <= HOUR and visit.run >= visit.change:
+                observed, scheduled = observed + visit.run, scheduled + visit.run - visit.change
+        return observed / scheduled
 
 
 def _name(row: Row) -> Named:
