@@ -15,7 +15,7 @@ from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training import dataset
-from mbta_assets.ml.training.assembly import build_training_set
+from mbta_assets.ml.training.assembly import MIN_CALENDAR_DAYS, build_training_set
 from mbta_assets.ml.training.baseline import fit_runtime_lookup
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.transit import schema
@@ -55,6 +55,11 @@ class TrainingSetConfig(dg.Config):
         ge=3,
         description="Minimum number of service days for parts of whole service days; fewer are cut by time.",
     )
+    min_calendar_days: int = Field(
+        default=MIN_CALENDAR_DAYS,
+        ge=1,
+        description="Minimum number of service days to learn from for models that read the calendar.",
+    )
 
     def limit_rows_per_day(self, days: int) -> int:
         """Return the maximum number of rows of each of some service days."""
@@ -83,7 +88,7 @@ def training_set(
     days = list(transit_features.days)[-settings.training_days :]
     rows_per_day = config.limit_rows_per_day(len(days))
     samples = _sample_features(transit_features, days, rows_per_day)
-    built = build_training_set(samples, config.build_split())
+    built = build_training_set(samples, config.build_split(), config.min_calendar_days)
     parts = table_metadata(built.parts)
     context.add_output_metadata({"parts": parts, "service_days": len(days), "rows": len(built)})
     versions = {str(day): version for day, version in transit_features.versions(days).items()}

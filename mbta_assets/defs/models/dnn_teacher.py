@@ -121,9 +121,6 @@ class TeacherConfig(SearchConfig):
         default=30_000, ge=100, description="Maximum number of training rows of a fold, and of validation rows."
     )
     trial_epochs: int = Field(default=5, ge=2, description="Epochs of a trial.")
-    min_calendar_days: int = Field(
-        default=21, ge=1, description="Minimum number of service days for a teacher that reads the calendar."
-    )
     space: TeacherSpace = Field(default=TeacherSpace(), description="Search space.")
     architecture: ArchitectureConfig = Field(
         default=ArchitectureConfig(), description="Architecture that is not searched."
@@ -142,7 +139,6 @@ class TeacherConfig(SearchConfig):
             self.trial_epochs,
             self.epochs,
             self.max_rows_seen,
-            self.min_calendar_days,
             self.architecture.build_network(),
             self.optimization.build_training(),
             seed,

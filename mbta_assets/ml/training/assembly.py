@@ -31,7 +31,10 @@ from mbta_assets.ml.training.dataset import (
 )
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.transit import schema
+from mbta_assets.transit.table import FeatureGroup
 
+MIN_TIME_OF_DAY_DAYS, MIN_CALENDAR_DAYS = 2, 21
+"""Minimum number of service days to learn from for models that read the time of day, and the calendar."""
 SPLIT_COLUMNS = ["service_date", "time_stamp", "delay_seconds", "actual_arrival_time"]
 """Columns that the parts of rows depend on."""
 
@@ -72,11 +75,13 @@ class TrainingSet:
         )
 
 
-def build_training_set(samples: Iterable[tuple[date, pd.DataFrame]], split: SplitConfig) -> TrainingSet:
+def build_training_set(
+    samples: Iterable[tuple[date, pd.DataFrame]], split: SplitConfig, min_calendar_days: int = MIN_CALENDAR_DAYS
+) -> TrainingSet:
     """Put together rows of `transit_features` by service day, split them and fit an encoder.
 
-    The samples are taken one by one. Raises TrainingSetError where there is too little to learn from, or to tell what
-    was learned.
+    The samples are taken one by one. The encoder has no features that `list_unlearnable_features` names. Raises
+    TrainingSetError where there is too little to learn from, or to tell what was learned.
     """
     days, blocks, columns = [], [], []
     for day, rows in samples:
@@ -99,7 +104,22 @@ def build_training_set(samples: Iterable[tuple[date, pd.DataFrame]], split: Spli
     learned_days = sorted(np.unique(schema.to_service_dates(learned)).astype(str).tolist())
     del of_split, learned
     content, encoder, network = _join(blocks, codes)
-    return TrainingSet(content, encoder, parts, learned_days, network)
+    unlearnable = list_unlearnable_features(len(learned_days), min_calendar_days)
+    return TrainingSet(content, encoder.drop_columns(unlearnable), parts, learned_days, network)
+
+
+def list_unlearnable_features(learned_days: int, min_calendar_days: int) -> frozenset[str]:
+    """Return the features that so few service days teach nothing about but chance.
+
+    Each value of the calendar is that of a few days or of one, and what was special about them would be learned. The
+    time of day does the same within a single day: the hours that are predicted have not been seen.
+    """
+    groups: list[FeatureGroup] = []
+    if learned_days < min_calendar_days:
+        groups.append("calendar")
+    if learned_days < MIN_TIME_OF_DAY_DAYS:
+        groups.append("time_of_day")
+    return schema.feature_group(*groups)
 
 
 def _compress(rows: pd.DataFrame) -> bytes:

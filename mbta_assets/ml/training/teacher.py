@@ -31,7 +31,7 @@ HELD_OUT = "teacher_held_out"
 FURTHER_EPOCHS, FURTHER_LEARNING_RATE = 2, 0.3
 """Number of epochs in which a teacher learns the validation part too, and how their peak learning rate compares."""
 CALENDAR_FEATURES = schema.feature_group("calendar")
-"""Model inputs that are constant within a service day; networks overfit them on few service days."""
+"""Model inputs that are constant within a service day."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,6 @@ class TeacherTraining:
     epochs: int
     max_rows_seen: int
     """Number of training rows, each counted once an epoch, of which there are more only in `MIN_EPOCHS` epochs."""
-    min_calendar_days: int
-    """Minimum number of service days for a teacher that reads the calendar: a short trial does not show the harm."""
     network: NetworkConfig
     """Architecture where a configuration does not set it."""
     optimization: TrainConfig
@@ -102,7 +100,8 @@ def train_teacher(
     """
     folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.search_folds)
     data = next(folds)
-    trials = _search(chain([data], folds), len(training_set.manifest["data_versions"]), training, executor)
+    has_calendar = not CALENDAR_FEATURES.isdisjoint(data.preprocessor.feature_names)
+    trials = _search(chain([data], folds), has_calendar, training, executor)
     configuration = tuning.best_result(trials).configuration
     dropped = CALENDAR_FEATURES if configuration["inputs"] == REDUCED_INPUTS else ()
 
@@ -120,7 +119,7 @@ def train_teacher(
 
 
 def _search(
-    folds: Iterable[NetworkData], service_days: int, training: TeacherTraining, executor: TrainingExecutor
+    folds: Iterable[NetworkData], has_calendar: bool, training: TeacherTraining, executor: TrainingExecutor
 ) -> list[tuning.Result]:
     """Run the hyperparameter search on subsamples of folds, which are taken one at a time."""
     budget, seed = training.budget, training.seed
@@ -131,21 +130,19 @@ def _search(
     ]
     return executor.search(
         run_trial,
-        select_configurations(training.space, budget.trials, seed, service_days, training.min_calendar_days),
+        select_configurations(training.space, budget.trials, seed, has_calendar),
         samples,
         budget.build_halving(training.trial_epochs),
     )
 
 
-def select_configurations(
-    space: SearchSpace, trials: int, seed: int, service_days: int, min_calendar_days: int
-) -> list[Configuration]:
-    """Return the configurations of a search; on few service days none of them reads the calendar.
+def select_configurations(space: SearchSpace, trials: int, seed: int, has_calendar: bool) -> list[Configuration]:
+    """Return the configurations of a search; none reads the calendar where the training set has none.
 
     Configurations that become equal by that are tried once.
     """
     configurations = space.draw_configurations(trials, seed)
-    if service_days < min_calendar_days:
+    if not has_calendar:
         without_calendar = [{**configuration, "inputs": REDUCED_INPUTS} for configuration in configurations]
         configurations = [
             configuration

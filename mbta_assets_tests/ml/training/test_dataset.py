@@ -33,6 +33,8 @@ from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.provenance import MixedVersions
+from mbta_assets.transit import schema
+from mbta_assets.transit.table import FeatureGroup
 
 SPLIT = SplitConfig()
 
@@ -50,6 +52,20 @@ def make_days(days: int, rows_per_day: int = 40) -> pd.DataFrame:
             "delay_seconds": 1.0,
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("days", "rows_per_day", "unlearnable"),
+    [(1, 60, ("calendar", "time_of_day")), (10, 12, ("calendar",)), (25, 12, ())],
+)
+def test_no_model_reads_what_so_few_days_cannot_teach(
+    days: int, rows_per_day: int, unlearnable: tuple[FeatureGroup, ...]
+) -> None:
+    built = build_training_set(make_samples([rows_per_day] * days, rows_per_day).items(), SPLIT)
+    expected = {*NUMERIC_FEATURES, *CATEGORICAL_FEATURES} - schema.feature_group(*unlearnable)
+    assert {*built.encoder.numeric, *built.encoder.vocabularies} == expected
+    of_calendar = build_training_set(make_samples([12] * 10).items(), SPLIT, min_calendar_days=8)
+    assert {*of_calendar.encoder.numeric, *of_calendar.encoder.vocabularies} >= schema.feature_group("calendar")
 
 
 def test_ten_days_are_split_by_whole_days_in_time() -> None:

@@ -23,7 +23,6 @@ from mbta_assets_tests.ml.conftest import FEATURE_NAMES, Problem
 pytestmark = pytest.mark.xdist_group("networks")
 
 SMALL_TEACHER = {**dnn_teacher.PIECEWISE_LINEAR, "hidden": [16, 8], "numeric": "linear_relu", "inputs": "all"}
-SERVICE_DAYS = 28
 ARCHITECTURE = NetworkConfig()
 
 
@@ -37,11 +36,9 @@ def data_with_month(train: Problem, validation: Problem) -> TrainingData:
     return TrainingData(train_rows, validation_rows, names, seed=3).drop_unlabelled()
 
 
-def select_teachers(trials: int, seed: int, service_days: int) -> list[Configuration]:
+def select_teachers(trials: int, seed: int, has_calendar: bool = True) -> list[Configuration]:
     """Return the configurations of a search for teachers."""
-    config = TeacherConfig()
-    space = config.space.build_search_space()
-    return teacher.select_configurations(space, trials, seed, service_days, config.min_calendar_days)
+    return teacher.select_configurations(TeacherConfig().space.build_search_space(), trials, seed, has_calendar)
 
 
 def select_students(train: Problem, max_bytes: int) -> list[Configuration]:
@@ -55,20 +52,20 @@ def make_teacher_data(data: TrainingData, epochs: int) -> TeacherData:
 
 
 def test_a_longer_search_begins_like_a_shorter_one_and_another_seed_draws_other_configurations() -> None:
-    assert select_teachers(12, 0, SERVICE_DAYS)[:7] == select_teachers(7, 0, SERVICE_DAYS)
-    assert select_teachers(12, 1, SERVICE_DAYS) != select_teachers(12, 0, SERVICE_DAYS)
-    assert len(select_teachers(12, 0, SERVICE_DAYS)) == 12
+    assert select_teachers(12, 0)[:7] == select_teachers(7, 0)
+    assert select_teachers(12, 1) != select_teachers(12, 0)
+    assert len(select_teachers(12, 0)) == 12
 
 
-def test_on_few_days_no_teacher_reads_the_calendar_and_no_configuration_is_tried_twice() -> None:
-    on_few_days, on_many_days = select_teachers(12, 0, 10), select_teachers(12, 0, SERVICE_DAYS)
+def test_without_a_calendar_no_teacher_reads_it_and_no_configuration_is_tried_twice() -> None:
+    on_few_days, on_many_days = select_teachers(12, 0, has_calendar=False), select_teachers(12, 0)
     assert {configuration["inputs"] for configuration in on_few_days} == {"steady"}
     assert {configuration["inputs"] for configuration in on_many_days} == {"steady", "all"}
     assert len({str(configuration) for configuration in on_few_days}) == len(on_few_days) == 12
 
 
 def test_the_plain_network_is_among_the_first_configurations() -> None:
-    assert dnn_teacher.PLAIN in select_teachers(8, 0, SERVICE_DAYS)
+    assert dnn_teacher.PLAIN in select_teachers(8, 0)
     network, optimization = apply_configuration(dnn_teacher.PLAIN, ARCHITECTURE, TrainConfig(epochs=3))
     assert network.hidden == (128, 64, 32, 16) and network.dropout == 0.1 and network.numeric == "none"
     assert optimization.epochs == 3 and optimization.learning_rate == dnn_teacher.PLAIN["learning_rate"]
