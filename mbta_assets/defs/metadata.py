@@ -5,14 +5,14 @@ Everything here turns values into metadata. What the values mean is decided by t
 
 import base64
 import inspect
-import io
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import dagster as dg
 
+from mbta_assets.plots.style import draw_png
 from mbta_assets.transit import schema
 from mbta_assets.transit.table import describe_column
 
@@ -64,29 +64,10 @@ def table_metadata(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(record) for record in records], dg.TableSchema(columns))
 
 
-def plot_metadata(draw: Callable[[Any], None]) -> dg.MarkdownMetadataValue:
-    """Return the plot that `draw(axes)` draws as an embedded PNG image."""
-    import matplotlib  # slow to import, and only runs draw
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    draw(axes)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    pyplot.close(figure)
-    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
-
-
-def draw_error_against_size(
-    axes: Any, points: Mapping[str, tuple[int, float]], marked: Collection[str], error_label: str
-) -> None:
-    """Draw (size in bytes, error) of each label on logarithmic sizes, the marked labels as diamonds."""
-    for label, point in points.items():
-        axes.plot(*point, "D" if label in marked else "o", label=label)
-    axes.set(xlabel="bytes", ylabel=error_label, title="Error against size", xscale="log")
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+def plot_metadata(draw: Callable[..., None], panels: int = 1) -> dg.MarkdownMetadataValue:
+    """Return the plot that `draw(axes, ...)` draws on so many axes as a small PNG image, which opens large."""
+    picture = base64.b64encode(draw_png(draw, panels)).decode()
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{picture})")
 
 
 def _to_cell(value: Any) -> Cell:

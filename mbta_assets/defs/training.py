@@ -12,11 +12,12 @@ import pyarrow as arrow
 from pydantic import Field
 
 from mbta_assets.defs.io_managers import StoredTable
-from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.metadata import plot_metadata, table_metadata
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training import dataset
-from mbta_assets.ml.training.assembly import MIN_CALENDAR_DAYS, build_training_set
+from mbta_assets.ml.training.assembly import MIN_CALENDAR_DAYS, TrainingSet, build_training_set
 from mbta_assets.ml.training.baseline import fit_runtime_lookup
+from mbta_assets.plots.tables import count_by_time, draw_routes_by_day, draw_split
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.transit import schema
 from mbta_assets.transit.sampling import sample_table
@@ -90,9 +91,21 @@ def training_set(
     samples = _sample_features(transit_features, days, rows_per_day)
     built = build_training_set(samples, config.build_split(), config.min_calendar_days)
     parts = table_metadata(built.parts)
-    context.add_output_metadata({"parts": parts, "service_days": len(days), "rows": len(built)})
+    context.add_output_metadata({"parts": parts, "service_days": len(days), "rows": len(built), **_draw_rows(built)})
     versions = {str(day): version for day, version in transit_features.versions(days).items()}
     return built.draft(versions, rows_per_day)
+
+
+def _draw_rows(built: TrainingSet) -> dict[str, dg.MarkdownMetadataValue]:
+    """Return plots of the rows of a training set over time, and by route and day."""
+    rows = built.read(["service_date", "time_stamp", "route_id", "part"])
+    by_time = count_by_time(rows["part"].to_numpy(dtype=object), rows)
+    days = schema.to_service_dates(rows["service_date"]).astype(str)
+    by_route = pd.crosstab(rows["route_id"].fillna("none").astype(str), days)
+    return {
+        "split": plot_metadata(lambda axes: draw_split(axes, by_time)),
+        "rows_by_route_and_day": plot_metadata(lambda axes: draw_routes_by_day(axes, by_route)),
+    }
 
 
 def _sample_features(

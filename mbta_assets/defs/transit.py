@@ -21,10 +21,11 @@ from mbta_assets.defs.daily_tables import (
     daily_table,
 )
 from mbta_assets.defs.io_managers import StoredTable
-from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.metadata import plot_metadata, table_metadata
 from mbta_assets.defs.partitions import requested_days
 from mbta_assets.defs.resources.settings import JoinSettings
 from mbta_assets.defs.retries import READ_RETRY_POLICY
+from mbta_assets.plots.tables import draw_labels_by_hour, draw_labels_by_route, draw_missing_values, draw_usage
 from mbta_assets.sources import Source
 from mbta_assets.sources.contract import SourceRows
 from mbta_assets.storage.tables import MissingPartition
@@ -80,10 +81,13 @@ def _labels_cover(audit: Audit) -> Problem:
     ],
 )
 def raw_transit_data(
+    context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
     source: dg.ResourceParam[Source],
     join_settings: dg.ResourceParam[JoinSettings],
 ) -> DailyOutput:
+    last = requested_days(context)[-1]
+
     def read(table: str, day: date) -> SourceRows:
         """Return the rows of an upstream table; those of stored ones were rejected when they were stored."""
         if source.tables_in_place:
@@ -95,7 +99,8 @@ def raw_transit_data(
         upstream = {table: read(table, day) for table in schema.UPSTREAM}
         account = account_for_rows(**{table: read.rows for table, read in upstream.items()}, service_date=day)
         rejected = pd.concat([account.rejected, *(read.rejected for read in upstream.values())], ignore_index=True)
-        return ServiceDay(rows, rejected, account.usage, metadata=describe_account(account))
+        plot = {"usage": plot_metadata(lambda axes: draw_usage(axes, account.usage))} if day == last else {}
+        return ServiceDay(rows, rejected, account.usage, metadata={**describe_account(account), **plot})
 
     return DailyOutput(make)
 
@@ -156,9 +161,21 @@ def transit_features(
         rows = features.compute_feature_table(*inputs, agency_predictions=predictions)
         agency_delays = len(rows) - rows[AGENCY_DELAY].null_count
         metadata = {"agency_predictions": len(predictions), "agency_delays": agency_delays}
-        return ServiceDay(rows, problems=problems, metadata=metadata if len(predictions) else {})
+        plots = describe_features(schema.to_frame(rows)) if day == last else {}
+        return ServiceDay(rows, problems=problems, metadata={**(metadata if len(predictions) else {}), **plots})
 
     return DailyOutput(make)
+
+
+def describe_features(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return plots of a service day's features; none of a day without rows."""
+    if rows.empty:
+        return {}
+    return {
+        "labels_by_hour": plot_metadata(lambda axes: draw_labels_by_hour(axes, rows)),
+        "labels_by_route": plot_metadata(lambda axes: draw_labels_by_route(axes, rows)),
+        "missing_values": plot_metadata(lambda axes: draw_missing_values(axes, rows)),
+    }
 
 
 def read_agency_predictions(

@@ -251,7 +251,7 @@ class TransitFeatures(Table):
     network_run_ratio: Series[Float32] = column(
         "Run times from stop to stop on all routes in the last 30 minutes, relative to the scheduled ones; 1 if there "
         "are none.",
-        role="numeric", ge=0,
+        role="numeric", group="network", ge=0,
     )  # fmt: skip
     delay_seconds: Series[float] = column(
         "Actual minus scheduled time, + is late; missing if the event was not observed.",
@@ -362,6 +362,7 @@ def feature_group(*groups: FeatureGroup) -> frozenset[str]:
     - "time_of_day": determined by the time of the service day.
     - "stop": identifies a stop.
     - "recent_delay": delays observed on the trip, the route and the vehicle ahead.
+    - "network": the same for all vehicles at a time.
     """
     columns = TransitFeatures.to_schema().columns
     return frozenset(name for name, spec in columns.items() if spec.metadata["group"] in groups)

@@ -18,7 +18,7 @@ Integer = pd.Int64Dtype
 Float32 = np.float32
 
 Role = Literal["", "category", "numeric", "label"]
-FeatureGroup = Literal["", "calendar", "time_of_day", "stop", "recent_delay"]
+FeatureGroup = Literal["", "calendar", "time_of_day", "stop", "recent_delay", "network"]
 
 
 def column(

@@ -12,11 +12,12 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from mbta_assets.defs.machines import PARALLEL_TRIALS
-from mbta_assets.defs.metadata import draw_error_against_size, plot_metadata, table_metadata
+from mbta_assets.defs.metadata import plot_metadata, table_metadata
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkConfig, SearchBudget, TrainConfig
 from mbta_assets.ml.training.search_spaces import Choice, LogUniform, Uniform, UniformInteger
 from mbta_assets.ml.training.tuning import Result
+from mbta_assets.plots.models import draw_error_against_size, draw_learning_curves, draw_parallel_coordinates
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.provenance import list_references
@@ -223,18 +224,23 @@ def search_metadata(
         for trial in sorted(trials, key=lambda trial: trial.best)
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-
-    def draw(axes: Any) -> None:
-        for trial in trials:
-            steps = [(index + 1) * per_step for index in range(len(trial.curve))]
-            axes.plot(steps, trial.curve, marker=".", label=f"trial {trial.index}")
-        axes.set(xlabel=unit, ylabel=ERROR_LABEL, title="Trials, cut where they were stopped")
-        axes.legend(fontsize="small", ncols=2)
-
+    curves = {
+        f"trial {trial.index}": [((index + 1) * per_step, error) for index, error in enumerate(trial.curve)]
+        for trial in trials
+    }
+    compared = [
+        {
+            ERROR_LABEL if name == "validation_mae_seconds" else name: row.get(name)
+            for name in columns
+            if name not in ("trial", unit)
+        }
+        for row in rows
+    ]
     group = f"{name}-{datetime.now(UTC):%Y-%m-%d}"
     return {
         "trials": table_metadata([{column: row.get(column) for column in columns} for row in rows]),
-        "learning_curves": plot_metadata(draw),
+        "learning_curves": plot_metadata(lambda axes: draw_learning_curves(axes, curves, unit, ERROR_LABEL)),
+        "hyperparameters": plot_metadata(lambda axes: draw_parallel_coordinates(axes, compared, ERROR_LABEL)),
         "experiments": tracker.log_search(name, group, trials, extra) or "not logged",
     }
 

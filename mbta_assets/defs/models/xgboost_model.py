@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, field_validator
 
-from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.metadata import plot_metadata, table_metadata
 from mbta_assets.defs.models.common import (
     FloatRange,
     IntegerRange,
@@ -22,6 +22,7 @@ from mbta_assets.ml.training.hyperparameters import ABSOLUTE, ALL_INPUTS, HUBER,
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.xgboost_model import HELD_OUT, XGBoostTraining, train_xgboost
 from mbta_assets.ml.training.xgboost_trainer import SCALE, SECONDS
+from mbta_assets.plots.models import draw_importance
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 
@@ -171,7 +172,16 @@ def xgboost_model(
             **search_metadata(
                 "xgboost_model", trained.trials, tracker, logged, "boosting rounds", config.rounds_per_step
             ),
-            "importance": table_metadata([{"input": name, "share_of_gain": share} for name, share in importance]),
+            "importance": table_metadata(
+                [
+                    {"input": name, "share_of_gain": share, "error_growth_seconds": trained.permutation.get(name)}
+                    for name, share in importance
+                ]
+            ),
+            "importance_plot": plot_metadata(
+                lambda gain, permuted: draw_importance(gain, permuted, trained.importance, trained.permutation),
+                panels=2,
+            ),
         }
     )
     return trained.draft(held_out)

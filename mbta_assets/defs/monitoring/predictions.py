@@ -14,7 +14,9 @@ import pandas as pd
 from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, check_rows, daily_table
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.monitoring.history import plot_history, plot_predictions
 from mbta_assets.defs.monitoring.scorecard import describe_scores
+from mbta_assets.defs.partitions import requested_days
 from mbta_assets.defs.transit import read_agency_predictions
 from mbta_assets.ml.evaluation import accuracy
 from mbta_assets.ml.evaluation.accuracy import MetricRow
@@ -56,6 +58,7 @@ MetricValues = dict[tuple[str, str, str], float | None]
     checks=[check_rows(predictions_unique)],
 )
 def delay_predictions(
+    context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
     model_registry: dg.ResourceParam[ModelRegistry],
     published: dg.ResourceParam[PublishedPredictions],
@@ -63,6 +66,7 @@ def delay_predictions(
     production_model: Bundle,
 ) -> DailyOutput:
     model, version = load_model(production_model), production_model.digest
+    last = requested_days(context)[-1]
 
     def predict(day: date) -> ServiceDay:
         served = schema.to_frame(published.read(day))
@@ -75,6 +79,7 @@ def delay_predictions(
         made = accuracy.make_predictions_table(features, predicted, version, out_of_sample=out_of_sample)
         rows = accuracy.replace_version(_read_stored(warehouse, day), made, version)
         metadata = {"model_version": version, "out_of_sample": out_of_sample, "predictions": len(made)}
+        metadata |= plot_predictions(warehouse, day, made) if day == last else {}
         return ServiceDay(rows, metadata=metadata)
 
     return DailyOutput(predict)
@@ -88,12 +93,14 @@ def delay_predictions(
     checks=[check_rows(drift_within_bounds, blocking=False), check_rows(accuracy_within_bounds, blocking=False)],
 )
 def prediction_accuracy(
+    context: dg.AssetExecutionContext,
     model_registry: dg.ResourceParam[ModelRegistry],
     warehouse: dg.ResourceParam[Warehouse],
     source: dg.ResourceParam[Source],
     delay_predictions: StoredTable,
     transit_features: StoredTable,
 ) -> DailyOutput:
+    last = requested_days(context)[-1]
     read_reference = lru_cache(maxsize=4)(lambda version: _read_reference(model_registry, version))
 
     def measure(day: date) -> ServiceDay:
@@ -122,6 +129,7 @@ def prediction_accuracy(
         else:
             metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}
         rows = pd.concat([schema.empty_frame(schema.PredictionAccuracy), *tables], ignore_index=True)
+        metadata |= plot_history(warehouse, day, rows) if day == last else {}
         return ServiceDay(rows, metadata=metadata)
 
     return DailyOutput(measure)

@@ -5,7 +5,7 @@ Scores are computed in `ml.evaluation.metrics`.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import Any
@@ -15,12 +15,12 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from mbta_assets.defs.metadata import draw_error_against_size, plot_metadata, table_metadata
+from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.models import MODELS
+from mbta_assets.defs.production.leaderboard_plots import plot_leaderboard, plot_model
 from mbta_assets.defs.transit import read_agency_predictions
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.checks import models_losing_to_lookup
-from mbta_assets.ml.evaluation.grouping import CHANGE_BINS
 from mbta_assets.ml.evaluation.steadiness import measure_change_per_minute
 from mbta_assets.ml.inference.latency import measure_median_latency_us
 from mbta_assets.ml.inference.monotone import correct_delays
@@ -53,6 +53,7 @@ MAX_ROWS_OF_WHOLE_TRIPS = 20_000
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def model_leaderboard(
+    context: dg.AssetExecutionContext,
     reports: dg.ResourceParam[ReportStore],
     source: dg.ResourceParam[Source],
     model_registry: dg.ResourceParam[ModelRegistry],
@@ -67,7 +68,12 @@ def model_leaderboard(
     controls = {}
     for control in (model.manifest["control"] for model in models.values() if "control" in model.manifest):
         controls[control["asset"]] = model_registry.get(control["asset"], control["digest"])
-    leaderboard = rank_models(predict_baselines(test, runtime_lookup, source), models | controls, test)
+    scored = {name: score_model(name, bundle, test) for name, bundle in (models | controls).items()}
+    for name in models:
+        plots = plot_model(*scored[name], test)
+        context.log_event(dg.AssetObservation(name, description="Errors on the test rows.", metadata=plots))
+    baselines = predict_baselines(test, runtime_lookup, source)
+    leaderboard = rank_models(baselines, [row for row, _ in scored.values()], test)
     in_order = compute_whole_trips(warehouse, source, training_set.manifest)
     changes = measure_steadiness(predict_baselines(in_order, runtime_lookup, source), models | controls, in_order)
     for row in leaderboard:
@@ -146,17 +152,15 @@ def measure_steadiness(
 
 
 def rank_models(
-    baselines: Mapping[str, np.ndarray], models: Mapping[str, Bundle], test: pd.DataFrame
+    baselines: Mapping[str, np.ndarray], models: Sequence[metrics.LeaderboardRow], test: pd.DataFrame
 ) -> list[metrics.LeaderboardRow]:
-    """Return a leaderboard row for each baseline and model on n labelled rows, the lowest MAE first.
-
-    A model is scored by what is published of it, which never runs backwards along a trip.
+    """Return the leaderboard rows of models, and one for each baseline on n labelled rows, the lowest MAE first.
 
     `baselines` has the predicted delays (n,) in seconds by name, `runtime_lookup` among them; NaN where one predicts
     nothing, as the agency may. The agency is compared with the lookup on the rows of its predictions.
     """
     leaderboard = [metrics.make_leaderboard_row(name, test, delay) for name, delay in baselines.items()]
-    leaderboard += [_score_model(name, bundle, test) for name, bundle in models.items()]
+    leaderboard += models
     leaderboard.sort(key=lambda row: row["mae"])
     lookup = next(row for row in leaderboard if row["model"] == "runtime_lookup")
     for row in leaderboard:
@@ -175,9 +179,7 @@ def describe_leaderboard(leaderboard: list[metrics.LeaderboardRow]) -> dict[str,
     models = select_models(leaderboard)
     return {
         "leaderboard": table_metadata(_shorten_rows(leaderboard)),
-        "error_by_stops_ahead": plot_metadata(lambda axes: _draw_error_by_stops_ahead(axes, leaderboard)),
-        "error_against_size": plot_metadata(lambda axes: _draw_pareto_front(axes, models)),
-        "error_by_change": plot_metadata(lambda axes: _draw_error_by_change(axes, leaderboard)),
+        **plot_leaderboard(leaderboard, models),
         "interval": table_metadata(_list_coverage(leaderboard)),
         "by_day": table_metadata(_list_days(leaderboard)),
         "losing_to_runtime_lookup": list(models_losing_to_lookup(models)),
@@ -198,12 +200,16 @@ def predict_baselines(test: pd.DataFrame, runtime_lookup: Bundle, source: Source
     return predicted
 
 
-def _score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> metrics.LeaderboardRow:
+def score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> tuple[metrics.LeaderboardRow, np.ndarray]:
+    """Return the leaderboard row of a model, and the delay (n,) in seconds of each of n labelled rows.
+
+    It is scored by what is published of it, which never runs backwards along a trip.
+    """
     model = load_model(bundle)
     first_row = {str(column): values.to_numpy() for column, values in test[:1].items()}
     predicted = model.predict(test)
     published = correct_delays(test, predicted)
-    return {
+    row = {
         **metrics.make_leaderboard_row(name, test, published.delay),
         "corrected_trips": published.corrected_trips,
         "mae_uncorrected": float(np.abs(test["delay_seconds"].to_numpy() - predicted).mean()),
@@ -213,6 +219,7 @@ def _score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> metrics.Leade
         "parameters": bundle.manifest["parameters"],
         "latency_us_p50": measure_median_latency_us(lambda: model.predict(first_row)),
     }
+    return row, published.delay
 
 
 def _shorten_rows(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, Any]]:
@@ -267,34 +274,3 @@ def _list_days(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, Any]
         for row in leaderboard
         for day, errors in row["by_day"].items()
     ]
-
-
-def _draw_error_by_change(axes: Any, leaderboard: list[metrics.LeaderboardRow]) -> None:
-    for row in leaderboard:
-        bins = [name for name in CHANGE_BINS if name in row["by_change"]]
-        axes.plot(bins, [row["by_change"][name]["mae"] for name in bins], marker="o", label=row["model"])
-    axes.set(
-        xlabel="change from the last observed delay",
-        ylabel="MAE (seconds)",
-        title="Error by how much the delay changed",
-        yscale="log",
-    )
-    axes.legend(fontsize="small")
-
-
-def _draw_error_by_stops_ahead(axes: Any, leaderboard: list[metrics.LeaderboardRow]) -> None:
-    for row in leaderboard:
-        stops = [int(name) for name in row["by_stops_ahead"]]
-        axes.plot(stops, [errors["mae"] for errors in row["by_stops_ahead"].values()], marker="o", label=row["model"])
-    axes.set(xlabel="stops ahead", ylabel="MAE (seconds)", title="Error by distance, test rows", yscale="log")
-    axes.legend(fontsize="small")
-
-
-def _draw_pareto_front(axes: Any, models: list[metrics.LeaderboardRow]) -> None:
-    """Draw MAE against size, and mark the Pareto front: models that no other beats in both."""
-    by_size = sorted(models, key=lambda row: row["size_bytes"])
-    labels = [f"{row['model']}, {row['latency_us_p50']:.0f} µs per row" for row in by_size]
-    points = {label: (row["size_bytes"], row["mae"]) for label, row in zip(labels, by_size, strict=True)}
-    best_so_far = np.minimum.accumulate([mae for _, mae in points.values()])
-    front = [label for (label, (_, mae)), best in zip(points.items(), best_so_far, strict=True) if mae == best]
-    draw_error_against_size(axes, points, front, "MAE (seconds); diamonds: Pareto front")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mbta_assets.ml.evaluation.accuracy import PUBLISHED, SHADOW_PREFIX
 from mbta_assets.ml.evaluation.accuracy_bounds import BOUNDS, AccuracyBounds
-from mbta_assets.ml.evaluation.drift import DATE_AND_TIME_FEATURES
+from mbta_assets.ml.evaluation.drift import SHARED_FEATURES
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
 from mbta_assets.transit import schema
 from mbta_assets.transit.checks import Problem
@@ -38,7 +38,7 @@ def drift_within_bounds(rows: pd.DataFrame) -> Problem:
     if rows["model_version"].notna().any() and "feature_drift" not in set(rows["measure"]):
         return "drift was not measured: the training set of the model is no longer stored"
     bounded = rows.assign(bound=rows["measure"].map(MAX_DRIFT).astype(float))
-    judged = (rows["n"] >= MIN_PREDICTIONS) & ~rows["member"].isin(DATE_AND_TIME_FEATURES)
+    judged = (rows["n"] >= MIN_PREDICTIONS) & ~rows["member"].isin(SHARED_FEATURES)
     return _describe_crossed(bounded[judged & (bounded["value"] > bounded["bound"])], "over")
 
 

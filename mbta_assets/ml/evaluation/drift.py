@@ -18,8 +18,9 @@ from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.transit import schema
 from mbta_assets.transit.sampling import sample_rows
 
-DATE_AND_TIME_FEATURES = schema.feature_group("calendar", "time_of_day")
-"""Model inputs that differ between a service day and the training days by definition, not by drift."""
+SHARED_FEATURES = schema.feature_group("calendar", "time_of_day", "network")
+"""Model inputs that all vehicles share at a time: a day has few values of them, which differ from those of other days
+by chance."""
 MAX_SAMPLE_ROWS = 30_000
 """Rows of a service day whose features are compared with the training part."""
 
@@ -70,7 +71,7 @@ def _measure_feature_drift(sample: pd.DataFrame, reference: DriftReference) -> I
     from scipy.stats import ks_2samp
 
     for name in reference.encoder.numeric:
-        if name not in DATE_AND_TIME_FEATURES:
+        if name not in SHARED_FEATURES:
             trained_on, current = _fill_missing_lowest(reference.train[name]), _fill_missing_lowest(sample[name])
             statistic = float(ks_2samp(trained_on, current, method="asymp").statistic)
             yield MetricRow("feature_drift", "feature", name, len(sample), statistic)

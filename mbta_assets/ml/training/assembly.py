@@ -5,7 +5,7 @@ Which part a row belongs to, and how stored rows are read, is up to `dataset`.
 """
 
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -55,7 +55,11 @@ class TrainingSet:
     @property
     def rows(self) -> pd.DataFrame:
         """Read all rows."""
-        return schema.to_frame(parquet.read_table(io.BytesIO(self.content)))
+        return self.read()
+
+    def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read all rows, with all columns or some."""
+        return schema.to_frame(parquet.read_table(io.BytesIO(self.content), columns=columns))
 
     def __len__(self) -> int:
         return sum(part["rows"] for part in self.parts)

@@ -69,6 +69,8 @@ class TrainedXGBoost:
     preprocessor: Preprocessor
     validation_mae: dict[str, float]
     """Mean absolute error in seconds of the trees of each residual base that was tried, and of their mean."""
+    permutation: dict[str, float]
+    """By how many seconds the error of `held_out` on validation rows grows where an input is permuted among them."""
     training_set: Bundle
     runtime_lookup: Bundle
     fields: dict[str, Any]
@@ -174,6 +176,7 @@ def train_xgboost(
         trees,
         final_fitted.preprocessor,
         errors,
+        xgboost_trainer.permutation_importance(held_out, to_main_base, feature_names, training.seed),
         training_set,
         runtime_lookup,
         fields,

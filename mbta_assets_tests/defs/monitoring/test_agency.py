@@ -137,7 +137,7 @@ def test_the_leaderboard_has_the_agency_and_every_row_on_its_arrivals(made: tupl
     test = select_labelled(read_rows(registry.current("training_set")), "test")
     baselines = predict_baselines(test, registry.current("runtime_lookup"), SyntheticSource(0))
     baselines.pop("oracle", None)
-    rows = {row["model"]: row for row in rank_models(baselines, {}, test)}
+    rows = {row["model"]: row for row in rank_models(baselines, [], test)}
     key = schema.ROW_KEY
     features = test[key].merge(read_table(deployment, "transit_features"), on=key, how="left", validate="1:1")
     expected = find_delays(features, predictions)

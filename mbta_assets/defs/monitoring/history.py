@@ -1,0 +1,62 @@
+"""What the UI shows of predictions on a map, and of their accuracy over the last days."""
+
+from datetime import date
+from typing import Any
+
+import pandas as pd
+
+from mbta_assets.defs.metadata import plot_metadata
+from mbta_assets.ml.evaluation.accuracy import SHADOW_PREFIX
+from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS
+from mbta_assets.plots.accuracy import draw_drift_over_days, draw_windows_over_days
+from mbta_assets.plots.tables import draw_map
+from mbta_assets.sources import SourceError
+from mbta_assets.storage.tables import MissingPartition
+from mbta_assets.storage.warehouse import Warehouse
+
+HISTORY_DAYS = 30
+"""Number of service days that plots go back."""
+
+
+def plot_history(warehouse: Warehouse, day: date, rows: pd.DataFrame) -> dict[str, Any]:
+    """Return plots of accuracy and drift by day up to a service day, whose rows of `prediction_accuracy` are given."""
+    earlier = [stored for stored in warehouse.tables.days("prediction_accuracy") if stored < day]
+    days = {str(day): rows}
+    for stored in earlier[-HISTORY_DAYS + 1 :]:
+        days[str(stored)] = warehouse.read("prediction_accuracy", stored)
+    table = pd.concat([part.assign(day=name) for name, part in sorted(days.items())], ignore_index=True)
+    table = table[table["value"].notna() & ~table["model_version"].astype(str).str.startswith(SHADOW_PREFIX)]
+    is_agency = table["model_version"] == AGENCY_BASELINE
+    shares = table["measure"].eq("within_mbta_window") & table["dimension"].eq("predicted_horizon")
+    shares &= table["member"].isin(list(MBTA_WINDOWS))
+    ours, agency = _by_member(table[shares & ~is_agency]), _by_member(table[shares & is_agency])
+    drift = _by_member(table[table["measure"].eq("feature_drift")])
+    plots = {}
+    if ours or agency:
+        plots["accuracy_over_days"] = plot_metadata(lambda axes: draw_windows_over_days(axes, ours, agency))
+    if drift:
+        plots["drift_over_days"] = plot_metadata(lambda axes: draw_drift_over_days(axes, drift))
+    return plots
+
+
+def plot_predictions(warehouse: Warehouse, day: date, predictions: pd.DataFrame) -> dict[str, Any]:
+    """Return a map of the mean predicted delay by stop; none where the positions of stops are not stored."""
+    try:
+        stop = warehouse.read("stop", day, ["id", "latitude", "longitude"])
+    except (KeyError, MissingPartition, SourceError):
+        return {}
+    delay = predictions.groupby("stop_id")["predicted_delay_seconds"].mean()
+    at = stop.dropna().drop_duplicates("id").set_index("id").join(delay.rename("delay"), how="inner")
+    if at.empty:
+        return {}
+    longitude, latitude, delays = (at[name].to_numpy(dtype=float) for name in ("longitude", "latitude", "delay"))
+    return {"delays_by_stop": plot_metadata(lambda axes: draw_map(axes, longitude, latitude, delays))}
+
+
+def _by_member(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return the value of each day by member; the mean of the model versions of a day."""
+    means = rows.groupby(["member", "day"], as_index=False)["value"].mean()
+    by_member: dict[str, dict[str, float]] = {}
+    for member, day, value in zip(means["member"], means["day"], means["value"], strict=True):
+        by_member.setdefault(str(member), {})[str(day)] = float(value)
+    return by_member

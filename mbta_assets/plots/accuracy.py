@@ -1,0 +1,52 @@
+"""Plots of how accurate predictions were from day to day."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mbta_assets.plots.style import CYCLE, name_columns
+
+AGENCY_STYLE, OURS_STYLE = "--", "-"
+
+
+def draw_windows_over_days(
+    axes: Any, ours: Mapping[str, Mapping[str, float]], agency: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Draw the share of predictions within the MBTA's window by day, a colour for each bin of the time to arrival.
+
+    `ours` and `agency` have the share of each day by bin; a dashed line is the agency's.
+    """
+    bins = list(dict.fromkeys([*ours, *agency]))
+    days = _list_days(ours, agency)
+    for name, colour in zip(bins, CYCLE, strict=False):
+        for who, shares, style in (("ours", ours, OURS_STYLE), ("agency", agency, AGENCY_STYLE)):
+            if name in shares:
+                values = [100 * shares[name].get(day, float("nan")) for day in days]
+                axes.plot(days, values, style, color=colour, marker="o", label=f"{name}, {who}")
+    axes.set(xlabel="service day", ylabel="within the window (%)", ylim=(0, 101), title="Accuracy by day")
+    _turn_days(axes, days)
+
+
+def draw_drift_over_days(axes: Any, drift: Mapping[str, Mapping[str, float]], most: int = 6) -> None:
+    """Draw how far the features of each day are from those of the training set; those that drifted most.
+
+    `drift` has the statistic of each day by feature, from 0, no drift, to 1.
+    """
+    largest = sorted(drift, key=lambda name: -max(drift[name].values()))[:most]
+    days = _list_days(drift)
+    for name in largest:
+        axes.plot(days, [drift[name].get(day, float("nan")) for day in days], marker="o", label=name)
+    axes.set(
+        xlabel="service day", ylabel="Kolmogorov-Smirnov statistic (0 to 1)", ylim=(0, 1), title="Drift of features"
+    )
+    _turn_days(axes, days)
+
+
+def _list_days(*groups: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the days of all groups in order."""
+    return sorted({day for group in groups for values in group.values() for day in values})
+
+
+def _turn_days(axes: Any, days: Sequence[str]) -> None:
+    """Turn the names of many days, and put the legend beside the plot."""
+    name_columns(axes, days)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -1,0 +1,188 @@
+"""Each plot by what it draws: the numbers are those of the data, axes say their units, pictures are small and quick."""
+
+import io
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mbta_assets.plots import accuracy, models, tables
+from mbta_assets.plots.style import draw_png
+from mbta_assets.transit import schema, service_day
+
+MAX_BYTES = 60_000
+DAYS = [f"2024-09-{number:02}" for number in range(1, 41 - 10)]
+ERROR = "validation MAE (seconds)"
+TRIALS: list[dict[str, Any]] = [
+    {"residual_to": "lookup", "max_depth": 8, "eta": 0.1, "gamma": 0.0, ERROR: 42.0},
+    {"residual_to": "now", "max_depth": 5, "eta": 0.05, "gamma": 0.0, ERROR: 45.0},
+    {"residual_to": "now", "max_depth": None, "eta": 0.2, "gamma": 0.0, ERROR: 44.0},
+]
+
+
+@pytest.fixture(scope="module")
+def features() -> pd.DataFrame:
+    """Return rows of a service day: 40 an hour from its sixth on, of three routes, a quarter without a label."""
+    n = 400
+    start = pd.Timestamp(service_day.start_time(date(2024, 9, 10)))
+    rows = pd.DataFrame(
+        {name: np.ones(n, np.float32) for name in schema.columns_with_role(schema.TransitFeatures, "numeric")}
+    )
+    return rows.assign(
+        service_date=pd.Timestamp("2024-09-10"),
+        time_stamp=start + pd.to_timedelta(6 * 3600 + np.arange(n) * 90, unit="s"),
+        route_id=pd.Series(np.array(["Red", "Blue", "Mattapan"])[np.arange(n) % 10 // 4], dtype="string"),
+        stops_ahead=1 + np.arange(n) % 5,
+        last_delay_seconds=np.where(np.arange(n) % 5 == 0, np.nan, 1.0),
+        delay_seconds=np.where(np.arange(n) % 4 == 0, np.nan, 30.0),
+    )
+
+
+def draw(function: Callable[..., None], *arguments: Any, panels: int = 1) -> Any:
+    """Return the axes, or the array of axes, that a plot was drawn on."""
+    axes = Figure().subplots(1, panels)
+    function(*(axes if panels > 1 else (axes,)), *arguments)
+    return axes
+
+
+def sum_bars(axes: Any, label: str) -> float:
+    """Return the sum of the lengths of the bars of a part."""
+    (container,) = [container for container in axes.containers if container.get_label() == label]
+    return float(sum(container.datavalues))
+
+
+def name_ticks(axes: Any) -> list[str]:
+    """Return the names on the vertical axis."""
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def test_labels_are_counted_by_hour_and_by_route(features: pd.DataFrame) -> None:
+    by_hour = draw(tables.draw_labels_by_hour, features)
+    labelled, without = (next(c for c in by_hour.containers if c.get_label() == name) for name in tables.LABEL_COLOURS)
+    assert list(labelled.datavalues[5:8]) == [0, 30, 30] and list(without.datavalues[5:8]) == [0, 10, 10]
+    by_route = draw(tables.draw_labels_by_route, features)
+    assert name_ticks(by_route) == ["Blue", "Red", "Mattapan"] or name_ticks(by_route) == ["Red", "Blue", "Mattapan"]
+    assert sum_bars(by_route, tables.LABELLED) == 300 and sum_bars(by_route, tables.UNLABELLED) == 100
+
+
+def test_features_with_missing_values_are_named_with_their_share(features: pd.DataFrame) -> None:
+    axes = draw(tables.draw_missing_values, features)
+    assert name_ticks(axes) == ["last_delay_seconds"] and sum_bars(axes, "missing") == pytest.approx(20)
+
+
+def test_shares_of_the_upstream_rows_sum_to_a_hundred() -> None:
+    usage = pd.DataFrame(
+        [
+            ("vehicle", "matched", "", 75),
+            ("vehicle", "dropped", "no_trip", 25),
+            ("stop", "matched", "", 10),
+        ],
+        columns=["source_table", "outcome", "reason", "row_count"],
+    )
+    axes = draw(tables.draw_usage, usage)
+    assert name_ticks(axes) == ["vehicle, 100 rows", "stop, 10 rows"]
+    assert sum_bars(axes, "used") == pytest.approx(175) and sum_bars(axes, "no_trip") == pytest.approx(25)
+
+
+def test_parts_of_a_training_set_follow_one_another_by_hour_where_days_are_few(features: pd.DataFrame) -> None:
+    part = np.repeat(["train", "validation", "test"], [200, 100, 100]).astype(object)
+    counts = tables.count_by_time(part, features)
+    assert list(counts.index[:2]) == ["2024-09-10, 6 h", "2024-09-10, 7 h"] and counts["train"].sum() == 200
+    axes = draw(tables.draw_split, counts)
+    assert [sum_bars(axes, name) for name in ("train", "validation", "test")] == [200, 100, 100]
+    over_days = features.assign(service_date=pd.Timestamp("2024-09-10") + pd.to_timedelta(np.arange(400) % 4, unit="D"))
+    assert list(tables.count_by_time(part, over_days).index)[0] == "2024-09-10"
+
+
+def test_residuals_are_drawn_by_hour_distance_and_route(features: pd.DataFrame) -> None:
+    residual = np.where(features["route_id"] == "Red", 60.0, -60.0)
+    _, by_distance, by_route = draw(models.draw_residuals, features, residual, panels=3)
+    medians = {line.get_label(): list(line.get_ydata()) for line in by_route.lines}["median"]
+    assert dict(zip([label.get_text() for label in by_route.get_xticklabels()], medians, strict=True))["Red"] == 60
+    assert list(by_distance.lines[0].get_xdata()) == [1, 2, 3, 4, 5]
+
+
+def test_parallel_coordinates_leave_out_what_all_trials_share() -> None:
+    axes = draw(models.draw_parallel_coordinates, TRIALS, ERROR)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["residual_to", "max_depth", "eta", ERROR]
+    best = next(line for line in axes.lines if line.get_label() == "42.0")
+    assert best.get_ydata()[-1] == 0 and len(axes.lines) == 3
+    alone = draw(models.draw_parallel_coordinates, TRIALS[:1], ERROR)
+    assert [label.get_text() for label in alone.get_xticklabels()] == [ERROR]
+
+
+def test_importance_shows_the_largest_on_top() -> None:
+    gain, permuted = draw(models.draw_importance, {"a": 0.2, "b": 0.8}, {"a": 3.0, "b": -0.1}, panels=2)
+    assert name_ticks(gain) == ["b", "a"] and name_ticks(permuted) == ["a", "b"]
+    assert gain.get_xlabel() == "share of the gain (%)" and permuted.get_xlabel() == "error (seconds)"
+
+
+def test_calibration_is_drawn_beside_what_is_promised() -> None:
+    axes = draw(models.draw_calibration, {1: 0.91, 2: 0.88, 50: 0.2}, {1: 60.0, 2: 80.0, 50: 900.0}, 0.9)
+    coverage, promised = axes.lines
+    assert list(coverage.get_ydata()) == [91, 88] and promised.get_ydata()[0] == 90
+
+
+def test_errors_by_route_are_those_of_model_and_rival() -> None:
+    errors = {"quantized_student": {"Red": 40.0, "Blue": 30.0}, "runtime_lookup": {"Red": 50.0, "Blue": 60.0}}
+    axes = draw(models.draw_errors_by_route, errors, {"Red": 10, "Blue": 1000})
+    assert name_ticks(axes) == ["Blue, 1,000 rows", "Red, 10 rows"]
+    assert list(axes.lines[0].get_xdata()) == [30, 40] and list(axes.lines[1].get_xdata()) == [60, 50]
+
+
+def test_ours_and_the_agencys_accuracy_are_drawn_by_day() -> None:
+    ours = {"0-3 min": {"2024-09-02": 0.9, "2024-09-01": 0.8}}
+    axes = draw(accuracy.draw_windows_over_days, ours, {"0-3 min": {"2024-09-02": 0.7}})
+    of_ours, of_agency = (list(line.get_ydata()) for line in axes.lines)
+    assert of_ours == pytest.approx([80, 90]) and np.isnan(of_agency[0]) and of_agency[1] == pytest.approx(70)
+
+
+def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], int]]:
+    """Return each plot and its number of panels."""
+    n = len(features)
+    random = np.random.default_rng(0)
+    usage = pd.DataFrame({"source_table": ["trip"], "outcome": ["matched"], "reason": [""], "row_count": [3]})
+    counts = pd.DataFrame(random.integers(0, 99, (30, 30)), [f"route {i}" for i in range(30)], DAYS)
+    split = pd.DataFrame(random.integers(0, 99, (30, 3)), DAYS, list(tables.PART_COLOURS))
+    shares = {name: dict(zip(DAYS, random.random(30), strict=True)) for name in ("0-3 min", "3-6 min", "6-12 min")}
+    errors = {model: {str(i): float(i + 1) for i in range(25)} for model in models.MODEL_STYLES}
+    curves = {f"trial {t}": [(20 * s, 50 / (s + t + 1)) for s in range(6)] for t in range(8)}
+    return {
+        "labels_by_hour": (lambda axes: tables.draw_labels_by_hour(axes, features), 1),
+        "labels_by_route": (lambda axes: tables.draw_labels_by_route(axes, features), 1),
+        "missing_values": (lambda axes: tables.draw_missing_values(axes, features), 1),
+        "usage": (lambda axes: tables.draw_usage(axes, usage), 1),
+        "split": (lambda axes: tables.draw_split(axes, split), 1),
+        "routes_by_day": (lambda axes: tables.draw_routes_by_day(axes, counts), 1),
+        "map": (lambda axes: tables.draw_map(axes, *(random.normal(i, 1, 500) for i in (-71, 42, 60))), 1),
+        "learning_curves": (lambda axes: models.draw_learning_curves(axes, curves, "boosting rounds", ERROR), 1),
+        "hyperparameters": (lambda axes: models.draw_parallel_coordinates(axes, TRIALS, ERROR), 1),
+        "importance": (lambda a, b: models.draw_importance(a, b, {"a": 1.0}, {"a": 2.0}), 2),
+        "residuals": (lambda a, b, c: models.draw_residuals(a, b, c, features, random.normal(0, 60, n)), 3),
+        "calibration": (lambda axes: models.draw_calibration(axes, {1: 0.9}, {1: 60.0}, 0.9), 1),
+        "size": (lambda axes: models.draw_error_against_size(axes, {"a": (10, 4.0)}, ["a"], "MAE (seconds)"), 1),
+        "errors": (lambda axes: models.draw_errors(axes, errors, "stops ahead", "Error"), 1),
+        "by_route": (lambda axes: models.draw_errors_by_route(axes, {"a": {"Red": 1.0}}, {"Red": 3}), 1),
+        "windows": (lambda axes: accuracy.draw_windows_over_days(axes, shares, shares), 1),
+        "drift": (lambda axes: accuracy.draw_drift_over_days(axes, shares), 1),
+    }
+
+
+def test_every_plot_is_a_small_picture_with_labelled_axes_drawn_in_under_a_second(features: pd.DataFrame) -> None:
+    draw_png(lambda axes: None)  # imports matplotlib
+    for name, (function, panels) in every_plot(features).items():
+        begin = time.process_time()
+        picture = draw_png(function, panels)
+        assert time.process_time() - begin < 1, name
+        assert len(picture) < MAX_BYTES, name
+        assert Image.open(io.BytesIO(picture)).convert("RGB").getpixel((0, 0)) == (255, 255, 255), name
+        axes = draw(function, panels=panels)
+        for one in axes if panels > 1 else (axes,):
+            assert one.get_xlabel() or len(one.get_xticklabels()) > 0, name
+        assert any(one.get_title(loc="left") or one.get_title() for one in (axes if panels > 1 else (axes,))), name
