@@ -36,10 +36,12 @@ from mbta_assets.serving.request_body import (
 )
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.bundle import BundleError
+from mbta_assets.storage.reports import name_model_report
 
 RETRY_AFTER_SECONDS = 5
 LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+NO_REPORT = "There is no report about this model: it is made when a model is promoted by the asset production_model."
 OTHER = "other"
 """Label of unknown methods and paths in metrics, which limits the number of time series."""
 
@@ -53,6 +55,7 @@ class HttpApp:
     """The request handlers, and the model, page data and metrics they share."""
 
     def __init__(self, source: ModelSource, refresh_seconds: float) -> None:
+        self._source = source
         self._predictors = make_predictor_cache(source, refresh_seconds)
         self._overview = NetworkOverview(source, refresh_seconds)
         self._metrics = RequestMetrics()
@@ -130,6 +133,17 @@ class HttpApp:
         except InvalidTime as error:
             return _json_response(openapi.format_error(str(error), [("time", str(error))]), 422)
         return _with_version(_json_response(view.to_json()), view.model_version)
+
+    def get_model(self, request: Request, _: bytes) -> Response:
+        """Return the report of the model that predicts."""
+        try:
+            version = self._predictors.get().version
+            report = self._source.read_report(name_model_report(version))
+        except (Unavailable, BundleError) as error:
+            return _html_response(page.render_error_page(str(error)), 503)
+        if report is None:
+            return _with_version(_html_response(page.render_error_page(NO_REPORT), 404), version)
+        return _with_version(_html_response(report), version)
 
     def _build_view(self, request: Request) -> NetworkView:
         """Return the content of the page for the time and the vehicle of a request. Raises InvalidTime, Unavailable."""
@@ -235,6 +249,7 @@ READ = ("GET", "HEAD")
 ROUTES = {
     "/": Route(READ, HttpApp.get_page),
     "/predict": Route(("POST",), HttpApp.post_predict),
+    "/model": Route(READ, HttpApp.get_model),
     "/network": Route(READ, HttpApp.get_network),
     "/healthz": Route(READ, HttpApp.get_health),
     "/readyz": Route(READ, HttpApp.get_readiness),
@@ -254,7 +269,7 @@ def _json_response(content: Any, status: int = 200) -> Response:
     return Response(json.dumps(content, allow_nan=False), status, content_type="application/json")
 
 
-def _html_response(content: str, status: int = 200) -> Response:
+def _html_response(content: str | bytes, status: int = 200) -> Response:
     """Return an HTML response that lets the browser load nothing else."""
     response = Response(content, status, content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = page.CONTENT_SECURITY_POLICY

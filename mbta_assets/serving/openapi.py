@@ -309,6 +309,17 @@ PATHS: dict[str, dict[str, JSONObject]] = {
             },
         }
     },
+    "/model": {
+        "get": {
+            "operationId": "model",
+            "summary": "Report of the model that predicts: data, results, decisions and limits",
+            "responses": {
+                "200": _text_response("The report, one page with all that it needs.", "text/html"),
+                "404": _text_response("There is no report about the model.", "text/html"),
+                "503": _text_response(NO_MODEL, "text/html"),
+            },
+        }
+    },
     "/network": {
         "get": {
             "operationId": "network",

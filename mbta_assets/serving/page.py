@@ -30,7 +30,8 @@ from mbta_assets.transit.service_day import SERVICE_DAY_START_HOUR, TIME_ZONE
 
 LOCAL_TIME_ZONE = ZoneInfo(TIME_ZONE)
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
 )
 """Response header with which the browser loads nothing but the page itself."""
 SHOWN_DISTANCES = tuple(str(stops) for stops in (DEPARTURE, *STOPS_AHEAD))

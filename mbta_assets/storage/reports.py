@@ -13,6 +13,11 @@ NETWORK_SNAPSHOT = "network_snapshot.npz"
 WIDTH_CORRECTION = "width_correction.json"
 
 
+def name_model_report(digest: str) -> str:
+    """Return the name of the report about a version of the production model."""
+    return f"model_{digest[:16]}.html"
+
+
 class ReportStore:
     """The reports below a root directory."""
 

@@ -1,7 +1,7 @@
 """The plots of the leaderboard, and those that each model gets beside its own: what they show is in its rows."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,45 +17,52 @@ from mbta_assets.plots.models import (
     draw_residuals,
 )
 
+Drawing: TypeAlias = tuple[Callable[..., None], int]
+"""A function that draws on axes, and the number of axes."""
 SERVED, RIVAL = "quantized_student", "runtime_lookup"
 """The model that may go into production, and what it has to beat on each route."""
 
 
 def plot_leaderboard(leaderboard: list[LeaderboardRow], models: list[LeaderboardRow]) -> dict[str, Any]:
     """Return the plots of a leaderboard; `models` are its rows without baselines."""
-    by_name = {row["model"]: row for row in leaderboard}
-    compared = {name: by_name[name] for name in (SERVED, RIVAL) if name in by_name}
-    plots = {
-        "error_by_stops_ahead": plot_metadata(
-            lambda axes: draw_errors(axes, _errors(leaderboard, "by_stops_ahead"), "stops ahead", "Error by distance")
-        ),
-        "error_against_size": plot_metadata(lambda axes: _draw_pareto_front(axes, models)),
-        "error_by_change": plot_metadata(
-            lambda axes: draw_errors(
-                axes,
-                _errors(leaderboard, "by_change", CHANGE_BINS),
-                "change from the last observed delay",
-                "Error by how much the delay changed",
-            )
-        ),
-        "error_by_day": plot_metadata(
-            lambda axes: draw_errors(axes, _errors(leaderboard, "by_day"), "service day", "Error by day")
-        ),
-    }
-    if SERVED in compared and compared[SERVED]["by_route"]:
-        by_route = _errors(list(compared.values()), "by_route")
-        rows = {route: errors["n"] for route, errors in compared[SERVED]["by_route"].items()}
-        plots["error_by_route"] = plot_metadata(lambda axes: draw_errors_by_route(axes, by_route, rows))
-    return plots
+    drawings = make_leaderboard_drawings(leaderboard, models)
+    return {name: plot_metadata(*drawing) for name, drawing in drawings.items()}
 
 
 def plot_model(row: LeaderboardRow, delay: np.ndarray, test: pd.DataFrame) -> dict[str, Any]:
-    """Return the plots of one model's errors on n labelled rows, whose delay (n,) in seconds it predicts."""
+    """Return the error and the plots of one model on n labelled rows, whose delay (n,) in seconds it predicts."""
+    drawings = make_model_drawings(row, delay, test)
+    return {"mae_seconds": row["mae"], **{name: plot_metadata(*drawing) for name, drawing in drawings.items()}}
+
+
+def make_leaderboard_drawings(leaderboard: list[LeaderboardRow], models: list[LeaderboardRow]) -> dict[str, Drawing]:
+    """Return what draws each plot of a leaderboard; `models` are its rows without baselines."""
+    by_name = {row["model"]: row for row in leaderboard}
+    compared = [by_name[name] for name in (SERVED, RIVAL) if name in by_name]
+
+    def draw(grouping: str, label: str, title: str, groups: Sequence[str] | None = None) -> Drawing:
+        errors = _errors(leaderboard, grouping, groups)
+        return (lambda axes: draw_errors(axes, errors, label, title)), 1
+
+    change = "change from the last observed delay"
+    drawings: dict[str, Drawing] = {
+        "error_by_stops_ahead": draw("by_stops_ahead", "stops ahead", "Error by distance"),
+        "error_against_size": (lambda axes: _draw_pareto_front(axes, models), 1),
+        "error_by_change": draw("by_change", change, "Error by how much the delay changed", CHANGE_BINS),
+        "error_by_day": draw("by_day", "service day", "Error by day"),
+    }
+    rows = {route: errors["n"] for route, errors in compared[0]["by_route"].items()} if compared else {}
+    if rows:
+        by_route = _errors(compared, "by_route")
+        drawings["error_by_route"] = (lambda axes: draw_errors_by_route(axes, by_route, rows)), 1
+    return drawings
+
+
+def make_model_drawings(row: LeaderboardRow, delay: np.ndarray, test: pd.DataFrame) -> dict[str, Drawing]:
+    """Return what draws the residuals of a model on n labelled rows, and the calibration of its intervals."""
     residual = test["delay_seconds"].to_numpy(dtype=np.float64) - delay
-    plots = {
-        "residuals": plot_metadata(
-            lambda by_hour, by_distance, by_route: draw_residuals(by_hour, by_distance, by_route, test, residual), 3
-        )
+    drawings: dict[str, Drawing] = {
+        "residuals": (lambda hour, distance, route: draw_residuals(hour, distance, route, test, residual), 3),
     }
     interval = row["interval"]
     if interval:
@@ -63,8 +70,8 @@ def plot_model(row: LeaderboardRow, delay: np.ndarray, test: pd.DataFrame) -> di
         coverage = {stops: part["coverage"] for stops, part in sorted(parts.items())}
         widths = {stops: part["mean_width_seconds"] for stops, part in parts.items()}
         level = interval["confidence_level"]
-        plots["calibration"] = plot_metadata(lambda axes: draw_calibration(axes, coverage, widths, level))
-    return {"mae_seconds": row["mae"], **plots}
+        drawings["calibration"] = (lambda axes: draw_calibration(axes, coverage, widths, level)), 1
+    return drawings
 
 
 def _errors(

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -25,6 +26,7 @@ from mbta_assets.defs.dagster_internals import (
 )
 from mbta_assets.defs.freshness import WEEKLY
 from mbta_assets.defs.metadata import table_metadata
+from mbta_assets.defs.production.model_report import store_report
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.evaluation import promotion_gate
 from mbta_assets.ml.evaluation.live_evidence import VISIT, compare_live, require_live_evidence
@@ -37,6 +39,7 @@ from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry, Move, PointerMoved
+from mbta_assets.storage.reports import ReportStore
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
 
@@ -116,6 +119,7 @@ def production_model(
     settings: dg.ResourceParam[TrainingSettings],
     model_registry: dg.ResourceParam[ModelRegistry],
     warehouse: dg.ResourceParam[Warehouse],
+    reports: dg.ResourceParam[ReportStore],
     training_set: Bundle,
     runtime_lookup: Bundle,
     quantized_student: Bundle,
@@ -141,7 +145,10 @@ def production_model(
     decision = promote_if_better(model_registry, quantized_student, judge)
     update_shadow(model_registry, quantized_student, decision)
     moves = model_registry.moves(ASSET)
-    if not decision.promoted:
+    report: dict[str, Any] = {}
+    if decision.promoted:
+        report = store_report(reports, quantized_student, baseline.predicted, test, decision, moves)
+    else:
         context.log.warning("Not promoted: " + " ".join(decision.reasons))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(moves[0].digest if moves else "none"),
@@ -153,6 +160,7 @@ def production_model(
             "training_set": training_set.digest,
             **{f"{name}_mae_seconds": mae for name, mae in _overall_maes(decision).items()},
             **_describe_history(moves),
+            **report,
         },
     )
 

@@ -1,0 +1,99 @@
+"""The report of the production model is one page with all that it needs, and the HTTP function shows it."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from mbta_assets.defs.production.model_report import store_report
+from mbta_assets.ml.evaluation.promotion_gate import Decision, Rule
+from mbta_assets.ml.inference.monotone import correct_delays
+from mbta_assets.ml.training.dataset import PARTS
+from mbta_assets.ml.training.model_loading import load_model
+from mbta_assets.storage.bundle import Draft
+from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.reports import ReportStore, name_model_report
+from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
+from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
+from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.function_server import serve_predictions
+
+REASON = "It has 40% less error than <the> lookup."
+DECISION = Decision((Rule(True, REASON), Rule(True, "It has 20,000 bytes; 60,000 are the maximum.")))
+FIELDS = {
+    "parameters": 1234,
+    "learned_days": ["2024-09-09", "2024-09-10"],
+    "training_window": [{"part": part, "from": "2024-09-09", "to": "2024-09-10", "labelled": 12_345} for part in PARTS],
+    "git_commit": "abc123",
+    "inputs": {"training_set": "feed" * 16},
+    "libraries": {"numpy": "2"},
+}
+"""Fields of the manifests that training writes."""
+
+
+@pytest.fixture(scope="module")
+def drafts(trained_models: TrainedModels) -> list[Draft]:
+    """Return the trained models with the manifest fields of a production model."""
+    drafts = []
+    for model in trained_models.bundles:
+        files = {name: model.file(name) for name in model.manifest["files"]}
+        kept = {name: model.manifest[name] for name in ("residual_to", "features", "seed")}
+        drafts.append(Draft(model.manifest["kind"], files, {**kept, **FIELDS}))
+    return drafts
+
+
+def write_report(store: ModelStore, test: pd.DataFrame) -> str:
+    """Write the report of a store's production model and return the page."""
+    registry, reports = ModelRegistry(store.root), ReportStore(store.root)
+    model = registry.current("production_model")
+    lookup = load_model(model).preprocessor.lookup.predict_delay(test)
+    location = store_report(reports, model, lookup, test, DECISION, registry.moves("production_model"))
+    assert Path(location["report_path"]).name == name_model_report(model.digest)
+    return reports.read(name_model_report(model.digest)).decode()
+
+
+def test_the_report_says_what_the_model_is_worth_and_loads_nothing(
+    empty_store: ModelStore, drafts: list[Draft], trained_models: TrainedModels
+) -> None:
+    digest, test = empty_store.promote(drafts[0]), trained_models.test_rows
+    page = write_report(empty_store, test)
+    delay = correct_delays(test, load_model(ModelRegistry(empty_store.root).current("production_model")).predict(test))
+    error = np.abs(test["delay_seconds"] - delay.delay).mean()
+    assert digest in page and f"{error:.1f} s on average on {len(test):,} test rows" in page
+    assert "40% less error than &lt;the&gt; lookup" in page and "abc123" in page and "feed" * 16 in page
+    assert not re.search(r"<script|<link|@import|url\(|src=\"(?!data:image/png)", page)
+    pictures = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)"', page)
+    assert len(pictures) >= 5 and len(set(pictures)) == len(pictures)
+    assert len(page) < 400_000
+
+
+def test_the_function_shows_the_report_of_the_model_that_it_predicts_with(
+    empty_store: ModelStore, drafts: list[Draft], trained_models: TrainedModels, tmp_path: Path, chromium: str
+) -> None:
+    with serve_predictions(empty_store.root, tmp_path / "log") as server:
+        without_model = server.request("/model")
+        assert without_model.status == 503 and b"dagster asset materialize" in without_model.body
+        digest = empty_store.promote(drafts[0])
+        eventually("the model is loaded", 30, lambda: server.request("/readyz").status == 200)
+        without_report = server.request("/model")
+        assert without_report.status == 404 and without_report.headers["X-Model-Version"] == digest
+        page = write_report(empty_store, trained_models.test_rows)
+        response = server.request("/model")
+        assert response.status == 200 and response.body.decode() == page
+        assert response.headers["X-Model-Version"] == digest
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
+            try:
+                tab = browser.new_page(viewport={"width": 390, "height": 844}, base_url=server.address)
+                tab.goto("/")
+                tab.get_by_role("link", name="its report").click()
+                expect(tab.get_by_role("heading", level=1)).to_contain_text(digest[:16])
+                assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+                assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+                SCREENSHOTS.mkdir(exist_ok=True)
+                tab.screenshot(path=SCREENSHOTS / "model_report.png", full_page=True)
+            finally:
+                browser.close()
