@@ -23,7 +23,7 @@ from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, ArrivalQuery
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
-from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, ReportStore
+from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, ReportStore, name_model_report
 from mbta_assets_tests.support.days import SIMULATED_DAYS, Simulation
 from mbta_assets_tests.support.function_server import FunctionServer, serve_predictions
 from mbta_assets_tests.support.workers import make_once
@@ -133,6 +133,7 @@ def full_store(tmp_path_factory: pytest.TempPathFactory, trained_models: Trained
     snapshot = build_snapshot(SIMULATED_DAYS[-1], trained_models.last_day, trained_models.stop_names)
     reports.write(LEADERBOARD, json.dumps(board).encode())
     reports.write(NETWORK_SNAPSHOT, snapshot.to_bytes())
+    reports.write(name_model_report(version), b"<!doctype html><title>Model</title>")
     return store
 
 

@@ -216,7 +216,7 @@ def score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> tuple[metrics.
         "interval": metrics.score_interval(model.interval, test, published.delay) if model.interval else None,
         "version": bundle.digest,
         "size_bytes": bundle.size_bytes,
-        "parameters": bundle.manifest["parameters"],
+        "parameters": bundle.manifest.get("parameters"),
         "latency_us_p50": measure_median_latency_us(lambda: model.predict(first_row)),
     }
     return row, published.delay

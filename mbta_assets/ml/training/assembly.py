@@ -33,8 +33,8 @@ from mbta_assets.storage.bundle import Draft
 from mbta_assets.transit import schema
 from mbta_assets.transit.table import FeatureGroup
 
-MIN_TIME_OF_DAY_DAYS, MIN_CALENDAR_DAYS = 2, 21
-"""Minimum number of service days to learn from for models that read the time of day, and the calendar."""
+MIN_NETWORK_DAYS, MIN_CALENDAR_DAYS = 2, 21
+"""Minimum number of service days to learn from for models that read how the whole network runs, and the calendar."""
 SPLIT_COLUMNS = ["service_date", "time_stamp", "delay_seconds", "actual_arrival_time"]
 """Columns that the parts of rows depend on."""
 
@@ -115,14 +115,14 @@ def build_training_set(
 def list_unlearnable_features(learned_days: int, min_calendar_days: int) -> frozenset[str]:
     """Return the features that so few service days teach nothing about but chance.
 
-    Each value of the calendar is that of a few days or of one, and what was special about them would be learned. The
-    time of day does the same within a single day: the hours that are predicted have not been seen.
+    Each value of the calendar is that of a few days or of one, and what was special about them would be learned. How
+    the network ran on a single day is one curve, which tells the time and little else.
     """
     groups: list[FeatureGroup] = []
     if learned_days < min_calendar_days:
         groups.append("calendar")
-    if learned_days < MIN_TIME_OF_DAY_DAYS:
-        groups.append("time_of_day")
+    if learned_days < MIN_NETWORK_DAYS:
+        groups.append("network")
     return schema.feature_group(*groups)
 
 

@@ -35,6 +35,7 @@ from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.provenance import MixedVersions
+from mbta_assets.storage.reports import ReportStore
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
@@ -151,6 +152,7 @@ def make_resources(registry: ModelRegistry, live_arrivals: int = 0) -> dict[str,
         "model_registry": registry,
         "bundles": BundleIOManager(model_registry=registry),
         "warehouse": DuckDBWarehouse(tables, tables),
+        "reports": ReportStore(registry.root),
         "settings": TrainingSettings(live_arrivals=live_arrivals),
     }
 

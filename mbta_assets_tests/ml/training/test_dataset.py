@@ -56,7 +56,7 @@ def make_days(days: int, rows_per_day: int = 40) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("days", "rows_per_day", "unlearnable"),
-    [(1, 60, ("calendar", "time_of_day")), (10, 12, ("calendar",)), (25, 12, ())],
+    [(1, 60, ("calendar", "network")), (10, 12, ("calendar",)), (25, 12, ())],
 )
 def test_no_model_reads_what_so_few_days_cannot_teach(
     days: int, rows_per_day: int, unlearnable: tuple[FeatureGroup, ...]
