@@ -8,6 +8,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#2b2b2b",
 )  # fmt: skip
@@ -61,10 +63,8 @@ def draw_bars(
     axes: Any, names: Sequence[str], parts: Mapping[str, Sequence[float]], colours: Mapping[str, str]
 ) -> None:
     """Draw horizontal bars, the first name on top, of parts (n,) that follow one another from left to right."""
-    ends = [0.0] * len(names)
-    for part, lengths in parts.items():
-        axes.barh(range(len(names)), lengths, left=ends, label=part, color=colours[part])
-        ends = [end + length for end, length in zip(ends, lengths, strict=True)]
+    for part, begins in _stack(parts).items():
+        axes.barh(range(len(names)), parts[part], left=begins, label=part, color=colours[part])
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -74,12 +74,16 @@ def draw_columns(
     axes: Any, names: Sequence[str], parts: Mapping[str, Sequence[float]], colours: Mapping[str, str]
 ) -> None:
     """Draw columns from left to right, of parts (n,) on top of one another."""
-    ends = [0.0] * len(names)
-    for part, heights in parts.items():
-        axes.bar(range(len(names)), heights, bottom=ends, label=part, color=colours[part])
-        ends = [end + height for end, height in zip(ends, heights, strict=True)]
+    for part, begins in _stack(parts).items():
+        axes.bar(range(len(names)), parts[part], bottom=begins, label=part, color=colours[part])
     name_columns(axes, names)
     axes.grid(axis="x", visible=False)
+
+
+def _stack(parts: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+    """Return where each of some parts (n,) begins, as each follows those before it."""
+    lengths = np.array(list(parts.values()), dtype=float)
+    return dict(zip(parts, np.cumsum(lengths, axis=0) - lengths, strict=True))
 
 
 def name_columns(axes: Any, names: Sequence[str]) -> None:

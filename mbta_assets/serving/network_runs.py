@@ -26,7 +26,7 @@ class NetworkRuns:
 
     def add(self, ended_at: datetime, run_us: int, scheduled_us: int) -> None:
         """Add a run, unless it does not count: it took too long, or the schedule has its ends in another order."""
-        if run_us > _MAX_RUN_US or scheduled_us < 0:
+        if not _counts(run_us, scheduled_us):
             return
         index = bisect_right(self._ends, ended_at)
         self._ends.insert(index, ended_at)
@@ -35,7 +35,7 @@ class NetworkRuns:
 
     def remove(self, ended_at: datetime, run_us: int, scheduled_us: int) -> None:
         """Remove a run that was added with the same arguments."""
-        if run_us > _MAX_RUN_US or scheduled_us < 0:
+        if not _counts(run_us, scheduled_us):
             return
         index = self._runs.index((run_us, scheduled_us), bisect_left(self._ends, ended_at))
         del self._ends[index], self._runs[index]
@@ -57,3 +57,8 @@ class NetworkRuns:
         for run_us, scheduled_us in self._runs[begin:]:
             run, scheduled = run + run_us, scheduled + scheduled_us
             self._sums.append((run, scheduled))
+
+
+def _counts(run_us: int, scheduled_us: int) -> bool:
+    """Return whether a run says something about the network."""
+    return run_us <= _MAX_RUN_US and scheduled_us >= 0
