@@ -11,7 +11,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo backfill test check serve live dev bench seeds benchmark-real docs clean
+.PHONY: help install demo backfill test check serve live dev bench seeds benchmark-real docs site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,9 +69,12 @@ benchmark-real: $(INSTALLED) ## train with three seeds on a real day, and on tho
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/real_days.py $(DATA) $(if $(BEFORE),--before $(BEFORE)) \
 		--write docs/results.md
 
-docs: $(INSTALLED) ## update the generated parts of the documentation: tables of settings and the README's picture
-	$(BIN)/mbta-assets settings $(foreach file,README.md $(wildcard docs/*.md),--write $(file))
+docs: $(INSTALLED) ## update the generated parts of the documentation: tables and the README's picture
+	$(BIN)/python -m mbta_assets.documentation README.md $(wildcard docs/*.md)
 	$(BIN)/python docs/make_picture.py
+
+site: $(INSTALLED) ## build the documentation site in `site`; each warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean: ## remove the stores of demo and dev, and keep the virtual environment
 	rm -rf .local .dagster

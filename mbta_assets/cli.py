@@ -92,21 +92,11 @@ def check() -> None:
 
 
 @main.command()
-@click.option(
-    "--write",
-    "documents",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Update the tables between the markers in this Markdown file instead of printing one. Can be repeated.",
-)
-def settings(documents: tuple[Path, ...]) -> None:
+def settings() -> None:
     """Print a Markdown table of every setting."""
-    from mbta_assets.documentation import settings_table, update_tables  # imports pydantic
+    from mbta_assets.documentation import settings_table  # imports pydantic and pandera
 
-    if not documents:
-        click.echo(settings_table())
-    for document in documents:
-        document.write_text(update_tables(document.read_text()))
+    click.echo(settings_table())
 
 
 @main.command()

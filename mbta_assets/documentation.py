@@ -1,31 +1,194 @@
-"""Generated parts of the documentation: the tables of settings in Markdown files.
+"""Generated parts of the documentation: tables of settings, columns, assets, checks and configuration.
 
-Each stands between two markers, so that a document is brought up to date without touching what people wrote.
+Each stands between two markers, so that a document is brought up to date without touching what people wrote:
+
+    python -m mbta_assets.documentation README.md docs/*.md
+
+Functions import what they need, as `mbta-assets settings` prints its table without Dagster and pandas, which take
+seconds to import, and whatever the settings are.
 """
 
+import inspect
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from mbta_assets.settings import VARIABLES
+from mbta_assets.settings import VARIABLES, Settings
 
-TABLE = re.compile(r"(<!-- settings:begin([^>]*) -->\n).*?(<!-- settings:end -->)", re.DOTALL)
+MAX_DEFAULT = 60
+"""Maximum number of characters of a default value that is shown."""
+
+
+def update_document(markdown: str) -> str:
+    """Return a document with the tables between its markers generated anew.
+
+    A table is between `<!-- settings:begin -->` and `<!-- settings:end -->`, where `settings` is one of `GENERATORS`.
+    Words after `begin` are its arguments, as in `<!-- settings:begin VERTEX_ RAY_ -->`. Blocks of other kinds are left
+    as they are. Raises KeyError for an asset or a table that there is not.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        begin, kind, arguments, end = match.groups()
+        return f"{begin}{GENERATORS[kind](arguments.split())}\n{end}"
+
+    return BLOCK.sub(replace, markdown)
 
 
 def settings_table(prefixes: Sequence[str] = ()) -> str:
-    """Return a Markdown table of the variables whose names begin with one of the prefixes, by default of all."""
-    rows = ["| variable | default | accepts | description |", "|---|---|---|---|"]
-    for entry in VARIABLES:
-        if not prefixes or entry.name.startswith(tuple(prefixes)):
-            default = f"`{entry.default}`" if entry.default else ""
-            accepts = entry.accepts.replace("|", "\\|")
-            rows.append(f"| `{entry.name}` | {default} | {accepts} | {entry.description} |")
-    return "\n".join(rows)
+    """Return a table of the variables whose names begin with one of the prefixes, by default of all."""
+    return _format_table(
+        ("variable", "default", "accepts", "description"),
+        (
+            (f"`{entry.name}`", f"`{entry.default}`" if entry.default else "", entry.accepts, entry.description)
+            for entry in VARIABLES
+            if not prefixes or entry.name.startswith(tuple(prefixes))
+        ),
+    )
 
 
-def update_tables(markdown: str) -> str:
-    """Return a document with the tables between its markers generated anew.
+def columns_table(tables: Sequence[str]) -> str:
+    """Return a table of the columns of each of some tables, under a heading and the meaning of its rows."""
+    from mbta_assets.transit import schema
 
-    A table is between `<!-- settings:begin -->` and `<!-- settings:end -->`. Prefixes of variable names after `begin`
-    select its rows, as in `<!-- settings:begin VERTEX_ RAY_ -->`.
+    return "\n\n".join(_describe_table(name, schema.TABLES[name]) for name in tables or schema.TABLES)
+
+
+def assets_table(_: Sequence[str] = ()) -> str:
+    """Return a table of all assets with what they are made from."""
+    graph = _build_repository().asset_graph
+    rows = []
+    for key in sorted(graph.get_all_asset_keys(), key=lambda key: (graph.get(key).group_name, key.to_user_string())):
+        node = graph.get(key)
+        parents = ", ".join(f"`{parent.to_user_string()}`" for parent in sorted(node.parent_keys))
+        days = "each service day" if node.partitions_def else ""
+        rows.append((f"`{key.to_user_string()}`", node.group_name, days, parents, _first_line(node.description)))
+    return _format_table(("asset", "group", "made for", "made from", "what it is"), rows)
+
+
+def checks_table(_: Sequence[str] = ()) -> str:
+    """Return a table of all asset checks, each with the assets that have it."""
+    graph = _build_repository().asset_graph
+    assets: dict[tuple[str, str, str], list[str]] = {}
+    for key in graph.asset_check_keys:
+        spec = graph.get_check_spec(key)
+        check = key.name, "stops" if spec.blocking else "warns", _first_line(spec.description)
+        assets.setdefault(check, []).append(f"`{key.asset_key.to_user_string()}`")
+    rows = ((f"`{check[0]}`", ", ".join(sorted(assets[check])), *check[1:]) for check in sorted(assets))
+    return _format_table(("check", "assets", "if it fails", "what it requires"), rows)
+
+
+def config_table(assets: Sequence[str]) -> str:
+    """Return a table of the run configuration of each of some assets, by default of all that have one, under headings.
+
+    Raises KeyError for an asset that there is not.
     """
-    return TABLE.sub(lambda match: f"{match[1]}{settings_table(match[2].split())}\n{match[3]}", markdown)
+    configs = {name: fields for name, fields in _list_configs() if fields}
+    return "\n\n".join(
+        f"### `{name}`\n\n"
+        + _format_table(
+            ("key", "default", "description"),
+            (
+                (f"`{key}`", default, _first_line(field.description))
+                for key, default, field in _flatten("", configs[name])
+            ),
+        )
+        for name in assets or sorted(configs)
+    )
+
+
+GENERATORS: Mapping[str, Callable[[Sequence[str]], str]] = {
+    "settings": settings_table,
+    "columns": columns_table,
+    "assets": assets_table,
+    "checks": checks_table,
+    "config": config_table,
+}
+BLOCK = re.compile(rf"(<!-- ({'|'.join(GENERATORS)}):begin([^>]*) -->\n).*?(<!-- \2:end -->)", re.DOTALL)
+
+
+def _build_repository() -> Any:
+    """Return the definitions of a deployment without any settings."""
+    from mbta_assets.definitions import build_defs
+
+    return build_defs(Settings()).get_repository_def()
+
+
+def _describe_table(name: str, table: Any) -> str:
+    """Return heading, meaning and columns of a table."""
+    from mbta_assets.transit import schema
+    from mbta_assets.transit.table import to_arrow_type
+
+    rows = []
+    for column, spec in table.to_schema().columns.items():
+        about = spec.metadata
+        missing = "may be missing" if spec.nullable else ""
+        if name in schema.SOURCE_TABLES and not about["required"]:
+            missing = "may be left out"
+        values = ", ".join(filter(None, (_format_rules(spec.checks), missing)))
+        use = " ".join(filter(None, (about["role"], f"({about['group']})" if about["group"] else "")))
+        kind = str(to_arrow_type(spec.dtype.type))
+        rows.append((f"`{column}`", kind, about["unit"] or "", values, use, spec.description))
+    order = ", ".join(f"`{column}`" for column in table.Config.metadata["order"])
+    titles = ("column", "type", "unit", "values", "model input", "meaning")
+    columns = _format_table(titles, rows, optional=("unit", "values", "model input"))
+    return f"### `{name}`\n\n{inspect.getdoc(table)}\n\n{columns}\n\nRows are ordered by {order}."
+
+
+def _format_rules(checks: Iterable[Any]) -> str:
+    """Return the values that pandera's checks accept."""
+    signs = {"greater_than_or_equal_to": "≥", "less_than_or_equal_to": "≤", "greater_than": ">", "less_than": "<"}
+    texts = []
+    for check in checks:
+        statistics = check.statistics or {}
+        if check.name == "isin":
+            texts.append("one of " + ", ".join(f"`{value}`" for value in statistics["allowed_values"]))
+        elif check.name in signs:
+            texts.append(f"{signs[check.name]} {next(iter(statistics.values())):g}")
+        else:
+            texts.append(check.name)
+    return ", ".join(texts)
+
+
+def _list_configs() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the fields of the run configuration of each asset by its name."""
+    assets = _build_repository().assets_defs_by_key
+    for key, asset in sorted(assets.items()):
+        config = asset.op.config_schema.config_type if asset.is_executable else None
+        yield key.to_user_string(), getattr(config, "fields", {})
+
+
+def _flatten(prefix: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield key and default of each field, and the field; those of nested fields with the path to them."""
+    for name, field in sorted(fields.items()):
+        nested = getattr(field.config_type, "fields", None)
+        if nested:
+            yield from _flatten(f"{prefix}{name}.", nested)
+        else:
+            default = _format_default(field.default_value) if field.default_provided else "required"
+            yield f"{prefix}{name}", default, field
+
+
+def _format_default(value: Any) -> str:
+    """Return a default value, or how many there are where a list is long."""
+    text = f"`{value}`"
+    return text if len(text) <= MAX_DEFAULT else f"{len(value)} of them"
+
+
+def _first_line(description: str | None) -> str:
+    """Return the first paragraph of a description as one line."""
+    return " ".join((description or "").split("\n\n")[0].split())
+
+
+def _format_table(titles: Sequence[str], rows: Iterable[Sequence[str]], optional: Sequence[str] = ()) -> str:
+    """Return a Markdown table, without the `optional` columns that are empty."""
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    shown = [i for i, title in enumerate(titles) if title not in optional or any(row[i] for row in cells)]
+    lines = [[titles[i] for i in shown], ["---"] * len(shown), *([row[i] for i in shown] for row in cells)]
+    return "\n".join("|" + "|".join(f" {cell} " if cell != "---" else cell for cell in line) + "|" for line in lines)
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(update_document(path.read_text()))

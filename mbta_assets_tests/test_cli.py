@@ -91,7 +91,7 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
         (["launch", "compile", "--select", "*"], "Missing option '--output'."),
         (["launch", "follow", "--select", "*"], "Missing argument 'NAME'."),
         (["launch", "step", "trip", "schedule"], "Got unexpected extra argument (schedule)"),
-        (["settings", "--write", "no/such/file.md"], "Invalid value for '--write': File 'no/such/file.md' does not"),
+        (["settings", "README.md"], "Got unexpected extra argument (README.md)"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
@@ -173,19 +173,6 @@ def test_settings_prints_every_variable_with_its_default_and_what_it_accepts() -
         assert entry.accepts in rows[entry.name]
         assert entry.description in rows[entry.name]
         assert not entry.default or f"`{entry.default}`" in rows[entry.name]
-
-
-def test_settings_updates_the_tables_of_documents(tmp_path: Path) -> None:
-    documents = [tmp_path / "first.md", tmp_path / "second.md"]
-    for document in documents:
-        document.write_text(f"{document.stem}\n<!-- settings:begin RAY_ -->\nold\n<!-- settings:end -->\nend\n")
-    result = run("settings", "--write", str(documents[0]), "--write", str(documents[1]))
-    assert (result.exit_code, result.output) == (0, "")
-    for document in documents:
-        text = document.read_text()
-        assert text.startswith(f"{document.stem}\n<!-- settings:begin RAY_ -->\n| variable |")
-        assert "| `RAY_ADDRESS` |" in text
-        assert text.endswith("\n<!-- settings:end -->\nend\n")
 
 
 def test_without_google_cloud_the_check_has_nothing_to_test() -> None:

@@ -1,10 +1,11 @@
-"""The generated tables of settings in the documents are those of the code."""
+"""The generated tables in the documents are those of the code."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from mbta_assets.documentation import settings_table, update_tables
+from mbta_assets.documentation import GENERATORS, settings_table, update_document
 from mbta_assets.settings import VARIABLES
 from mbta_assets_tests.support.dagster_dev import ROOT
 
@@ -14,8 +15,10 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_tables_of_a_document_are_up_to_date(document: Path) -> None:
     text = document.read_text()
-    assert update_tables(text) == text, "run `make docs`"
-    assert text.count("<!-- settings:begin") == text.count("<!-- settings:end -->")
+    assert update_document(text) == text, "run `make docs`"
+    begun, ended = re.findall(r"<!-- (\S+):begin", text), re.findall(r"<!-- (\S+):end -->", text)
+    assert begun == ended
+    assert {*begun} <= {*GENERATORS, "performance", "real-days"}
 
 
 def test_one_document_has_every_variable() -> None:
@@ -26,7 +29,7 @@ def test_one_document_has_every_variable() -> None:
 
 def test_a_table_is_generated_between_its_markers_and_the_rest_is_left() -> None:
     before, after = "Settings:\n\n<!-- settings:begin VERTEX_ RAY_ -->\n", "<!-- settings:end -->\n\nNo more.\n"
-    updated = update_tables(f"{before}an old table\n{after}")
+    updated = update_document(f"{before}an old table\n{after}")
     assert updated.startswith(before)
     assert updated.endswith(after)
     assert "an old table" not in updated
@@ -34,4 +37,4 @@ def test_a_table_is_generated_between_its_markers_and_the_rest_is_left() -> None
     names = [entry.name for entry in VARIABLES if entry.name.startswith(("VERTEX_", "RAY_"))]
     assert [row.split("`")[1] for row in rows] == names
     assert len(names) > 3
-    assert update_tables(updated) == updated
+    assert update_document(updated) == updated

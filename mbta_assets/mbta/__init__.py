@@ -23,7 +23,7 @@ ACCURACY_WINDOWS: Mapping[str, tuple[int, int]] = {
 }
 """The MBTA's accuracy standard: errors in seconds between which predictions count as accurate, by time ahead."""
 PUBLISHED_ACCURACY = Path(__file__).with_name("prediction_accuracy.csv")
-LINE_COLORS = {"Red": "#c8102e", "Mattapan": "#c8102e", "Orange": "#d9730d", "Blue": "#0b4a9e", "Green": "#00703c"}
+LINE_COLORS = {"Red": "#c8102e", "Mattapan": "#c8102e", "Orange": "#b45309", "Blue": "#0b4a9e", "Green": "#00703c"}
 """Colors of the lines, dark enough for white text; a branch has the color of its line."""
 EXAMPLE_ROUTE = "Red"
 """Route of the example query of the OpenAPI description."""

@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
+from mbta_assets.definitions import defs
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
 from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
@@ -18,6 +20,9 @@ pytestmark = pytest.mark.xdist_group("trained")
 PATIENCE_MILLISECONDS = 240_000
 LINEAGE = ("vehicle", "transit_features", "training_set", "quantized_student", "production_model", "delay_predictions")
 """An asset of each group."""
+MADE_BY_TRAINING = ("training_set", "xgboost_model", "dnn_teacher", "pruned_teacher", "distilled_student")
+"""Assets whose pages have plots."""
+VIEWPORT: ViewportSize = {"width": 1600, "height": 1000}
 EXPAND_ALL = "Alt+KeyE"
 
 
@@ -27,7 +32,7 @@ def page(chromium: str, dev: DagsterDev) -> Iterator[Page]:
     SCREENSHOTS.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
-        page = browser.new_page(viewport={"width": 1600, "height": 1000}, base_url=dev.address)
+        page = browser.new_page(viewport=VIEWPORT, base_url=dev.address)
         page.set_default_timeout(PATIENCE_MILLISECONDS)
         expect.set_options(timeout=PATIENCE_MILLISECONDS)
         try:
@@ -84,3 +89,20 @@ def test_the_leaderboards_metadata_has_a_plot_that_is_drawn(page: Page) -> None:
     )
     assert width > 400 and height > 200
     keep(page, "4-the-leaderboards-plot")
+
+
+@pytest.mark.parametrize("asset", sorted(key.to_user_string() for key in defs.resolve_all_asset_keys()))
+def test_the_page_of_an_asset_says_what_it_is_and_shows_what_was_made(page: Page, dev: DagsterDev, asset: str) -> None:
+    page.set_viewport_size({"width": 1600, "height": 2600})
+    try:
+        page.goto(f"/assets/{asset}")
+        spec = defs.resolve_assets_def(asset).get_asset_spec(dg.AssetKey(asset))
+        first_words = str(spec.description).split("`")[0].splitlines()[0][:60]
+        expect(page.get_by_text(first_words).filter(visible=True).first).to_be_visible()
+        expect(page.get_by_text("Loading").filter(visible=True)).to_have_count(0)
+        if asset in MADE_BY_TRAINING:
+            expect(page.get_by_text("Latest materialization").first).to_be_visible()
+            expect(page.get_by_text("Show Markdown").first).to_be_visible()
+        keep(page, f"asset-{asset}")
+    finally:
+        page.set_viewport_size(VIEWPORT)

@@ -23,6 +23,7 @@ from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets_tests.live.harness import MAX_AGE, files_settings
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.serving.test_stream import read_tables, select_routes
+from mbta_assets_tests.support.accessibility import find_violations
 from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
 from mbta_assets_tests.support.days import SIMULATED, Tables
 
@@ -114,6 +115,7 @@ def test_trains_move_and_predictions_change_without_reloading(replay: Replay, pa
     before, texts = read_trains(page), page.locator(".next").all_inner_texts()
     assert len(before) > 4
     page.screenshot(path=SCREENSHOTS / "live-1.png", animations="disabled", full_page=True)
+    assert find_violations(page) == []
     later = page.locator("section").first.get_attribute("aria-label")
     for _ in range(8):
         replay.advance(2)

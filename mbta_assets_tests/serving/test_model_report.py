@@ -17,6 +17,7 @@ from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import ReportStore, name_model_report
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
+from mbta_assets_tests.support.accessibility import find_violations
 from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
 from mbta_assets_tests.support.dagster_dev import eventually
 from mbta_assets_tests.support.function_server import serve_predictions
@@ -93,6 +94,7 @@ def test_the_function_shows_the_report_of_the_model_that_it_predicts_with(
                 expect(tab.get_by_role("heading", level=1)).to_contain_text(digest[:16])
                 assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
                 assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+                assert find_violations(tab) == []
                 SCREENSHOTS.mkdir(exist_ok=True)
                 tab.screenshot(path=SCREENSHOTS / "model_report.png", full_page=True)
             finally:

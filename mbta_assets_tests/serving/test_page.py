@@ -20,6 +20,7 @@ from mbta_assets.serving.refreshing_cache import Unavailable
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, ReportStore
 from mbta_assets.transit.service_day import TIME_ZONE
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
+from mbta_assets_tests.support.accessibility import find_violations
 from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
 from mbta_assets_tests.support.dagster_dev import eventually
 from mbta_assets_tests.support.days import LINES, SIMULATED_DAYS
@@ -80,6 +81,16 @@ def test_the_page_shows_stations_delays_and_the_accuracy_of_the_model(page: Page
     favicon = f"{page.url.split('/?')[0]}/favicon.ico"  # browsers request it for every page
     assert set(requests) - {favicon} == {page.url}
     assert not [message for message in messages if "favicon" not in message]
+
+
+@pytest.mark.parametrize("path", ["/?time=08:30", "/?time=25:61"])
+def test_the_page_is_accessible(page: Page, path: str) -> None:
+    page.goto(path)
+    vehicles = page.get_by_role("link", name="All stops ahead of vehicle")
+    if vehicles.count():
+        vehicles.first.click()
+        expect(page.locator("#vehicle")).to_be_visible()
+    assert find_violations(page) == []
 
 
 def test_another_time_is_selected_with_the_keyboard_alone(page: Page) -> None:
