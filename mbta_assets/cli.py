@@ -3,6 +3,7 @@
 A command imports what it needs when it is called: Dagster takes seconds to import, and `--help` needs none of it.
 """
 
+import json
 import logging
 import os
 import signal
@@ -97,6 +98,51 @@ def settings() -> None:
     from mbta_assets.documentation import settings_table  # imports pydantic and pandera
 
     click.echo(settings_table())
+
+
+@main.command()
+@click.argument("day", type=day_type)
+@click.argument("trip_id")
+@click.argument("stop_sequence", type=int)
+@click.option("--at", help="Time up to which reports were known, such as 2024-09-18T08:30:00-04:00. By default all.")
+@click.option("--vehicle", help="Vehicle, where several ran the trip.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(
+    day: datetime, trip_id: str, stop_sequence: int, at: str | None, vehicle: str | None, as_json: bool
+) -> None:
+    """Show what the prediction for one stop of a trip was made of.
+
+    DAY is a stored service day. The latest prediction is shown, or the latest one up to --at: its model, features with
+    their values, what each group of them adds, the entry of the run-time lookup, and the versions of the data.
+    """
+    from mbta_assets.definitions import open_resources  # imports Dagster
+    from mbta_assets.defs.monitoring import explanation
+    from mbta_assets.settings import Settings
+    from mbta_assets.sources import SourceError
+    from mbta_assets.storage.tables import MissingPartition
+
+    visit = explanation.Visit(day.date(), trip_id, stop_sequence, parse_time(at), vehicle)
+    try:
+        with open_resources(Settings.from_environment(), "warehouse", "source", "model_registry") as resources:
+            content = explanation.explain_prediction(
+                resources.warehouse, resources.source, resources.model_registry, visit
+            )
+    except (explanation.NothingToExplain, SourceError, MissingPartition) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(content, indent=1) if as_json else explanation.format_explanation(content))
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Return a time with its offset from UTC. Raises click.UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.UsageError(f"--at {text} is no time; write it such as 2024-09-18T08:30:00-04:00.") from error
+    if time.tzinfo is None:
+        raise click.UsageError(f"--at {text} has no offset from UTC; write it such as {text}-04:00, or {text}Z.")
+    return time
 
 
 @main.command()

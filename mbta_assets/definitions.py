@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import dagster as dg
@@ -117,6 +118,12 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         ),
         **build_storage(settings, source),
     }
+
+
+def open_resources(settings: Settings, *names: str) -> AbstractContextManager[Any]:
+    """Open some resources of a deployment outside of a run; they are attributes of what the context manager returns."""
+    resources = build_resources(settings)
+    return dg.build_resources({name: resources[name] for name in names})
 
 
 def _tables_io_manager(settings: Settings, tables: Any) -> TablesIOManager:

@@ -36,7 +36,9 @@ def command_paths(group: click.Group, *names: str) -> list[tuple[str, ...]]:
 def test_help_names_each_command_and_its_purpose() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    assert {"backfill", "check", "collect", "demo", "launch", "live", "prune", "settings"} == set(main.commands)
+    assert {"backfill", "check", "collect", "demo", "explain", "launch", "live", "prune", "settings"} == set(
+        main.commands
+    )
     for name, command in main.commands.items():
         [line] = [line for line in result.output.splitlines() if line.split()[:1] == [name]]
         assert line.split(maxsplit=1)[1] == command.get_short_help_str(limit=80)

@@ -189,3 +189,14 @@ def read_agency_predictions(
         with suppress(MissingPartition):
             return warehouse.read("agency_predictions", day, columns)
     return schema.empty_frame(schema.AgencyPredictions)
+
+
+def compute_trip_features(warehouse: Warehouse, source: Source, day: date, trips: list[str]) -> pd.DataFrame:
+    """Compute the features of a service day's rows about every stop ahead on some trips.
+
+    Raises MissingPartition or SourceError.
+    """
+    raw = schema.to_frame(warehouse.join_upstream_tables(day, every_stop_ahead=True, trips=trips))
+    vehicle, schedule, stop = (warehouse.read(table, day) for table in ("vehicle", "schedule", "stop"))
+    predictions = read_agency_predictions(warehouse, source, day)
+    return features.compute_transit_features(raw, vehicle, schedule, stop, predictions)

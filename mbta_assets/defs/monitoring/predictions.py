@@ -77,7 +77,7 @@ def delay_predictions(
         out_of_sample = not accuracy.has_learned_from(production_model.manifest, day)
         predicted = accuracy.correct_predictions(features, model.predict(features))
         made = accuracy.make_predictions_table(features, predicted, version, out_of_sample=out_of_sample)
-        rows = accuracy.replace_version(_read_stored(warehouse, day), made, version)
+        rows = accuracy.replace_version(read_stored_predictions(warehouse, day), made, version)
         metadata = {"model_version": version, "out_of_sample": out_of_sample, "predictions": len(made)}
         metadata |= plot_predictions(warehouse, day, made) if day == last else {}
         return ServiceDay(rows, metadata=metadata)
@@ -174,7 +174,7 @@ def _describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:
     }
 
 
-def _read_stored(warehouse: Warehouse, day: date) -> pd.DataFrame:
+def read_stored_predictions(warehouse: Warehouse, day: date) -> pd.DataFrame:
     """Read the published predictions of a service day; without rows if there are none, or none of stop visits."""
     try:
         stored = warehouse.read("delay_predictions", day)

@@ -18,7 +18,7 @@ import pandas as pd
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.models import MODELS
 from mbta_assets.defs.production.leaderboard_plots import plot_leaderboard, plot_model
-from mbta_assets.defs.transit import read_agency_predictions
+from mbta_assets.defs.transit import compute_trip_features
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.checks import models_losing_to_lookup
 from mbta_assets.ml.evaluation.steadiness import measure_change_per_minute
@@ -35,7 +35,6 @@ from mbta_assets.storage.reports import LEADERBOARD, ReportStore
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
-from mbta_assets.transit.features import compute_transit_features
 from mbta_assets.transit.formulas import STOPS_AHEAD
 
 BASELINES = ("schedule", "persistence", "runtime_lookup", metrics.AGENCY_BASELINE, "oracle")
@@ -110,21 +109,10 @@ def compute_whole_trips(warehouse: Warehouse, source: Source, training_set: Mapp
         sizes = sizes.iloc[np.argsort([crc32(str(trip).encode()) for trip in sizes.index], kind="stable")]
         sizes = sizes[sizes.cumsum() <= left]
         with suppress(MissingPartition, SourceError):  # the upstream tables of a stored day may be gone
-            rows = _compute_features(warehouse, source, day, list(sizes.index))
+            rows = compute_trip_features(warehouse, source, day, list(sizes.index))
             tables.append(rows[rows["time_stamp"] >= pd.Timestamp(begin)])
             left -= int(sizes.sum())
     return pd.concat(tables, ignore_index=True)
-
-
-def _compute_features(warehouse: Warehouse, source: Source, day: date, trips: list[str]) -> pd.DataFrame:
-    """Compute the features of a service day's rows about every stop ahead on some trips.
-
-    Raises MissingPartition or SourceError.
-    """
-    raw = schema.to_frame(warehouse.join_upstream_tables(day, every_stop_ahead=True, trips=trips))
-    vehicle, schedule, stop = (warehouse.read(table, day) for table in ("vehicle", "schedule", "stop"))
-    predictions = read_agency_predictions(warehouse, source, day)
-    return compute_transit_features(raw, vehicle, schedule, stop, predictions)
 
 
 def _is_stored(warehouse: Warehouse, day: date, version: str) -> bool:

@@ -38,6 +38,7 @@ MIN_SCHEDULED_RUN_SECONDS = 30
 """Shorter scheduled run times are whole minutes rounded down, and tell nothing of the ratio to observed ones."""
 MOVING, STANDING, WAITING, UNSEEN, DEPARTING = STATES = range(5)
 """Vehicle states. Each measures run time from another reference time, see `MedianRunTime`."""
+STATE_NAMES = ("moving", "standing", "waiting", "unseen", "departing")
 LOOKUP_FEATURES = ("lookup_delay_seconds", "path_seconds", "path_deviation_seconds")
 """Names of the model inputs that `compute_features` returns."""
 PAIR_COLUMNS, SEGMENT_COLUMNS = slice(0, 4), [4, 1, 2]
@@ -46,6 +47,21 @@ PAIR_COLUMNS, SEGMENT_COLUMNS = slice(0, 4), [4, 1, 2]
 
 class OutdatedModel(BundleError):
     """A model was made by an earlier version of this package, and has to be trained again."""
+
+
+@dataclass(frozen=True)
+class LookupEntry:
+    """What the lookup predicts one event by."""
+
+    state: str
+    """State of the vehicle, one of `STATE_NAMES`."""
+    source: str
+    """Where the run time is from: a stored median, several of them, or the schedule; "none" if there is none."""
+    run_time_seconds: float
+    """From the reference time of the state to the event; NaN if there is none."""
+    elapsed_seconds: float
+    """Since the reference time; negative while that is in the future."""
+    delay_seconds: float
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,23 @@ class MedianRunTime:
             delay = max(0.0 if last_delay != last_delay else last_delay, -ahead)
         deviation = deviations[hourly_run_time.find_bin_half_way(row["sin_time"], row["cos_time"], ahead)]
         return delay, (scheduled_run if plain != plain else plain) + deviation, deviation
+
+    def explain(self, columns: Columns) -> LookupEntry:
+        """Return what the delay of one row (1,) is predicted by."""
+        keys = _make_keys(self._code_of_stop, self._code_of_route, columns)
+        values, row = self._cache.look_up(keys)
+        state, composed = int(keys[0, 0]), float(values[row[0], 0])
+        if (self.pairs == keys[:, PAIR_COLUMNS]).all(axis=1).any():
+            source = "the median of these stops"
+        elif not np.isnan(composed):
+            source = "the median to a nearer stop, and those of the segments from there"
+        else:
+            source = "none" if np.isnan(self.ratios[state]) else "the usual ratio to the schedule"
+        elapsed = float(_compute_elapsed(columns)[0])
+        scheduled = 1.0 if state == DEPARTING else float(_to_floats(columns, "scheduled_run_seconds")[0])
+        run_time = float(self.ratios[state]) * scheduled if np.isnan(composed) else composed
+        delay = float(self.predict_delay(columns)[0])
+        return LookupEntry(STATE_NAMES[state], source, run_time, elapsed, delay)
 
     @cached_property
     def _ratio_of_state(self) -> list[float]:
