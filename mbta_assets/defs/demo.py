@@ -8,14 +8,18 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import dagster as dg
+from rich.console import Console
 
+from mbta_assets.defs.run_progress import follow_runs
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
 from mbta_assets.settings import Settings
 from mbta_assets.transit.formulas import STOPS_AHEAD
@@ -73,36 +77,27 @@ def materialize(name: str, selections: Sequence[Sequence[str]]) -> None:
 
 
 def run_selections(name: str, selections: Sequence[Sequence[str]]) -> list[str]:
-    """Materialize selections in parallel processes, print the time of each step, and return the logs of failed runs.
+    """Materialize selections in parallel processes, show their progress, and return the logs of failed runs.
 
     A selection is the arguments that follow `dagster asset materialize --select`.
     """
-    started = time.monotonic()
+    began, started = time.time(), time.monotonic()
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "mbta_assets.definitions", "--select"]
-    runs = [
-        subprocess.Popen([*command, *selection], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for selection in selections
-    ]
-    logs = [run.communicate()[0] for run in runs]
-    print(f"\n{name:24}{time.monotonic() - started:6.1f} s", flush=True)
-    for step, seconds in read_step_durations(len(selections)).items():
-        print(f"  {step:22}{seconds:6.1f} s", flush=True)
-    return [log for run, log in zip(runs, logs, strict=True) if run.returncode]
+    with ExitStack() as files:
+        logs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in selections]
+        runs = [
+            subprocess.Popen([*command, *selection], stdout=log, stderr=subprocess.STDOUT)
+            for selection, log in zip(selections, logs, strict=True)
+        ]
+        follow_runs(name, len(runs), lambda: all(run.poll() is not None for run in runs), Console(), began)
+        print(f"  {'':22}{time.monotonic() - started:6.1f} s", flush=True)
+        return [_read_log(log) for run, log in zip(runs, logs, strict=True) if run.returncode]
 
 
-def read_step_durations(runs: int) -> dict[str, float]:
-    """Return the duration of each step of the latest runs in seconds, in order of their starts.
-
-    For a step of several runs it is the longest duration.
-    """
-    with dg.DagsterInstance.get() as instance:
-        stats = [step for run in instance.get_runs(limit=runs) for step in instance.get_run_step_stats(run.run_id)]
-    stats.sort(key=lambda step: step.start_time or 0)
-    durations: dict[str, float] = {}
-    for step in stats:
-        duration = (step.end_time or 0) - (step.start_time or 0)
-        durations[step.step_key] = max(duration, durations.get(step.step_key, 0))
-    return durations
+def _read_log(log: IO[str]) -> str:
+    """Return all that was written to a file."""
+    log.seek(0)
+    return log.read()
 
 
 def format_leaderboard(leaderboard: Sequence[dict[str, Any]]) -> str:

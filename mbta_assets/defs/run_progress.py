@@ -1,0 +1,106 @@
+"""The progress of runs that commands wait for: a bar in a terminal, and a line for each step once it has ended.
+
+It is read from Dagster's event log, so that the runs need not know of it: a run says at its start what it will
+materialize, each service day of a table by itself, and then what it has.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+POLL_SECONDS = 1.0
+PLANNED, MADE = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION
+Item = tuple[str, str | None]
+"""An asset and a partition."""
+
+
+@dataclass
+class RunState:
+    """What the event log says of one run."""
+
+    run_id: str
+    planned: set[Item] = field(default_factory=set)
+    made: set[Item] = field(default_factory=set)
+    durations: dict[str, float] = field(default_factory=dict)
+    """Seconds that each ended step took."""
+    underway: str = ""
+    """Step that began last and has not ended."""
+
+    @classmethod
+    def read(cls, instance: dg.DagsterInstance, run_id: str) -> "RunState":
+        """Read the state of a run."""
+        state = cls(run_id)
+        for record in instance.all_logs(run_id, of_type={PLANNED, MADE}):
+            event = record.dagster_event
+            if event is None or event.asset_key is None:
+                continue
+            item = event.asset_key.to_user_string(), event.partition
+            (state.planned if event.event_type == PLANNED else state.made).add(item)
+        state.made &= state.planned
+        for step in instance.get_run_step_stats(run_id):
+            if step.end_time and step.start_time:
+                state.durations[step.step_key] = step.end_time - step.start_time
+            elif step.start_time:
+                state.underway = step.step_key
+        return state
+
+
+def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Console, since: float) -> None:
+    """Show the progress of some runs until `is_over`, in a terminal as a bar.
+
+    A line is printed for each step once it has ended in all of them, with the longest of its durations. Runs are those
+    that began after `since`, in epoch seconds.
+    """
+    printed: set[str] = set()
+    console.print(f"\n{name}", highlight=False)
+    with dg.DagsterInstance.get() as instance, _bar(console) as show:
+        while True:
+            ended = is_over()
+            states = [RunState.read(instance, run_id) for run_id in _find_runs(instance, runs, since)]
+            for step in _list_ended(states, runs, ended):
+                if step not in printed:
+                    printed.add(step)
+                    seconds = max(state.durations.get(step, 0.0) for state in states)
+                    console.print(f"  {step:22}{seconds:6.1f} s", highlight=False)
+            show(states)
+            if ended:
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def _find_runs(instance: dg.DagsterInstance, number: int, since: float) -> list[str]:
+    """Return the ids of the latest runs that began after a time."""
+    records = instance.get_run_records(limit=number)
+    return [record.dagster_run.run_id for record in records if record.create_timestamp.timestamp() >= since]
+
+
+def _list_ended(states: Sequence[RunState], runs: int, all_are_over: bool) -> list[str]:
+    """Return the steps that have ended in all runs, in the order in which they ended."""
+    counts: dict[str, int] = {}
+    for state in states:
+        for step in state.durations:
+            counts[step] = counts.get(step, 0) + 1
+    return [step for step, count in counts.items() if count == runs or all_are_over]
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Callable[[Sequence[RunState]], None]]:
+    """Show a bar in a terminal, and yield the function that moves it."""
+    columns = (
+        TextColumn("  {task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def show(states: Sequence[RunState]) -> None:
+            planned, made = sum(len(state.planned) for state in states), sum(len(state.made) for state in states)
+            underway = next((state.underway for state in states if state.underway), "starting")
+            progress.update(task, description=underway, completed=made, total=planned or None)
+
+        yield show
