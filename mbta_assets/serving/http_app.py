@@ -20,12 +20,14 @@ from pydantic import ValidationError
 
 from mbta_assets.gcp.errors import CloudError
 from mbta_assets.ml.inference.transit_network import ForeignNetwork
-from mbta_assets.serving import logs, openapi, page
+from mbta_assets.serving import accuracy_history, logs, openapi, page
+from mbta_assets.serving.accuracy_history import AccuracyHistory, InvalidDimension, NoHistory
 from mbta_assets.serving.model_source import ModelSource, UnusableSource, configured_model_source
 from mbta_assets.serving.openapi import InvalidQueries
+from mbta_assets.serving.openapi_description import build_openapi
 from mbta_assets.serving.page import InvalidTime, NetworkOverview, NetworkView
 from mbta_assets.serving.predictor import make_predictor_cache
-from mbta_assets.serving.refreshing_cache import Unavailable
+from mbta_assets.serving.refreshing_cache import LoadError, Unavailable
 from mbta_assets.serving.request_body import (
     ACCEPTED_ENCODINGS,
     BodyTooLarge,
@@ -36,7 +38,7 @@ from mbta_assets.serving.request_body import (
 )
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.bundle import BundleError
-from mbta_assets.storage.reports import name_model_report
+from mbta_assets.storage.reports import ACCURACY_HISTORY, name_model_report
 
 RETRY_AFTER_SECONDS = 5
 LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -145,6 +147,43 @@ class HttpApp:
             return _with_version(_html_response(page.render_error_page(NO_REPORT), 404), version)
         return _with_version(_html_response(report), version)
 
+    def get_accuracy_page(self, request: Request, _: bytes) -> Response:
+        """Return the page of errors over weeks."""
+        try:
+            view = accuracy_history.build_view(self._read_history(), request.args.get("by"), request.args.get("of"))
+        except InvalidDimension as error:
+            return _html_response(accuracy_history.render_error_page(str(error)), 422)
+        except NoHistory as error:
+            return _html_response(accuracy_history.render_error_page(str(error)), 404)
+        except (Unavailable, BundleError) as error:
+            return _html_response(accuracy_history.render_error_page(str(error)), 503)
+        return _html_response(accuracy_history.render_page(view))
+
+    def get_accuracy_json(self, request: Request, _: bytes) -> Response:
+        """Return errors over weeks as JSON."""
+        return self._send_history("application/json", AccuracyHistory.to_json)
+
+    def get_accuracy_csv(self, request: Request, _: bytes) -> Response:
+        """Return errors over weeks as CSV."""
+        return self._send_history("text/csv; charset=utf-8", AccuracyHistory.to_csv)
+
+    def _send_history(self, content_type: str, write: Callable[[AccuracyHistory], str]) -> Response:
+        """Return errors over weeks as text. Raises Unavailable."""
+        try:
+            return Response(write(self._read_history()), content_type=content_type)
+        except NoHistory as error:
+            return _json_response(openapi.format_error(str(error)), 404)
+
+    def _read_history(self) -> AccuracyHistory:
+        """Return the errors of the latest service days. Raises NoHistory, Unavailable or BundleError."""
+        content = self._source.read_report(ACCURACY_HISTORY)
+        if content is None:
+            raise NoHistory
+        try:
+            return AccuracyHistory.parse(content)
+        except LoadError as error:
+            raise Unavailable(str(error)) from error
+
     def _build_view(self, request: Request) -> NetworkView:
         """Return the content of the page for the time and the vehicle of a request. Raises InvalidTime, Unavailable."""
         return self._overview.build_view(
@@ -168,7 +207,7 @@ class HttpApp:
 
     def get_openapi(self, request: Request, _: bytes) -> Response:
         """Return the OpenAPI description."""
-        return _json_response(openapi.build_openapi())
+        return _json_response(build_openapi())
 
     def _dispatch(self, request: Request) -> Response:
         """Read the body and call the handler of the path and method, or return 404 or 405."""
@@ -251,6 +290,9 @@ ROUTES = {
     "/predict": Route(("POST",), HttpApp.post_predict),
     "/model": Route(READ, HttpApp.get_model),
     "/network": Route(READ, HttpApp.get_network),
+    "/accuracy": Route(READ, HttpApp.get_accuracy_page),
+    "/accuracy.json": Route(READ, HttpApp.get_accuracy_json),
+    "/accuracy.csv": Route(READ, HttpApp.get_accuracy_csv),
     "/healthz": Route(READ, HttpApp.get_health),
     "/readyz": Route(READ, HttpApp.get_readiness),
     "/metrics": Route(READ, HttpApp.get_metrics),

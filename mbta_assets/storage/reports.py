@@ -10,6 +10,7 @@ from mbta_assets.storage.atomic import lock_directory, sync
 
 LEADERBOARD = "model_leaderboard.json"
 NETWORK_SNAPSHOT = "network_snapshot.npz"
+ACCURACY_HISTORY = "accuracy_history.json"
 WIDTH_CORRECTION = "width_correction.json"
 
 

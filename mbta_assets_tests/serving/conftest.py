@@ -7,11 +7,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from mbta_assets.defs.monitoring.network_snapshot import build_snapshot
 from mbta_assets.ml.evaluation import metrics
+from mbta_assets.ml.evaluation.accuracy import (
+    make_accuracy_table,
+    score_agency,
+    score_beside_agency,
+    score_predictions,
+)
+from mbta_assets.ml.evaluation.accuracy_history import make_history
+from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.intervals import IntervalCalibration
 from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model, load_onnx, predict_delay
@@ -23,7 +32,7 @@ from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, ArrivalQuery
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
-from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, ReportStore, name_model_report
+from mbta_assets.storage.reports import ACCURACY_HISTORY, LEADERBOARD, NETWORK_SNAPSHOT, ReportStore, name_model_report
 from mbta_assets_tests.support.days import SIMULATED_DAYS, Simulation
 from mbta_assets_tests.support.function_server import FunctionServer, serve_predictions
 from mbta_assets_tests.support.workers import make_once
@@ -118,6 +127,27 @@ def model_store(empty_store: ModelStore) -> ModelStore:
     return empty_store
 
 
+def make_accuracy_days(trained_models: TrainedModels) -> dict[str, pd.DataFrame]:
+    """Return `prediction_accuracy` of the test days, where the agency predicts a third of the arrivals a minute late.
+
+    On the last day, errors are four times as large.
+    """
+    tables = {}
+    model, rows = Model(trained_models.bundles[0]), trained_models.test_rows
+    days = sorted(rows["service_date"].unique())
+    for day in days:
+        of_day = rows[rows["service_date"] == day].reset_index(drop=True)
+        label = of_day["delay_seconds"].to_numpy()
+        error = (model.predict(of_day) - label) * (4 if day == days[-1] else 1)
+        of_day["agency_delay_seconds"] = np.where(np.arange(len(of_day)) % 3 == 0, label + 60, np.nan)
+        ours = [*score_predictions(of_day, label + error), *score_beside_agency(of_day, label + error)]
+        parts = {"a" * 64: ours, AGENCY_BASELINE: score_agency(of_day)}
+        tables[str(day)] = pd.concat(
+            [make_accuracy_table(day, version, scores) for version, scores in parts.items()], ignore_index=True
+        )
+    return tables
+
+
 @pytest.fixture(scope="session")
 def full_store(tmp_path_factory: pytest.TempPathFactory, trained_models: TrainedModels) -> ModelStore:
     """Return a store with the first model, the leaderboard and the snapshot of the last day, which must not change."""
@@ -133,6 +163,7 @@ def full_store(tmp_path_factory: pytest.TempPathFactory, trained_models: Trained
     snapshot = build_snapshot(SIMULATED_DAYS[-1], trained_models.last_day, trained_models.stop_names)
     reports.write(LEADERBOARD, json.dumps(board).encode())
     reports.write(NETWORK_SNAPSHOT, snapshot.to_bytes())
+    reports.write(ACCURACY_HISTORY, json.dumps(make_history(make_accuracy_days(trained_models))).encode())
     reports.write(name_model_report(version), b"<!doctype html><title>Model</title>")
     return store
 

@@ -1,5 +1,7 @@
 """What the UI shows of predictions on a map, and of their accuracy over the last days."""
 
+import json
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -7,24 +9,38 @@ import pandas as pd
 
 from mbta_assets.defs.metadata import plot_metadata
 from mbta_assets.ml.evaluation.accuracy import SHADOW_PREFIX
+from mbta_assets.ml.evaluation.accuracy_history import make_history
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS
 from mbta_assets.plots.accuracy import draw_drift_over_days, draw_windows_over_days
 from mbta_assets.plots.tables import draw_map
 from mbta_assets.sources import SourceError
+from mbta_assets.storage.reports import ACCURACY_HISTORY, ReportStore
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 
 HISTORY_DAYS = 30
 """Number of service days that plots go back."""
+REPORT_DAYS = 70
+"""Number of service days that the accuracy page goes back: ten weeks."""
 
 
-def plot_history(warehouse: Warehouse, day: date, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return plots of accuracy and drift by day up to a service day, whose rows of `prediction_accuracy` are given."""
-    earlier = [stored for stored in warehouse.tables.days("prediction_accuracy") if stored < day]
-    days = {str(day): rows}
-    for stored in earlier[-HISTORY_DAYS + 1 :]:
-        days[str(stored)] = warehouse.read("prediction_accuracy", stored)
-    table = pd.concat([part.assign(day=name) for name, part in sorted(days.items())], ignore_index=True)
+def read_history(warehouse: Warehouse, day: date, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return `prediction_accuracy` of the latest `REPORT_DAYS` in order, with the given rows of a day that is made."""
+    days = sorted({*warehouse.tables.days("prediction_accuracy"), day})[-REPORT_DAYS:]
+    return {str(at): rows if at == day else warehouse.read("prediction_accuracy", at) for at in days}
+
+
+def write_history(reports: ReportStore, days: Mapping[str, pd.DataFrame]) -> None:
+    """Write the report that the accuracy page shows."""
+    reports.write(ACCURACY_HISTORY, json.dumps(make_history(days)).encode())
+
+
+def plot_history(days: Mapping[str, pd.DataFrame], day: date) -> dict[str, Any]:
+    """Return plots of accuracy and drift over the last days up to one, of the given rows of `prediction_accuracy`."""
+    latest = [(name, rows) for name, rows in sorted(days.items()) if name <= str(day)][-HISTORY_DAYS:]
+    if not latest:
+        return {}
+    table = pd.concat([part.assign(day=name) for name, part in latest], ignore_index=True)
     table = table[table["value"].notna() & ~table["model_version"].astype(str).str.startswith(SHADOW_PREFIX)]
     is_agency = table["model_version"] == AGENCY_BASELINE
     shares = table["measure"].eq("within_mbta_window") & table["dimension"].eq("predicted_horizon")

@@ -14,7 +14,7 @@ import pandas as pd
 from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, check_rows, daily_table
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import table_metadata
-from mbta_assets.defs.monitoring.history import plot_history, plot_predictions
+from mbta_assets.defs.monitoring.history import plot_history, plot_predictions, read_history, write_history
 from mbta_assets.defs.monitoring.scorecard import describe_scores
 from mbta_assets.defs.partitions import requested_days
 from mbta_assets.defs.transit import read_agency_predictions
@@ -31,6 +31,7 @@ from mbta_assets.sources import Source, SourceError
 from mbta_assets.sources.gtfs.published import PublishedPredictions
 from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
+from mbta_assets.storage.reports import ReportStore
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
@@ -97,6 +98,7 @@ def prediction_accuracy(
     model_registry: dg.ResourceParam[ModelRegistry],
     warehouse: dg.ResourceParam[Warehouse],
     source: dg.ResourceParam[Source],
+    reports: dg.ResourceParam[ReportStore],
     delay_predictions: StoredTable,
     transit_features: StoredTable,
 ) -> DailyOutput:
@@ -129,7 +131,10 @@ def prediction_accuracy(
         else:
             metadata = {"omitted": "There is no prediction by a model that had not learned from this service day."}
         rows = pd.concat([schema.empty_frame(schema.PredictionAccuracy), *tables], ignore_index=True)
-        metadata |= plot_history(warehouse, day, rows) if day == last else {}
+        if day == last:
+            history = read_history(warehouse, day, rows)
+            write_history(reports, history)
+            metadata |= plot_history(history, day)
         return ServiceDay(rows, metadata=metadata)
 
     return DailyOutput(measure)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mbta_assets.agency import AGENCY
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.accuracy_bounds import BOUNDS, BY_MODE, BY_ROUTE, AccuracyBounds
 from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, POSITIONS, bin_distances, classify_positions
@@ -23,10 +24,12 @@ PUBLISHED = "published"
 """Name under which is scored what riders were told, by whichever model."""
 BESIDE_AGENCY = "beside_agency"
 """Dimension of a measure on what the agency has predicted too."""
+MIN_ROWS_OF_STOP = 20
+"""Number of observed arrivals of a service day below which the error at a stop says little."""
 
 _BESIDE_AGENCY = {
     ("mae_seconds", "all"): BESIDE_AGENCY,
-    ("mae_seconds", "stops_ahead"): f"{BESIDE_AGENCY}, stops_ahead",
+    **{("mae_seconds", name): f"{BESIDE_AGENCY}, {name}" for name in ("stops_ahead", "route_id", "hour", "stop_id")},
     ("within_mbta_window", "all"): BESIDE_AGENCY,
     ("within_mbta_window", "predicted_horizon"): f"{BESIDE_AGENCY}, predicted_horizon",
     ("eta_benchmark", "all"): BESIDE_AGENCY,
@@ -121,8 +124,8 @@ def score_predictions(
 ) -> list[MetricRow]:
     """Score predicted delays (n,) in seconds against the labels of n rows of `transit_features`.
 
-    Returns errors by route, stops ahead and position, shares within the agency's and the ETA benchmark's windows, and
-    the share of rows with a label. `bounds` tell the modes of routes.
+    Returns errors by route, stops ahead, position, local hour of the prediction and stop, shares within the agency's
+    and the ETA benchmark's windows, and the share of rows with a label. `bounds` tell the modes of routes.
     """
     label = features["delay_seconds"].to_numpy(dtype=np.float64)
     scheduled_seconds_ahead = features["scheduled_seconds_ahead"].to_numpy(dtype=np.float64)
@@ -132,6 +135,7 @@ def score_predictions(
     grouped = _group_rows(features)
     for dimension, members in {**grouped, "position": position}.items():
         rows += measure_errors(dimension, members, label - predicted)
+    rows += _measure_stops(features["stop_id"], label - predicted)
     groups = {
         "predicted_horizon, position": position,
         BY_ROUTE: grouped["route_id"],
@@ -187,6 +191,14 @@ def measure_errors(dimension: str, members: pd.Series, error: np.ndarray) -> Ite
             yield MetricRow(measure, dimension, str(member), int(n), float(value) if n else None)
 
 
+def _measure_stops(stop_id: pd.Series, error: np.ndarray) -> Iterator[MetricRow]:
+    """Yield the MAE at each stop that has `MIN_ROWS_OF_STOP` errors (n,) or more."""
+    members = _to_members(stop_id.astype(TEXT), sorted(stop_id.unique()))
+    for row in measure_errors("stop_id", members, error):
+        if row.measure == "mae_seconds" and row.n >= MIN_ROWS_OF_STOP:
+            yield row
+
+
 def group_by_stops_ahead(features: pd.DataFrame) -> pd.Series:
     """Return the member (n,) of the dimension `stops_ahead` that each row belongs to, one of `DISTANCE_BINS`."""
     return _to_members(bin_distances(features["stops_ahead"].to_numpy()), DISTANCE_BINS)
@@ -197,11 +209,13 @@ def _group_rows(features: pd.DataFrame) -> dict[str, pd.Series]:
     route = features["route_id"]
     stops_ahead = pd.Series(bin_distances(features["stops_ahead"].to_numpy()), features.index, TEXT)
     routes = sorted(route.dropna().unique())
+    hour = features["time_stamp"].dt.tz_convert(AGENCY.time_zone).dt.strftime("%H").astype(TEXT)
     routes_and_stops = [f"{route_id}, {stops}" for route_id in routes for stops in DISTANCE_BINS]
     return {
         "all": _to_members(np.full(len(features), "all"), ["all"]),
         "stops_ahead": _to_members(stops_ahead, DISTANCE_BINS),
         "route_id": _to_members(route, routes),
+        "hour": _to_members(hour, sorted(hour.unique())),
         "route_id, stops_ahead": _to_members(route + ", " + stops_ahead, routes_and_stops),
     }
 

@@ -4,7 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mbta_assets.ml.evaluation.accuracy import correct_predictions, make_predictions_table, score_predictions
+from mbta_assets.ml.evaluation.accuracy import (
+    MIN_ROWS_OF_STOP,
+    correct_predictions,
+    make_predictions_table,
+    score_predictions,
+)
 from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, bin_distances
 from mbta_assets.transit import schema
 from mbta_assets_tests.ml.evaluation.conftest import select_members
@@ -27,6 +32,20 @@ def test_errors_are_grouped_by_stops_ahead_route_and_position(four_rows: pd.Data
         "mid_trip": (2, 20), "terminal": (1, 10), "departure": (0, None)
     }  # fmt: skip
     assert select_members(rows, "mae_seconds", "route_id, stops_ahead")["Red, 3"] == (1, 40)
+
+
+def test_errors_are_grouped_by_local_hour_and_by_stops_with_enough_rows(
+    four_rows: pd.DataFrame, predicted: np.ndarray
+) -> None:
+    four_rows["time_stamp"] += pd.to_timedelta([0, 59, 60, 60], "min")
+    rows = score_predictions(four_rows, predicted)
+    assert select_members(rows, "mae_seconds", "hour") == {"07": (2, 25), "08": (1, 0)}
+    assert select_members(rows, "mae_seconds", "stop_id") == {}
+    times = MIN_ROWS_OF_STOP // 2
+    many = pd.concat([four_rows.assign(stop_id=["s", "s", "t", "u"])] * times, ignore_index=True)
+    rows = score_predictions(many, np.tile(predicted, times))
+    assert select_members(rows, "mae_seconds", "stop_id") == {"s": (MIN_ROWS_OF_STOP, 25)}
+    assert select_members(rows, "rmse_seconds", "stop_id") == {}
 
 
 def test_a_prediction_whose_arrival_was_never_seen_is_inaccurate_in_the_mbtas_bins(

@@ -22,6 +22,8 @@ def make_day(shares: dict[str, float], rows_per_route: int = 1000) -> tuple[pd.D
     features = pd.DataFrame(
         {
             "route_id": pd.array(np.repeat(list(shares), rows_per_route), TEXT),
+            "time_stamp": pd.Timestamp("2024-03-06T13:00:00Z"),
+            "stop_id": pd.array(["stop"] * len(accurate), TEXT),
             "stops_ahead": 1,
             "stops_behind": 3.0,
             "current_status": "IN_TRANSIT_TO",
