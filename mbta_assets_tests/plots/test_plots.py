@@ -1,7 +1,6 @@
 """Each plot by what it draws: the numbers are those of the data, axes say their units, pictures are small and quick."""
 
 import io
-import time
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -174,12 +173,9 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
     }
 
 
-def test_every_plot_is_a_small_picture_with_labelled_axes_drawn_in_under_a_second(features: pd.DataFrame) -> None:
-    draw_png(lambda axes: None)  # imports matplotlib
+def test_every_plot_is_a_small_picture_with_labelled_axes(features: pd.DataFrame) -> None:
     for name, (function, panels) in every_plot(features).items():
-        begin = time.process_time()
         picture = draw_png(function, panels)
-        assert time.process_time() - begin < 1, name
         assert len(picture) < MAX_BYTES, name
         assert Image.open(io.BytesIO(picture)).convert("RGB").getpixel((0, 0)) == (255, 255, 255), name
         axes = draw(function, panels=panels)

@@ -17,6 +17,7 @@ from mbta_assets.sources import SourceError
 from mbta_assets.storage.reports import ACCURACY_HISTORY, ReportStore
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
+from mbta_assets.transit import schema
 
 HISTORY_DAYS = 30
 """Number of service days that plots go back."""
@@ -27,7 +28,13 @@ REPORT_DAYS = 70
 def read_history(warehouse: Warehouse, day: date, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return `prediction_accuracy` of the latest `REPORT_DAYS` in order, with the given rows of a day that is made."""
     days = sorted({*warehouse.tables.days("prediction_accuracy"), day})[-REPORT_DAYS:]
-    return {str(at): rows if at == day else warehouse.read("prediction_accuracy", at) for at in days}
+    history = {}
+    if others := [stored for stored in days if stored != day]:
+        stored_rows = schema.to_frame(warehouse.tables.read("prediction_accuracy", others))
+        history = {str(stored): part for stored, part in stored_rows.groupby("service_date")}
+    if day in days:
+        history[str(day)] = rows
+    return dict(sorted(history.items()))
 
 
 def write_history(reports: ReportStore, days: Mapping[str, pd.DataFrame]) -> None:
