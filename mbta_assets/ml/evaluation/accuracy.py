@@ -193,10 +193,13 @@ def measure_errors(dimension: str, members: pd.Series, error: np.ndarray) -> Ite
 
 def _measure_stops(stop_id: pd.Series, error: np.ndarray) -> Iterator[MetricRow]:
     """Yield the MAE at each stop that has `MIN_ROWS_OF_STOP` errors (n,) or more."""
-    members = _to_members(stop_id.astype(TEXT), sorted(stop_id.unique()))
-    for row in measure_errors("stop_id", members, error):
-        if row.measure == "mae_seconds" and row.n >= MIN_ROWS_OF_STOP:
-            yield row
+    codes, stops = pd.factorize(stop_id, sort=True)
+    seen = ~np.isnan(error) & (codes >= 0)
+    counts = np.bincount(codes[seen], minlength=len(stops))
+    totals = np.bincount(codes[seen], np.abs(error[seen]), minlength=len(stops))
+    for stop, n, total in zip(stops, counts.tolist(), totals.tolist(), strict=True):
+        if n >= MIN_ROWS_OF_STOP:
+            yield MetricRow("mae_seconds", "stop_id", str(stop), n, total / n)
 
 
 def group_by_stops_ahead(features: pd.DataFrame) -> pd.Series:
@@ -209,15 +212,21 @@ def _group_rows(features: pd.DataFrame) -> dict[str, pd.Series]:
     route = features["route_id"]
     stops_ahead = pd.Series(bin_distances(features["stops_ahead"].to_numpy()), features.index, TEXT)
     routes = sorted(route.dropna().unique())
-    hour = features["time_stamp"].dt.tz_convert(AGENCY.time_zone).dt.strftime("%H").astype(TEXT)
     routes_and_stops = [f"{route_id}, {stops}" for route_id in routes for stops in DISTANCE_BINS]
     return {
         "all": _to_members(np.full(len(features), "all"), ["all"]),
         "stops_ahead": _to_members(stops_ahead, DISTANCE_BINS),
         "route_id": _to_members(route, routes),
-        "hour": _to_members(hour, sorted(hour.unique())),
+        "hour": _group_by_hour(features["time_stamp"]),
         "route_id, stops_ahead": _to_members(route + ", " + stops_ahead, routes_and_stops),
     }
+
+
+def _group_by_hour(times: pd.Series) -> pd.Series:
+    """Return the local hour (n,) of each time, with two digits, as a categorical of those that occur."""
+    hours = times.dt.tz_convert(AGENCY.time_zone).dt.hour.to_numpy(np.int64)
+    members = pd.Categorical.from_codes(hours, pd.Index([f"{hour:02d}" for hour in range(24)]))
+    return pd.Series(members.remove_unused_categories(), times.index)
 
 
 def _to_members(values: pd.Series | np.ndarray, members: list[str]) -> pd.Series:
