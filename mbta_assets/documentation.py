@@ -1,4 +1,4 @@
-"""Generated parts of the documentation: tables of settings, columns, assets, checks and configuration.
+"""Generated parts of the documentation: tables of settings, columns, assets, checks, configuration, query fields.
 
 Each stands between two markers, so that a document is brought up to date without touching what people wrote:
 
@@ -12,8 +12,9 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mbta_assets.settings import VARIABLES, Settings
 
@@ -98,12 +99,33 @@ def config_table(assets: Sequence[str]) -> str:
     )
 
 
+def query_table(_: Sequence[str] = ()) -> str:
+    """Return a table of the fields of an arrival query."""
+    from mbta_assets.serving.arrival_query import REQUIRED_FIELDS, ArrivalQuery
+
+    return _format_table(
+        ("field", "type", "needed", "meaning"),
+        (
+            (
+                f"`{field.name}`",
+                " or ".join(kind.__name__ for kind in get_args(field.type) or (field.type,)).replace(
+                    "NoneType", "None"
+                ),
+                "yes" if field.name in REQUIRED_FIELDS else "",
+                field.metadata["description"],
+            )
+            for field in fields(ArrivalQuery)
+        ),
+    )
+
+
 GENERATORS: Mapping[str, Callable[[Sequence[str]], str]] = {
     "settings": settings_table,
     "columns": columns_table,
     "assets": assets_table,
     "checks": checks_table,
     "config": config_table,
+    "query": query_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(GENERATORS)}):begin([^>]*) -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 
