@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -130,6 +131,7 @@ GENERATORS: Mapping[str, Callable[[Sequence[str]], str]] = {
 BLOCK = re.compile(rf"(<!-- ({'|'.join(GENERATORS)}):begin([^>]*) -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 
 
+@cache
 def _build_repository() -> Any:
     """Return the definitions of a deployment without any settings."""
     from mbta_assets.definitions import build_defs

@@ -13,7 +13,7 @@ import dagster as dg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-POLL_SECONDS = 1.0
+POLL_SECONDS, PAGE_RECORDS = 1.0, 1_000
 PLANNED, MADE = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION
 Item = tuple[str, str | None]
 """An asset and a partition."""
@@ -21,7 +21,7 @@ Item = tuple[str, str | None]
 
 @dataclass
 class RunState:
-    """What the event log says of one run."""
+    """State of one run, as far as its event log has been read."""
 
     run_id: str
     planned: set[Item] = field(default_factory=set)
@@ -30,24 +30,26 @@ class RunState:
     """Seconds that each ended step took."""
     underway: str = ""
     """Step that began last and has not ended."""
+    cursor: str | None = None
+    """Place in the event log up to which it has been read: a backfill of a year plans thousands of items."""
 
-    @classmethod
-    def read(cls, instance: dg.DagsterInstance, run_id: str) -> "RunState":
-        """Read the state of a run."""
-        state = cls(run_id)
-        for record in instance.all_logs(run_id, of_type={PLANNED, MADE}):
-            event = record.dagster_event
-            if event is None or event.asset_key is None:
-                continue
-            item = event.asset_key.to_user_string(), event.partition
-            (state.planned if event.event_type == PLANNED else state.made).add(item)
-        state.made &= state.planned
-        for step in instance.get_run_step_stats(run_id):
+    def update(self, instance: dg.DagsterInstance) -> None:
+        """Read what the event log says since the last time."""
+        has_more = True
+        while has_more:
+            page = instance.get_records_for_run(self.run_id, self.cursor, {PLANNED, MADE}, PAGE_RECORDS)
+            for record in page.records:
+                event = record.event_log_entry.dagster_event
+                if event is not None and event.asset_key is not None:
+                    item = event.asset_key.to_user_string(), event.partition
+                    (self.planned if event.event_type == PLANNED else self.made).add(item)
+            self.cursor, has_more = page.cursor, page.has_more
+        self.underway = ""
+        for step in instance.get_run_step_stats(self.run_id):
             if step.end_time and step.start_time:
-                state.durations[step.step_key] = step.end_time - step.start_time
+                self.durations[step.step_key] = step.end_time - step.start_time
             elif step.start_time:
-                state.underway = step.step_key
-        return state
+                self.underway = step.step_key
 
 
 def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Console, since: float) -> None:
@@ -57,11 +59,14 @@ def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Cons
     that began after `since`, in epoch seconds.
     """
     printed: set[str] = set()
+    found: dict[str, RunState] = {}
     console.print(f"\n{name}", highlight=False)
     with dg.DagsterInstance.get() as instance, _bar(console) as show:
         while True:
             ended = is_over()
-            states = [RunState.read(instance, run_id) for run_id in _find_runs(instance, runs, since)]
+            for run_id in _find_runs(instance, runs, since):
+                found.setdefault(run_id, RunState(run_id)).update(instance)
+            states = [*found.values()]
             for step in _list_ended(states, runs, ended):
                 if step not in printed:
                     printed.add(step)
@@ -99,7 +104,10 @@ def _bar(console: Console) -> Iterator[Callable[[Sequence[RunState]], None]]:
         task = progress.add_task("starting", total=None)
 
         def show(states: Sequence[RunState]) -> None:
-            planned, made = sum(len(state.planned) for state in states), sum(len(state.made) for state in states)
+            planned, made = (
+                sum(len(state.planned) for state in states),
+                sum(len(state.made & state.planned) for state in states),
+            )
             underway = next((state.underway for state in states if state.underway), "starting")
             progress.update(task, description=underway, completed=made, total=planned or None)
 

@@ -10,17 +10,15 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple, Self
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
-from mbta_assets.agency import AGENCY, describe_attribution
 from mbta_assets.serving.refreshing_cache import LoadError
+from mbta_assets.serving.templates import open_template
 from mbta_assets.storage.reports import ACCURACY_HISTORY
 
+TEMPLATE = "accuracy.html"
 DIMENSIONS = {"route_id": "route", "stops_ahead": "stops ahead", "hour": "hour", "stop_id": "stop"}
-"""What errors are shown by, and how the page calls it."""
+"""Names on the page of what errors are shown by."""
 CSV_COLUMNS = ("day", "dimension", "member", "series", "n", "mae_seconds")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 240, 44, 26, 10
 """Size of the plot, and the space for its axes, in units of the picture."""
@@ -124,15 +122,13 @@ class AccuracyHistory:
 
 
 class AccuracyView(NamedTuple):
-    """What the page shows: errors by one dimension, and of each day for one member of it or for all."""
+    """Content of the page: errors by one dimension, and of each day for one member of it or for all."""
 
     dimension: str
     member: str
     """Empty for all."""
     members: list[tuple[str, Errors]]
     days: list[tuple[str, Errors]]
-    has_agency: bool
-    """Whether the agency has predicted some of it: then both are plotted on what it has predicted."""
     plot: "Plot"
 
 
@@ -153,20 +149,19 @@ def build_view(history: AccuracyHistory, dimension: str | None, member: str | No
     if dimension not in DIMENSIONS:
         raise InvalidDimension(f"by is {dimension!r}; it may be {', '.join(DIMENSIONS)}.")
     days = history.list_days(dimension, member) if member else history.list_days("all", "all")
-    has_agency = any(errors.agency is not None for _, errors in days)
-    return AccuracyView(
-        dimension, member or "", history.list_members(dimension), days, has_agency, _draw(days, has_agency)
-    )
+    return AccuracyView(dimension, member or "", history.list_members(dimension), days, _draw(days))
 
 
 def render_page(view: AccuracyView) -> str:
     """Return the HTML of a view."""
-    return _template().render(view=view, dimensions=DIMENSIONS, error=None, width=WIDTH, height=HEIGHT, left=LEFT)
+    return open_template(TEMPLATE).render(
+        view=view, dimensions=DIMENSIONS, error=None, width=WIDTH, height=HEIGHT, left=LEFT
+    )
 
 
 def render_error_page(message: str) -> str:
     """Return the HTML of a page that shows only an error message."""
-    return _template().render(view=None, error=message)
+    return open_template(TEMPLATE).render(view=None, error=message)
 
 
 def _make_errors(values: list[Any]) -> Errors:
@@ -182,8 +177,9 @@ def _sort_key(member: str) -> tuple[int, str]:
     return (int(first), member) if first.isdigit() else (1_000_000, member)
 
 
-def _draw(days: list[tuple[str, Errors]], has_agency: bool) -> Plot:
-    """Return the plot of errors by day."""
+def _draw(days: list[tuple[str, Errors]]) -> Plot:
+    """Return the plot of errors by day, where the agency has predicted some of it on what it has predicted."""
+    has_agency = any(errors.agency is not None for _, errors in days)
     ours = [errors.ours_beside_agency if has_agency else errors.ours for _, errors in days]
     of_series = {"ours": ours, "agency": [errors.agency for _, errors in days]}
     highest = max((value for values in of_series.values() for value in values if value is not None), default=0.0)
@@ -206,17 +202,3 @@ def _draw(days: list[tuple[str, Errors]], has_agency: bool) -> Plot:
         [(height(value), str(value)) for value in range(0, top + 1, step)],
         [(place(i), day[5:]) for i, (day, _) in enumerate(days) if i % every == 0],
     )
-
-
-@cache
-def _template() -> Template:
-    """Return the compiled template of the page."""
-    environment = Environment(
-        loader=PackageLoader("mbta_assets.serving", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"agency": AGENCY, "attribution": describe_attribution(AGENCY)}
-    return environment.get_template("accuracy.html")

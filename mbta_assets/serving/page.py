@@ -8,14 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
-from mbta_assets.agency import AGENCY, describe_attribution
 from mbta_assets.serving.formats import MICROSECONDS_PER_SECOND, DamagedSnapshot, Line, NetworkSnapshot, Station
 from mbta_assets.serving.lines import line_color
 from mbta_assets.serving.model_accuracy import ModelAccuracy, parse_leaderboard
@@ -23,6 +21,7 @@ from mbta_assets.serving.model_source import ModelSource
 from mbta_assets.serving.openapi import CLOCK_TIME_PATTERN
 from mbta_assets.serving.predictor import Predictor
 from mbta_assets.serving.refreshing_cache import LoadError, RefreshingCache, Unavailable
+from mbta_assets.serving.templates import open_template
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT
 from mbta_assets.transit.distances import DEPARTURE
 from mbta_assets.transit.formulas import STOPS_AHEAD
@@ -374,21 +373,6 @@ def format_minutes(seconds: float) -> str:
     return f"{sign}{whole_seconds // 60}:{whole_seconds % 60:02d}"
 
 
-@cache
 def _template() -> Template:
-    """Return the compiled template of the page."""
-    environment = Environment(
-        loader=PackageLoader("mbta_assets.serving", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "line_color": line_color,
-        "classify_delay": classify_delay,
-        "format_minutes": format_minutes,
-        "describe_status": describe_status,
-    }
-    environment.globals |= {"agency": AGENCY, "attribution": describe_attribution(AGENCY)}
-    return environment.get_template("page.html")
+    """Return the template of the page."""
+    return open_template("page.html", (line_color, classify_delay, format_minutes, describe_status))

@@ -40,8 +40,15 @@ class Warehouse(ABC):
 
     def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the rows of a table on a service day; None means all columns. Raises MissingPartition."""
-        tables = self.upstream if table in schema.SOURCE_TABLES else self.tables
-        return schema.to_frame(tables.read(table, [day], columns))
+        return schema.to_frame(self._find_store(table).read(table, [day], columns))
+
+    def read_version(self, table: str, day: date) -> str:
+        """Return the content version of a table on a service day. Raises MissingPartition."""
+        return self._find_store(table).versions(table, [day])[day]
+
+    def _find_store(self, table: str) -> DailyTables:
+        """Return where a table is stored."""
+        return self.upstream if table in schema.SOURCE_TABLES else self.tables
 
 
 class DuckDBWarehouse(Warehouse):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect
 
 from mbta_assets.definitions import defs
 from mbta_assets.storage.parquet_tables import ParquetTables
-from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
+from mbta_assets_tests.support.browser import SCREENSHOTS, open_browser
 from mbta_assets_tests.support.dagster_dev import DagsterDev, eventually
 from mbta_assets_tests.support.real_day import DAYS
 
@@ -29,9 +29,7 @@ EXPAND_ALL = "Alt+KeyE"
 @pytest.fixture(scope="module")
 def page(chromium: str, dev: DagsterDev) -> Iterator[Page]:
     """A page of the browser, with the UI as its start."""
-    SCREENSHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
+    with open_browser(chromium) as browser:
         page = browser.new_page(viewport=VIEWPORT, base_url=dev.address)
         page.set_default_timeout(PATIENCE_MILLISECONDS)
         expect.set_options(timeout=PATIENCE_MILLISECONDS)
@@ -39,7 +37,6 @@ def page(chromium: str, dev: DagsterDev) -> Iterator[Page]:
             yield page
         finally:
             page.screenshot(path=SCREENSHOTS / "last.png")
-            browser.close()
 
 
 def keep(page: Page, name: str) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from mbta_assets_tests.support.accessibility import find_violations
-from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
+from mbta_assets_tests.support.browser import SCREENSHOTS, open_browser
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 pytestmark = pytest.mark.xdist_group("site")
@@ -48,11 +48,8 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page(chromium: str, address: str) -> Iterator[Page]:
-    SCREENSHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
+    with open_browser(chromium) as browser:
         yield browser.new_page(viewport={"width": 1280, "height": 900}, base_url=address)
-        browser.close()
 
 
 def list_pages() -> list[str]:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from werkzeug.serving import BaseWSGIServer
 
 from mbta_assets.live.command import list_steps, make_state, serve
@@ -24,7 +24,7 @@ from mbta_assets_tests.live.harness import MAX_AGE, files_settings
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.serving.test_stream import read_tables, select_routes
 from mbta_assets_tests.support.accessibility import find_violations
-from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
+from mbta_assets_tests.support.browser import SCREENSHOTS, open_browser
 from mbta_assets_tests.support.days import SIMULATED, Tables
 
 pytestmark = pytest.mark.integration
@@ -84,20 +84,15 @@ def replay(tables: Tables, model_store: ModelStore, tmp_path: Path) -> Iterator[
 
 @pytest.fixture
 def page(chromium: str) -> Iterator[Page]:
-    SCREENSHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
+    with open_browser(chromium) as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(120_000)
         expect.set_options(timeout=120_000)
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        try:
-            yield page
-            assert [problem for problem in problems if "ERR_CONNECTION_REFUSED" not in problem] == []
-        finally:
-            browser.close()
+        yield page
+        assert [problem for problem in problems if "ERR_CONNECTION_REFUSED" not in problem] == []
 
 
 def read_trains(page: Page) -> dict[str, float]:

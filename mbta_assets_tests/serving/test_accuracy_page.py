@@ -7,24 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from mbta_assets.serving.accuracy_history import CSV_COLUMNS, AccuracyHistory
 from mbta_assets.serving.refreshing_cache import LoadError
 from mbta_assets.storage.reports import ACCURACY_HISTORY, ReportStore
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.support.accessibility import find_violations
-from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
+from mbta_assets_tests.support.browser import SCREENSHOTS, open_browser
 from mbta_assets_tests.support.function_server import FunctionServer, serve_predictions
 
 
 @pytest.fixture
 def page(chromium: str, server: FunctionServer) -> Iterator[Page]:
-    SCREENSHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
+    with open_browser(chromium) as browser:
         yield browser.new_page(viewport={"width": 1000, "height": 1200}, base_url=server.address)
-        browser.close()
 
 
 def read_history(store: ModelStore) -> AccuracyHistory:

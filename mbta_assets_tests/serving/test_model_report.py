@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from mbta_assets.defs.production.model_report import store_report
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Rule
@@ -18,7 +18,7 @@ from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.reports import ReportStore, name_model_report
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
 from mbta_assets_tests.support.accessibility import find_violations
-from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
+from mbta_assets_tests.support.browser import SCREENSHOTS, open_browser
 from mbta_assets_tests.support.dagster_dev import eventually
 from mbta_assets_tests.support.function_server import serve_predictions
 
@@ -85,17 +85,12 @@ def test_the_function_shows_the_report_of_the_model_that_it_predicts_with(
         response = server.request("/model")
         assert response.status == 200 and response.body.decode() == page
         assert response.headers["X-Model-Version"] == digest
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
-            try:
-                tab = browser.new_page(viewport={"width": 390, "height": 844}, base_url=server.address)
-                tab.goto("/")
-                tab.get_by_role("link", name="its report").click()
-                expect(tab.get_by_role("heading", level=1)).to_contain_text(digest[:16])
-                assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-                assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-                assert find_violations(tab) == []
-                SCREENSHOTS.mkdir(exist_ok=True)
-                tab.screenshot(path=SCREENSHOTS / "model_report.png", full_page=True)
-            finally:
-                browser.close()
+        with open_browser(chromium) as browser:
+            tab = browser.new_page(viewport={"width": 390, "height": 844}, base_url=server.address)
+            tab.goto("/")
+            tab.get_by_role("link", name="its report").click()
+            expect(tab.get_by_role("heading", level=1)).to_contain_text(digest[:16])
+            assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+            assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert find_violations(tab) == []
+            tab.screenshot(path=SCREENSHOTS / "model_report.png", full_page=True)

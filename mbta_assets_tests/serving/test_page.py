@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from mbta_assets.serving.formats import NetworkSnapshot
 from mbta_assets.serving.model_source import open_model_source
@@ -21,7 +21,7 @@ from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT, ReportSto
 from mbta_assets.transit.service_day import TIME_ZONE
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
 from mbta_assets_tests.support.accessibility import find_violations
-from mbta_assets_tests.support.browser import CHROMIUM_OPTIONS, SCREENSHOTS
+from mbta_assets_tests.support.browser import SCREENSHOTS, open_browser
 from mbta_assets_tests.support.dagster_dev import eventually
 from mbta_assets_tests.support.days import LINES, SIMULATED_DAYS
 from mbta_assets_tests.support.function_server import FunctionServer
@@ -37,13 +37,8 @@ any_json = st.recursive(
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     """Start a browser for the tests of this module."""
-    SCREENSHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_OPTIONS)
-        try:
-            yield browser
-        finally:
-            browser.close()
+    with open_browser(chromium) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ only those that `transit_features` has a row of. The model is the one that predi
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import Any
@@ -63,7 +64,7 @@ def explain_prediction(
     else:
         bundle = model_registry.get("production_model", str(stored["model_version"]))
     model = load_model(bundle)
-    columns = {str(name): row[[name]][name].to_numpy() for name in row}
+    columns = {str(name): row[name].to_numpy() for name in row}
     explanation = explain(model, columns)
     predicted = {
         "delay_seconds": explanation.delay_seconds,
@@ -171,11 +172,8 @@ def _list_versions(warehouse: Warehouse, day: date) -> dict[str, str]:
     """Return the content version of each stored table of a service day."""
     versions = {}
     for table in MADE_FROM:
-        store = warehouse.tables if table in ("raw_transit_data", "transit_features") else warehouse.upstream
-        try:
-            versions[table] = store.versions(table, [day])[day]
-        except MissingPartition:
-            continue
+        with suppress(MissingPartition):
+            versions[table] = warehouse.read_version(table, day)
     return versions
 
 

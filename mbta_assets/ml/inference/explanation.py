@@ -1,4 +1,4 @@
-"""What a prediction comes from: the entry of the run-time lookup behind it, and what each group of features adds.
+"""Explain a prediction by the entry of the run-time lookup behind it, and by what each group of features adds.
 
 The contributions are Shapley values: the mean change of the prediction as a group becomes known, over all orders in
 which the groups can. They add up to the prediction exactly. Place, time and schedule are what is asked, and always
@@ -42,12 +42,12 @@ class Explanation:
     """One prediction in parts, all in seconds of delay."""
 
     delay_seconds: float
-    """What the model predicts, before predictions along a trip are made to agree."""
+    """The prediction of the model, before those along a trip are made to agree."""
     lookup: LookupEntry
     known_at_first: float
-    """What it would predict from `QUESTION` alone."""
+    """The prediction from `QUESTION` alone."""
     contributions: dict[str, float]
-    """What each of `GROUPS` adds to that; all together they are `delay_seconds`."""
+    """The seconds that each of `GROUPS` adds to that; together they lead to `delay_seconds`."""
 
 
 def explain(model: Model, row: Columns) -> Explanation:

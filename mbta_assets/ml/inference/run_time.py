@@ -51,7 +51,7 @@ class OutdatedModel(BundleError):
 
 @dataclass(frozen=True)
 class LookupEntry:
-    """What the lookup predicts one event by."""
+    """Entry of the lookup by which one event is predicted."""
 
     state: str
     """State of the vehicle, one of `STATE_NAMES`."""
@@ -169,18 +169,15 @@ class MedianRunTime:
         """Return what the delay of one row (1,) is predicted by."""
         keys = _make_keys(self._code_of_stop, self._code_of_route, columns)
         values, row = self._cache.look_up(keys)
-        state, composed = int(keys[0, 0]), float(values[row[0], 0])
+        state, composed = keys[:, 0], values[row, 0]
         if (self.pairs == keys[:, PAIR_COLUMNS]).all(axis=1).any():
             source = "the median of these stops"
-        elif not np.isnan(composed):
+        elif not np.isnan(composed).any():
             source = "the median to a nearer stop, and those of the segments from there"
         else:
-            source = "none" if np.isnan(self.ratios[state]) else "the usual ratio to the schedule"
-        elapsed = float(_compute_elapsed(columns)[0])
-        scheduled = 1.0 if state == DEPARTING else float(_to_floats(columns, "scheduled_run_seconds")[0])
-        run_time = float(self.ratios[state]) * scheduled if np.isnan(composed) else composed
-        delay = float(self.predict_delay(columns)[0])
-        return LookupEntry(STATE_NAMES[state], source, run_time, elapsed, delay)
+            source = "none" if np.isnan(self.ratios[state]).any() else "the usual ratio to the schedule"
+        numbers = self._complete(columns, state, composed), _compute_elapsed(columns), self.predict_delay(columns)
+        return LookupEntry(STATE_NAMES[state[0]], source, *(float(number[0]) for number in numbers))
 
     @cached_property
     def _ratio_of_state(self) -> list[float]:
@@ -188,9 +185,12 @@ class MedianRunTime:
 
     def _subtract_elapsed(self, columns: Columns, state: np.ndarray, run_time: np.ndarray) -> np.ndarray:
         """Return the seconds (n,) that remain of run times (n,), or of the usual ones of the state."""
+        return np.maximum(self._complete(columns, state, run_time) - _compute_elapsed(columns), 0)
+
+    def _complete(self, columns: Columns, state: np.ndarray, run_time: np.ndarray) -> np.ndarray:
+        """Return run times (n,), with the usual ones of the state where they are NaN."""
         scheduled_run = np.where(state == DEPARTING, 1, _to_floats(columns, "scheduled_run_seconds"))
-        run_time = np.where(np.isnan(run_time), self.ratios[state] * scheduled_run, run_time)
-        return np.maximum(run_time - _compute_elapsed(columns), 0)
+        return np.where(np.isnan(run_time), self.ratios[state] * scheduled_run, run_time)
 
     @cached_property
     def _cache(self) -> KeyCache:
