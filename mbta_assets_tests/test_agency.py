@@ -29,6 +29,7 @@ from mbta_assets.serving.lines import line_color
 from mbta_assets.serving.page import NetworkView, render_page
 features = pd.DataFrame({
     "route_id": pd.array(["Red"] * 300, pd.StringDtype("pyarrow")),
+    "time_stamp": pd.Timestamp("2024-04-08 12:00", tz="UTC"), "stop_id": ["a", "b", "c"] * 100,
     "stops_ahead": 1, "stops_behind": 3.0, "current_status": "STOPPED_AT", "current_stop_id": ["a", "b", "c"] * 100,
     "scheduled_seconds_ahead": 240.0, "delay_seconds": 100.0,
 })
