@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 from rich.console import Console
-from rich.progress import Progress
 
 from mbta_assets.defs.demo import PARALLEL_RUNS, materialize, print_results, run_selections, split_days
 from mbta_assets.defs.partitions import service_days, to_days
 from mbta_assets.ml.evaluation.paired_days import CONFIDENCE_LEVEL, compare_by_day
+from mbta_assets.progress.bar import Bar
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.sources import Source, SourceError, open_source
 from mbta_assets.sources.contract import FetchedDay
@@ -95,8 +95,12 @@ def fetch_days(source: Source, days: Sequence[date]) -> list[FetchedDay]:
     """Fetch service days, with a progress bar in a terminal. Raises SourceError."""
     console = Console()
     print(f"{len(days)} service days from {days[0]} to {days[-1]}, source {source.name}", flush=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        return list(progress.track(source.fetch(days), total=len(days), description="Fetching"))
+    fetched: list[FetchedDay] = []
+    with Bar(console, "fetching", "days") as bar:
+        for day in source.fetch(days):
+            fetched.append(day)
+            bar.move(len(fetched), len(days), f"fetching {day.service_date}")
+    return fetched
 
 
 def print_fetched(fetched: Sequence[FetchedDay]) -> None:

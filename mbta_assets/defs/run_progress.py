@@ -5,13 +5,13 @@ materialize, each service day of a table by itself, and then what it has.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mbta_assets.progress.bar import Bar
 
 POLL_SECONDS, PAGE_RECORDS = 1.0, 1_000
 PLANNED, MADE = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -30,6 +30,8 @@ class RunState:
     """Seconds that each ended step took."""
     underway: str = ""
     """Step that began last and has not ended."""
+    said: dict[str, str] = field(default_factory=dict)
+    """What each step logged last, its progress say."""
     cursor: str | None = None
     """Place in the event log up to which it has been read: a backfill of a year plans thousands of items."""
 
@@ -37,10 +39,13 @@ class RunState:
         """Read what the event log says since the last time."""
         has_more = True
         while has_more:
-            page = instance.get_records_for_run(self.run_id, self.cursor, {PLANNED, MADE}, PAGE_RECORDS)
+            page = instance.get_records_for_run(self.run_id, self.cursor, limit=PAGE_RECORDS)
             for record in page.records:
-                event = record.event_log_entry.dagster_event
-                if event is not None and event.asset_key is not None:
+                entry = record.event_log_entry
+                event = entry.dagster_event
+                if event is None:
+                    self.said[entry.step_key or ""] = entry.user_message
+                elif event.asset_key is not None and event.event_type in (PLANNED, MADE):
                     item = event.asset_key.to_user_string(), event.partition
                     (self.planned if event.event_type == PLANNED else self.made).add(item)
             self.cursor, has_more = page.cursor, page.has_more
@@ -55,13 +60,13 @@ class RunState:
 def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Console, since: float) -> None:
     """Show the progress of some runs until `is_over`, in a terminal as a bar.
 
-    A line is printed for each step once it has ended in all of them, with the longest of its durations. Runs are those
-    that began after `since`, in epoch seconds.
+    `name` is what they make, in the plural. A line is printed for each step once it has ended in all of them, with the
+    longest of its durations. Runs are those that began after `since`, in epoch seconds.
     """
     printed: set[str] = set()
     found: dict[str, RunState] = {}
     console.print(f"\n{name}", highlight=False)
-    with dg.DagsterInstance.get() as instance, _bar(console) as show:
+    with dg.DagsterInstance.get() as instance, Bar(console, "starting", name) as bar:
         while True:
             ended = is_over()
             for run_id in _find_runs(instance, runs, since):
@@ -72,7 +77,7 @@ def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Cons
                     printed.add(step)
                     seconds = max(state.durations.get(step, 0.0) for state in states)
                     console.print(f"  {step:22}{seconds:6.1f} s", highlight=False)
-            show(states)
+            _move(bar, states)
             if ended:
                 return
             time.sleep(POLL_SECONDS)
@@ -93,22 +98,9 @@ def _list_ended(states: Sequence[RunState], runs: int, all_are_over: bool) -> li
     return [step for step, count in counts.items() if count == runs or all_are_over]
 
 
-@contextmanager
-def _bar(console: Console) -> Iterator[Callable[[Sequence[RunState]], None]]:
-    """Show a bar in a terminal, and yield the function that moves it."""
-    columns = (
-        TextColumn("  {task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("starting", total=None)
-
-        def show(states: Sequence[RunState]) -> None:
-            planned, made = (
-                sum(len(state.planned) for state in states),
-                sum(len(state.made & state.planned) for state in states),
-            )
-            underway = next((state.underway for state in states if state.underway), "starting")
-            progress.update(task, description=underway, completed=made, total=planned or None)
-
-        yield show
+def _move(bar: Bar, states: Sequence[RunState]) -> None:
+    """Move the bar to what the runs have made, and write before it what is underway."""
+    planned = sum(len(state.planned) for state in states)
+    made = sum(len(state.made & state.planned) for state in states)
+    state = next((state for state in states if state.underway), RunState(""))
+    bar.move(made, planned or None, state.underway or "starting", state.said.get(state.underway, ""))

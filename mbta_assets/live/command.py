@@ -2,14 +2,17 @@
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from mbta_assets.agency import AGENCY
 from mbta_assets.live.following import (
     AddressFollower,
     ArchiveKeeper,
@@ -24,6 +27,7 @@ from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.service import LiveService
 from mbta_assets.live.shadow import Shadow, make_candidate_cache
 from mbta_assets.live.timetables import Timetables, make_records
+from mbta_assets.progress.lines import ProgressLog
 from mbta_assets.realtime.fetching import Fetcher, open_client
 from mbta_assets.realtime.places import open_feed_archive, open_place
 from mbta_assets.serving import VehicleUpdate, logs
@@ -98,7 +102,8 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
     with serve(state, options.host, options.port):
         if options.replay is not None:
             steps = list_steps(settings, source, service, options.replay, options.every)
-            count = replay(steps, service, state, options.speed, stop)
+            with show_replay(options.replay) as show:
+                count = replay(steps, service, state, options.speed, stop, show)
             logs.write("NOTICE", "replay ended", updates=count)
             stop.wait()
         else:
@@ -140,6 +145,28 @@ def list_steps(
     if isinstance(source, GtfsSource):
         return replay_archive(source.archive, service, day)
     return replay_updates(make_records(source.read("vehicle", day).rows, VehicleUpdate), service, day, every)
+
+
+@contextmanager
+def show_replay(day: date) -> Iterator[Callable[[int, ReplayStep], None]]:
+    """Yield the function that shows the progress of a replay: as a bar in a terminal, otherwise as log entries."""
+    from rich.console import Console  # takes a tenth of a second to import, and only a replay needs it
+
+    from mbta_assets.progress.bar import Bar
+
+    console = Console(stderr=True)
+    work = f"replay of {day}"
+    lines = ProgressLog(work, "updates", partial(logs.write, "INFO"))
+    with Bar(console, work, "updates") as bar:
+
+        def show(count: int, step: ReplayStep) -> None:
+            total = round(count / step.share) if step.share else None
+            clock = f"{step.at.astimezone(ZoneInfo(AGENCY.time_zone)):%H:%M}"
+            bar.move(count, total, f"{work}, {clock}")
+            if not console.is_terminal:
+                lines.update(count, total, f"at {clock}")
+
+        yield show
 
 
 def follow(settings: Settings, options: Options, service: LiveService, state: LiveState, stop: threading.Event) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
-from typing import TypeAlias
+from typing import NamedTuple
 
 from mbta_assets.gcp import CloudError
 from mbta_assets.live.service import Keep, LiveService
@@ -34,8 +34,16 @@ OVERLAP_SECONDS = 3600.0
 MAX_OUT_OF_ORDER = 100
 """Number of snapshots that are compared to put them in order."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-ReplayStep: TypeAlias = tuple[datetime, Callable[[], object]]
-"""A time, and the function that takes in what came then."""
+
+
+class ReplayStep(NamedTuple):
+    """What came at some time of a service day."""
+
+    at: datetime
+    take: Callable[[], object]
+    """Takes it in."""
+    share: float
+    """Share of the replay that is over with it."""
 
 
 class ArchiveKeeper:
@@ -198,34 +206,45 @@ def read_added(archive: FeedArchive, begin: float, read: set[str]) -> Iterator[F
 
 
 def replay(
-    steps: Iterable[ReplayStep], service: LiveService, state: LiveState, speed: float, stop: threading.Event
+    steps: Iterable[ReplayStep],
+    service: LiveService,
+    state: LiveState,
+    speed: float,
+    stop: threading.Event,
+    show: Callable[[int, ReplayStep], object],
 ) -> int:
     """Take steps in order, `speed` times as fast as they came, or with 0 at once, and publish after each.
 
-    Returns the number of steps.
+    `show` is called after each with their number so far. Returns the number of steps.
     """
     count, first, began = 0, None, time.monotonic()
-    for at, take in steps:
+    for step in steps:
+        at = step.at
         first = first or at
         due = began + ((at - first).total_seconds() / speed if speed else 0.0)
         if stop.wait(max(0.0, due - time.monotonic())):
             break
         started = time.perf_counter()
-        if take() is None:  # updates that are no snapshot, which counts itself
+        if step.take() is None:  # updates that are no snapshot, which counts itself
             state.count_outcome("new")
         service.publish(at, started, is_replay=True)
         count += 1
+        show(count, step)
     return count
 
 
 def replay_archive(archive: FeedArchive, service: LiveService, service_date: date) -> Iterator[ReplayStep]:
     """Yield the snapshots of a service day as they are kept. Raises ArchiveError or CloudError."""
-    begin = start_time(service_date)
-    end = begin + timedelta(hours=SERVICE_DAY_HOURS)
-    for snapshot in archive.read_snapshots(FEED, begin.timestamp(), end.timestamp()):
+    begin = start_time(service_date).timestamp()
+    end = begin + SERVICE_DAY_HOURS * 3600
+    pieces = archive.find_pieces(FEED, begin, end)
+    first = max(begin, min((piece.first for piece in pieces), default=begin))
+    last = min(end, max((piece.last for piece in pieces), default=end))
+    for snapshot in archive.read_pieces(pieces, begin, end):
         if isinstance(snapshot, FetchedSnapshot):
             at = datetime.fromtimestamp(snapshot.time, UTC)
-            yield at, partial(service.take, snapshot.content, snapshot.time, snapshot.place)
+            take = partial(service.take, snapshot.content, snapshot.time, snapshot.place)
+            yield ReplayStep(at, take, (snapshot.time - first) / (last - first) if last > first else 1.0)
 
 
 def replay_updates(
@@ -236,6 +255,8 @@ def replay_updates(
     groups: dict[int, list[VehicleUpdate]] = defaultdict(list)
     for update in sorted(updates, key=lambda update: update.updated_at):
         groups[(update.updated_at - EPOCH) // interval].append(update)
-    for number in range(min(groups, default=0), max(groups, default=-1) + 1):
+    first, last = min(groups, default=0), max(groups, default=-1)
+    for number in range(first, last + 1):
         at = EPOCH + (number + 1) * interval
-        yield at, partial(service.ingest, at, {service_date: groups.pop(number, [])})
+        take = partial(service.ingest, at, {service_date: groups.pop(number, [])})
+        yield ReplayStep(at, take, (number + 1 - first) / (last + 1 - first))

@@ -45,11 +45,13 @@ MODEL_STYLES = {
 """Colour and line of models, of their controls (dotted), and of baselines (dashed)."""
 
 
-def draw_learning_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], unit: str, error: str) -> None:
+def draw_learning_curves(
+    axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], unit: str, error: str, title: str
+) -> None:
     """Draw errors in seconds after so many steps of training, one curve for each name; `unit` is that of the steps."""
     for name, curve in curves.items():
         axes.plot([step for step, _ in curve], [value for _, value in curve], marker=".", label=name)
-    axes.set(xlabel=unit, ylabel=error, title="Trials of the search, cut where they were stopped")
+    axes.set(xlabel=unit, ylabel=error, title=title)
     axes.legend(ncols=2)
 
 

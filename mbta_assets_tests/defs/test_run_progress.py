@@ -1,6 +1,8 @@
 """What commands show of the runs that they wait for, read from the event log of real runs."""
 
 import io
+import re
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from rich.console import Console
 
 from mbta_assets.defs import run_progress
 from mbta_assets.defs.run_progress import RunState, follow_runs
+from mbta_assets.progress.lines import ProgressLog
+from mbta_assets_tests.support.dagster_dev import ROOT
 
 pytestmark = pytest.mark.integration
 
@@ -23,6 +27,7 @@ SINGLE_RUN = dg.BackfillPolicy.single_run()
 def slow_table(context: dg.AssetExecutionContext) -> None:
     for day in context.partition_keys:
         context.log_event(dg.AssetMaterialization("slow_table", partition=day))
+        context.log.info(f"search: 2 of 9 trials on {day}")
         time.sleep(0.2)
 
 
@@ -82,8 +87,26 @@ def test_a_terminal_has_a_bar_of_days_and_time(home: Path) -> None:
     console = Console(file=output, width=100, force_terminal=True, color_system=None)
     follow(console, ("2024-03-04", "2024-03-07"), assets=lambda: [slow_table])
     shown = output.getvalue()
-    assert "slow_table" in shown and "4/4" in shown and "0:00:0" in shown
+    assert (
+        "slow_table" in shown and "search: 2 of 9 trials on 2024-03-0" in shown and "4/4" in shown and "0:00:0" in shown
+    )
+    assert re.search(r"\d tables a (second|minute)", shown)
     assert any(f"{days}/4" in shown for days in (1, 2, 3))
+
+
+def test_what_the_package_logs_is_in_the_event_log_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+
+    @dg.asset
+    def trained_model() -> None:
+        ProgressLog("network", "epochs").end(12)
+
+    with dg.DagsterInstance.get() as instance:
+        run = dg.materialize([trained_model], instance=instance)
+        state = RunState(run.run_id)
+        state.update(instance)
+    assert state.said == {"trained_model": "network: 12 epochs in 0 s"}
 
 
 def test_a_run_that_fails_ends_what_is_shown(home: Path) -> None:

@@ -1,5 +1,7 @@
 """Archives that others fill or that cannot be written, and editions of the schedule that come during the day."""
 
+import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbta_assets.live import timetables
+from mbta_assets.live.command import show_replay
 from mbta_assets.live.following import (
     FEED,
     MAX_OUT_OF_ORDER,
     ArchiveKeeper,
+    ReplayStep,
     find_begin,
     follow_archive,
     rebuild,
     sort_by_fetch,
 )
+from mbta_assets.progress import lines
 from mbta_assets.realtime.feed import parse_feed
 from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
@@ -237,3 +242,22 @@ def test_the_first_running_day_begins_before_now() -> None:
     for hour, day in ((10, 15), (12, 16)):  # a service day lasts until 11:00 of the next day, in UTC
         now = datetime(2026, 2, 16, hour, tzinfo=UTC)
         assert find_begin(now) == start_time(WMATA_DAY.replace(day=day)).timestamp()
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_the_progress_of_a_replay_is_shown(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lines, "LINE_SECONDS", 0.0)
+    monkeypatch.setenv("FORCE_COLOR" if is_terminal else "NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    at = datetime(2024, 4, 8, 16, 30, tzinfo=UTC)
+    with show_replay(at.date()) as show:
+        show(250, ReplayStep(at, list, 0.25))
+    output = capsys.readouterr()
+    if is_terminal:
+        assert "replay of 2024-04-08, 12:30" in output.err and "250/1000" in output.err and output.out == ""
+    else:
+        message = json.loads(output.out)["message"]
+        assert message.startswith("replay of 2024-04-08: 250 of 1,000 updates, ")
+        assert re.search(r"\d updates a second, .* left, at 12:30$", message)

@@ -50,7 +50,7 @@ class Replay:
 
     def advance(self, steps: int) -> None:
         """Take the next updates of the feed, and publish after each."""
-        for at, take in islice(self.steps, steps):
+        for at, take, _ in islice(self.steps, steps):
             take()
             self.service.publish(at, is_replay=True)
 
@@ -73,7 +73,7 @@ def replay(tables: Tables, model_store: ModelStore, tmp_path: Path) -> Iterator[
     predictors = make_predictor_cache(open_model_source(str(model_store.root)), 0)
     service = LiveService(Timetables(source), predictors, state, MAX_AGE)
     steps = list_steps(settings, source, service, SIMULATED, 10)
-    for at, take in steps:
+    for at, take, _ in steps:
         take()
         if at >= BEGIN:
             break

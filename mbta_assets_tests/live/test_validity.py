@@ -32,14 +32,16 @@ def assert_valid_replay(live: Live, day: date) -> tuple[int, int]:
     source = open_source(live.settings)
     tables = {name: source.read(name, day).rows for name in ("trip", "stop", "schedule")}
     validator = TripUpdatesValidator(StaticFeed.from_tables(tables, str(TIME_ZONE), f"{day:%Y%m%d}"))
-    publications = trips = 0
-    for at, take in list_steps(live.settings, source, live.service, day, SECONDS):
+    publications, trips, shares = 0, 0, [0.0]
+    for at, take, share in list_steps(live.settings, source, live.service, day, SECONDS):
         take()
         live.service.publish(at, is_replay=True)
         assert live.state.published is not None
         assert validator.check(live.state.published.protobuf.body, at.timestamp()) == []
         publications += 1
+        shares.append(share)
         trips += len(live.state.published.publication.trips)
+    assert shares == sorted(shares) and shares[-1] == 1
     return publications, trips
 
 

@@ -160,7 +160,10 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
         "split": (lambda axes: tables.draw_split(axes, split), 1),
         "routes_by_day": (lambda axes: tables.draw_routes_by_day(axes, counts), 1),
         "map": (lambda axes: tables.draw_map(axes, *(random.normal(i, 1, 500) for i in (-71, 42, 60))), 1),
-        "learning_curves": (lambda axes: models.draw_learning_curves(axes, curves, "boosting rounds", ERROR), 1),
+        "learning_curves": (
+            lambda axes: models.draw_learning_curves(axes, curves, "rounds", ERROR, "Trials"),
+            1,
+        ),
         "hyperparameters": (lambda axes: models.draw_parallel_coordinates(axes, TRIALS, ERROR), 1),
         "importance": (lambda a, b: models.draw_importance(a, b, {"a": 1.0}, {"a": 2.0}), 2),
         "residuals": (lambda a, b, c: models.draw_residuals(a, b, c, features, random.normal(0, 60, n)), 3),

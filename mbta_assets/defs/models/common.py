@@ -33,6 +33,7 @@ model_asset = partial(
 """Decorator of an asset that is a model: stored as a bundle, and the only training at a time."""
 
 ERROR_LABEL = "validation MAE (seconds)"
+TRIALS_TITLE = "Trials of the search, cut where they were stopped"
 
 
 def read_held_out(model_registry: ModelRegistry, model: Bundle, name: str) -> Bundle:
@@ -239,10 +240,23 @@ def search_metadata(
     group = f"{name}-{datetime.now(UTC):%Y-%m-%d}"
     return {
         "trials": table_metadata([{column: row.get(column) for column in columns} for row in rows]),
-        "learning_curves": plot_metadata(lambda axes: draw_learning_curves(axes, curves, unit, ERROR_LABEL)),
+        "learning_curves": plot_metadata(
+            lambda axes: draw_learning_curves(axes, curves, unit, ERROR_LABEL, TRIALS_TITLE)
+        ),
         "hyperparameters": plot_metadata(lambda axes: draw_parallel_coordinates(axes, compared, ERROR_LABEL)),
         "experiments": tracker.log_search(name, group, trials, extra) or "not logged",
     }
+
+
+def training_metadata(curves: Mapping[str, Sequence[tuple[int, float]]], unit: str) -> dict[str, Any]:
+    """Return a plot of the errors in seconds after steps of final trainings, of which validation chose the number."""
+    title = "Training on the training part"
+    return {"training": plot_metadata(lambda axes: draw_learning_curves(axes, curves, unit, ERROR_LABEL, title))}
+
+
+def number_epochs(history: Sequence[float]) -> list[tuple[int, float]]:
+    """Return the errors after each epoch with its number, from 1."""
+    return list(enumerate(history, 1))
 
 
 def selection_metadata(key: str, table: Sequence[Mapping[str, Any]], selected: str) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from mbta_assets.defs.models.common import (
     TeacherLossConfig,
     TextChoice,
     model_asset,
+    number_epochs,
     read_held_out,
     require_keys,
     search_metadata,
+    training_metadata,
 )
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
@@ -193,7 +195,8 @@ def distilled_student(
     logged = {"training_set": training_set.digest, "seed": settings.seed}
     trials = search_metadata("distilled_student", distilled.trials, tracker, logged, "epochs")
     threads = cluster.executor.trial_resources.threads
+    training_plot = training_metadata({"student": number_epochs(distilled.fitted.history)}, "epochs")
     context.add_output_metadata(
-        {**distilled.describe(), "threads": threads, "teachers": table_metadata(errors), **trials}
+        {**distilled.describe(), "threads": threads, "teachers": table_metadata(errors), **training_plot, **trials}
     )
     return distilled.draft(held_out, control.digest)

@@ -12,8 +12,10 @@ from mbta_assets.defs.models.common import (
     SearchConfig,
     TextChoice,
     model_asset,
+    number_epochs,
     require_keys,
     search_metadata,
+    training_metadata,
 )
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
@@ -170,6 +172,7 @@ def dnn_teacher(
         {
             **trained.describe(),
             "threads": cluster.executor.network_resources.threads,
+            **training_metadata({"teacher": number_epochs(trained.fitted.history)}, "epochs"),
             **search_metadata("dnn_teacher", trained.trials, tracker, logged, "epochs"),
         }
     )

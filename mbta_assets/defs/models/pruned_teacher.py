@@ -10,8 +10,10 @@ from mbta_assets.defs.models.common import (
     OptimizationConfig,
     TeacherLossConfig,
     model_asset,
+    number_epochs,
     read_held_out,
     selection_metadata,
+    training_metadata,
 )
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
@@ -121,5 +123,8 @@ def pruned_teacher(
     control = model_registry.put("unpruned_teacher", pruned.control_draft())
     selection = selection_metadata("candidates", pruned.to_table(), pruned.selected.cut.name)
     threads = cluster.executor.trial_resources.threads
-    context.add_output_metadata({**pruned.describe(), "threads": threads, **selection})
+    curves = {candidate.cut.name: number_epochs(candidate.fitted.history) for candidate in pruned.candidates}
+    context.add_output_metadata(
+        {**pruned.describe(), "threads": threads, **selection, **training_metadata(curves, "epochs")}
+    )
     return pruned.draft(held_out, control.digest)

@@ -14,6 +14,7 @@ from mbta_assets.defs.models.common import (
     model_asset,
     require_keys,
     search_metadata,
+    training_metadata,
 )
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
@@ -169,6 +170,9 @@ def xgboost_model(
             ),
             "rounds": ", ".join(f"{base} {trees.num_boosted_rounds()}" for base, trees in trained.trees.items()),
             "threads": cluster.executor.tree_resources.threads,
+            **training_metadata(
+                {f"relative to {base}": curve for base, curve in trained.curves.items()}, "boosting rounds"
+            ),
             **search_metadata(
                 "xgboost_model", trained.trials, tracker, logged, "boosting rounds", config.rounds_per_step
             ),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mbta_assets.agency import AGENCY, worker_environment
+from mbta_assets.progress.lines import LINE_SECONDS, ProgressLog
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -112,4 +113,10 @@ def map_tasks(
     task: Any = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=MAX_RETRIES_ON_NODE_FAILURE)(
         function
     )
-    return ray.get([task.remote(item, shared, resources) for item in items])
+    tasks = [task.remote(item, shared, resources) for item in items]
+    progress, pending = ProgressLog("parallel training", "networks"), tasks
+    while pending:
+        _, pending = ray.wait(pending, timeout=LINE_SECONDS, fetch_local=False)
+        progress.update(len(tasks) - len(pending), len(tasks))
+    progress.end(len(tasks))
+    return ray.get(tasks)

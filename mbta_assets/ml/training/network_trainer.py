@@ -17,6 +17,7 @@ from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training import process_group
 from mbta_assets.ml.training.hyperparameters import NetworkConfig, TrainConfig
 from mbta_assets.ml.training.network import Network
+from mbta_assets.progress.lines import ProgressLog
 
 OnEpoch = Callable[[int, float], None]
 """Called after each epoch with its number, from 1, and the validation error."""
@@ -110,13 +111,14 @@ def fine_tune(
         if not len(validation):
             return _train_to_the_end(loop, on_step)
         early_stopping_rows = _select_labelled(validation, config.early_stopping_rows)
-        history: list[float] = []
+        progress, history = ProgressLog("network", "epochs"), list[float]()
         best: tuple[float, int, dict[str, Tensor]] | None = None
         for epoch in range(1, config.epochs + 1):
             loop.run_epoch(on_step)
             error = early_stopping_rows.mean_absolute_error(predict(network, early_stopping_rows))
             _require_finite(error, config)
             history.append(error)
+            progress.update(epoch, config.epochs, f"validation error {error:.1f} s")
             if epoch >= first_epoch_to_keep and (best is None or error < best[0]):
                 best = error, epoch, {name: value.clone() for name, value in network.state_dict().items()}
             if on_epoch:
@@ -128,6 +130,7 @@ def fine_tune(
             f"no epoch can be kept: {len(history)} were trained, and the first to keep is {first_epoch_to_keep}; "
             "train for more epochs"
         )
+    progress.end(len(history), f"validation error {best[0]:.1f} s after {best[1]}")
     network.load_state_dict(best[2])
     network.cpu().eval()
     error = validation.mean_absolute_error(predict(network, validation))
@@ -136,9 +139,11 @@ def fine_tune(
 
 def _train_to_the_end(loop: "_TrainingLoop", on_step: OnStep | None) -> Fitted:
     """Train a network up to the configured last epoch, without validation rows to tell the best one by."""
-    config, network = loop.config, loop.network
-    for _ in range(config.epochs):
+    config, network, progress = loop.config, loop.network, ProgressLog("network", "epochs")
+    for epoch in range(1, config.epochs + 1):
         loop.run_epoch(on_step)
+        progress.update(epoch, config.epochs)
+    progress.end(config.epochs)
     network.cpu().eval()
     _require_finite(float(sum(value.detach().abs().sum() for value in network.parameters())), config)
     return Fitted(network, float("nan"), 0, (), config.epochs)

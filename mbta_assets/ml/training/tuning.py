@@ -12,13 +12,14 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Self
 
 import numpy as np
 
 from mbta_assets.ml.training.compute import MAX_RETRIES_ON_NODE_FAILURE, ONE_CORE, Resources
+from mbta_assets.progress.lines import ProgressLog
 
 Configuration = dict[str, Any]
 Curve = list[float]
@@ -126,7 +127,7 @@ def search(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer reporter prints even if verbose is 0
     from ray import tune  # takes seconds to import; the code location imports this module and must load fast
 
-    scheduler = _create_scheduler(halving, configurations, len(folds))
+    trials, progress = _Trials(configurations, len(folds), halving), ProgressLog("search", "trials")
     trainable = tune.with_parameters(
         _report_trial, trial=trial, configurations=list(configurations), folds=list(folds), resources=resources
     )
@@ -134,7 +135,9 @@ def search(
         grid = tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
             param_space={"index": tune.grid_search(list(range(len(configurations) * len(folds))))},
-            tune_config=tune.TuneConfig(scheduler=scheduler, metric="error", mode="min", reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                scheduler=_create_scheduler(trials, progress), metric="error", mode="min", reuse_actors=True
+            ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 name="search",
@@ -144,10 +147,11 @@ def search(
         ).fit()
     if grid.errors:
         raise RuntimeError(f"a trial of the search failed: {grid.errors[0]}") from grid.errors[0]
-    if scheduler.failures:
-        _, failure = min(scheduler.failures.items())
+    if trials.failures:
+        _, failure = min(trials.failures.items())
         raise RuntimeError(f"a trial of the search failed: {failure}")
-    curves = scheduler.mean_curves()
+    progress.end(len(trials.curves), trials.describe_best())
+    curves = trials.mean_curves()
     stops = halving.stopping_steps(configurations, curves, [True] * len(configurations))
     return [
         Result(index, configuration, curve[:stop])
@@ -207,53 +211,72 @@ def _report_trial(
         tune.report({"error": math.inf, "index": index, "step": 0, "failure": f"{type(error).__name__}: {error}"})
 
 
-def _create_scheduler(halving: Halving, configurations: Sequence[Configuration], folds: int) -> Any:
-    """Create the scheduler of a search; its class needs Ray, which is imported late (see `search`).
+@dataclass
+class _Trials:
+    """What the trials of a search have reported; those of a configuration follow one another, one for each fold."""
 
-    The trials of a configuration follow one another, one for each fold.
-    """
+    configurations: Sequence[Configuration]
+    folds: int
+    halving: Halving
+    curves: list[Curve] = field(init=False)
+    ended: list[bool] = field(init=False)
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Begin without a report."""
+        self.curves = [[] for _ in range(len(self.configurations) * self.folds)]
+        self.ended = [False] * len(self.curves)
+
+    def record(self, result: dict[str, Any]) -> None:
+        """Append a reported error to the curve of its trial, unless the step is there already."""
+        curve = self.curves[result["index"]]
+        if "failure" in result:
+            self.failures[result["index"]] = result["failure"]
+        elif result["step"] == len(curve) + 1:  # a trial that started again repeats its first steps
+            curve.append(result["error"])
+
+    def mean_curves(self) -> list[Curve]:
+        """Return the mean curve of each configuration."""
+        return [mean_curve(self.curves[trials], self.ended[trials]) for trials in self._list_trials()]
+
+    def has_to_stop(self, index: int) -> bool:
+        """Return whether the configuration of a trial has to stop."""
+        ended = [all(self.ended[trials]) for trials in self._list_trials()]
+        stops = self.halving.stopping_steps(self.configurations, self.mean_curves(), ended)
+        return stops[index // self.folds] is not None
+
+    def describe_best(self) -> str:
+        """Return the smallest error of a configuration as a text; empty if there is none yet."""
+        errors = [min(curve) for curve in self.mean_curves() if curve]
+        return f"best error {min(errors):.1f} s" if errors else ""
+
+    def _list_trials(self) -> list[slice]:
+        """Return the indices of the trials of each configuration."""
+        return [slice(first, first + self.folds) for first in range(0, len(self.curves), self.folds)]
+
+
+def _create_scheduler(trials: _Trials, progress: ProgressLog) -> Any:
+    """Create the scheduler of a search; its class needs Ray, which is imported late (see `search`)."""
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class OrderedHalving(FIFOScheduler):
         """Collects the curves of all trials and stops those of configurations that `halving` says to stop."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.curves: list[Curve] = [[] for _ in range(len(configurations) * folds)]
-            self.ended = [False] * len(self.curves)
-            self.failures: dict[int, str] = {}
-
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
             super().on_trial_add(tune_controller, trial)
-            self.ended[trial.config["index"]] = False  # it may have been lost and start again
+            trials.ended[trial.config["index"]] = False  # it may have been lost and start again
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            self.record(result)
-            ended = [all(self.ended[trials]) for trials in self.list_trials()]
-            stop = halving.stopping_steps(configurations, self.mean_curves(), ended)[result["index"] // folds]
-            return TrialScheduler.CONTINUE if stop is None else TrialScheduler.STOP
+            trials.record(result)
+            over = sum(other.is_finished() for other in tune_controller.get_trials())
+            progress.update(over, len(trials.curves), trials.describe_best())
+            return TrialScheduler.STOP if trials.has_to_stop(result["index"]) else TrialScheduler.CONTINUE
 
         def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-            self.record(result)
-            self.ended[trial.config["index"]] = True
+            trials.record(result)
+            trials.ended[trial.config["index"]] = True
 
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-            self.ended[trial.config["index"]] = True
-
-        def list_trials(self) -> list[slice]:
-            """Return the indices of the trials of each configuration."""
-            return [slice(first, first + folds) for first in range(0, len(self.curves), folds)]
-
-        def mean_curves(self) -> list[Curve]:
-            """Return the mean curve of each configuration."""
-            return [mean_curve(self.curves[trials], self.ended[trials]) for trials in self.list_trials()]
-
-        def record(self, result: dict[str, Any]) -> None:
-            """Append a reported error to the curve of its trial, unless the step is there already."""
-            curve = self.curves[result["index"]]
-            if "failure" in result:
-                self.failures[result["index"]] = result["failure"]
-            elif result["step"] == len(curve) + 1:  # a trial that started again repeats its first steps
-                curve.append(result["error"])
+            trials.ended[trial.config["index"]] = True
 
     return OrderedHalving()

@@ -69,6 +69,8 @@ class TrainedXGBoost:
     preprocessor: Preprocessor
     validation_mae: dict[str, float]
     """Mean absolute error in seconds of the trees of each residual base that was tried, and of their mean."""
+    curves: dict[str, list[tuple[int, float]]]
+    """Errors in seconds on validation rows after some numbers of boosting rounds, by residual base that was tried."""
     permutation: dict[str, float]
     """By how many seconds the error of `held_out` on validation rows grows where an input is permuted among them."""
     training_set: Bundle
@@ -139,10 +141,9 @@ def train_xgboost(
     fitted = rows.fit(rows.train)
     feature_names = fitted.preprocessor.feature_names
     trials = _search(rows, training, executor)
-    configurations = select_configurations(trials)
     trainers = {
         base: XGBoostTrainer(configuration, feature_names, training.boosting, training.seed)
-        for base, configuration in configurations.items()
+        for base, configuration in select_configurations(trials).items()
     }
     validation = rows.with_bases(fitted, rows.validation)
     tried = {
@@ -154,16 +155,16 @@ def train_xgboost(
         base: xgboost_trainer.predict_residual({base: booster}, MAIN_BASE, to_main_base)
         for base, booster in tried.items()
     }
+    curves = {
+        base: xgboost_trainer.measure_learning_curve(booster, validation.relative_to(base), training.seed)
+        for base, booster in tried.items()
+    }
     selected, errors = select_bases(to_main_base, residuals)
     held_out = {base: tried[base] for base in selected}
-    final_rows = rows.train | rows.validation
-    final_fitted = rows.fit(final_rows, runtime_lookup)
-    trees = {
-        base: executor.train_trees(_fix_rounds(trainers[base], booster), rows.arrays(final_fitted, final_rows, base))
-        for base, booster in held_out.items()
-    }
+    final_trainers = {base: _fix_rounds(trainers[base], booster) for base, booster in held_out.items()}
+    trees, final_preprocessor = _train_finally(rows, runtime_lookup, final_trainers, executor)
     fields = {
-        "configurations": {base: configurations[base] for base in selected},
+        "configurations": {base: trainer.configuration for base, trainer in final_trainers.items()},
         "features": feature_names,
         "seed": training.seed,
         "workers": executor.xgboost_workers,
@@ -174,13 +175,26 @@ def train_xgboost(
         held_out,
         fitted.preprocessor,
         trees,
-        final_fitted.preprocessor,
+        final_preprocessor,
         errors,
+        curves,
         xgboost_trainer.permutation_importance(held_out, to_main_base, feature_names, training.seed),
         training_set,
         runtime_lookup,
         fields,
     )
+
+
+def _train_finally(
+    rows: _Rows, runtime_lookup: Bundle, trainers: Mapping[str, XGBoostTrainer], executor: TrainingExecutor
+) -> tuple[Trees, Preprocessor]:
+    """Train trees of each residual base on the training and validation parts."""
+    learned = rows.train | rows.validation
+    fitted = rows.fit(learned, runtime_lookup)
+    trees = {
+        base: executor.train_trees(trainer, rows.arrays(fitted, learned, base)) for base, trainer in trainers.items()
+    }
+    return trees, fitted.preprocessor
 
 
 def select_configurations(trials: Sequence[tuning.Result]) -> dict[str, Configuration]:

@@ -15,6 +15,7 @@ from mbta_assets.ml.inference.run_time import OutdatedModel
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
 from mbta_assets.ml.training.hyperparameters import HUBER, REDUCED_INPUTS, BoostingConfig
 from mbta_assets.ml.training.tuning import Configuration, Report
+from mbta_assets.progress.lines import ProgressLog
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.transit import schema
 
@@ -31,8 +32,10 @@ STOP_CODES = [CATEGORIES.index(name) for name in ("stop_id", "current_stop_id")]
 """Columns of `Arrays.codes` with stops."""
 NOT_FOR_XGBOOST = ("residual_to", "inputs", "unit")
 """Keys of a configuration that are no parameters of XGBoost."""
-PERMUTED_ROWS = 3_000
-"""Number of rows that the importance of inputs is measured on."""
+SAMPLED_ROWS = 3_000
+"""Number of rows that the importance of inputs and learning curves are measured on."""
+CURVE_STEPS = 12
+"""Number of points of a learning curve."""
 SCALE, SECONDS = "scale", "seconds"
 """Values of `unit` in a configuration, and of the attribute of a booster: what its targets and predictions are in."""
 HUBER_SECONDS = 120.0
@@ -88,19 +91,20 @@ class XGBoostTrainer:
         """
         import xgboost  # takes most of a second to import; the code location imports this module and must load fast
 
-        boosting = self.boosting
+        boosting, progress = self.boosting, ProgressLog("trees", "boosting rounds")
 
         class ReportSteps(xgboost.callback.TrainingCallback):
-            """Reports the steps of the learning curve."""
+            """Reports the steps of the learning curve, and the progress."""
 
             def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+                progress.update(epoch + 1, boosting.max_rounds)
                 if report is not None and (epoch + 1) % boosting.rounds_per_step == 0:
                     report(mean_scale * min(evals_log["seconds"]["mae"]))
                 return False
 
         parameters = self._make_parameters(base_score)
         if validation is None:
-            booster = xgboost.train(parameters, matrix, num_boost_round=boosting.max_rounds)
+            booster = xgboost.train(parameters, matrix, num_boost_round=boosting.max_rounds, callbacks=[ReportSteps()])
         else:
             features, target = stack_features(validation), self.target(validation)
             scale = np.ones_like(validation.scale) if self.unit == SECONDS else validation.scale
@@ -122,6 +126,7 @@ class XGBoostTrainer:
                 callbacks=[ReportSteps(), early_stopping],
                 verbose_eval=False,
             )
+        progress.end(booster.num_boosted_rounds())
         booster.set_attr(unit=self.unit)
         if "device" in parameters:
             booster.set_param({"device": "cpu"})  # predictions are made on arrays in main memory
@@ -219,8 +224,7 @@ def permutation_importance(trees: Trees, rows: Arrays, feature_names: Sequence[s
 
     `rows` are labelled ones relative to `MAIN_BASE`, of which a sample is taken. Inputs without any gain are left out.
     """
-    random = np.random.default_rng(seed)
-    sample = rows.take(np.sort(random.permutation(len(rows))[:PERMUTED_ROWS]))
+    random, sample = np.random.default_rng(seed), _sample(rows, seed)
     error = sample.mean_absolute_error(predict_residual(trees, MAIN_BASE, sample))
     used = {name for booster in trees.values() for name in gain_importance(booster, feature_names)}
     growth, n_numeric = {}, sample.numeric.shape[1]
@@ -232,6 +236,26 @@ def permutation_importance(trees: Trees, rows: Arrays, feature_names: Sequence[s
             permuted = replace(sample, numeric=numeric, codes=codes)
             growth[name] = permuted.mean_absolute_error(predict_residual(trees, MAIN_BASE, permuted)) - error
     return dict(sorted(growth.items(), key=lambda item: -item[1]))
+
+
+def measure_learning_curve(booster: Any, rows: Arrays, seed: int) -> list[tuple[int, float]]:
+    """Return the mean absolute error in seconds after some numbers of boosting rounds, the last one all of them.
+
+    `rows` are labelled ones relative to the residual base of the booster, of which a sample is taken.
+    """
+    sample, total = _sample(rows, seed), booster.num_boosted_rounds()
+    features = stack_features(sample)
+    unit = sample.scale if booster.attr("unit") == SECONDS else 1.0
+    steps = np.unique(np.linspace(1, total, CURVE_STEPS).astype(int)).tolist()
+    return [
+        (step, sample.mean_absolute_error(booster.inplace_predict(features, iteration_range=(0, step)) / unit))
+        for step in steps
+    ]
+
+
+def _sample(rows: Arrays, seed: int) -> Arrays:
+    """Return at most `SAMPLED_ROWS`, drawn by the seed."""
+    return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:SAMPLED_ROWS]))
 
 
 def count_leaves(booster: Any) -> int:

@@ -15,7 +15,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
@@ -125,8 +125,14 @@ class FeedArchive:
         What cannot be read is yielded as such. In an archive of others there may be snapshots of other feeds among
         them. Raises ArchiveError or CloudError.
         """
+        yield from self.read_pieces(self.find_pieces(feed, begin, end), begin, end)
+
+    def read_pieces(
+        self, pieces: Iterable[Piece], begin: float, end: float
+    ) -> Iterator[FetchedSnapshot | UnreadablePiece]:
+        """Yield the snapshots of some parts as `read_snapshots` does."""
         yielded: set[bytes] = set()
-        for piece in self.find_pieces(feed, begin, end):
+        for piece in pieces:
             try:
                 snapshots = self.read_piece(piece)
             except ArchiveError as error:

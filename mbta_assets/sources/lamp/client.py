@@ -15,6 +15,8 @@ from typing import NamedTuple, Self, TypeVar
 import httpx2
 import stamina
 
+from mbta_assets.progress.lines import ProgressLog
+
 USER_AGENT = "mbta_assets (reads the MBTA's performance archive to learn to predict arrivals)"
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 ABSENT_STATUSES = frozenset({403, 404, 410})
@@ -133,11 +135,16 @@ class ArchiveClient:
                 path.write_bytes(b"")
                 if condition := validators.to_range_condition():
                     edition.write_text(condition)
+            progress = ProgressLog(f"download of {url}", "MB")
+            length = response.headers.get("content-length", "")
+            total = int(length) / 1e6 if length.isdigit() else None
             with path.open("ab") as file:
                 for block in response.iter_bytes():
                     file.write(block)
+                    progress.update(response.num_bytes_downloaded / 1e6, total)
                 file.flush()
                 os.fsync(file.fileno())
+            progress.end(response.num_bytes_downloaded / 1e6)
         edition.unlink(missing_ok=True)
         return validators
 

@@ -57,7 +57,7 @@ def replay_live(settings: Settings, models: ModelStore) -> None:
     shadow = Shadow(make_candidate_cache(model_source, 0), state.registry, keep)
     predictors = make_predictor_cache(model_source, 0)
     service = LiveService(Timetables(source), predictors, state, timedelta(seconds=300), published, shadow)
-    for at, take in list_steps(settings, source, service, WMATA_DAY, 30):
+    for at, take, _ in list_steps(settings, source, service, WMATA_DAY, 30):
         take()
         service.publish(at, is_replay=True)
 

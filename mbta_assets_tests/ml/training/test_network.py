@@ -1,4 +1,6 @@
 import json
+import logging
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ from mbta_assets.ml.training.hyperparameters import NetworkConfig, NumericEmbedd
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_trainer import Fitted, fit, label_targets, predict
 from mbta_assets.ml.training.network_weights import from_files, to_files
+from mbta_assets.progress import lines
 from mbta_assets_tests.ml.conftest import Problem
 
 pytestmark = pytest.mark.xdist_group("networks")
@@ -135,6 +138,22 @@ def test_the_callback_gets_the_error_after_each_epoch(train: Problem, validation
         SMALL, SHORT, train.rows, validation.rows, on_epoch=lambda epoch, error: reported.append((epoch, error))
     )
     assert reported == list(enumerate(fitted.history, 1))
+
+
+def test_each_epoch_and_the_end_are_logged(
+    train: Problem, validation: Problem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lines, "LINE_SECONDS", 0.0)
+    caplog.set_level(logging.INFO, lines.logger.name)
+    fitted = fit(SMALL, SHORT, train.rows, validation.rows)
+    *epochs, end = caplog.messages
+    for number, (line, error) in enumerate(zip(epochs, fitted.history, strict=True), 1):
+        assert line.startswith(f"network: {number} of {SHORT.epochs} epochs, ")
+        assert line.endswith(f", validation error {error:.1f} s")
+    assert re.fullmatch(rf"network: {SHORT.epochs} epochs in \d+ s, validation error .* s after \d+", end)
+    caplog.clear()
+    fit(SMALL, SHORT, train.rows, validation.rows.take(np.arange(0)))
+    assert len(caplog.messages) == SHORT.epochs + 1
 
 
 @pytest.mark.parametrize("n_validation", [0, 1000])

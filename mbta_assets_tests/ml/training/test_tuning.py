@@ -1,7 +1,9 @@
 """A search selects the same configuration whatever order results arrive in."""
 
 import itertools
+import logging
 import random
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ from mbta_assets.ml.training import compute, tuning
 from mbta_assets.ml.training.compute import Resources
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.tuning import Halving
+from mbta_assets.progress import lines
 from mbta_assets_tests.ml.training.conftest import LocalRayCluster
 
 CURVES: list[tuning.Curve] = [
@@ -77,7 +80,11 @@ def test_a_configuration_has_the_mean_error_of_its_folds_as_far_as_all_have_come
 
 @pytest.mark.integration
 @pytest.mark.xdist_group("ray")
-def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lines, "LINE_SECONDS", 0.0)
+    caplog.set_level(logging.INFO, lines.logger.name)
     # A new local cluster would turn on token authentication in this process, which the shared cluster does not use.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
@@ -93,6 +100,9 @@ def test_ray_runs_the_trials_and_reports_the_error_of_one_that_failed(monkeypatc
     with compute.ray_session(None):
         results = tuning.search(count_down, configurations, [{"a": 100.0, "b": 90.0}, {"a": 80.0, "b": 50.0}], halving)
         assert tuning.best_result(results).index == 1
+        *progress, end = caplog.messages
+        assert any(re.match(r"search: [1-5] of 6 trials, .*, best error \d+\.\d s", line) for line in progress)
+        assert re.fullmatch(r"search: 6 trials in \d+ s, best error 56\.0 s", end)
         assert results[1].curve == [70.0 - 2 * step for step in range(8)]
         only = configurations[1:2]
         folds = [{"b": 90.0}, {"b": 40.0}]

@@ -46,6 +46,9 @@ def test_reported_errors_are_seconds_and_the_best_round_is_that_of_the_smallest_
     assert curve[: len(errors)] == pytest.approx(np.minimum.accumulate(errors), rel=1e-4)
     in_units = [float(np.abs(scale * (residual - validation.target)).mean()) for residual in residuals]
     assert min(in_units) == pytest.approx(in_units[-1]) and len(errors) > 1
+    points = xgboost_trainer.measure_learning_curve(booster, validation, seed=0)
+    assert points == [(step, pytest.approx(errors[step - 1], rel=1e-4)) for step, _ in points]
+    assert points[0][0] == 1 and points[-1][0] == len(errors)
     silent = xgboost_trainer.fit(trainer, train, validation)
     assert silent.save_raw("ubj") == booster.save_raw("ubj")
 
