@@ -48,13 +48,13 @@ test: $(INSTALLED) ## everything: what continuous integration runs
 		[ ! -d screenshots ] || echo "Screenshots of the browser tests: $(CURDIR)/screenshots"; exit $$result
 
 serve: $(INSTALLED) ## serve predictions and their page from the demo's store
-	$(BIN)/functions-framework --source deploy/functions/main.py --target predict --host 127.0.0.1 --port 8080
+	$(BIN)/functions-framework --source deploy/functions/main.py --target predict --host 127.0.0.1 --port $(or $(PORT),8080)
 
 live: $(INSTALLED) ## predict every stop ahead of every vehicle of the feed, and serve TripUpdates
-	@$(BIN)/mbta-assets live
+	@$(BIN)/mbta-assets live --port $(or $(PORT),8090)
 
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemon
-	$(BIN)/dg dev
+	$(BIN)/dg dev $(if $(PORT),--port $(PORT))
 
 bench: $(INSTALLED) ## measure the parts with the models of the demo, a live update, and quality on a real day
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance.py .local --write docs/performance.md

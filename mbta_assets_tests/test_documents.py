@@ -4,7 +4,7 @@ import ast
 import json
 import re
 import shlex
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from functools import cache
 from pathlib import Path
 
@@ -18,14 +18,13 @@ from mbta_assets.cli import main
 from mbta_assets.definitions import build_defs
 from mbta_assets.settings import VARIABLES, Settings
 from mbta_assets_tests.support.dagster_dev import ROOT
+from mbta_assets_tests.support.documents import DOCUMENTS, list_commands, read_blocks
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHER_PROGRAMS = {
     ".", "cat", "cd", "cp", "curl", "docker", "echo", "gcloud", "git", "mkdir", "openssl", "pip", "pre-commit",
     "printf", "python3", "terraform", "umask",
 }  # fmt: skip
 """Programs whose arguments are their own matter."""
-LOOP_WORDS = {"for", "do", "done"}
 SOURCES = (
     "mbta_assets/**/*",
     "mbta_assets_tests/**/*.py",
@@ -44,29 +43,6 @@ COMPOSED = {"report_uri"}
 PLACES = ("", "mbta_assets/", "docs/", "deploy/")
 """Directories that documents name files from."""
 all_documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-
-
-def read_blocks(document: Path, language: str) -> list[str]:
-    """Return the blocks of code of a language, without their indentation."""
-    pattern = rf"^( *)```{language}\n(.*?)^\1```"
-    blocks = re.findall(pattern, document.read_text(), re.DOTALL | re.MULTILINE)
-    return [re.sub(rf"^{indentation}", "", text, flags=re.MULTILINE) for indentation, text in blocks]
-
-
-def list_commands(script: str) -> Iterator[list[str]]:
-    """Yield the words of each simple command of a shell script, without those that only repeat others."""
-    script = re.sub(r"<<(\w+)\n.*?\n\1\n", "\n", script, flags=re.DOTALL)
-    script = re.sub(r"(^|\s)#.*", "", script.replace("\\\n", " ")).replace("<this repository>", "REPOSITORY")
-    words = shlex.shlex(script, posix=True, punctuation_chars="();|&\n")
-    words.whitespace, words.whitespace_split, words.commenters = " \t\r", True, ""
-    command: list[str] = []
-    for word in words:
-        if not set(word) - set("();|&\n"):
-            yield from [command] if command and command[1:2] != ["in"] else []
-            command = []
-        elif word not in LOOP_WORDS or command:
-            command.append(word)
-    yield from [command] if command else []
 
 
 @cache
@@ -156,7 +132,7 @@ def read_sources() -> str:
 @all_documents
 def test_commands_exist_and_take_their_arguments(document: Path) -> None:
     for block in read_blocks(document, "sh"):
-        for command in list_commands(block):
+        for command in list_commands(block.text):
             try:
                 check_command(command)
             except (AssertionError, click.ClickException, dg.DagsterError) as error:
@@ -166,7 +142,7 @@ def test_commands_exist_and_take_their_arguments(document: Path) -> None:
 @all_documents
 def test_python_is_valid_and_imports_what_there_is(document: Path) -> None:
     for block in read_blocks(document, "python"):
-        for statement in ast.parse(block).body:
+        for statement in ast.parse(block.text).body:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 exec(compile(ast.Module([statement], []), document.name, "exec"), {})
 
@@ -181,7 +157,7 @@ def test_settings_exist(document: Path) -> None:
 @all_documents
 def test_identifiers_and_files_exist(document: Path) -> None:
     text, sources = document.read_text(), read_sources()
-    known = sources + "".join(read_blocks(document, "python"))
+    known = sources + "".join(block.text for block in read_blocks(document, "python"))
     names = {name.removesuffix("_total") for name in IDENTIFIER.findall(text)} - COMPOSED
     assert not {name for name in names if not re.search(rf"\b{name}\b", known)}
     # Files of a store or of an archive are named by the code.

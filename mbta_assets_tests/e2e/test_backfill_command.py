@@ -1,6 +1,7 @@
 """One command leads from the served archive to a leaderboard, whatever days are not there."""
 
 import json
+import shlex
 import subprocess
 import sys
 from datetime import timedelta
@@ -32,12 +33,13 @@ def test_one_command_leads_from_the_archive_to_a_leaderboard(tmp_path: Path, see
         archive.write_index()
         archive.add_stops(2023, stops)
         variables = environment(tmp_path / "store", tmp_path, MBTA_LAMP_URL=archive.url, MBTA_START_DATE="2024-01-01")
-        command = [sys.executable, "-m", "mbta_assets", "backfill", "--source", "lamp", "--last", "6"]
+        command = [sys.executable, "-m", "mbta_assets", "backfill", "--source", "lamp", "--last", "30"]
+        assert shlex.join(["mbta-assets", *command[3:]]) in (ROOT / "docs/lamp.md").read_text()
         run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
         assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
         downloads = [answer.path for answer in archive.answers if answer.status in (200, 206) and answer.sent_bytes]
 
-    assert "6 service days from 2023-10-03 to 2023-10-08, source lamp" in run.stdout
+    assert "30 service days from 2023-09-09 to 2023-10-08, source lamp" in run.stdout
     assert "3 fetched, 0 there before" in run.stdout
     for day, problem in ((MISSING, "missing"), (EMPTY, "empty"), (WITHDRAWN, "missing")):
         assert f"  {day} {problem}: " in run.stdout

@@ -1,0 +1,44 @@
+"""The documents of the project, their blocks of code, and the commands in these."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mbta_assets_tests.support.dagster_dev import ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+LOOP_WORDS = {"for", "do", "done"}
+
+
+class Block(NamedTuple):
+    """A block of code of a document."""
+
+    text: str
+    """Without the indentation of the block."""
+    need: str
+    """What it needs that a test cannot have, from the comment `<!-- needs: … -->` before it; mostly empty."""
+
+
+def read_blocks(document: Path, language: str) -> list[Block]:
+    """Return the blocks of code of a language."""
+    pattern = rf"(?:^ *<!-- needs: ([^\n]+) -->\n)?^( *)```{language}\n(.*?)^\2```"
+    found = re.findall(pattern, document.read_text(), re.DOTALL | re.MULTILINE)
+    return [Block(re.sub(rf"^{indentation}", "", text, flags=re.MULTILINE), need) for need, indentation, text in found]
+
+
+def list_commands(script: str) -> Iterator[list[str]]:
+    """Yield the words of each simple command of a shell script, without those that only repeat others."""
+    script = re.sub(r"<<(\w+)\n.*?\n\1\n", "\n", script, flags=re.DOTALL)
+    script = re.sub(r"(^|\s)#.*", "", script.replace("\\\n", " ")).replace("<this repository>", "REPOSITORY")
+    words = shlex.shlex(script, posix=True, punctuation_chars="();|&\n")
+    words.whitespace, words.whitespace_split, words.commenters = " \t\r", True, ""
+    command: list[str] = []
+    for word in words:
+        if not set(word) - set("();|&\n"):
+            yield from [command] if command and command[1:2] != ["in"] else []
+            command = []
+        elif word not in LOOP_WORDS or command:
+            command.append(word)
+    yield from [command] if command else []
