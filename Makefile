@@ -19,7 +19,8 @@ help: ## list the targets
 install: $(INSTALLED) ## create the virtual environment .venv with all dependencies
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV), which takes a minute or two: about 3 GB, most of it torch and Ray"
+	@$(PYTHON) -m venv $(VENV)
 	@# Python compiles modules when it imports them; compiling all of them here takes longer than the installation.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[cpu,dev]' \
 		--constraint constraints.txt
@@ -58,7 +59,6 @@ dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemo
 
 bench: $(INSTALLED) ## measure the parts with the models of the demo, a live update, and quality on a real day
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance.py .local --write docs/performance.md
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/live_latency.py
 	@$(BIN)/python benchmarks/quality.py
 
 seeds: $(INSTALLED) ## compare models over three seeds of the demo, in a quarter of an hour

@@ -1,11 +1,9 @@
 """Measure the time from a snapshot of 1,000 vehicles with 20 stops ahead each to the published feed, by part.
 
-Run it with: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/live_latency.py [MODEL]
-MODEL is a store or a bundle, by default `.local`. Times are those of the processor, so that a busy machine counts less.
+`performance.py` makes a table of it. Times are those of the processor, so that a busy machine counts less.
 """
 
 import gc
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ DAY = date(2024, 3, 6)
 ROUTES, VEHICLES, STOPS, RUN_SECONDS, EVERY = 25, 1000, 41, 90, 10
 ROUNDS = 60
 """Snapshots that are timed; before them, vehicles have run for 20 stops."""
+MODEL_ALONE = "the model alone"
 
 
 def make_timetable() -> Timetable:
@@ -85,10 +84,11 @@ def make_snapshot(at: int, begin: int) -> bytes:
 
 
 class Stopwatch:
-    """Seconds by part."""
+    """Seconds by part, and the number of predictions of an update."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.predictions = 0
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -110,9 +110,11 @@ class GivenTimetables(Timetables):
         return self.given if service_date == DAY else None
 
 
-def main() -> None:
-    """Print the percentiles of each part."""
-    predictor: Predictor = Predictor(open_model_source(sys.argv[1] if len(sys.argv) > 1 else ".local").load_bundle())
+def measure_updates(store: str) -> Stopwatch:
+    """Return the seconds of each part of updates with the model of a store, and of that model alone."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
+    predictor = Predictor(open_model_source(store).load_bundle())
     timetables = GivenTimetables(make_timetable())
     reader = UpdateReader(timetables)
     engine = Engine(timetables.read, timedelta(seconds=300))
@@ -138,23 +140,13 @@ def main() -> None:
             with watch.measure("queries, features, model"):
                 publication = engine.list_queries(time_of, time_of).predict(predictor)
             with watch.measure("encode"):
-                published = Published(publication, Network({}))
+                Published(publication, Network({}))
         gc.collect(1)  # as `LiveService` does once it has published
         counts.append(sum(len(trip.stops) for trip in publication.trips))
-    print(
-        f"{len(publication.trips)} vehicles, {np.mean(counts):.0f} predictions, {len(published.protobuf.body):,} bytes"
-    )
+    watch.predictions = round(np.mean(counts))
     columns = feature_columns(engine.list_queries(time_of, None).queries)
     for _ in range(ROUNDS):
-        with watch.measure("the model alone"):
+        with watch.measure(MODEL_ALONE):
             predictor.predict_delays(columns)
-    ratio = np.median(watch.seconds["all"]) / np.median(watch.seconds["the model alone"])
-    print(f"An update takes {ratio:.1f} times as long as the model alone on the same rows.")
-    for part, seconds in watch.seconds.items():
-        p50, p99 = np.percentile(np.array(seconds) * 1000, [50, 99])
-        print(f"{part:28} p50 {p50:7.1f} ms   p99 {p99:7.1f} ms")
-
-
-if __name__ == "__main__":
-    gc.set_threshold(*COLLECTION_THRESHOLDS)
-    main()
+    gc.set_threshold(*thresholds)
+    return watch

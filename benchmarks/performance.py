@@ -3,8 +3,8 @@
     python benchmarks/performance.py STORE [--write docs/performance.md]
 
 Run by `make bench`. STORE has the models of `make demo`. What is compared takes turns, so that other work of the
-machine affects all of it alike; a figure is the median of several turns. Times are those of the processor, but where a
-process is started.
+machine affects all of it alike; a figure is the median of several turns. Times are those of the processor, with that of
+processes that are waited for; those of HTTP are what a client waits.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -25,6 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import http_function
+import live_latency
+import numpy as np
 import pyarrow as arrow
 from one_prediction import MANY, prepare_many, prepare_one
 
@@ -57,7 +60,10 @@ class Row:
     """Median time of a turn, or of one call of it."""
     ratio: float
     """Compared with the first row of the table."""
-    rows_per_second: float | None = None
+    rate: float | None = None
+    """Number of rows or requests a second."""
+    p99_seconds: float | None = None
+    """99th percentile of the turns."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +72,26 @@ class Table:
 
     title: str
     rows: list[Row]
+    rate_of: str = "rows"
+    """What the rates count."""
 
     def to_markdown(self) -> str:
         """Return the table in Markdown, with times in a unit that suits the first of them."""
         shortest = min(row.seconds for row in self.rows)
         unit, factor = ("µs", 1e6) if shortest < 1e-3 else ("ms", 1e3) if shortest < 0.1 else ("s", 1.0)
-        has_rates = any(row.rows_per_second for row in self.rows)
-        lines = [f"| {self.title} | {unit} | ratio |" + (" rows per second |" if has_rates else "")]
-        lines.append("|---|---|---|" + ("---|" if has_rates else ""))
+        digits = 1 if factor > 1 else 2
+        head, rows = [self.title, unit, "ratio"], []
         for row in self.rows:
-            cells = [row.name, f"{row.seconds * factor:,.{1 if factor > 1 else 2}f}", f"{row.ratio:.2f}"]
-            cells += [f"{row.rows_per_second:,.0f}" if row.rows_per_second else ""] if has_rates else []
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+            rows.append([row.name, f"{row.seconds * factor:,.{digits}f}", f"{row.ratio:.2f}"])
+            if row.p99_seconds is not None:
+                rows[-1].insert(2, f"{row.p99_seconds * factor:,.{digits}f}")
+            if row.rate is not None:
+                rows[-1].append(f"{row.rate:,.0f}")
+        if any(row.p99_seconds is not None for row in self.rows):
+            head.insert(2, "p99")
+        if any(row.rate is not None for row in self.rows):
+            head.append(f"{self.rate_of} per second")
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def main() -> None:
@@ -95,6 +108,8 @@ def main() -> None:
         measure("one prediction", one, turns=9, calls=300),
         measure(f"{MANY:,} predictions", many, turns=5, rows=MANY),
         measure_service_day(),
+        measure_update(arguments.store),
+        *measure_http(arguments.store),
         measure("loading", {name: partial(run_python, text) for name, text in LOAD_SCRIPTS.items()}, turns=5),
     ]
     text = "\n\n".join([describe_machine(), *(table.to_markdown() for table in tables)])
@@ -106,33 +121,61 @@ def main() -> None:
         arguments.write.with_suffix(".json").write_text(json.dumps(stored, indent=1) + "\n")
 
 
-def measure(
-    title: str, calls_by_name: Mapping[str, Callable[[], Any]], *, turns: int, calls: int = 1, rows: int | None = None
-) -> Table:
-    """Return the median time of each call; they take turns of several calls each, after one that is not measured."""
-    times: dict[str, list[float]] = {name: [] for name in calls_by_name}
-    for turn in range(turns + 1):
-        for name, call in calls_by_name.items():
-            started_at = _read_clock()
-            for _ in range(calls):
-                call()
-            if turn:
-                times[name].append((_read_clock() - started_at) / calls)
-    return _make_table(title, {name: statistics.median(values) for name, values in times.items()}, rows)
-
-
-def _make_table(title: str, medians: Mapping[str, float], rows: int | None) -> Table:
-    """Return a table of medians in seconds, which are about so many rows."""
-    first = next(iter(medians.values()))
-    return Table(
-        title, [Row(name, value, value / first, rows / value if rows else None) for name, value in medians.items()]
+def measure_update(store: Path) -> Table:
+    """Measure live updates of 1,000 vehicles by part."""
+    update = live_latency.measure_updates(str(store))
+    p50, p99 = (
+        {part: float(np.percentile(values, share)) for part, values in update.seconds.items()} for share in (50, 99)
     )
+    model = p50[live_latency.MODEL_ALONE]
+    parts = [live_latency.MODEL_ALONE, *(part for part in p50 if part != live_latency.MODEL_ALONE)]
+    rows = [Row(part, p50[part], p50[part] / model, p99_seconds=p99[part]) for part in parts]
+    return Table(f"an update of {live_latency.VEHICLES:,} vehicles, {update.predictions:,} predictions", rows)
+
+
+def measure_http(store: Path) -> Iterator[Table]:
+    """Measure requests, one after the other, and how soon a new process answers."""
+    clock = time.perf_counter
+    with http_function.open_requests(store) as calls:
+        named = {"a function that sends back its JSON": calls["echo"], "`/predict` with one query": calls["predict"]}
+        yield measure("an HTTP request", named, turns=9, calls=300, rows=1, rate_of="requests", clock=clock)
+    starts = {
+        "a function that sends back its JSON": partial(http_function.start, store, echo=True),
+        "`/healthz`": partial(http_function.start, store),
+        "`/predict` with one query": partial(http_function.start, store, path="/predict"),
+    }
+    yield measure("start of a process until it answers", starts, turns=5, clock=clock)
 
 
 def _read_clock() -> float:
     """Return the processor time of this process and of those that it has waited for."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
+
+
+def measure(
+    title: str,
+    calls_by_name: Mapping[str, Callable[[], Any]],
+    *,
+    turns: int,
+    calls: int = 1,
+    rows: int | None = None,
+    rate_of: str = "rows",
+    clock: Callable[[], float] = _read_clock,
+) -> Table:
+    """Return the median time of each call; they take turns of several calls each, after one that is not measured."""
+    times: dict[str, list[float]] = {name: [] for name in calls_by_name}
+    for turn in range(turns + 1):
+        for name, call in calls_by_name.items():
+            started_at = clock()
+            for _ in range(calls):
+                call()
+            if turn:
+                times[name].append((clock() - started_at) / calls)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    first = next(iter(medians.values()))
+    measured = [Row(name, value, value / first, rows / value if rows else None) for name, value in medians.items()]
+    return Table(title, measured, rate_of)
 
 
 def measure_service_day() -> Table:

@@ -22,7 +22,7 @@ from mbta_assets_tests.support.documents import DOCUMENTS, list_commands, read_b
 
 OTHER_PROGRAMS = {
     ".", "cat", "cd", "cp", "curl", "docker", "echo", "gcloud", "git", "mkdir", "openssl", "pip", "pre-commit",
-    "printf", "python3", "terraform", "umask",
+    "printf", "python3", "tail", "terraform", "umask",
 }  # fmt: skip
 """Programs whose arguments are their own matter."""
 SOURCES = (

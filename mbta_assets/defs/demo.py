@@ -19,7 +19,7 @@ from typing import IO, Any
 import dagster as dg
 from rich.console import Console
 
-from mbta_assets.defs.run_progress import follow_runs
+from mbta_assets.defs.run_progress import follow_runs, format_duration_of_step
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
 from mbta_assets.settings import Settings
 from mbta_assets.transit.formulas import STOPS_AHEAD
@@ -90,7 +90,7 @@ def run_selections(name: str, selections: Sequence[Sequence[str]]) -> list[str]:
             for selection, log in zip(selections, logs, strict=True)
         ]
         follow_runs(name, len(runs), lambda: all(run.poll() is not None for run in runs), Console(), began)
-        print(f"  {'':22}{time.monotonic() - started:6.1f} s", flush=True)
+        print(format_duration_of_step("in all", time.monotonic() - started), flush=True)
         return [_read_log(log) for run, log in zip(runs, logs, strict=True) if run.returncode]
 
 
@@ -104,19 +104,19 @@ def format_leaderboard(leaderboard: Sequence[dict[str, Any]]) -> str:
     """Return the leaderboard as a table for the terminal: MAE at some distances and overall, size and latency."""
     scored = {stops for row in leaderboard for stops in row["by_stops_ahead"]}
     stops_ahead = [str(stops) for stops in STOPS_AHEAD if str(stops) in scored]
-    header = "".join(f"{f'{stops} ahead':>10}" for stops in stops_ahead)
-    lines = [f"{'model':18}{header}{'MAE':>9}{'bytes':>10}{'µs a row':>10}"]
+    header = "".join(f"{f'{stops} ahead':>9}" for stops in stops_ahead)
+    lines = [f"{'model':18}{header}{'MAE':>7}{'bytes':>10}{'µs':>7}"]
     for row in leaderboard:
         errors = "".join(_format_error(row["by_stops_ahead"].get(stops)) for stops in stops_ahead)
         size = f"{row['size_bytes']:10,}" if row["size_bytes"] else f"{'–':>10}"
-        latency = f"{row['latency_us_p50']:10.0f}" if row["latency_us_p50"] else f"{'–':>10}"
-        lines.append(f"{row['model']:18}{errors}{row['mae']:9.1f}{size}{latency}")
+        latency = f"{row['latency_us_p50']:7,.0f}" if row["latency_us_p50"] else f"{'–':>7}"
+        lines.append(f"{row['model']:18}{errors}{row['mae']:7.1f}{size}{latency}")
     return "\n".join([*lines, *_compare_with_agency(leaderboard)])
 
 
 def _format_error(errors: dict[str, Any] | None) -> str:
     """Return the MAE of errors at some distance, a dash where there are none."""
-    return f"{errors['mae']:10.1f}" if errors else f"{'–':>10}"
+    return f"{errors['mae']:9.1f}" if errors else f"{'–':>9}"
 
 
 def _compare_with_agency(leaderboard: Sequence[dict[str, Any]]) -> list[str]:

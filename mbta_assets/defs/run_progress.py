@@ -76,11 +76,16 @@ def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Cons
                 if step not in printed:
                     printed.add(step)
                     seconds = max(state.durations.get(step, 0.0) for state in states)
-                    console.print(f"  {step:22}{seconds:6.1f} s", highlight=False)
+                    console.print(format_duration_of_step(step, seconds), highlight=False)
             _move(bar, states)
             if ended:
                 return
             time.sleep(POLL_SECONDS)
+
+
+def format_duration_of_step(step: str, seconds: float) -> str:
+    """Return the line of a step that has ended, or of all of them; names of checks are long."""
+    return f"  {step:40}{seconds:6.1f} s"
 
 
 def _find_runs(instance: dg.DagsterInstance, number: int, since: float) -> list[str]:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from mbta_assets.progress.lines import format_rate
+from mbta_assets.progress.lines import format_duration, format_rate
 
 ONE_LINE = Column(no_wrap=True)
 
@@ -24,6 +24,16 @@ class RateColumn(ProgressColumn):
         return Text(format_rate(task.completed / task.elapsed if task.elapsed else 0.0, self._unit))
 
 
+class TimeLeftColumn(ProgressColumn):
+    """Shows how long the rest takes at the rate since the work began; that of the latest items changes too much."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time that is left; nothing before anything is done."""
+        if not task.completed or not task.total or not task.elapsed:
+            return Text("")
+        return Text(f"{format_duration((task.total - task.completed) * task.elapsed / task.completed)} left")
+
+
 class Bar(Progress):
     """A bar of one piece of work, with a note below it; a context manager, at whose end it disappears."""
 
@@ -34,7 +44,7 @@ class Bar(Progress):
             BarColumn(bar_width=16),
             MofNCompleteColumn(table_column=ONE_LINE),
             RateColumn(unit),
-            TimeRemainingColumn(elapsed_when_finished=True, table_column=ONE_LINE),
+            TimeLeftColumn(ONE_LINE),
         )
         self.note = ""
         super().__init__(*columns, console=console, disable=not console.is_terminal, transient=True)

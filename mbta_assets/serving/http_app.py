@@ -44,6 +44,7 @@ RETRY_AFTER_SECONDS = 5
 LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_REPORT = "There is no report about this model: it is made when a model is promoted by the asset production_model."
+_encode = json.JSONEncoder(allow_nan=False).encode
 OTHER = "other"
 """Label of unknown methods and paths in metrics, which limits the number of time series."""
 
@@ -308,7 +309,7 @@ def _app() -> HttpApp:
 
 def _json_response(content: Any, status: int = 200) -> Response:
     """Return a JSON response."""
-    return Response(json.dumps(content, allow_nan=False), status, content_type="application/json")
+    return Response(_encode(content), status, content_type="application/json")
 
 
 def _html_response(content: str | bytes, status: int = 200) -> Response:

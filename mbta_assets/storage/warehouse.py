@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
-import duckdb
 import pandas as pd
 import pyarrow as arrow
 
@@ -70,6 +69,8 @@ def join_in_duckdb(
     trips: Collection[str] | None = None,
 ) -> arrow.Table:
     """Return `raw_transit_data` of the upstream tables of a service day; see `Warehouse.join_upstream_tables`."""
+    import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
+
     sql = build_raw_transit_data_query(DUCKDB, every_stop_ahead=every_stop_ahead, trips=trips)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
-from h3ronpy.vector import coordinates_to_cells
 
 from mbta_assets.transit import formulas
 from mbta_assets.transit.agency_delays import AGENCY_DELAY, find_agency_delays
@@ -253,6 +252,8 @@ def _mean_seconds(values: pd.Series | np.ndarray, begin: np.ndarray, end: np.nda
 
 def _compute_cells(latitude: np.ndarray, longitude: np.ndarray) -> pd.Series:
     """Return the H3 cells (n,) Int64 of points in degrees, computed once per distinct point; missing like the point."""
+    from h3ronpy.vector import coordinates_to_cells  # takes long to import; the code location imports this module
+
     points = pd.DataFrame({"latitude": latitude, "longitude": longitude})
     group = points.groupby(["latitude", "longitude"], sort=False).ngroup().fillna(-1).to_numpy(dtype=np.int64)
     distinct = points.dropna().drop_duplicates()

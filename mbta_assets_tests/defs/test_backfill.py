@@ -93,6 +93,6 @@ def test_the_printed_leaderboard_says_how_many_arrivals_the_agency_has_predicted
     agency = {"model": "agency", "n": 2, "mae": 7.0, "by_stops_ahead": {"3": errors}, **common}
     schedule = {"model": "schedule", "n": 4, "mae": 9.0, "by_stops_ahead": {"1": errors, "3": errors}, **common}
     printed = format_leaderboard([agency, schedule])
-    assert "1 ahead   3 ahead" in printed
+    assert "1 ahead  3 ahead" in printed
     assert "The agency has predicted 2 of the 4 arrivals. MAE on these: agency 7.0, schedule 7.0." in printed
     assert "agency has predicted" not in format_leaderboard([schedule])

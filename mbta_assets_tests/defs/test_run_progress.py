@@ -87,9 +87,7 @@ def test_a_terminal_has_a_bar_of_days_and_time(home: Path) -> None:
     console = Console(file=output, width=100, force_terminal=True, color_system=None)
     follow(console, ("2024-03-04", "2024-03-07"), assets=lambda: [slow_table])
     shown = output.getvalue()
-    assert (
-        "slow_table" in shown and "search: 2 of 9 trials on 2024-03-0" in shown and "4/4" in shown and "0:00:0" in shown
-    )
+    assert all(text in shown for text in ("slow_table", "search: 2 of 9 trials on 2024-03-0", "4/4", " s left"))
     assert re.search(r"\d tables a (second|minute)", shown)
     assert any(f"{days}/4" in shown for days in (1, 2, 3))
 

@@ -194,7 +194,7 @@ def score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> tuple[metrics.
     It is scored by what is published of it, which never runs backwards along a trip.
     """
     model = load_model(bundle)
-    first_row = {str(column): values.to_numpy() for column, values in test[:1].items()}
+    first_row = _read_first_row(test)
     predicted = model.predict(test)
     published = correct_delays(test, predicted)
     row = {
@@ -205,9 +205,17 @@ def score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> tuple[metrics.
         "version": bundle.digest,
         "size_bytes": bundle.size_bytes,
         "parameters": bundle.manifest.get("parameters"),
-        "latency_us_p50": measure_median_latency_us(lambda: model.predict(first_row)),
+        "latency_us_p50": measure_median_latency_us(lambda: model.predict_row(first_row)),
     }
     return row, published.delay
+
+
+def _read_first_row(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the first row as plain Python values, as the predictor has them; missing texts are None, numbers NaN."""
+    return {
+        str(name): (None if values.dtype == object else np.nan) if pd.isna(values.iloc[0]) else values[:1].tolist()[0]
+        for name, values in rows.items()
+    }
 
 
 def _shorten_rows(leaderboard: list[metrics.LeaderboardRow]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ A trip has no stops behind it in later updates, so that a stop stays skipped unt
 from datetime import date
 from typing import Any, NamedTuple
 
-import duckdb
 import pyarrow as arrow
 
 from mbta_assets.realtime.feed import Snapshot
@@ -91,6 +90,8 @@ def find_alterations(
 
     `resolved` has the service day and the trip of each alteration.
     """
+    import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
+
     with duckdb.connect() as connection:
         connection.register("stop_times", number_rows(stop_times))
         connection.register("alterations", number_rows(alterations))

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import duckdb
 import pyarrow as arrow
 
 MEMORY_LIMIT = "512MB"
@@ -23,6 +22,8 @@ class DayRows:
     """A table in a temporary database, which is removed at the end of the context."""
 
     def __init__(self) -> None:
+        import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
+
         self._directory = tempfile.TemporaryDirectory(prefix="mbta-assets-")
         config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": MEMORY_LIMIT,

@@ -11,7 +11,6 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-import duckdb
 import pyarrow as arrow
 import pyarrow.compute as pc
 from pyarrow import csv
@@ -158,6 +157,8 @@ class StaticFeed:
 
     def query(self, sql: str, parameters: dict[str, Any] | None = None, **tables: arrow.Table) -> arrow.Table:
         """Run SQL on the files, on `stop_time`, `trip_span` and `frequency`, and on further tables."""
+        import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
+
         with duckdb.connect() as connection:
             for name in set(_TABLE.findall(sql)):
                 if name in tables:

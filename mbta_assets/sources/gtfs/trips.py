@@ -11,7 +11,6 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 
-import duckdb
 import pyarrow as arrow
 import pyarrow.compute as pc
 
@@ -93,6 +92,8 @@ class TripResolver:
         trip in the static feed, missing where it has none; `route_id` and `direction_id` are those of the timetable.
         Raises the errors of `find_feed`.
         """
+        import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
+
         columns = [*TRIP.names, "reported_at"]
         rows = number_rows(reports.select(columns)).append_column("day", _find_days(reports["reported_at"]))
         with duckdb.connect() as connection:
