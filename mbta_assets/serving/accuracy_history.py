@@ -9,7 +9,8 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
 from mbta_assets.serving.refreshing_cache import LoadError
@@ -93,6 +94,29 @@ class AccuracyHistory:
         errors = self.by_day.get((dimension, member), {})
         return [(day, errors[day]) for day in self.days if day in errors]
 
+    def select(self, dimension: str | None, member: str | None) -> Self:
+        """Return what the page shows: errors by a dimension and over all, or of one member; without a dimension all.
+
+        Raises InvalidDimension.
+        """
+        if dimension is None:
+            return self
+        require_dimension(dimension)
+
+        def is_shown(of_dimension: str, of_member: str) -> bool:
+            if member:
+                return (of_dimension, of_member) == (dimension, member)
+            return of_dimension in (dimension, "all")
+
+        return replace(
+            self,
+            by_day={key: days for key, days in self.by_day.items() if is_shown(*key)},
+            over_all_days={
+                of_dimension: {name: errors for name, errors in members.items() if is_shown(of_dimension, name)}
+                for of_dimension, members in self.over_all_days.items()
+            },
+        )
+
     def to_json(self) -> str:
         """Return all figures as JSON: a list of objects with `CSV_COLUMNS`, whose day is null over all days."""
         rows = [dict(zip(CSV_COLUMNS, row, strict=True)) for row in self._list_rows()]
@@ -129,6 +153,8 @@ class AccuracyView(NamedTuple):
     """Empty for all."""
     members: list[tuple[str, Errors]]
     days: list[tuple[str, Errors]]
+    worst: tuple[str, float] | None
+    """The day with our largest error, and that error."""
     plot: "Plot"
 
 
@@ -145,11 +171,18 @@ class Plot(NamedTuple):
 
 def build_view(history: AccuracyHistory, dimension: str | None, member: str | None) -> AccuracyView:
     """Return what the page shows for the parameters of a request. Raises InvalidDimension."""
-    dimension = dimension or "route_id"
+    dimension = "route_id" if dimension is None else dimension
+    require_dimension(dimension)
+    days = history.list_days(dimension, member) if member else history.list_days("all", "all")
+    ours = [(day, errors.ours) for day, errors in days if errors.ours is not None]
+    worst = max(ours, key=itemgetter(1), default=None)
+    return AccuracyView(dimension, member or "", history.list_members(dimension), days, worst, _draw(days))
+
+
+def require_dimension(dimension: str) -> None:
+    """Raise InvalidDimension unless errors are shown by a dimension."""
     if dimension not in DIMENSIONS:
         raise InvalidDimension(f"by is {dimension!r}; it may be {', '.join(DIMENSIONS)}.")
-    days = history.list_days(dimension, member) if member else history.list_days("all", "all")
-    return AccuracyView(dimension, member or "", history.list_members(dimension), days, _draw(days))
 
 
 def render_page(view: AccuracyView) -> str:

@@ -162,16 +162,19 @@ class HttpApp:
 
     def get_accuracy_json(self, request: Request, _: bytes) -> Response:
         """Return errors over weeks as JSON."""
-        return self._send_history("application/json", AccuracyHistory.to_json)
+        return self._send_history(request, "application/json", AccuracyHistory.to_json)
 
     def get_accuracy_csv(self, request: Request, _: bytes) -> Response:
         """Return errors over weeks as CSV."""
-        return self._send_history("text/csv; charset=utf-8", AccuracyHistory.to_csv)
+        return self._send_history(request, "text/csv; charset=utf-8", AccuracyHistory.to_csv)
 
-    def _send_history(self, content_type: str, write: Callable[[AccuracyHistory], str]) -> Response:
-        """Return errors over weeks as text. Raises Unavailable."""
+    def _send_history(self, request: Request, content_type: str, write: Callable[[AccuracyHistory], str]) -> Response:
+        """Return errors over weeks as text, all of them or those of the page. Raises Unavailable."""
         try:
-            return Response(write(self._read_history()), content_type=content_type)
+            history = self._read_history().select(request.args.get("by"), request.args.get("of"))
+            return Response(write(history), content_type=content_type)
+        except InvalidDimension as error:
+            return _json_response(openapi.format_error(str(error), [("by", str(error))]), 422)
         except NoHistory as error:
             return _json_response(openapi.format_error(str(error)), 404)
 

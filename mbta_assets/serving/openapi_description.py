@@ -79,6 +79,10 @@ PREDICT_BODY: JSONObject = {
         }
     },
 }
+HISTORY_PARAMETERS: list[JSONObject] = [
+    {"name": "by", "in": "query", "schema": {"enum": list(DIMENSIONS)}, "example": "route_id"},
+    {"name": "of", "in": "query", "schema": {"type": "string"}, "description": "Member shown by day."},
+]
 PATHS: dict[str, dict[str, JSONObject]] = {
     "/": {
         "get": {
@@ -126,10 +130,7 @@ PATHS: dict[str, dict[str, JSONObject]] = {
         "get": {
             "operationId": "accuracy",
             "summary": "Page of errors over weeks, ours beside the agency's",
-            "parameters": [
-                {"name": "by", "in": "query", "schema": {"enum": list(DIMENSIONS)}, "example": "route_id"},
-                {"name": "of", "in": "query", "schema": {"type": "string"}, "description": "Member shown by day."},
-            ],
+            "parameters": HISTORY_PARAMETERS,
             "responses": {
                 "200": _text_response("The page.", "text/html"),
                 "404": _text_response(NO_HISTORY, "text/html"),
@@ -142,9 +143,11 @@ PATHS: dict[str, dict[str, JSONObject]] = {
         "get": {
             "operationId": "accuracyAsJson",
             "summary": "Errors over weeks as JSON",
+            "parameters": HISTORY_PARAMETERS,
             "responses": {
                 "200": _response("Each figure.", "application/json", {"type": "array", "items": {"type": "object"}}),
                 "404": _error(NO_HISTORY),
+                "422": _error("There are no errors by that."),
                 "503": _error(DAMAGED),
             },
         }
@@ -153,9 +156,11 @@ PATHS: dict[str, dict[str, JSONObject]] = {
         "get": {
             "operationId": "accuracyAsCsv",
             "summary": "Errors over weeks as CSV",
+            "parameters": HISTORY_PARAMETERS,
             "responses": {
                 "200": _text_response("Each figure.", "text/csv"),
                 "404": _error(NO_HISTORY),
+                "422": _error("There are no errors by that."),
                 "503": _error(DAMAGED),
             },
         }

@@ -203,6 +203,11 @@ class GCSReportStore(ReportStore):
             "write it. See which runs write it at the same time, then run this one again."
         )
 
+    def find(self, name: str) -> dict[str, Any]:
+        """Return metadata with the locations of a report; empty if the bucket has none. Raises CloudError."""
+        path = f"reports/{name}"
+        return {**super().find(name), "uri": self.bucket.uri(path)} if self.bucket.stat(path) else {}
+
     def read(self, name: str) -> bytes:
         """Read a report. Raises FileNotFoundError or CloudError."""
         stored = self.bucket.read(f"reports/{name}")

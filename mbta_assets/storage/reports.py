@@ -35,6 +35,11 @@ class ReportStore:
             incoming.replace(path)
         return {"path": path}
 
+    def find(self, name: str) -> dict[str, Any]:
+        """Return metadata with the location of a report, as `write` does; empty if there is none."""
+        path = self.directory / name
+        return {"path": path} if path.exists() else {}
+
     def read(self, name: str) -> bytes:
         """Read a report. Raises FileNotFoundError."""
         return (self.directory / name).read_bytes()

@@ -153,7 +153,10 @@ def test_names_are_text_and_a_phone_needs_no_sideways_scrolling(replay: Replay, 
     expect(page.get_by_text(HOSTILE, exact=True).first).to_be_visible()
     assert page.locator("img").count() == 0 and "run" not in page.title()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    vehicle = page.locator(".trains li").first
+    assert vehicle.evaluate("item => getComputedStyle(item).transitionDuration") == "1s"
     page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    assert vehicle.evaluate("item => getComputedStyle(item).transitionDuration") == "0s"
     page.screenshot(path=SCREENSHOTS / "live-phone.png", animations="disabled")
 
 

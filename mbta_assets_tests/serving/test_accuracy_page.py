@@ -44,6 +44,7 @@ def test_the_plot_shows_the_bad_day_and_the_table_its_numbers(page: Page, full_s
     cells = row.get_by_role("cell").all_inner_texts()
     assert cells == [f"{errors.n:,}", f"{errors.ours:.1f}", f"{errors.ours_beside_agency:.1f}", f"{errors.agency:.1f}"]
     assert errors.agency == pytest.approx(60, abs=0.01) and errors.n_agency < errors.n
+    expect(page.locator(".legend")).to_contain_text(f"The worst day was {history.days[-1]}, with {errors.ours:.1f} s")
     page.screenshot(path=SCREENSHOTS / "accuracy.png", full_page=True)
     assert find_violations(page) == []
 
@@ -89,6 +90,14 @@ def test_the_figures_are_the_same_as_json_and_csv(server: FunctionServer, full_s
         day: error for day, error in ours.items() if day
     }
     assert {row["series"] for row in rows} == {"ours", "ours_beside_agency", "agency"}
+    by_hour = server.request("/accuracy.json?by=hour").json()
+    assert by_hour == [row for row in rows if row["dimension"] in ("hour", "all")]
+    member = next(row["member"] for row in by_hour if row["dimension"] == "hour")
+    of_member = server.request(f"/accuracy.csv?by=hour&of={member}").body.decode()
+    assert [(row["dimension"], row["member"]) for row in csv.DictReader(io.StringIO(of_member))] == [
+        ("hour", member) for row in by_hour if row["dimension"] == "hour" and row["member"] == member
+    ]
+    assert server.request("/accuracy.json?by=colour").status == 422
 
 
 def test_what_cannot_be_shown_is_said(store_copy: ModelStore, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def write_report(store: ModelStore, test: pd.DataFrame) -> str:
     model = registry.current("production_model")
     lookup = load_model(model).preprocessor.lookup.predict_delay(test)
     location = store_report(reports, model, lookup, test, DECISION, registry.moves("production_model"))
-    assert Path(location["report_path"]).name == name_model_report(model.digest)
+    assert Path(location["path"]).name == name_model_report(model.digest)
     return reports.read(name_model_report(model.digest)).decode()
 
 

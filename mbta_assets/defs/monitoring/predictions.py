@@ -72,7 +72,9 @@ def delay_predictions(
     def predict(day: date) -> ServiceDay:
         served = schema.to_frame(published.read(day))
         if len(served):
-            return _describe_served(accuracy.make_served_table(served, _list_learned(model_registry, served, day)))
+            rows = accuracy.make_served_table(served, _list_learned(model_registry, served, day))
+            plots = plot_predictions(warehouse, day, rows) if day == last else {}
+            return ServiceDay(rows, metadata={**_describe_served(rows), **plots})
         features = transit_features.read(day)
         require_network(production_model, list_served_stops(features))
         out_of_sample = not accuracy.has_learned_from(production_model.manifest, day)
@@ -149,16 +151,15 @@ def _list_learned(model_registry: ModelRegistry, served: pd.DataFrame, day: date
     return learned
 
 
-def _describe_served(rows: pd.DataFrame) -> ServiceDay:
-    """Return a service day of published predictions with its metadata."""
+def _describe_served(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the metadata of published predictions."""
     minutes = rows.groupby("role")["published_at"].nunique()
-    metadata = {
+    return {
         "predictions": len(rows),
         "model_version": ", ".join(sorted(rows["model_version"].unique())),
         "out_of_sample": bool(rows["out_of_sample"].all()),
         **{f"minutes published by {role}": int(count) for role, count in minutes.items()},
     }
-    return ServiceDay(rows, metadata=metadata)
 
 
 def _describe_accuracy(rows: Sequence[MetricRow]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def store_report(
     decision: Decision,
     moves: Sequence[Move],
 ) -> dict[str, Any]:
-    """Store the report of a model and return metadata with its location.
+    """Store the report of a model and return its location.
 
     `lookup` (n,) are the delays in seconds that the run-time lookup predicts for n test rows. `moves` are the versions
     that were in production, the latest first.
@@ -61,8 +61,7 @@ def store_report(
     predicted = {LOOKUP: lookup, **metrics.predict_baselines(test)}
     baselines = [metrics.make_leaderboard_row(name, test, of_baseline) for name, of_baseline in predicted.items()]
     page = render_report(bundle, row, delay, baselines, test, decision, moves)
-    location = reports.write(name_model_report(bundle.digest), page)
-    return {f"report_{place}": value for place, value in location.items()}
+    return reports.write(name_model_report(bundle.digest), page)
 
 
 def render_report(

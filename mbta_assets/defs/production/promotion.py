@@ -39,7 +39,7 @@ from mbta_assets.ml.training.dataset import read_labelled
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry, Move, PointerMoved
-from mbta_assets.storage.reports import ReportStore
+from mbta_assets.storage.reports import ReportStore, name_model_report
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
 
@@ -145,9 +145,8 @@ def production_model(
     decision = promote_if_better(model_registry, quantized_student, judge)
     update_shadow(model_registry, quantized_student, decision)
     moves = model_registry.moves(ASSET)
-    report: dict[str, Any] = {}
     if decision.promoted:
-        report = store_report(reports, quantized_student, baseline.predicted, test, decision, moves)
+        store_report(reports, quantized_student, baseline.predicted, test, decision, moves)
     else:
         context.log.warning("Not promoted: " + " ".join(decision.reasons))
     return dg.MaterializeResult(
@@ -159,8 +158,7 @@ def production_model(
             "candidate": quantized_student.digest,
             "training_set": training_set.digest,
             **{f"{name}_mae_seconds": mae for name, mae in _overall_maes(decision).items()},
-            **_describe_history(moves),
-            **report,
+            **_describe_history(moves, reports),
         },
     )
 
@@ -255,7 +253,10 @@ class RollbackConfig(dg.Config):
 
 @dg.op(description="Make an earlier version the production model again, after verifying its bytes.")
 def roll_back(
-    context: dg.OpExecutionContext, config: RollbackConfig, model_registry: dg.ResourceParam[ModelRegistry]
+    context: dg.OpExecutionContext,
+    config: RollbackConfig,
+    model_registry: dg.ResourceParam[ModelRegistry],
+    reports: dg.ResourceParam[ReportStore],
 ) -> None:
     moves = model_registry.moves(ASSET)
     version = find_earlier_version(moves, config.version)
@@ -266,7 +267,7 @@ def roll_back(
         dg.AssetMaterialization(
             ASSET,
             description=reason,
-            metadata={"promoted": False, "decision": reason, **_describe_history(model_registry.moves(ASSET))},
+            metadata={"promoted": False, "decision": reason, **_describe_history(model_registry.moves(ASSET), reports)},
             tags={DATA_VERSION_TAG: version},
         )
     )
@@ -371,8 +372,14 @@ def _describe_decision(decision: Decision, candidate: Bundle, moves: Sequence[Mo
     return dg.MetadataValue.md("\n".join([outcome, "", *rules]))
 
 
-def _describe_history(moves: Sequence[Move]) -> dict[str, dg.MetadataValue]:
+def _describe_history(moves: Sequence[Move], reports: ReportStore) -> dict[str, Any]:
+    """Return the versions that were in production as a table, the current one, and the location of its report."""
     if not moves:
         return {"current_version": dg.MetadataValue.text("none"), "history": dg.MetadataValue.text("none")}
     history = [{"version": move.digest[:16], "since": move.at, "why": move.why} for move in moves]
-    return {"current_version": dg.MetadataValue.text(moves[0].digest), "history": table_metadata(history)}
+    location = reports.find(name_model_report(moves[0].digest))
+    return {
+        "current_version": dg.MetadataValue.text(moves[0].digest),
+        "history": table_metadata(history),
+        **{f"report_{place}": value for place, value in location.items()},
+    }

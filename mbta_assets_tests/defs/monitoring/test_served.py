@@ -92,6 +92,8 @@ def test_predictions_are_those_that_were_published_once_a_minute(made: Deploymen
     assert rows["out_of_sample"].all() and predictions_unique(rows) is None
     assert predictions_unique(pd.concat([rows, rows[:3]])) is not None
     assert rows["time_stamp"].le(rows["published_at"]).all()
+    event = made.instance.get_latest_materialization_event(dg.AssetKey("delay_predictions"))
+    assert event and event.asset_materialization and "delays_by_stop" in event.asset_materialization.metadata
 
 
 def test_each_minute_that_riders_looked_counts_for_the_model_and_the_agency(

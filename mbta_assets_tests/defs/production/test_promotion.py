@@ -35,7 +35,7 @@ from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.provenance import MixedVersions
-from mbta_assets.storage.reports import ReportStore
+from mbta_assets.storage.reports import ReportStore, name_model_report
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
@@ -198,7 +198,7 @@ class Deployment:
         """Run the job that rolls the production model back."""
         return rollback_production.execute_in_process(
             run_config={"ops": {"roll_back": {"config": {"version": version}}}},
-            resources={"model_registry": self.registry},
+            resources={"model_registry": self.registry, "reports": ReportStore(self.registry.root)},
             instance=self.instance,
             raise_on_error=raise_on_error,
         )
@@ -289,6 +289,7 @@ def test_a_worse_candidate_leaves_the_production_model_and_says_why(deployment: 
     assert "✗ MAE" in metadata["decision"] and f"{first[:16]} stays in production" in metadata["decision"]
     assert deployment.registry.history(NAME) == [first]
     assert deployment.get_data_version() == first == metadata["current_version"]
+    assert metadata["report_path"].endswith(name_model_report(first))
 
 
 def test_a_candidate_worse_on_one_route_is_refused_and_the_route_named(deployment: Deployment) -> None:
@@ -673,6 +674,8 @@ def test_rollback_restores_the_earlier_bytes_and_makes_downstream_assets_stale(d
     assert deployment.registry.current(NAME).file(ONNX_FILE) == weights
     assert deployment.current_digest == deployment.get_data_version() == first.digest
     assert deployment.registry.moves(NAME)[0].why == f"rolled back to {first.digest[:16]} from {second[:16]}"
+    report = event.metadata["report_path"].value
+    assert str(report).endswith(name_model_report(first.digest)) and Path(str(report)).exists()
     assert deployment.get_stale_status() == StaleStatus.STALE
 
     used = deployment.materialize("served_version").asset_materializations_for_node("served_version")
