@@ -25,7 +25,13 @@ from mbta_assets.defs.metadata import plot_metadata, table_metadata
 from mbta_assets.defs.partitions import requested_days
 from mbta_assets.defs.resources.settings import JoinSettings
 from mbta_assets.defs.retries import READ_RETRY_POLICY
-from mbta_assets.plots.tables import draw_labels_by_hour, draw_labels_by_route, draw_missing_values, draw_usage
+from mbta_assets.plots.tables import (
+    draw_labels_by_hour,
+    draw_labels_by_route,
+    draw_missing_by_group,
+    draw_missing_values,
+    draw_usage,
+)
 from mbta_assets.sources import Source
 from mbta_assets.sources.contract import SourceRows
 from mbta_assets.storage.tables import MissingPartition
@@ -175,6 +181,9 @@ def describe_features(rows: pd.DataFrame) -> dict[str, Any]:
         "labels_by_hour": plot_metadata(lambda axes: draw_labels_by_hour(axes, rows)),
         "labels_by_route": plot_metadata(lambda axes: draw_labels_by_route(axes, rows)),
         "missing_values": plot_metadata(lambda axes: draw_missing_values(axes, rows)),
+        "missing_values_by_hour_and_route": plot_metadata(
+            lambda hour, route: draw_missing_by_group(hour, route, rows), panels=2
+        ),
     }
 
 

@@ -27,6 +27,8 @@ LABEL_COLOURS = {LABELLED: BLUE, UNLABELLED: LIGHT_GREY}
 USED, DROPPED = "used", "dropped"
 PART_COLOURS = {"train": BLUE, "validation": ORANGE, "test": VERMILION}
 MAX_ROUTES, MAX_FEATURES, MAX_DAYS = 16, 20, 60
+MAX_MISSING_ROUTES = 12
+"""Number of routes beside one another that missing values are drawn of."""
 MAX_HOURLY_DAYS = 2
 """Number of service days up to which the parts of a training set are drawn by hour."""
 DELAY_COLOURS_SECONDS = 600.0
@@ -70,11 +72,42 @@ def draw_labels_by_route(axes: Any, features: pd.DataFrame) -> None:
 
 def draw_missing_values(axes: Any, features: pd.DataFrame) -> None:
     """Draw the share of missing values of each feature that has any, the largest on top."""
-    names = schema.columns_with_role(schema.TransitFeatures, "numeric")
-    share = features[names].isna().mean().sort_values(ascending=False, kind="stable")
-    share = share[share > 0][:MAX_FEATURES]
+    share = _compute_missing_share(features)
     draw_bars(axes, share.index.tolist(), {"missing": (100 * share).tolist()}, {"missing": ORANGE})
     axes.set(xlabel="missing values (% of the rows)", xlim=(0, 100), title="Features that are not always known")
+
+
+def draw_missing_by_group(by_hour: Any, by_route: Any, features: pd.DataFrame) -> None:
+    """Draw the share of missing values of the features that have any, by hour and by route, as colours.
+
+    The routes with most rows are drawn, from left to right. An hour without rows is left white.
+    """
+    missing = features[_compute_missing_share(features).index].isna().reset_index(drop=True)
+    of_hours = missing.groupby(compute_hours(features)).mean()
+    of_hours = of_hours.reindex(range(int(of_hours.index.max()) + 1))
+    routes = features["route_id"].fillna("none").astype(str).to_numpy()
+    largest = pd.Series(routes).value_counts().index[:MAX_MISSING_ROUTES]
+    of_routes = missing.groupby(routes).mean().reindex(largest)
+    for axes, share in ((by_hour, of_hours), (by_route, of_routes)):
+        height, width = max(1, share.shape[1]), len(share)
+        image = axes.imshow(
+            100 * share.T.to_numpy(dtype=float), aspect="auto", cmap=SEQUENTIAL, vmin=0, vmax=100,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        )  # fmt: skip
+        axes.set_yticks(range(share.shape[1]), share.columns)
+        name_columns(axes, list(share.index.astype(str)))
+        axes.grid(visible=False)
+    by_hour.set(xlabel="hours since the service day began", ylabel="feature", title="Missing values by hour")
+    by_route.set(xlabel="route", ylabel="feature", title="Missing values by route")
+    by_route.tick_params(labelleft=False)
+    by_hour.figure.colorbar(image, ax=[by_hour, by_route], label="missing values (% of the rows)")
+
+
+def _compute_missing_share(features: pd.DataFrame) -> pd.Series:
+    """Return the share of missing values of each feature that has any, the largest first."""
+    names = schema.columns_with_role(schema.TransitFeatures, "numeric")
+    share = features[names].isna().mean().sort_values(ascending=False, kind="stable")
+    return share[share > 0][:MAX_FEATURES]
 
 
 def draw_usage(axes: Any, usage: pd.DataFrame) -> None:

@@ -75,6 +75,25 @@ def test_features_with_missing_values_are_named_with_their_share(features: pd.Da
     assert name_ticks(axes) == ["last_delay_seconds"] and sum_bars(axes, "missing") == pytest.approx(20)
 
 
+def test_missing_values_are_drawn_by_hour_and_by_route(features: pd.DataFrame) -> None:
+    unknown = (features["route_id"] == "Red") & (np.arange(400) < 40)
+    features = features.assign(last_delay_seconds=features["last_delay_seconds"].mask(unknown))
+    by_hour, by_route = draw(tables.draw_missing_by_group, features, panels=2)
+    of_hours, of_routes = (np.ma.getdata(axes.images[0].get_array()) for axes in (by_hour, by_route))
+    is_missing = features["last_delay_seconds"].isna()
+    assert name_ticks(by_hour) == ["last_delay_seconds"] and by_hour.figure.axes[-1].get_ylabel()
+    assert np.isnan(of_hours[0, :6]).all()
+    assert of_hours[0, 6:] == pytest.approx([100 * is_missing[i : i + 40].mean() for i in range(0, 400, 40)])
+    routes = [label.get_text() for label in by_route.get_xticklabels()]
+    assert sorted(routes) == ["Blue", "Mattapan", "Red"] and routes[-1] == "Mattapan"
+    assert of_routes[0] == pytest.approx([100 * is_missing[features["route_id"] == route].mean() for route in routes])
+
+
+def test_without_missing_values_the_plots_by_hour_and_by_route_are_empty(features: pd.DataFrame) -> None:
+    by_hour, _ = draw(tables.draw_missing_by_group, features.assign(last_delay_seconds=1.0), panels=2)
+    assert name_ticks(by_hour) == []
+
+
 def test_shares_of_the_upstream_rows_sum_to_a_hundred() -> None:
     usage = pd.DataFrame(
         [
@@ -146,6 +165,9 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
     """Return each plot and its number of panels."""
     n = len(features)
     random = np.random.default_rng(0)
+    with_gaps = features.assign(route_id=pd.Series(np.arange(n) % 30).map("route {}".format))
+    for name in schema.columns_with_role(schema.TransitFeatures, "numeric"):
+        with_gaps[name] = with_gaps[name].mask(random.random(n) < random.random())
     usage = pd.DataFrame({"source_table": ["trip"], "outcome": ["matched"], "reason": [""], "row_count": [3]})
     counts = pd.DataFrame(random.integers(0, 99, (30, 30)), [f"route {i}" for i in range(30)], DAYS)
     split = pd.DataFrame(random.integers(0, 99, (30, 3)), DAYS, list(tables.PART_COLOURS))
@@ -156,6 +178,7 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
         "labels_by_hour": (lambda axes: tables.draw_labels_by_hour(axes, features), 1),
         "labels_by_route": (lambda axes: tables.draw_labels_by_route(axes, features), 1),
         "missing_values": (lambda axes: tables.draw_missing_values(axes, features), 1),
+        "missing_by_group": (lambda a, b: tables.draw_missing_by_group(a, b, with_gaps), 2),
         "usage": (lambda axes: tables.draw_usage(axes, usage), 1),
         "split": (lambda axes: tables.draw_split(axes, split), 1),
         "routes_by_day": (lambda axes: tables.draw_routes_by_day(axes, counts), 1),
