@@ -74,7 +74,8 @@ def draw_parallel_coordinates(axes: Any, trials: Sequence[Mapping[str, Any]], er
         axes.annotate(low, (position, -0.04), ha="center", va="top", fontsize="x-small")
         axes.annotate(high, (position, 1.04), ha="center", va="bottom", fontsize="x-small")
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set(ylim=(-0.12, 1.12), yticks=[], ylabel="smallest to largest value", title="Trials; the darker, the better")
+    axes.set(xlabel="hyperparameter, and the error at the right", ylabel="smallest to largest value")
+    axes.set(ylim=(-0.12, 1.12), yticks=[], title="Trials; the darker, the better")
 
 
 def draw_importance(
@@ -89,7 +90,7 @@ def draw_importance(
         largest = sorted(values.items(), key=lambda item: -item[1])[:MAX_INPUTS]
         lengths = {"value": [factor * value for _, value in largest]}
         draw_bars(axes, [name for name, _ in largest], lengths, {"value": BLUE})
-        axes.set(xlabel=label)
+        axes.set(xlabel=label, ylabel="input")
     axes_of_gain.set_title("Importance by gain")
     axes_of_permutation.set_title("Growth of the error, input permuted")
 
@@ -107,7 +108,6 @@ def draw_residuals(by_hour: Any, by_distance: Any, by_route: Any, rows: pd.DataF
     number = routes[shown].map(order).to_numpy(dtype=np.int64)
     _draw_quantiles(by_route, number, residual[shown], "route", in_order=False)
     by_route.set_xticks(range(len(largest)), largest, rotation=60)
-    by_hour.set_ylabel("actual minus predicted (seconds)")
     by_hour.legend(loc="lower left")
     by_distance.set_title("Residuals on the test rows")
 
@@ -179,7 +179,7 @@ def _draw_quantiles(axes: Any, group: np.ndarray, values: np.ndarray, label: str
     draw(groups, quantiles[:, 1], quantiles[:, 3], color=PALE_BLUE, label="half of them", **width)
     axes.plot(groups, quantiles[:, 2], color=BLUE, marker=".", linestyle="-" if in_order else "", label="median")
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set(xlabel=label)
+    axes.set(xlabel=label, ylabel="actual minus predicted (seconds)")
 
 
 def _place(values: Sequence[Any]) -> np.ndarray:

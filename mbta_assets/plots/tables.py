@@ -74,7 +74,8 @@ def draw_missing_values(axes: Any, features: pd.DataFrame) -> None:
     """Draw the share of missing values of each feature that has any, the largest on top."""
     share = _compute_missing_share(features)
     draw_bars(axes, share.index.tolist(), {"missing": (100 * share).tolist()}, {"missing": ORANGE})
-    axes.set(xlabel="missing values (% of the rows)", xlim=(0, 100), title="Features that are not always known")
+    axes.set(xlabel="missing values (% of the rows)", ylabel="feature", xlim=(0, 100))
+    axes.set_title("Features that are not always known")
 
 
 def draw_missing_by_group(by_hour: Any, by_route: Any, features: pd.DataFrame) -> None:
@@ -124,7 +125,8 @@ def draw_usage(axes: Any, usage: pd.DataFrame) -> None:
     colours = dict(zip(reasons, (VERMILION, ORANGE, PURPLE, SKY, BLACK, GREEN) * 3, strict=False))
     parts = {name: share[name].tolist() for name in [USED, *reasons] if name in share}
     draw_bars(axes, names, parts, {USED: BLUE, **colours})
-    axes.set(xlabel="rows (%)", xlim=(0, 100), title="What the join used, and why it dropped the rest")
+    axes.set(xlabel="rows (%)", ylabel="upstream table", xlim=(0, 100))
+    axes.set_title("What the join used, and why it dropped the rest")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
 
 

@@ -154,6 +154,52 @@ def test_errors_by_route_are_those_of_model_and_rival() -> None:
     assert list(axes.lines[0].get_xdata()) == [30, 40] and list(axes.lines[1].get_xdata()) == [60, 50]
 
 
+def test_errors_of_models_are_drawn_over_the_same_groups() -> None:
+    errors = {"oracle": {"1": 10.0, "2": 20.0}, "schedule": {"2": 90.0, "3": 95.0}}
+    axes = draw(models.draw_errors, errors, "stops ahead", "Error by distance")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3"]
+    of_oracle, of_schedule = (list(line.get_ydata()) for line in axes.lines)
+    assert of_oracle[:2] == [10, 20] and np.isnan(of_oracle[2])
+    assert np.isnan(of_schedule[0]) and of_schedule[1:] == [90, 95]
+    assert [line.get_label() for line in axes.lines] == list(errors) and axes.get_yscale() == "log"
+
+
+def test_errors_are_drawn_against_sizes_and_the_marked_are_diamonds() -> None:
+    points = {"small": (100, 50.0), "large": (10_000, 40.0)}
+    axes = draw(models.draw_error_against_size, points, ["large"], ERROR)
+    drawn = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axes.lines}
+    assert drawn == points and axes.get_xscale() == "log"
+    assert [line.get_marker() for line in axes.lines] == ["o", "D"]
+
+
+def test_learning_curves_have_each_error_at_its_step() -> None:
+    curves = {"trial 0": [(20, 50.0), (40, 45.0)], "trial 1": [(20, 60.0)]}
+    axes = draw(models.draw_learning_curves, curves, "rounds", ERROR, "Trials")
+    drawn = {line.get_label(): list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.lines}
+    assert drawn == curves and (axes.get_xlabel(), axes.get_ylabel()) == ("rounds", ERROR)
+
+
+def test_the_map_has_each_delay_at_its_position() -> None:
+    longitude, latitude, delay = np.array([-71.1, -71.0]), np.array([42.3, 42.4]), np.array([60.0, -30.0])
+    (points,) = draw(tables.draw_map, longitude, latitude, delay).collections
+    assert np.array_equal(points.get_offsets(), np.column_stack([longitude, latitude]))
+    assert np.array_equal(points.get_array(), delay)
+
+
+def test_rows_of_routes_are_drawn_by_day_the_largest_on_top() -> None:
+    counts = pd.DataFrame([[1, 2], [30, 40]], ["Blue", "Red"], DAYS[:2])
+    axes = draw(tables.draw_routes_by_day, counts)
+    assert axes.images[0].get_array().tolist() == [[30, 40], [1, 2]] and name_ticks(axes) == ["Red", "Blue"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == DAYS[:2]
+
+
+def test_the_features_that_drifted_most_are_drawn_by_day() -> None:
+    drift = {"still": {DAYS[0]: 0.1}, "moved": {DAYS[1]: 0.7, DAYS[0]: 0.2}, "new": {DAYS[1]: 0.5}}
+    moved, new = draw(accuracy.draw_drift_over_days, drift, 2).lines
+    assert (moved.get_label(), list(moved.get_xdata()), list(moved.get_ydata())) == ("moved", DAYS[:2], [0.2, 0.7])
+    assert new.get_label() == "new" and np.isnan(new.get_ydata()[0]) and new.get_ydata()[1] == 0.5
+
+
 def test_ours_and_the_agencys_accuracy_are_drawn_by_day() -> None:
     ours = {"0-3 min": {"2024-09-02": 0.9, "2024-09-01": 0.8}}
     axes = draw(accuracy.draw_windows_over_days, ours, {"0-3 min": {"2024-09-02": 0.7}})
@@ -205,6 +251,9 @@ def test_every_plot_is_a_small_picture_with_labelled_axes(features: pd.DataFrame
         assert len(picture) < MAX_BYTES, name
         assert Image.open(io.BytesIO(picture)).convert("RGB").getpixel((0, 0)) == (255, 255, 255), name
         axes = draw(function, panels=panels)
-        for one in axes if panels > 1 else (axes,):
-            assert one.get_xlabel() or len(one.get_xticklabels()) > 0, name
-        assert any(one.get_title(loc="left") or one.get_title() for one in (axes if panels > 1 else (axes,))), name
+        of_panels = list(axes) if panels > 1 else [axes]
+        for one in of_panels:
+            assert one.get_xlabel() and one.get_ylabel(), name
+        # A twin shares the horizontal axis of its panel, and the bar of a colour map has none.
+        assert all(one.get_ylabel() for one in of_panels[0].figure.axes), name
+        assert any(one.get_title(loc="left") or one.get_title() for one in of_panels), name
