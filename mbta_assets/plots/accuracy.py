@@ -1,4 +1,4 @@
-"""Plots of how accurate predictions were from day to day."""
+"""Plots of how accurate predictions were on a day, and from day to day."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +24,30 @@ def draw_windows_over_days(
                 axes.plot(days, values, style, color=colour, marker="o", label=f"{name}, {who}")
     axes.set(xlabel="service day", ylabel="within the window (%)", ylim=(0, 101), title="Accuracy by day")
     _turn_days(axes, days)
+
+
+def draw_windows_by_horizon(
+    axes: Any, shares: Mapping[str, Mapping[str, float | None]], errors: Mapping[str, float | None]
+) -> None:
+    """Draw the share of predictions within the MBTA's window by bin of the time to arrival, columns for each name.
+
+    `shares` has the share of each bin by name, None where nothing was predicted; `errors` has the MAE in seconds.
+    """
+    bins = list(dict.fromkeys(name for of_name in shares.values() for name in of_name))
+    width = 0.8 / len(shares)
+    for number, (name, of_name) in enumerate(shares.items()):
+        values = [of_name.get(member) for member in bins]
+        error = errors.get(name)
+        label = name if error is None else f"{name}, MAE {error:.0f} s"
+        left = [position + (number + 0.5) * width - 0.4 for position in range(len(bins))]
+        bars = axes.bar(left, [100 * (value or 0.0) for value in values], width, label=label)
+        percentages = ["" if value is None else f"{100 * value:.0f}" for value in values]
+        axes.bar_label(bars, percentages, fontsize="x-small")
+    name_columns(axes, bins)
+    axes.grid(axis="x", visible=False)
+    axes.set(xlabel="predicted time to arrival", ylabel="within the window (%)", ylim=(0, 105))
+    axes.set_title("Accuracy by predicted time to arrival")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 
 
 def draw_drift_over_days(axes: Any, drift: Mapping[str, Mapping[str, float]], most: int = 6) -> None:

@@ -207,6 +207,16 @@ def test_ours_and_the_agencys_accuracy_are_drawn_by_day() -> None:
     assert of_ours == pytest.approx([80, 90]) and np.isnan(of_agency[0]) and of_agency[1] == pytest.approx(70)
 
 
+def test_shares_within_the_window_are_columns_for_each_name() -> None:
+    shares = {"model": {"0-3 min": 0.75, "all": None}, "agency": {"0-3 min": 0.5, "all": 0.25}}
+    axes = draw(accuracy.draw_windows_by_horizon, shares, {"model": 41.6, "agency": None})
+    model, agency = axes.containers
+    assert (model.get_label(), list(model.datavalues)) == ("model, MAE 42 s", [75, 0])
+    assert (agency.get_label(), list(agency.datavalues)) == ("agency", [50, 25])
+    assert [text.get_text() for text in axes.texts] == ["75", "", "50", "25"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0-3 min", "all"]
+
+
 def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], int]]:
     """Return each plot and its number of panels."""
     n = len(features)
@@ -218,6 +228,7 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
     counts = pd.DataFrame(random.integers(0, 99, (30, 30)), [f"route {i}" for i in range(30)], DAYS)
     split = pd.DataFrame(random.integers(0, 99, (30, 3)), DAYS, list(tables.PART_COLOURS))
     shares = {name: dict(zip(DAYS, random.random(30), strict=True)) for name in ("0-3 min", "3-6 min", "6-12 min")}
+    by_horizon = {name: dict.fromkeys([*shares, "12-30 min", "all"], 0.8) for name in ("model", "agency", "shadow")}
     errors = {model: {str(i): float(i + 1) for i in range(25)} for model in models.MODEL_STYLES}
     curves = {f"trial {t}": [(20 * s, 50 / (s + t + 1)) for s in range(6)] for t in range(8)}
     return {
@@ -241,6 +252,7 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
         "errors": (lambda axes: models.draw_errors(axes, errors, "stops ahead", "Error"), 1),
         "by_route": (lambda axes: models.draw_errors_by_route(axes, {"a": {"Red": 1.0}}, {"Red": 3}), 1),
         "windows": (lambda axes: accuracy.draw_windows_over_days(axes, shares, shares), 1),
+        "horizons": (lambda axes: accuracy.draw_windows_by_horizon(axes, by_horizon, {"model": 40.0}), 1),
         "drift": (lambda axes: accuracy.draw_drift_over_days(axes, shares), 1),
     }
 

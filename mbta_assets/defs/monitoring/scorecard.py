@@ -11,6 +11,7 @@ import dagster as dg
 from mbta_assets.defs.metadata import plot_metadata, table_metadata
 from mbta_assets.ml.evaluation.accuracy import BESIDE_AGENCY, PUBLISHED, SHADOW_PREFIX, MetricRow
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE, MBTA_WINDOWS
+from mbta_assets.plots.accuracy import draw_windows_by_horizon
 
 _NO_MODELS = (AGENCY_BASELINE, PUBLISHED)
 VERSION_DIGITS = 8
@@ -61,7 +62,7 @@ def describe_scores(
         plotted = {
             name: scores for name, scores in plotted.items() if name == AGENCY_BASELINE or name.endswith(WHERE_AGENCY)
         }
-    plot = {"scores_plot": plot_metadata(lambda axes: _draw_windows(axes, plotted))} if plotted else {}
+    plot = {"scores_plot": plot_metadata(lambda axes: _draw_scores(axes, plotted))} if plotted else {}
     return {"scores": _make_table(columns), **plot}
 
 
@@ -96,17 +97,8 @@ def _make_table(columns: Mapping[str, Scores]) -> dg.TableMetadataValue:
     return table_metadata(table)
 
 
-def _draw_windows(axes: Any, columns: Mapping[str, Scores]) -> None:
-    """Draw the share of the predictions of each column within the window, by predicted time to arrival, in percent."""
-    width = 0.8 / len(columns)
-    for n, (name, scores) in enumerate(columns.items()):
-        shares = [scores[key].value for key in WINDOWS.values()]
-        error = scores[MEASURES["mean absolute error, s"]].value
-        label = name if error is None else f"{name}, MAE {error:.0f} s"
-        left = [position + (n + 0.5) * width - 0.4 for position in range(len(WINDOWS))]
-        bars = axes.bar(left, [share or 0.0 for share in shares], width, label=label)
-        percentages = ["" if share is None else f"{100 * share:.0f}" for share in shares]
-        axes.bar_label(bars, percentages, fontsize="x-small")
-    axes.set_xticks(range(len(WINDOWS)), WINDOWS)
-    axes.set(ylim=(0, 1.05), xlabel="predicted time to arrival", ylabel="share within the window")
-    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+def _draw_scores(axes: Any, columns: Mapping[str, Scores]) -> None:
+    """Draw the shares within the window of each column, and name its error."""
+    shares = {name: {member: scores[key].value for member, key in WINDOWS.items()} for name, scores in columns.items()}
+    errors = {name: scores[MEASURES["mean absolute error, s"]].value for name, scores in columns.items()}
+    draw_windows_by_horizon(axes, shares, errors)
