@@ -9,7 +9,6 @@ import pandas as pd
 from mbta_assets.plots.style import (
     BLACK,
     BLUE,
-    CYCLE,
     GREEN,
     GREY,
     LIGHT_GREY,
@@ -18,6 +17,7 @@ from mbta_assets.plots.style import (
     SEQUENTIAL,
     SKY,
     VERMILION,
+    choose_line,
     draw_bars,
     name_columns,
 )
@@ -48,9 +48,12 @@ MODEL_STYLES = {
 def draw_learning_curves(
     axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], unit: str, error: str, title: str
 ) -> None:
-    """Draw errors in seconds after so many steps of training, one curve for each name; `unit` is that of the steps."""
-    for name, curve in curves.items():
-        axes.plot([step for step, _ in curve], [value for _, value in curve], marker=".", label=name)
+    """Draw errors in seconds after so many steps of training, one curve for each name; `unit` is that of the steps.
+
+    Where there are more curves than colours, the style of the lines varies.
+    """
+    for number, (name, curve) in enumerate(curves.items()):
+        axes.plot([step for step, _ in curve], [value for _, value in curve], label=name, **choose_line(number))
     axes.set(xlabel=unit, ylabel=error, title=title)
     axes.legend(ncols=2)
 
@@ -141,7 +144,8 @@ def draw_errors(axes: Any, errors: Mapping[str, Mapping[str, float]], label: str
     """Draw the MAE in seconds of each model over the same groups, a line for each model, logarithmically."""
     groups = list(dict.fromkeys(group for of_model in errors.values() for group in of_model))
     for number, (model, of_model) in enumerate(errors.items()):
-        colour, line = MODEL_STYLES.get(model, (CYCLE[number % len(CYCLE)], "-"))
+        other = choose_line(number)
+        colour, line = MODEL_STYLES.get(model, (other["color"], other["linestyle"]))
         values = [of_model.get(group, np.nan) for group in groups]
         axes.plot(range(len(groups)), values, marker="o", label=model, color=colour, linestyle=line)
     axes.set(xlabel=label, ylabel="MAE (seconds)", title=title, yscale="log")

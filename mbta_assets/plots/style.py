@@ -14,6 +14,8 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#2b2b2b",
 )  # fmt: skip
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+LINES, MARKERS = ("-", "--", ":", "-."), (".", "x", "^", "s")
+"""Styles of lines whose colours repeat, and markers of those whose styles repeat too."""
 GREY, LIGHT_GREY = "#8c8c8c", "#d9d9d9"
 SEQUENTIAL = "cividis"
 """Colour map of amounts; it was made for people of any colour vision."""
@@ -57,6 +59,16 @@ def draw_png(draw: Callable[..., None], panels: int = 1) -> bytes:
     picture = Image.open(full).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
+
+
+def choose_line(number: int) -> dict[str, str]:
+    """Return the colour, style and marker of a line by its number, from 0: the first 112 lines all differ."""
+    repeats = number // len(CYCLE)
+    return {
+        "color": CYCLE[number % len(CYCLE)],
+        "linestyle": LINES[repeats % len(LINES)],
+        "marker": MARKERS[repeats // len(LINES) % len(MARKERS)],
+    }
 
 
 def draw_bars(

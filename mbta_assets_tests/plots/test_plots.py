@@ -179,6 +179,14 @@ def test_learning_curves_have_each_error_at_its_step() -> None:
     assert drawn == curves and (axes.get_xlabel(), axes.get_ylabel()) == ("rounds", ERROR)
 
 
+def test_no_two_of_many_learning_curves_look_the_same() -> None:
+    curves = {f"trial {number}": [(1, 50.0), (2, 45.0)] for number in range(60)}
+    axes = draw(models.draw_learning_curves, curves, "rounds", ERROR, "Trials")
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axes.lines]
+    assert len(set(looks)) == 60
+    assert len({line for _, line, _ in looks[:7]}) == 1 and looks[7][1] != looks[0][1]
+
+
 def test_the_map_has_each_delay_at_its_position() -> None:
     longitude, latitude, delay = np.array([-71.1, -71.0]), np.array([42.3, 42.4]), np.array([60.0, -30.0])
     (points,) = draw(tables.draw_map, longitude, latitude, delay).collections
