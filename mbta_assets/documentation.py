@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from mbta_assets.settings import VARIABLES, Settings
 
@@ -81,23 +81,13 @@ def checks_table(_: Sequence[str] = ()) -> str:
     return _format_table(("check", "assets", "if it fails", "what it requires"), rows)
 
 
-def config_table(assets: Sequence[str]) -> str:
-    """Return a table of the run configuration of each of some assets, by default of all that have one, under headings.
+def config_table(names: Sequence[str]) -> str:
+    """Return a table of the run configuration of each of some assets and ops, by default of all, under headings.
 
-    Raises KeyError for an asset that there is not.
+    Raises KeyError for one that there is not.
     """
-    configs = {name: fields for name, fields in _list_configs() if fields}
-    return "\n\n".join(
-        f"### `{name}`\n\n"
-        + _format_table(
-            ("key", "default", "description"),
-            (
-                (f"`{key}`", default, _first_line(field.description))
-                for key, default, field in _flatten("", configs[name])
-            ),
-        )
-        for name in assets or sorted(configs)
-    )
+    configs = {config.name: config for config in _list_configs()}
+    return "\n\n".join(_describe_config(configs[name]) for name in names or sorted(configs))
 
 
 def query_table(_: Sequence[str] = ()) -> str:
@@ -175,28 +165,73 @@ def _format_rules(checks: Iterable[Any]) -> str:
     return ", ".join(texts)
 
 
-def _list_configs() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the fields of the run configuration of each asset by its name."""
-    assets = _build_repository().assets_defs_by_key
-    for key, asset in sorted(assets.items()):
-        config = asset.op.config_schema.config_type if asset.is_executable else None
-        yield key.to_user_string(), getattr(config, "fields", {})
+class _Config(NamedTuple):
+    """Run configuration of an asset, or of an op of a job."""
+
+    name: str
+    job: str
+    """Empty for an asset."""
+    fields: Mapping[str, Any]
+    """As Dagster has them, with plain defaults."""
+    model: Any
+    """As pydantic has them, with the values that are allowed."""
 
 
-def _flatten(prefix: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield key and default of each field, and the field; those of nested fields with the path to them."""
+def _list_configs() -> Iterator[_Config]:
+    """Yield the run configuration of each asset, and of each op of a job, that has one."""
+    repository = _build_repository()
+    assets = repository.assets_defs_by_key.items()
+    ops = {key.to_user_string(): ("", asset.op) for key, asset in assets if asset.is_executable}
+    for job in repository.get_all_jobs():
+        for node in job.nodes:
+            ops.setdefault(node.name, (job.name, node.definition))
+    for name, (job, op) in ops.items():
+        fields = getattr(op.config_schema.config_type, "fields", None)
+        if fields:
+            yield _Config(name, job, fields, op.compute_fn.get_config_arg().annotation)
+
+
+def _describe_config(config: _Config) -> str:
+    """Return heading and keys of a run configuration."""
+    of_job = f"An op of the job `{config.job}`.\n\n" if config.job else ""
+    rows = _flatten("", config.fields, config.model)
+    return f"### `{config.name}`\n\n{of_job}" + _format_table(
+        ("key", "default", "values", "description"), rows, optional=("values",)
+    )
+
+
+def _flatten(prefix: str, fields: Mapping[str, Any], model: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Yield key, default, allowed values and description of each field; those of nested fields with the path to them.
+
+    The path to a field of the items of a list has brackets, as in `cuts[].neurons`.
+    """
     for name, field in sorted(fields.items()):
-        nested = getattr(field.config_type, "fields", None)
-        if nested:
-            yield from _flatten(f"{prefix}{name}.", nested)
-        else:
-            default = _format_default(field.default_value) if field.default_provided else "required"
-            yield f"{prefix}{name}", default, field
+        about, items = model.model_fields[name], field.config_type
+        while hasattr(items, "inner_type"):
+            items = items.inner_type
+        if nested := getattr(field.config_type, "fields", None):
+            yield from _flatten(f"{prefix}{name}.", nested, about.annotation)
+            continue
+        default = _format_default(field.default_value) if field.default_provided else "required"
+        yield f"`{prefix}{name}`", default, _format_bounds(about.metadata), _first_line(field.description)
+        if nested := getattr(items, "fields", None):
+            yield from _flatten(f"{prefix}{name}[].", nested, get_args(about.annotation)[0])
+
+
+def _format_bounds(constraints: Iterable[Any]) -> str:
+    """Return the values that pydantic's constraints of a field accept."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    texts = []
+    for constraint in constraints:
+        if getattr(constraint, "min_length", None):
+            texts.append(f"{constraint.min_length} or more of them")
+        texts += [f"{sign} {getattr(constraint, key)}" for key, sign in signs.items() if hasattr(constraint, key)]
+    return ", ".join(texts)
 
 
 def _format_default(value: Any) -> str:
     """Return a default value, or how many there are where a list is long."""
-    text = f"`{value}`"
+    text = f"`{value}`" if value != "" else ""
     return text if len(text) <= MAX_DEFAULT else f"{len(value)} of them"
 
 

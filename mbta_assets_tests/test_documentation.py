@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mbta_assets.documentation import GENERATORS, settings_table, update_document
+from mbta_assets.documentation import GENERATORS, config_table, settings_table, update_document
 from mbta_assets.settings import VARIABLES
 from mbta_assets_tests.support.dagster_dev import ROOT
 
@@ -25,6 +25,29 @@ def test_one_document_has_every_variable() -> None:
     table = settings_table()
     assert all(f"| `{entry.name}` |" in table for entry in VARIABLES)
     assert [document.name for document in DOCUMENTS if table in document.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("dnn_teacher", "grace_fraction", "> 0, ≤ 1"),
+        ("dnn_teacher", "architecture.category_dropout", "≥ 0, < 1"),
+        ("pruned_teacher", "cuts[].neurons", "≥ 0, < 1"),
+        ("dnn_teacher", "space.bins", "1 or more of them"),
+    ],
+)
+def test_the_table_of_a_configuration_has_the_values_that_are_allowed(name: str, key: str, values: str) -> None:
+    row = next(line for line in config_table([name]).splitlines() if line.startswith(f"| `{key}` |"))
+    assert row.split(" | ")[2] == values
+
+
+def test_ops_of_jobs_are_beside_the_assets_that_have_configuration() -> None:
+    table = config_table([])
+    assert "### `dnn_teacher`\n\n| key" in table
+    assert "### `roll_back`\n\nAn op of the job `rollback_production`.\n" in table
+    assert "### `prune`\n\nAn op of the job `prune_versions`.\n" in table
+    with pytest.raises(KeyError):
+        config_table(["rolled_back"])
 
 
 def test_a_table_is_generated_between_its_markers_and_the_rest_is_left() -> None:
