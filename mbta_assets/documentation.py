@@ -132,6 +132,7 @@ def _build_repository() -> Any:
 def _describe_table(name: str, table: Any) -> str:
     """Return heading, meaning and columns of a table."""
     from mbta_assets.transit import schema
+    from mbta_assets.transit.column_sources import SOURCES
     from mbta_assets.transit.table import to_arrow_type
 
     rows = []
@@ -143,10 +144,11 @@ def _describe_table(name: str, table: Any) -> str:
         values = ", ".join(filter(None, (_format_rules(spec.checks), missing)))
         use = " ".join(filter(None, (about["role"], f"({about['group']})" if about["group"] else "")))
         kind = str(to_arrow_type(spec.dtype.type))
-        rows.append((f"`{column}`", kind, about["unit"] or "", values, use, spec.description))
+        source = ", ".join(f"`{source}`" for source in SOURCES.get(name, {}).get(column, ()))
+        rows.append((f"`{column}`", kind, about["unit"] or "", values, use, source, spec.description))
     order = ", ".join(f"`{column}`" for column in table.Config.metadata["order"])
-    titles = ("column", "type", "unit", "values", "model input", "meaning")
-    columns = _format_table(titles, rows, optional=("unit", "values", "model input"))
+    titles = ("column", "type", "unit", "values", "model input", "source", "meaning")
+    columns = _format_table(titles, rows, optional=("unit", "values", "model input", "source"))
     return f"### `{name}`\n\n{inspect.getdoc(table)}\n\n{columns}\n\nRows are ordered by {order}."
 
 
