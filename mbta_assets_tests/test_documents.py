@@ -18,7 +18,7 @@ from mbta_assets.cli import main
 from mbta_assets.definitions import build_defs
 from mbta_assets.settings import VARIABLES, Settings
 from mbta_assets_tests.support.dagster_dev import ROOT
-from mbta_assets_tests.support.documents import DOCUMENTS, list_commands, read_blocks
+from mbta_assets_tests.support.documents import DOCUMENTS, list_commands, read_blocks, read_spans
 
 OTHER_PROGRAMS = {
     ".", "cat", "cd", "cp", "curl", "docker", "echo", "gcloud", "git", "mkdir", "openssl", "pip", "pre-commit",
@@ -38,6 +38,10 @@ ROOT_FILES = ("Makefile", "pyproject.toml", "dagster.yaml", "workspace.yaml", "c
 VARIABLE = re.compile(r"\b(?:MBTA|GCP|GCS|BIGQUERY|VERTEX|RAY|WANDB)_[A-Z][A-Z_]*[A-Z]\b")
 IDENTIFIER = re.compile(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`")
 FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|sql|md|yaml|yml|toml|json|csv|html))`")
+LAUNCHERS = {"dg": create_dg_cli(), "dagster": create_dagster_cli()}
+COMMAND = re.compile(r"(?:\.venv/bin/)?(?:mbta-assets|dg|dagster|make|python|pytest)(?: .*)?")
+PLACEHOLDERS = {"SELECTION": "*"}
+"""Values in place of words in upper case that a command would not take; others are taken as they are."""
 COMPOSED = {"report_uri"}
 """Names that the code puts together."""
 PLACES = ("", "mbta_assets/", "docs/", "deploy/")
@@ -78,7 +82,7 @@ def require_assets(selection: str) -> Set[dg.AssetKey]:
 def require_valid_launch(options: dict[str, object]) -> None:
     """Fail unless assets, job and configuration of a launch exist."""
     selection, config = options.get("assets") or options.get("select"), options.get("config_json")
-    job = options.get("job")
+    job = options.get("job") or options.get("job_name")
     assert selection or job, "neither assets nor a job are launched"
     keys = require_assets(str(selection)) if selection else None
     if job:
@@ -110,14 +114,33 @@ def check_command(command: list[str]) -> None:
         options = parse(main, program, arguments)
         if "selection" in options:
             require_assets(str(options["selection"]))
-    elif program == "dg":
-        require_valid_launch(parse(create_dg_cli(), program, arguments))
-    elif program == "dagster":
-        require_valid_launch(parse(create_dagster_cli(), program, arguments))
+    elif program in LAUNCHERS:
+        require_valid_launch(parse(LAUNCHERS[program], program, arguments))
     elif program in ("python", "pytest"):
         assert all((ROOT / word).exists() for word in arguments if word.endswith(".py"))
     else:
         assert program in OTHER_PROGRAMS, f"{program} is no command that is known here"
+
+
+def check_span(span: str) -> None:
+    """Fail unless an inline command is one that there is; it may be a name only, without its arguments."""
+    [command] = list_commands(span)
+    program, *arguments = [PLACEHOLDERS.get(word, word) for word in command]
+    program = program.removeprefix(".venv/bin/")
+    click_program = main if program == "mbta-assets" else LAUNCHERS.get(program)
+    if click_program and all(re.fullmatch(r"[a-z][a-z-]*", word) for word in arguments):
+        require_command(click_program, arguments)
+    elif arguments:
+        check_command([program, *arguments])
+
+
+def require_command(program: click.Command, names: list[str]) -> None:
+    """Fail unless a program has a command, given by the names of its groups and its own."""
+    for name in names:
+        assert isinstance(program, click.Group), f"{program.name} has no commands"
+        command = program.get_command(click.Context(program), name)
+        assert command is not None, f"{program.name} has no command {name}"
+        program = command
 
 
 @cache
@@ -137,6 +160,15 @@ def test_commands_exist_and_take_their_arguments(document: Path) -> None:
                 check_command(command)
             except (AssertionError, click.ClickException, dg.DagsterError) as error:
                 pytest.fail(f"{document.name}: {shlex.join(command)}: {error}")
+
+
+@all_documents
+def test_inline_commands_exist_and_take_their_arguments(document: Path) -> None:
+    for span in filter(COMMAND.fullmatch, read_spans(document)):
+        try:
+            check_span(span)
+        except (AssertionError, click.ClickException, dg.DagsterError) as error:
+            pytest.fail(f"{document.name}: {span}: {error}")
 
 
 @all_documents
@@ -191,6 +223,38 @@ def test_identifiers_and_files_exist(document: Path) -> None:
 def test_a_command_that_there_is_not_is_found(command: list[str]) -> None:
     with pytest.raises((AssertionError, click.ClickException, dg.DagsterError)):
         check_command(command)
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        "make coffee",
+        "dg start",
+        "dg launch now",
+        "dg launch --assets group:buses",
+        "dagster asset materialise",
+        "mbta-assets prunes",
+        "mbta-assets prune --dry",
+        "mbta-assets launch jobs",
+        "python benchmarks/coffee.py STORE",
+    ],
+)
+def test_an_inline_command_that_there_is_not_is_found(span: str) -> None:
+    assert COMMAND.fullmatch(span)
+    with pytest.raises((AssertionError, click.ClickException, dg.DagsterError)):
+        check_span(span)
+
+
+@pytest.mark.parametrize("span", ["dg", "dg launch", "dg launch --assets SELECTION", "make", "dagster dev"])
+def test_an_inline_command_may_be_a_name_or_have_a_placeholder(span: str) -> None:
+    check_span(span)
+
+
+def test_spans_are_read_outside_of_blocks(tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text("Run `make\n  test`:\n\n```sh\necho `make coffee`\n```\n\nor `dg`, not `dagster.yaml`.\n")
+    assert read_spans(document) == ["make test", "dg", "dagster.yaml"]
+    assert not COMMAND.fullmatch("dagster.yaml")
 
 
 def test_a_script_is_taken_apart() -> None:

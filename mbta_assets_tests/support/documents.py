@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 from mbta_assets_tests.support.dagster_dev import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", ".github/PULL_REQUEST_TEMPLATE.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 LOOP_WORDS = {"for", "do", "done"}
 
 
@@ -26,6 +29,12 @@ def read_blocks(document: Path, language: str) -> list[Block]:
     pattern = rf"(?:^ *<!-- needs: ([^\n]+) -->\n)?^( *)```{language}\n(.*?)^\2```"
     found = re.findall(pattern, document.read_text(), re.DOTALL | re.MULTILINE)
     return [Block(re.sub(rf"^{indentation}", "", text, flags=re.MULTILINE), need) for need, indentation, text in found]
+
+
+def read_spans(document: Path) -> list[str]:
+    """Return the spans of inline code, each as one line."""
+    text = re.sub(r"^( *)```.*?^\1```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
 def list_commands(script: str) -> Iterator[list[str]]:
