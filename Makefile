@@ -52,7 +52,7 @@ serve: $(INSTALLED) ## serve predictions and their page from the demo's store
 	$(BIN)/functions-framework --source deploy/functions/main.py --target predict --host 127.0.0.1 --port $(or $(PORT),8080)
 
 live: $(INSTALLED) ## predict every stop ahead of every vehicle of the feed, and serve TripUpdates
-	@$(BIN)/mbta-assets live --port $(or $(PORT),8090)
+	@$(BIN)/mbta-assets live $(if $(PORT),--port $(PORT))
 
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemon
 	$(BIN)/dg dev $(if $(PORT),--port $(PORT))

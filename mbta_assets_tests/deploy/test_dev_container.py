@@ -21,7 +21,7 @@ def test_the_container_runs_and_names_targets_that_exist() -> None:
 
 
 def test_the_forwarded_ports_are_those_of_the_servers() -> None:
-    (serve,) = re.findall(r"--target predict .*--port (\d+)", MAKEFILE)
+    (serve,) = re.findall(r"--target predict .*--port \$\(or \$\(PORT\),(\d+)\)", MAKEFILE)
     live = Options.port
     assert CONTAINER["forwardPorts"] == [DAGSTER_UI_PORT, int(serve), live]
     assert [int(port) for port in CONTAINER["portsAttributes"]] == CONTAINER["forwardPorts"]
