@@ -123,9 +123,10 @@ def explain(
 
     visit = explanation.Visit(day.date(), trip_id, stop_sequence, parse_time(at), vehicle)
     try:
-        with open_resources(Settings.from_environment(), "warehouse", "source", "model_registry") as resources:
+        names = ("warehouse", "source", "model_registry", "reports")
+        with open_resources(Settings.from_environment(), *names) as resources:
             content = explanation.explain_prediction(
-                resources.warehouse, resources.source, resources.model_registry, visit
+                resources.warehouse, resources.source, resources.model_registry, resources.reports, visit
             )
     except (explanation.NothingToExplain, SourceError, MissingPartition) as error:
         raise click.ClickException(str(error)) from error

@@ -90,7 +90,7 @@ class AccuracyHistory:
         return [(member, members[member]) for member in sorted(most, key=_sort_key)]
 
     def list_days(self, dimension: str, member: str) -> list[tuple[str, Errors]]:
-        """Return the errors of each day that has some; of a stop, which has none by day, an empty list."""
+        """Return the errors of each day that has some; an empty list for a stop with few predictions."""
         errors = self.by_day.get((dimension, member), {})
         return [(day, errors[day]) for day in self.days if day in errors]
 

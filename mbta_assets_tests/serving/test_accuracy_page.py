@@ -66,7 +66,12 @@ def test_filters_are_chosen_with_the_keyboard_alone(page: Page, full_store: Mode
     expect(page.get_by_role("heading", name=f"Hour {hours[3]}, day by day")).to_be_visible()
     assert page.locator("tr[aria-current] th").inner_text() == hours[3]
     page.goto("/accuracy?by=stop_id")
-    assert page.locator("table").first.locator("tbody tr").count() == len(history.list_members("stop_id")) > 5
+    stops = [member for member, _ in history.list_members("stop_id")]
+    assert page.locator("table").first.locator("tbody tr").count() == len(stops) > 5
+    page.get_by_role("link", name=stops[2], exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=f"Stop {stops[2]}, day by day")).to_be_visible()
+    assert page.locator("table").last.locator("tbody tr").count() == len(history.list_days("stop_id", stops[2])) > 5
     assert find_violations(page) == []
 
 

@@ -1,14 +1,16 @@
 """The report of the production model is one page with all that it needs, and the HTTP function shows it."""
 
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from playwright.sync_api import expect
 
-from mbta_assets.defs.production.model_report import store_report
+from mbta_assets.defs.production.model_report import History, store_report
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Rule
 from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.training.dataset import PARTS
@@ -24,6 +26,7 @@ from mbta_assets_tests.support.function_server import serve_predictions
 
 REASON = "It has 40% less error than <the> lookup."
 DECISION = Decision((Rule(True, REASON), Rule(True, "It has 20,000 bytes; 60,000 are the maximum.")))
+RUN_CONFIG = {"resources": {"settings": {"config": {"seed": 7, "training_days": 2}}}}
 FIELDS = {
     "parameters": 1234,
     "learned_days": ["2024-09-09", "2024-09-10"],
@@ -51,7 +54,8 @@ def write_report(store: ModelStore, test: pd.DataFrame) -> str:
     registry, reports = ModelRegistry(store.root), ReportStore(store.root)
     model = registry.current("production_model")
     lookup = load_model(model).preprocessor.lookup.predict_delay(test)
-    location = store_report(reports, model, lookup, test, DECISION, registry.moves("production_model"))
+    history = History(DECISION, registry.moves("production_model"), RUN_CONFIG)
+    location = store_report(reports, model, lookup, test, history)
     assert Path(location["path"]).name == name_model_report(model.digest)
     return reports.read(name_model_report(model.digest)).decode()
 
@@ -66,6 +70,14 @@ def test_the_report_says_what_the_model_is_worth_and_loads_nothing(
     assert digest in page and f"{error:.1f} s on average on {len(test):,} test rows" in page
     assert "40% less error than &lt;the&gt; lookup" in page and "abc123" in page and "feed" * 16 in page
     assert not re.search(r"<script|<link|@import|url\(|src=\"(?!data:image/png)", page)
+    by_trip = np.abs(test["delay_seconds"] - delay.delay).groupby(test["trip_id"].to_numpy())
+    spread = 1.96 * np.sqrt(((by_trip.sum() - error * by_trip.size()) ** 2).sum()) / len(test)
+    [of_model, of_gain] = re.findall(r'<tr><th scope="row">(?:Error of|Less than).*?</tr>', page)
+    numbers = [float(number) for number in re.findall(r">(-?[0-9.]+)</td>", of_model)]
+    assert numbers[0] == pytest.approx(error, abs=0.05) and numbers[1] == pytest.approx(spread, rel=0.05, abs=0.1)
+    assert "Less than the run-time lookup" in of_gain
+    shown = re.search(r"<pre[^>]*>(resources:.*?)</pre>", page, re.DOTALL)
+    assert shown and yaml.safe_load(unescape(shown[1])) == RUN_CONFIG and "--config run_config.yaml" in page
     pictures = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)"', page)
     assert len(pictures) >= 5 and len(set(pictures)) == len(pictures)
     assert len(page) < 400_000

@@ -13,6 +13,7 @@ from pydantic import PrivateAttr
 
 from mbta_assets.defs.dagster_internals import StepExecutionContext
 from mbta_assets.defs.io_managers.pins import find_pinned_versions
+from mbta_assets.defs.run_config import describe_step
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.provenance import INPUTS, Origin, list_inputs, merge_inputs, resolve_inputs
@@ -33,7 +34,7 @@ class BundleIOManager(dg.ConfigurableIOManager):
         self.model_registry.prepare()
 
     def handle_output(self, context: dg.OutputContext, obj: Draft | Bundle) -> None:
-        """Store a version, whose manifest names every bundle that the step has read, and make it the current one.
+        """Store a version, whose manifest names what the step has read and how it was configured; make it current.
 
         Of two runs that store versions at the same time, the last one's is current; the other is not lost. A Bundle is
         stored as it is. Raises MixedVersions.
@@ -41,7 +42,9 @@ class BundleIOManager(dg.ConfigurableIOManager):
         asset = context.asset_key.path[-1]
         if isinstance(obj, Draft):
             read = merge_inputs(self._resolve_inputs(context.step_context), asset)
-            obj = replace(obj, fields={**obj.fields, INPUTS: {**list_inputs(obj.fields), **read}})
+            inputs = {INPUTS: {**list_inputs(obj.fields), **read}}
+            of_run = describe_step(context.step_context, is_trained="seed" in obj.fields)
+            obj = replace(obj, fields={**obj.fields, **inputs, **of_run})
         stored = self.model_registry.put(asset, obj)
         self.model_registry.make_current(asset, stored.digest)
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(stored.digest))

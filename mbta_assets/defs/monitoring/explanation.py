@@ -18,10 +18,12 @@ from mbta_assets.defs.transit import compute_trip_features
 from mbta_assets.ml.evaluation.accuracy import has_learned_from
 from mbta_assets.ml.inference.explanation import GROUPS, QUESTION, explain
 from mbta_assets.ml.inference.intervals import UNCORRECTED
+from mbta_assets.ml.inference.width_correction import WidthCorrection
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.sources import Source
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry
+from mbta_assets.storage.reports import WIDTH_CORRECTION, ReportStore
 from mbta_assets.storage.tables import MissingPartition
 from mbta_assets.storage.warehouse import Warehouse
 from mbta_assets.transit import schema
@@ -50,7 +52,7 @@ class Visit:
 
 
 def explain_prediction(
-    warehouse: Warehouse, source: Source, model_registry: ModelRegistry, visit: Visit
+    warehouse: Warehouse, source: Source, model_registry: ModelRegistry, reports: ReportStore, visit: Visit
 ) -> dict[str, Any]:
     """Return a prediction with its model, features, contributions, lookup entry and data versions, as JSON.
 
@@ -69,7 +71,7 @@ def explain_prediction(
     predicted = {
         "delay_seconds": explanation.delay_seconds,
         "stored_delay_seconds": None if stored is None else float(stored["predicted_delay_seconds"]),
-        **_describe_interval(model, columns, explanation.delay_seconds),
+        **_describe_interval(model, columns, explanation.delay_seconds, _read_correction(reports, bundle.digest)),
         "observed_delay_seconds": _to_json(row["delay_seconds"].iloc[0]),
     }
     return {
@@ -130,16 +132,34 @@ def _find_stored(predictions: pd.DataFrame, row: pd.DataFrame) -> pd.Series | No
     return None if found.empty else found.iloc[-1]
 
 
-def _describe_interval(model: Any, columns: Mapping[str, np.ndarray], delay: float) -> dict[str, Any]:
-    """Return the interval around a predicted delay as calibrated, without what days since then have corrected."""
+def _describe_interval(
+    model: Any, columns: Mapping[str, np.ndarray], delay: float, correction: WidthCorrection
+) -> dict[str, Any]:
+    """Return the interval around a predicted delay as calibrated, and as corrected by the days since, if it is."""
     if model.interval is None:
         return {}
-    lower, upper = model.interval.compute_bounds(columns, np.array([delay]), np.zeros(1, np.int64), UNCORRECTED)
-    return {
-        "confidence_level": model.interval.confidence_level,
-        "lower_delay_seconds": float(lower[0]),
-        "upper_delay_seconds": float(upper[0]),
-    }
+    bounds = {"confidence_level": model.interval.confidence_level}
+    for prefix, of_widths in (("", UNCORRECTED), ("corrected_", correction)):
+        if of_widths is not UNCORRECTED or not prefix:
+            lower, upper = model.interval.compute_bounds(columns, np.array([delay]), np.zeros(1, np.int64), of_widths)
+            bounds |= {f"{prefix}lower_delay_seconds": float(lower[0]), f"{prefix}upper_delay_seconds": float(upper[0])}
+    return bounds
+
+
+def _read_correction(reports: ReportStore, version: str) -> WidthCorrection:
+    """Return the current correction of a model's interval widths, `UNCORRECTED` if there is none of this model.
+
+    Raises NothingToExplain if the report is damaged.
+    """
+    if not reports.find(WIDTH_CORRECTION):
+        return UNCORRECTED
+    try:
+        correction = WidthCorrection.from_json(reports.read(WIDTH_CORRECTION), version)
+    except ValueError as error:
+        raise NothingToExplain(
+            f"The report {WIDTH_CORRECTION} is damaged: {error}. Materialize width_correction again."
+        ) from error
+    return UNCORRECTED if correction == UNCORRECTED else correction
 
 
 def _list_features(row: pd.DataFrame, names: tuple[str, ...], bundle: Bundle) -> list[dict[str, Any]]:
@@ -169,7 +189,7 @@ def _describe_model(bundle: Bundle, day: date) -> dict[str, Any]:
 
 
 def _list_versions(warehouse: Warehouse, day: date) -> dict[str, str]:
-    """Return the content version of each stored table of a service day."""
+    """Return the content version of each table of a service day as it is stored now."""
     versions = {}
     for table in MADE_FROM:
         with suppress(MissingPartition):
@@ -214,7 +234,7 @@ def format_explanation(content: Mapping[str, Any]) -> str:
     learned = "yes" if model["has_learned_from_the_day"] else "no"
     lines += ["", f"model    {model['digest']}", f"         has learned from this day: {learned}"]
     lines += [f"         {name} {model[name]}" for name in ("training_set", "git_commit") if model.get(name)]
-    lines += [f"data     {table} {version}" for table, version in content["data_versions"].items()]
+    lines += [f"data now {table} {version}" for table, version in content["data_versions"].items()]
     return "\n".join(lines)
 
 

@@ -6,17 +6,20 @@ with.
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mbta_assets.agency import AGENCY, describe_attribution
 from mbta_assets.defs.production.leaderboard import score_model
 from mbta_assets.defs.production.leaderboard_plots import SERVED, make_leaderboard_drawings, make_model_drawings
 from mbta_assets.ml.evaluation import metrics
+from mbta_assets.ml.evaluation.paired_days import compute_half_width
 from mbta_assets.ml.evaluation.promotion_gate import Decision
 from mbta_assets.plots.style import draw_png
 from mbta_assets.storage.bundle import Bundle
@@ -44,23 +47,27 @@ LIMITS = (
 )
 
 
+@dataclass(frozen=True)
+class History:
+    """How a model came to be in production."""
+
+    decision: Decision
+    moves: Sequence[Move]
+    """Versions that were in production, the latest first."""
+    run_config: Mapping[str, Any]
+    """The run configuration that makes the model again."""
+
+
 def store_report(
-    reports: ReportStore,
-    bundle: Bundle,
-    lookup: np.ndarray,
-    test: pd.DataFrame,
-    decision: Decision,
-    moves: Sequence[Move],
+    reports: ReportStore, bundle: Bundle, lookup: np.ndarray, test: pd.DataFrame, history: History
 ) -> dict[str, Any]:
     """Store the report of a model and return its location.
 
-    `lookup` (n,) are the delays in seconds that the run-time lookup predicts for n test rows. `moves` are the versions
-    that were in production, the latest first.
+    `lookup` (n,) are the delays in seconds that the run-time lookup predicts for n test rows.
     """
     row, delay = score_model(SERVED, bundle, test)
-    predicted = {LOOKUP: lookup, **metrics.predict_baselines(test)}
-    baselines = [metrics.make_leaderboard_row(name, test, of_baseline) for name, of_baseline in predicted.items()]
-    page = render_report(bundle, row, delay, baselines, test, decision, moves)
+    baselines = {LOOKUP: lookup, **metrics.predict_baselines(test)}
+    page = render_report(bundle, row, delay, baselines, test, history)
     return reports.write(name_model_report(bundle.digest), page)
 
 
@@ -68,18 +75,18 @@ def render_report(
     bundle: Bundle,
     row: metrics.LeaderboardRow,
     delay: np.ndarray,
-    baselines: Sequence[metrics.LeaderboardRow],
+    baselines: Mapping[str, np.ndarray],
     test: pd.DataFrame,
-    decision: Decision,
-    moves: Sequence[Move],
+    history: History,
 ) -> bytes:
     """Return the report of a model as one HTML page with its pictures.
 
-    `row` is its leaderboard row and `delay` (n,) what it predicts in seconds for n test rows; `baselines` are rows of
-    the leaderboard, the run-time lookup among them.
+    `row` is its leaderboard row and `delay` (n,) what it predicts in seconds for n test rows, as each of the baselines
+    (n,) does, the run-time lookup among them.
     """
-    drawings = {**make_leaderboard_drawings([row, *baselines], [row]), **make_model_drawings(row, delay, test)}
-    lookup = next(baseline for baseline in baselines if baseline["model"] == LOOKUP)
+    of_baselines = [metrics.make_leaderboard_row(name, test, predicted) for name, predicted in baselines.items()]
+    drawings = {**make_leaderboard_drawings([row, *of_baselines], [row]), **make_model_drawings(row, delay, test)}
+    lookup = next(baseline for baseline in of_baselines if baseline["model"] == LOOKUP)
     page = _template().render(
         agency=AGENCY,
         attribution=describe_attribution(AGENCY),
@@ -87,10 +94,12 @@ def render_report(
         manifest=bundle.manifest,
         row=row,
         distances=[str(stops) for stops in STOPS_AHEAD],
-        results=_tabulate_results([row, *baselines]),
+        results=_tabulate_results([row, *of_baselines]),
+        chance=_measure_chance(delay, baselines[LOOKUP], test),
         worst_routes=_list_worst_routes(row, lookup),
-        decision=decision,
-        moves=moves,
+        decision=history.decision,
+        moves=history.moves,
+        run_config=yaml.safe_dump(dict(history.run_config), sort_keys=False),
         limits=LIMITS,
         plots=[(caption, _embed(*drawings[name])) for name, caption in CAPTIONS.items() if name in drawings],
     )
@@ -107,6 +116,27 @@ def _tabulate_results(rows: Sequence[metrics.LeaderboardRow]) -> list[dict[str, 
             **{str(stops): row["by_stops_ahead"].get(str(stops), {}).get("mae") for stops in STOPS_AHEAD},
         }
         for row in rows
+    ]
+
+
+def _measure_chance(delay: np.ndarray, lookup: np.ndarray, test: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the error of a model, and by how much it is below that of the lookup, with the half widths of intervals.
+
+    All are in seconds, a half width None where there is one trip or day. `delay` and `lookup` (n,) are predictions of n
+    test rows.
+    """
+    label = test["delay_seconds"].to_numpy(dtype=float)
+    error, error_of_lookup = np.abs(label - delay), np.abs(label - lookup)
+    day = test["service_date"].astype(str)
+    trip = day + " " + test["trip_id"].astype(str)
+    return [
+        {
+            "name": name,
+            "seconds": float(values.mean()),
+            "by_trip": compute_half_width(values, trip.to_numpy()),
+            "by_day": compute_half_width(values, day.to_numpy()),
+        }
+        for name, values in (("Error of this model", error), ("Less than the run-time lookup", error_of_lookup - error))
     ]
 
 

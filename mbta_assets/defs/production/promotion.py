@@ -26,8 +26,9 @@ from mbta_assets.defs.dagster_internals import (
 )
 from mbta_assets.defs.freshness import WEEKLY
 from mbta_assets.defs.metadata import table_metadata
-from mbta_assets.defs.production.model_report import store_report
+from mbta_assets.defs.production.model_report import History, store_report
 from mbta_assets.defs.resources.settings import TrainingSettings
+from mbta_assets.defs.run_config import build_run_config
 from mbta_assets.ml.evaluation import promotion_gate
 from mbta_assets.ml.evaluation.live_evidence import VISIT, compare_live, require_live_evidence
 from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, Rule
@@ -146,7 +147,9 @@ def production_model(
     update_shadow(model_registry, quantized_student, decision)
     moves = model_registry.moves(ASSET)
     if decision.promoted:
-        store_report(reports, quantized_student, baseline.predicted, test, decision, moves)
+        run_config = build_run_config(model_registry, "quantized_student", quantized_student.manifest)
+        history = History(decision, moves, run_config)
+        store_report(reports, quantized_student, baseline.predicted, test, history)
     else:
         context.log.warning("Not promoted: " + " ".join(decision.reasons))
     return dg.MaterializeResult(

@@ -14,10 +14,11 @@ from mbta_assets.ml.evaluation.accuracy import BESIDE_AGENCY, SHADOW_PREFIX
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
 
 MEASURE = "mae_seconds"
-BY_DAY = ("all", "route_id", "stops_ahead", "hour")
-"""Dimensions that have errors of each day."""
-OVER_ALL_DAYS = (*BY_DAY, "stop_id")
-"""Dimensions that have errors over all days: there may be thousands of stops."""
+STOP = "stop_id"
+DIMENSIONS = ("all", "route_id", "stops_ahead", "hour", STOP)
+"""Dimensions that have errors of each day, and over all days."""
+MAX_STOPS_BY_DAY = 200
+"""Maximum number of stops that have errors of each day, those with most predictions: there may be thousands."""
 SERIES = ("ours", "ours_beside_agency", "agency")
 """Whose errors: ours on all arrivals, ours on those that the agency has predicted too, and the agency's on these."""
 
@@ -31,11 +32,12 @@ def make_history(days: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """
     parts = [_select(rows).assign(day=day) for day, rows in sorted(days.items())]
     rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["day", *_COLUMNS])
+    rows = rows[rows["dimension"].isin(DIMENSIONS)]
     return {
         "days": sorted(days),
         "series": list(SERIES),
-        "by_day": _average(rows[rows["dimension"].isin(BY_DAY)], ["day", "dimension", "member"]),
-        "over_all_days": _average(rows[rows["dimension"].isin(OVER_ALL_DAYS)], ["dimension", "member"]),
+        "by_day": _average(rows[_has_errors_by_day(rows)], ["day", "dimension", "member"]),
+        "over_all_days": _average(rows, ["dimension", "member"]),
     }
 
 
@@ -58,6 +60,14 @@ def _select(rows: pd.DataFrame) -> pd.DataFrame:
     )
     is_error = rows["measure"].eq(MEASURE) & ~version.str.startswith(SHADOW_PREFIX) & rows["value"].notna()
     return selected[is_error & ~(is_agency & is_beside)]
+
+
+def _has_errors_by_day(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows (n,) are of members that have errors of each day: all but the stops with few predictions."""
+    of_stops = rows["dimension"] == STOP
+    counts = rows[of_stops & (rows["series"] == SERIES[0])].groupby("member")["n"].sum().sort_index()
+    most = counts.sort_values(ascending=False, kind="stable").index[:MAX_STOPS_BY_DAY]
+    return ~of_stops | rows["member"].isin(most)
 
 
 def _average(rows: pd.DataFrame, keys: list[str]) -> list[list[Any]]:

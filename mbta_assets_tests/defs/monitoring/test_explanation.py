@@ -1,6 +1,7 @@
 """`mbta-assets explain` on a stored service day: what it says equals what is stored, and what there is not is named."""
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +11,11 @@ from click.testing import CliRunner, Result
 from mbta_assets.cli import main
 from mbta_assets.ml.evaluation import accuracy
 from mbta_assets.ml.inference.model import Model
+from mbta_assets.ml.inference.width_correction import WidthCorrection
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets.storage.reports import WIDTH_CORRECTION, ReportStore
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import schema
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels, trained_models
@@ -20,6 +23,8 @@ from mbta_assets_tests.support.days import SIMULATED_DAYS, Tables, build
 
 __all__ = ["trained_models"]
 DAY = SIMULATED_DAYS[-1]
+PREFIXES = ("", "corrected_")
+"""Prefixes of the bounds of an interval as calibrated, and as corrected since."""
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,30 @@ def test_the_uncorrected_prediction_is_that_of_the_model(store: ModelStore) -> N
         prediction = json.loads(result.stdout)["prediction"]
         same.append(abs(prediction["delay_seconds"] - prediction["stored_delay_seconds"]) < 1e-3)
     assert sum(same) >= 7
+
+
+def test_the_interval_is_also_shown_as_the_days_since_have_corrected_it(store: ModelStore) -> None:
+    row = read_predictions(store).iloc[0]
+    visit = DAY, row["trip_id"], row["stop_sequence"], "--at", row["time_stamp"].isoformat()
+    before = json.loads(explain(store, *visit, "--json").stdout)["prediction"]
+    assert "corrected_lower_delay_seconds" not in before
+    bands = [f"{position} {stops}" for position in ("mid_trip", "terminal") for stops in (0, 2, 5, 10, "more")]
+    correction = WidthCorrection(by_distance=dict.fromkeys(bands, math.log(2)))
+    reports = ReportStore(store.root)
+    try:
+        reports.write(WIDTH_CORRECTION, correction.to_json(store.models[1].digest))
+        assert json.loads(explain(store, *visit, "--json").stdout)["prediction"] == before  # it is another model's
+        reports.write(WIDTH_CORRECTION, correction.to_json(store.models[0].digest))
+        after = json.loads(explain(store, *visit, "--json").stdout)["prediction"]
+        assert {name: after[name] for name in before} == before
+        late = [after[f"{prefix}upper_delay_seconds"] - after["delay_seconds"] for prefix in PREFIXES]
+        assert late[1] == pytest.approx(2 * late[0], rel=1e-3)  # the early side ends at the present
+        assert "corrected upper delay" in explain(store, *visit).stdout
+        reports.write(WIDTH_CORRECTION, b"{")
+        damaged = explain(store, *visit)
+        assert damaged.exit_code == 1 and "Materialize width_correction again" in damaged.stderr
+    finally:
+        (reports.directory / WIDTH_CORRECTION).unlink()
 
 
 def test_without_a_stored_prediction_the_current_model_explains(store: ModelStore) -> None:

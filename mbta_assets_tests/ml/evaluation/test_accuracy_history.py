@@ -6,7 +6,7 @@ from datetime import date
 import pandas as pd
 
 from mbta_assets.ml.evaluation.accuracy import MetricRow, make_accuracy_table, name_shadow
-from mbta_assets.ml.evaluation.accuracy_history import BY_DAY, SERIES, make_history
+from mbta_assets.ml.evaluation.accuracy_history import MAX_STOPS_BY_DAY, SERIES, make_history
 from mbta_assets.ml.evaluation.metrics import AGENCY_BASELINE
 
 FIRST, SECOND = date(2024, 3, 4), date(2024, 3, 5)
@@ -40,7 +40,9 @@ def test_errors_are_averaged_by_their_numbers_over_versions_and_days() -> None:
     assert history["days"] == [str(FIRST), str(SECOND)] and history["series"] == list(SERIES)
     assert history["by_day"] == [
         [str(FIRST), "route_id", "1", 400, 17.5, 40, 12.0, 40, 30.0],
+        [str(FIRST), "stop_id", "s", 20, 5.0, 0, None, 0, None],
         [str(SECOND), "route_id", "1", 100, 40.0, 0, None, 0, None],
+        [str(SECOND), "stop_id", "s", 60, 9.0, 0, None, 0, None],
     ]
     assert history["over_all_days"] == [
         ["route_id", "1", 500, 22.0, 40, 12.0, 40, 30.0],
@@ -58,4 +60,13 @@ def test_the_error_over_all_predictions_beside_the_agency_is_that_of_all() -> No
 def test_without_days_there_is_a_report_without_rows() -> None:
     history = json.loads(json.dumps(make_history({})))
     assert history == {"days": [], "series": list(SERIES), "by_day": [], "over_all_days": []}
-    assert "stop_id" not in BY_DAY
+
+
+def test_only_the_stops_with_most_predictions_have_errors_of_each_day() -> None:
+    counts = {f"s{n:03}": 20 + n for n in range(MAX_STOPS_BY_DAY + 5)}
+    rows = [mae("stop_id", stop, n, 1.0) for stop, n in counts.items()]
+    agency = [mae("stop_id", "s000", 9_999, 1.0), mae("stop_id", "s100", 9_999, 1.0)]
+    history = make_history({str(FIRST): make_day(FIRST, a=rows, **{AGENCY_BASELINE: agency})})
+    assert {row[1] for row in history["over_all_days"]} == set(counts)
+    assert {row[2] for row in history["by_day"]} == set(sorted(counts)[5:])
+    assert [row[3] for row in history["by_day"] if row[2] == "s100"] == [120]
