@@ -129,6 +129,11 @@ def describe_account(account: Accounting) -> dict[str, Any]:
     }
 
 
+PLOTTED = (
+    "service_date", "time_stamp", "route_id", "delay_seconds",
+    *schema.columns_with_role(schema.TransitFeatures, "numeric"),
+)  # fmt: skip
+"""Columns of the features that plots are drawn from."""
 POINT_IN_TIME_CORRECT = check_making(
     "point_in_time_correct",
     f"{point_in_time_correct.__doc__} Only the last service day of a run is compared: the code is the same for all.",
@@ -167,7 +172,7 @@ def transit_features(
         rows = features.compute_feature_table(*inputs, agency_predictions=predictions)
         agency_delays = len(rows) - rows[AGENCY_DELAY].null_count
         metadata = {"agency_predictions": len(predictions), "agency_delays": agency_delays}
-        plots = describe_features(schema.to_frame(rows)) if day == last else {}
+        plots = describe_features(schema.to_frame(rows.select(PLOTTED))) if day == last else {}
         return ServiceDay(rows, problems=problems, metadata={**(metadata if len(predictions) else {}), **plots})
 
     return DailyOutput(make)

@@ -1,5 +1,6 @@
 """Plots of a service day's tables and of a training set."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,10 @@ def draw_labels_by_hour(axes: Any, features: pd.DataFrame) -> None:
 
 def draw_labels_by_route(axes: Any, features: pd.DataFrame) -> None:
     """Draw the rows of a service day by route, those with most rows on top, with a label and without."""
-    routes = features["route_id"].fillna("none").astype(str)
-    labelled = features["delay_seconds"].notna()
-    counts = pd.crosstab(routes, labelled).reindex(columns=[True, False], fill_value=0)
+    codes, routes = _encode_routes(features)
+    labelled = features["delay_seconds"].notna().to_numpy()
+    by_label = {label: np.bincount(codes[labelled == label], minlength=len(routes)) for label in (True, False)}
+    counts = pd.DataFrame(by_label, index=routes)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     left_out = len(counts) - MAX_ROUTES
     counts = counts[:MAX_ROUTES]
@@ -83,12 +85,11 @@ def draw_missing_by_group(by_hour: Any, by_route: Any, features: pd.DataFrame) -
 
     The routes with most rows are drawn, from left to right. An hour without rows is left white.
     """
-    missing = features[_compute_missing_share(features).index].isna().reset_index(drop=True)
-    of_hours = missing.groupby(compute_hours(features)).mean()
-    of_hours = of_hours.reindex(range(int(of_hours.index.max()) + 1))
-    routes = features["route_id"].fillna("none").astype(str).to_numpy()
-    largest = pd.Series(routes).value_counts().index[:MAX_MISSING_ROUTES]
-    of_routes = missing.groupby(routes).mean().reindex(largest)
+    missing = features[_compute_missing_share(features).index].isna()
+    hours, (codes, routes) = compute_hours(features), _encode_routes(features)
+    of_hours = _average_by_group(missing, hours, range(int(hours.max()) + 1))
+    largest = np.argsort(-np.bincount(codes), kind="stable")[:MAX_MISSING_ROUTES]
+    of_routes = _average_by_group(missing, codes, routes).iloc[largest]
     for axes, share in ((by_hour, of_hours), (by_route, of_routes)):
         height, width = max(1, share.shape[1]), len(share)
         image = axes.imshow(
@@ -102,6 +103,20 @@ def draw_missing_by_group(by_hour: Any, by_route: Any, features: pd.DataFrame) -
     by_route.set(xlabel="route", ylabel="feature", title="Missing values by route")
     by_route.tick_params(labelleft=False)
     by_hour.figure.colorbar(image, ax=[by_hour, by_route], label="missing values (% of the rows)")
+
+
+def _encode_routes(features: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Return the code (n,) of the route of each row, and the names of the routes in order, `none` if it is missing."""
+    codes, names = pd.factorize(features["route_id"].fillna("none").astype(str), sort=True)
+    return codes, list(names)
+
+
+def _average_by_group(missing: pd.DataFrame, codes: np.ndarray, groups: Sequence[Any]) -> pd.DataFrame:
+    """Return the share of missing values of each column by group (n,), NaN for a group without rows."""
+    counts = {name: np.bincount(codes[values.to_numpy()], minlength=len(groups)) for name, values in missing.items()}
+    sizes = np.bincount(codes, minlength=len(groups))
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame({name: count / sizes for name, count in counts.items()}, index=list(groups))
 
 
 def _compute_missing_share(features: pd.DataFrame) -> pd.Series:
