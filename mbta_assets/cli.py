@@ -20,7 +20,7 @@ from mbta_assets.launch import LaunchError
 from mbta_assets.storage.bundle import BundleError
 
 selection_option = click.option(
-    "--select", "selection", required=True, help="Assets to materialize, in the syntax of `dg launch --assets`."
+    "--select", "selection", required=True, help="Assets to materialize, as in `dg launch --assets SELECTION`."
 )
 partition_option = click.option(
     "--partition", default="", help="Service date, YYYY-MM-DD, or a range of them, FIRST...LAST."
@@ -64,14 +64,17 @@ def demo() -> None:
     run_demo()
 
 
+DAY_FORMAT = "YYYY-MM-DD"
 day_type = click.DateTime(["%Y-%m-%d"])
 
 
 @main.command()
 @click.option("--source", help="Where the upstream tables come from, instead of MBTA_SOURCE.")
 @click.option("--last", "latest", type=click.IntRange(min=1), help="Number of latest service days that there are.")
-@click.option("--from", "first", type=day_type, help="First service day, instead of --last.")
-@click.option("--to", "last", type=day_type, help="Last service day. By default the latest that there is.")
+@click.option("--from", "first", type=day_type, metavar=DAY_FORMAT, help="First service day, instead of --last.")
+@click.option(
+    "--to", "last", type=day_type, metavar=DAY_FORMAT, help="Last service day. By default the latest that there is."
+)
 def backfill(source: str | None, latest: int | None, first: datetime | None, last: datetime | None) -> None:
     """Fetch service days, materialize, train, and print the leaderboard."""
     if (latest is None) == (first is None):
@@ -95,15 +98,15 @@ def check() -> None:
 @main.command()
 def settings() -> None:
     """Print a Markdown table of every setting."""
-    from mbta_assets.documentation import settings_table  # imports pydantic and pandera
+    from mbta_assets.markdown import settings_table  # imports pydantic
 
     click.echo(settings_table())
 
 
 @main.command()
-@click.argument("day", type=day_type)
-@click.argument("trip_id")
-@click.argument("stop_sequence", type=int)
+@click.argument("day", metavar="DAY", type=day_type, help="Stored service day, YYYY-MM-DD.")
+@click.argument("trip_id", help="Trip of that day.")
+@click.argument("stop_sequence", type=int, help="Stop sequence of the stop in the trip.")
 @click.option("--at", help="Time up to which reports were known, such as 2024-09-18T08:30:00-04:00. By default all.")
 @click.option("--vehicle", help="Vehicle, where several ran the trip.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -112,8 +115,8 @@ def explain(
 ) -> None:
     """Show what the prediction for one stop of a trip was made of.
 
-    DAY is a stored service day. The latest prediction is shown, or the latest one up to --at: its model, features with
-    their values, what each group of them adds, the entry of the run-time lookup, and the versions of the data.
+    The latest prediction is shown, or the latest one up to --at: its model, features with their values, what each group
+    of them adds, the entry of the run-time lookup, and the versions of the data.
     """
     from mbta_assets.definitions import open_resources  # imports Dagster
     from mbta_assets.defs.monitoring import explanation
@@ -220,7 +223,9 @@ def collect(
 @click.option(
     "--every", default=10.0, show_default=True, type=click.FloatRange(min=0.01), help="Seconds between two requests."
 )
-@click.option("--replay", type=day_type, help="Replay a stored service day instead of following the feed.")
+@click.option(
+    "--replay", type=day_type, metavar=DAY_FORMAT, help="Replay a stored service day instead of following the feed."
+)
 @click.option(
     "--speed",
     default=1.0,
@@ -237,7 +242,8 @@ def collect(
 @click.option(
     "--archive-predictions/--no-archive-predictions",
     default=None,
-    help="Keep what is published in MBTA_FEED_ARCHIVE, once a minute.  [default: unless it is a replay]",
+    show_default="unless it is a replay",
+    help="Keep what is published in MBTA_FEED_ARCHIVE, once a minute.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at.")
 @click.option("--port", default=8090, show_default=True, help="Port to serve at; 0 for one that is free.")
@@ -315,7 +321,7 @@ def submit(selection: str, partition: str, follow: bool, no_cache: bool) -> None
 
 
 @launch.command()
-@click.argument("name")
+@click.argument("name", help="Name of the pipeline, as `mbta-assets launch submit` prints it.")
 @selection_option
 def follow(name: str, selection: str) -> None:
     """Wait for the submitted pipeline NAME and report its assets."""
@@ -337,7 +343,7 @@ def job(selection: str, partition: str) -> None:
 
 
 @launch.command()
-@click.argument("asset")
+@click.argument("asset", help="Key of the asset.")
 @partition_option
 @click.option("--upstream", default="", help="Version tokens of the inputs, as ASSET=TOKEN,...")
 @click.option("--launch", "launch_name", default="", help="Name under which to store the version token.")

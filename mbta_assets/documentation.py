@@ -1,11 +1,10 @@
-"""Generated parts of the documentation: tables of settings, columns, assets, checks, configuration, query fields.
+"""Generated parts of the documentation: tables of settings, columns, assets, checks, configuration, commands.
 
 Each stands between two markers, so that a document is brought up to date without touching what people wrote:
 
     python -m mbta_assets.documentation README.md docs/*.md
 
-Functions import what they need, as `mbta-assets settings` prints its table without Dagster and pandas, which take
-seconds to import, and whatever the settings are.
+Functions import what they need: Dagster and pandas take seconds to import, and few documents have tables of both.
 """
 
 import inspect
@@ -17,10 +16,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from mbta_assets.settings import VARIABLES, Settings
+from mbta_assets.markdown import format_table, settings_table
+from mbta_assets.settings import Settings
 
 MAX_DEFAULT = 60
 """Maximum number of characters of a default value that is shown."""
+MAKEFILE = Path(__file__).parents[1] / "Makefile"
+TARGET = r"^([a-z-]+):.*?## (.*)\n((?:[\t#].*\n)*)"
+"""A target of the Makefile that has a description, this, and the lines of its recipe."""
+VARIABLES_OF_MAKE = ("CURDIR", "MAKEFILE_LIST")
+"""Variables that make itself assigns."""
 
 
 def update_document(markdown: str) -> str:
@@ -36,18 +41,6 @@ def update_document(markdown: str) -> str:
         return f"{begin}{GENERATORS[kind](arguments.split())}\n{end}"
 
     return BLOCK.sub(replace, markdown)
-
-
-def settings_table(prefixes: Sequence[str] = ()) -> str:
-    """Return a table of the variables whose names begin with one of the prefixes, by default of all."""
-    return _format_table(
-        ("variable", "default", "accepts", "description"),
-        (
-            (f"`{entry.name}`", f"`{entry.default}`" if entry.default else "", entry.accepts, entry.description)
-            for entry in VARIABLES
-            if not prefixes or entry.name.startswith(tuple(prefixes))
-        ),
-    )
 
 
 def columns_table(tables: Sequence[str]) -> str:
@@ -66,7 +59,7 @@ def assets_table(_: Sequence[str] = ()) -> str:
         parents = ", ".join(f"`{parent.to_user_string()}`" for parent in sorted(node.parent_keys))
         days = "each service day" if node.partitions_def else ""
         rows.append((f"`{key.to_user_string()}`", node.group_name, days, parents, _first_line(node.description)))
-    return _format_table(("asset", "group", "made for", "made from", "what it is"), rows)
+    return format_table(("asset", "group", "made for", "made from", "what it is"), rows)
 
 
 def checks_table(_: Sequence[str] = ()) -> str:
@@ -78,7 +71,7 @@ def checks_table(_: Sequence[str] = ()) -> str:
         check = key.name, "stops" if spec.blocking else "warns", _first_line(spec.description)
         assets.setdefault(check, []).append(f"`{key.asset_key.to_user_string()}`")
     rows = ((f"`{check[0]}`", ", ".join(sorted(assets[check])), *check[1:]) for check in sorted(assets))
-    return _format_table(("check", "assets", "if it fails", "what it requires"), rows)
+    return format_table(("check", "assets", "if it fails", "what it requires"), rows)
 
 
 def config_table(names: Sequence[str]) -> str:
@@ -94,7 +87,7 @@ def query_table(_: Sequence[str] = ()) -> str:
     """Return a table of the fields of an arrival query."""
     from mbta_assets.serving.arrival_query import REQUIRED_FIELDS, ArrivalQuery
 
-    return _format_table(
+    return format_table(
         ("field", "type", "needed", "meaning"),
         (
             (
@@ -110,6 +103,32 @@ def query_table(_: Sequence[str] = ()) -> str:
     )
 
 
+def commands_table(_: Sequence[str] = ()) -> str:
+    """Return usage, help, arguments and options of each command of `mbta-assets`, under headings."""
+    import click
+
+    from mbta_assets.cli import main
+
+    root = click.Context(main, **main.context_settings)
+    return "\n\n".join(
+        _describe_command(words, click.Context(command, parent=root))
+        for words, command in _list_commands("mbta-assets", main)
+    )
+
+
+def targets_table(_: Sequence[str] = ()) -> str:
+    """Return a table of the Makefile's targets that have a description, with the variables that they take."""
+    makefile = MAKEFILE.read_text()
+    assigned = {*re.findall(r"^(?:export )?([A-Z_]+) *[?:]?=", makefile, re.MULTILINE), *VARIABLES_OF_MAKE}
+    rows = []
+    for target, description, recipe in re.findall(TARGET, makefile, re.MULTILINE):
+        defaults = dict(re.findall(r"\$\(or \$\(([A-Z_]+)\),([^)]+)\)", recipe))
+        names = [name for name in dict.fromkeys(re.findall(r"\$\(([A-Z_]+)\)", recipe)) if name not in assigned]
+        variables = (f"`{name}`" + (f", by default {defaults[name]}" if name in defaults else "") for name in names)
+        rows.append((f"`make {target}`", "; ".join(variables), description))
+    return format_table(("target", "variables", "what it does"), rows)
+
+
 GENERATORS: Mapping[str, Callable[[Sequence[str]], str]] = {
     "settings": settings_table,
     "columns": columns_table,
@@ -117,6 +136,8 @@ GENERATORS: Mapping[str, Callable[[Sequence[str]], str]] = {
     "checks": checks_table,
     "config": config_table,
     "query": query_table,
+    "commands": commands_table,
+    "targets": targets_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(GENERATORS)}):begin([^>]*) -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 
@@ -148,7 +169,7 @@ def _describe_table(name: str, table: Any) -> str:
         rows.append((f"`{column}`", kind, about["unit"] or "", values, use, source, spec.description))
     order = ", ".join(f"`{column}`" for column in table.Config.metadata["order"])
     titles = ("column", "type", "unit", "values", "model input", "source", "meaning")
-    columns = _format_table(titles, rows, optional=("unit", "values", "model input", "source"))
+    columns = format_table(titles, rows, optional=("unit", "values", "model input", "source"))
     return f"### `{name}`\n\n{inspect.getdoc(table)}\n\n{columns}\n\nRows are ordered by {order}."
 
 
@@ -197,7 +218,7 @@ def _describe_config(config: _Config) -> str:
     """Return heading and keys of a run configuration."""
     of_job = f"An op of the job `{config.job}`.\n\n" if config.job else ""
     rows = _flatten("", config.fields, config.model)
-    return f"### `{config.name}`\n\n{of_job}" + _format_table(
+    return f"### `{config.name}`\n\n{of_job}" + format_table(
         ("key", "default", "values", "description"), rows, optional=("values",)
     )
 
@@ -231,6 +252,53 @@ def _format_bounds(constraints: Iterable[Any]) -> str:
     return ", ".join(texts)
 
 
+def _list_commands(path: str, group: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the commands of a group of click, and those of the groups in it, each after the words that call it."""
+    for name, command in sorted(group.commands.items()):
+        yield f"{path} {name}", command
+        yield from _list_commands(f"{path} {name}", command) if hasattr(command, "commands") else ()
+
+
+def _describe_command(words: str, context: Any) -> str:
+    """Return heading, usage, help, arguments and options of a command of click."""
+    command = context.command
+    usage = " ".join([words, *command.collect_usage_pieces(context)])
+    parts = [f"### `{words}`", f"```text\n{usage}\n```", inspect.cleandoc(command.help)]
+    rows = []
+    for parameter in command.params:
+        is_argument = parameter.param_type_name == "argument"
+        names = [parameter.make_metavar(context)] if is_argument else [*parameter.opts, *parameter.secondary_opts]
+        name = ", ".join(f"`{name}`" for name in names)
+        rows.append((name, _format_option_default(parameter), _format_type(parameter.type), parameter.help))
+    if rows:
+        parts.append(format_table(("argument or option", "default", "accepts", "description"), rows, ("accepts",)))
+    return "\n\n".join(parts)
+
+
+def _format_option_default(parameter: Any) -> str:
+    """Return what holds without an option of click, or that it is required."""
+    about = parameter.to_info_dict()
+    shown = getattr(parameter, "show_default", None)
+    if about["required"]:
+        return "required"
+    if isinstance(shown, str):
+        return shown
+    if parameter.secondary_opts:
+        return f"`{(parameter.opts if about['default'] else parameter.secondary_opts)[0]}`"
+    return "" if about.get("is_flag") or about["default"] in (None, "") else f"`{about['default']}`"
+
+
+def _format_type(kind: Any) -> str:
+    """Return what an argument or option of click accepts."""
+    about = kind.to_info_dict()
+    names = {"DateTime": "YYYY-MM-DD", "Int": "a whole number", "Float": "a number", "Path": "a path", "String": "text"}
+    name = names.get(about["param_type"].removesuffix("Range"), "")
+    least, most = about.get("min"), about.get("max")
+    if most is not None:
+        return f"{name} from {least:g} to {most:g}"
+    return name if least is None else f"{name}, {least:g} or more"
+
+
 def _format_default(value: Any) -> str:
     """Return a default value, or how many there are where a list is long."""
     text = f"`{value}`" if value != "" else ""
@@ -240,14 +308,6 @@ def _format_default(value: Any) -> str:
 def _first_line(description: str | None) -> str:
     """Return the first paragraph of a description as one line."""
     return " ".join((description or "").split("\n\n")[0].split())
-
-
-def _format_table(titles: Sequence[str], rows: Iterable[Sequence[str]], optional: Sequence[str] = ()) -> str:
-    """Return a Markdown table, without the `optional` columns that are empty."""
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    shown = [i for i, title in enumerate(titles) if title not in optional or any(row[i] for row in cells)]
-    lines = [[titles[i] for i in shown], ["---"] * len(shown), *([row[i] for i in shown] for row in cells)]
-    return "\n".join("|" + "|".join(f" {cell} " if cell != "---" else cell for cell in line) + "|" for line in lines)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """The generated tables in the documents are those of the code."""
 
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from mbta_assets.documentation import GENERATORS, config_table, settings_table, update_document
+from mbta_assets.cli import main
+from mbta_assets.documentation import GENERATORS, commands_table, config_table, targets_table, update_document
+from mbta_assets.markdown import settings_table
 from mbta_assets.settings import VARIABLES
 from mbta_assets_tests.support.dagster_dev import ROOT
 
@@ -48,6 +53,58 @@ def test_ops_of_jobs_are_beside_the_assets_that_have_configuration() -> None:
     assert "### `prune`\n\nAn op of the job `prune_versions`.\n" in table
     with pytest.raises(KeyError):
         config_table(["rolled_back"])
+
+
+def iter_commands(words: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command and those of the groups in it, each after the words that call it."""
+    yield words, command
+    if isinstance(command, click.Group):
+        for name, member in command.commands.items():
+            yield from iter_commands(f"{words} {name}", member)
+
+
+@pytest.mark.parametrize(("words", "command"), list(iter_commands("mbta-assets", main))[1:])
+def test_the_reference_of_a_command_has_what_it_takes(words: str, command: click.Command) -> None:
+    heading = f"### `{words}`\n"
+    section = (commands_table().partition(heading)[2]).split("\n### ")[0]
+    assert f"```text\n{words} [OPTIONS]" in section
+    assert command.get_short_help_str(200) in section
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    named = [re.findall(r"`(.+?)`", row[0]) for row in rows]
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    assert [[*option.opts, *option.secondary_opts] for option in options] == named[len(named) - len(options) :]
+    assert len(named) == len(command.params)
+    assert all(row[-1].removesuffix(" |") for row in rows), "each has a description"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `--write-every` | `60.0` | a number from 0 to 900 | Seconds between two writes: what is lost at most",
+        "| `--last` |  | a whole number, 1 or more | Number of latest",
+        "| `--archive`, `--no-archive` | `--archive` |  | Keep snapshots",
+        "| `--archive-predictions`, `--no-archive-predictions` | unless it is a replay |  | Keep what",
+        "| `--select` | required | text | Assets to materialize",
+        "| `--follow` |  |  | Wait for the pipeline",
+        "| `DAY` | required | YYYY-MM-DD | Stored service day",
+        "| `STOP_SEQUENCE` | required | a whole number | Stop sequence",
+        "| `--output` | required | a path | The YAML file",
+    ],
+)
+def test_the_reference_of_commands_has_defaults_and_what_is_accepted(row: str) -> None:
+    assert any(line.startswith(row) for line in commands_table().splitlines())
+
+
+def test_the_targets_of_the_makefile_are_those_of_its_help() -> None:
+    rows = [line.strip("| ").split(" | ") for line in targets_table().splitlines()[2:]]
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [(row[0].strip("`"), row[2]) for row in rows] == [
+        (f"make {line.split()[1]}", line.split(maxsplit=2)[2]) for line in listed
+    ]
+    variables = {row[0].strip("`"): row[1] for row in rows}
+    assert variables["make backfill"] == "`SOURCE`; `LAST`, by default 30"
+    assert variables["make live"] == "`PORT`"
+    assert variables["make demo"] == ""
 
 
 def test_a_table_is_generated_between_its_markers_and_the_rest_is_left() -> None:
