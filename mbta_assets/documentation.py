@@ -50,6 +50,21 @@ def columns_table(tables: Sequence[str]) -> str:
     return "\n\n".join(_describe_table(name, schema.TABLES[name]) for name in tables or schema.TABLES)
 
 
+def upstream_table(_: Sequence[str] = ()) -> str:
+    """Return a table of the columns that a source needs to deliver of each upstream table, and of those that it may."""
+    from mbta_assets.transit import schema
+
+    rows = []
+    for name, table in schema.SOURCE_TABLES.items():
+        columns: dict[bool, list[str]] = {True: [], False: []}
+        for column, spec in table.to_schema().columns.items():
+            if column != "service_date":
+                columns[spec.metadata["required"]].append(f"`{column}`")
+        title = f"`{name}`" if name in schema.UPSTREAM else f"`{name}`, optional"
+        rows.append((title, ", ".join(columns[True]), ", ".join(columns[False])))
+    return format_table(("table", "required columns", "optional columns"), rows)
+
+
 def assets_table(_: Sequence[str] = ()) -> str:
     """Return a table of all assets with what they are made from."""
     graph = _build_repository().asset_graph
@@ -132,6 +147,7 @@ def targets_table(_: Sequence[str] = ()) -> str:
 GENERATORS: Mapping[str, Callable[[Sequence[str]], str]] = {
     "settings": settings_table,
     "columns": columns_table,
+    "upstream": upstream_table,
     "assets": assets_table,
     "checks": checks_table,
     "config": config_table,

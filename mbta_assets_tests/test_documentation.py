@@ -7,11 +7,21 @@ from pathlib import Path
 
 import click
 import pytest
+from pandera.typing import Series
 
 from mbta_assets.cli import main
-from mbta_assets.documentation import GENERATORS, commands_table, config_table, targets_table, update_document
+from mbta_assets.documentation import (
+    GENERATORS,
+    commands_table,
+    config_table,
+    targets_table,
+    update_document,
+    upstream_table,
+)
 from mbta_assets.markdown import settings_table
 from mbta_assets.settings import VARIABLES
+from mbta_assets.transit import schema
+from mbta_assets.transit.table import Table, Text, column, optional
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,6 +63,23 @@ def test_ops_of_jobs_are_beside_the_assets_that_have_configuration() -> None:
     assert "### `prune`\n\nAn op of the job `prune_versions`.\n" in table
     with pytest.raises(KeyError):
         config_table(["rolled_back"])
+
+
+class Depot(Table):
+    """Depots of the service day."""
+
+    id: Series[Text] = column("Depot.")
+    name: Series[Text] = column("Name.", nullable=True)
+    tracks: Series[Text] = optional("Tracks.")
+
+
+def test_the_upstream_tables_have_the_columns_that_a_source_needs_to_deliver(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "| `trip` | `id`, `name` | `route_id`, `direction_id`, `headsign` |" in upstream_table()
+    assert "| `agency_predictions`, optional | `predicted_at`," in upstream_table()
+    monkeypatch.setattr(schema, "SOURCE_TABLES", {"depot": Depot})
+    assert upstream_table().splitlines()[2:] == ["| `depot`, optional | `id`, `name` | `tracks` |"]
+    monkeypatch.setattr(schema, "UPSTREAM", {"depot": Depot})
+    assert upstream_table().splitlines()[2:] == ["| `depot` | `id`, `name` | `tracks` |"]
 
 
 def iter_commands(words: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
