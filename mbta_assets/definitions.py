@@ -93,7 +93,10 @@ def build_daily_assets(settings: Settings) -> list[DailyDefinition]:
 
 
 def build_resources(settings: Settings) -> dict[str, Any]:
-    """Return the resources of a deployment by name. Raises SettingsError."""
+    """Return the resources of a deployment by name, as `Definitions` takes them; nothing is opened or called yet.
+
+    Raises SettingsError if the settings do not describe a deployment.
+    """
     source = SourceResource.from_settings(settings)
     build_storage = _build_gcp_storage if settings.deployment == "gcp" else _build_local_storage
     return {
@@ -121,7 +124,11 @@ def build_resources(settings: Settings) -> dict[str, Any]:
 
 
 def open_resources(settings: Settings, *names: str) -> AbstractContextManager[Any]:
-    """Open some resources of a deployment outside of a run; they are attributes of what the context manager returns."""
+    """Open some resources of a deployment outside of a run: a context manager with them as attributes.
+
+    Each attribute is the plain object, such as a `ModelRegistry` as `model_registry`. Raises SettingsError as
+    `build_resources` does, and KeyError for a name that is none of its.
+    """
     resources = build_resources(settings)
     return dg.build_resources({name: resources[name] for name in names})
 
@@ -187,3 +194,4 @@ def _build_gcp_storage(settings: Settings, source: SourceResource) -> dict[str, 
 
 
 defs = build_defs()
+"""Definitions of the environment's settings: the code location that `dg` and `dagster` load."""

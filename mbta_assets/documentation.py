@@ -98,6 +98,28 @@ def config_table(names: Sequence[str]) -> str:
     return "\n\n".join(_describe_config(configs[name]) for name in names or sorted(configs))
 
 
+def classes_table(_: Sequence[str] = ()) -> str:
+    """Return a table of the class of run configuration of each asset, and of each op of a job, that has one."""
+    rows = (
+        (f"`{config.name}`", f"`{config.model.__module__}.{config.model.__name__}`", _first_line(config.model.__doc__))
+        for config in sorted(_list_configs(), key=lambda config: config.name)
+    )
+    return format_table(("asset or op", "class", "what it is"), rows)
+
+
+def resources_table(_: Sequence[str] = ()) -> str:
+    """Return a table of the resources of a deployment on one machine, with their classes and fields."""
+    from mbta_assets.definitions import build_resources
+
+    rows = []
+    for name, resource in sorted(build_resources(Settings()).items()):
+        kind = type(resource)
+        texts = {field: about.description for field, about in kind.model_fields.items() if about.description}
+        fields = " ".join(f"`{field}`: {_first_line(text)}" for field, text in texts.items())
+        rows.append((f"`{name}`", f"`{kind.__module__}.{kind.__name__}`", _first_line(kind.__doc__), fields))
+    return format_table(("resource", "class", "what it is", "fields"), rows)
+
+
 def query_table(_: Sequence[str] = ()) -> str:
     """Return a table of the fields of an arrival query."""
     from mbta_assets.serving.arrival_query import REQUIRED_FIELDS, ArrivalQuery
@@ -151,6 +173,8 @@ GENERATORS: Mapping[str, Callable[[Sequence[str]], str]] = {
     "assets": assets_table,
     "checks": checks_table,
     "config": config_table,
+    "classes": classes_table,
+    "resources": resources_table,
     "query": query_table,
     "commands": commands_table,
     "targets": targets_table,

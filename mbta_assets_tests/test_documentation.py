@@ -6,20 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import griffe
 import pytest
 from pandera.typing import Series
 
 from mbta_assets.cli import main
+from mbta_assets.definitions import build_resources
+from mbta_assets.defs.automation.pruning import PruneConfig
 from mbta_assets.documentation import (
     GENERATORS,
+    classes_table,
     commands_table,
     config_table,
+    resources_table,
     targets_table,
     update_document,
     upstream_table,
 )
 from mbta_assets.markdown import settings_table
-from mbta_assets.settings import VARIABLES
+from mbta_assets.settings import VARIABLES, Settings
 from mbta_assets.transit import schema
 from mbta_assets.transit.table import Table, Text, column, optional
 from mbta_assets_tests.support.dagster_dev import ROOT
@@ -80,6 +85,50 @@ def test_the_upstream_tables_have_the_columns_that_a_source_needs_to_deliver(mon
     assert upstream_table().splitlines()[2:] == ["| `depot`, optional | `id`, `name` | `tracks` |"]
     monkeypatch.setattr(schema, "UPSTREAM", {"depot": Depot})
     assert upstream_table().splitlines()[2:] == ["| `depot` | `id`, `name` | `tracks` |"]
+
+
+def read_interfaces() -> dict[str, list[str] | None]:
+    """Return the names that the reference of Python has, each with the members that it chooses, None if it has all."""
+    pattern = r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?"
+    found = re.finditer(pattern, (ROOT / "docs/python.md").read_text(), re.MULTILINE)
+    return {match[1]: None if match[2] is None else re.findall(r"\w+", match[2]) for match in found}
+
+
+@pytest.fixture(scope="module")
+def package() -> griffe.Object | griffe.Alias:
+    """Return the package as the site reads it."""
+    return griffe.load("mbta_assets", search_paths=[ROOT])
+
+
+@pytest.mark.parametrize(("name", "chosen"), list(read_interfaces().items()))
+def test_the_python_reference_has_a_docstring_for_each_name(
+    package: griffe.Object | griffe.Alias, name: str, chosen: list[str] | None
+) -> None:
+    interface = package[name.removeprefix("mbta_assets.")]
+    documented = [value for value in interface.members.values() if value.is_function or value.is_attribute]
+    members = [value.name for value in documented if not value.name.startswith("_")] if chosen is None else chosen
+    assert interface.has_docstring
+    assert [member for member in members if not interface[member].has_docstring] == []
+
+
+def test_the_python_reference_has_what_extending_names() -> None:
+    names = {name.rsplit(".", 1)[1] for name in read_interfaces()}
+    text = (ROOT / "docs/extending.md").read_text()
+    extended = {"FORMULAS", "OBSERVED_FEATURES", "Bundle", "Draft", "Preprocessor", "Source", "SourceError"} | {
+        "SourceRows", "conform", "make_provenance", "model_asset", "seconds_feature",
+    }  # fmt: skip
+    assert {name for name in extended if re.search(rf"\b{name}\b", text)} == extended
+    assert extended <= names
+
+
+def test_the_resources_and_classes_of_configuration_are_those_of_the_definitions() -> None:
+    resources = {line.split("`")[1]: line for line in resources_table().splitlines()[2:]}
+    assert set(resources) == set(build_resources(Settings()))
+    assert "| `mbta_assets.defs.resources.ray_cluster.RayCluster` | One Ray session per run" in resources["cluster"]
+    assert "`trial_gpus`: GPUs of the same" in resources["cluster"]
+    classes = {line.split("`")[1]: line.split("`")[3] for line in classes_table().splitlines()[2:]}
+    assert set(classes) == set(re.findall(r"^### `(.+)`$", config_table([]), re.MULTILINE))
+    assert classes["prune"] == f"{PruneConfig.__module__}.PruneConfig"
 
 
 def iter_commands(words: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:

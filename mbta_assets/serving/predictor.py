@@ -98,9 +98,13 @@ class ArrivalInterval:
     confidence_level: float
     """Share of arrivals that lie in their interval, such as 0.9."""
     lower_delay_seconds: float
+    """Delay at the earliest arrival; positive when late."""
     upper_delay_seconds: float
+    """Delay at the latest arrival."""
     earliest_arrival: datetime
+    """The scheduled time plus the lower delay."""
     latest_arrival: datetime
+    """The scheduled time plus the upper delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ class Predictor:
 
     @classmethod
     def load(cls, location: str) -> Self:
-        """Open the current model of a location; `open_model_source` lists the forms it may have.
+        """Open the current model of a location: the directory of a store, of one of its models or of a bundle, or `gs://<bucket>`.
 
         Raises BundleError if there is no model, or CloudError if the bucket cannot be read.
         """

@@ -30,11 +30,17 @@ class StopTime:
     """A row of `schedule`: the scheduled arrival and departure of a trip at one of its stops."""
 
     trip_id: str
+    """Trip."""
     stop_id: str
+    """Stop."""
     arrival_time: datetime | None = None
+    """Scheduled arrival, with a time zone; None at the first stop."""
     departure_time: datetime | None = None
+    """Scheduled departure, with a time zone; None at the last stop."""
     stop_sequence: int | None = None
+    """Stop sequence in the trip, as in the feed."""
     timepoint: int | None = None
+    """1 if a vehicle that is early waits there for its departure, 0 if its times are approximate."""
 
     @property
     def due(self) -> datetime | None:

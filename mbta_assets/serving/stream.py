@@ -63,6 +63,7 @@ class Stream:
 
     def __init__(self, timetable: Timetable) -> None:
         self.timetable = timetable
+        """The scheduled trips of the service day."""
         self._observed = Observations(timetable)
         self._events: dict[str, list[tuple[ScheduledEvent | None, StopArrivals]]] = {}
         """The events of trips that have been observed, by trip_id, with the arrivals at their stops."""

@@ -32,11 +32,17 @@ class Stop:
     """A row of `stop`: a platform, with its position in degrees and its station."""
 
     id: str
+    """Stop."""
     name: str | None = None
+    """Name of the station."""
     platform_name: str | None = None
+    """Name of the platform, as signed."""
     latitude: float | None = None
+    """In degrees."""
     longitude: float | None = None
+    """In degrees."""
     parent_station: str | None = None
+    """Station that it is a platform of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +50,13 @@ class Trip:
     """A row of `trip`."""
 
     id: str
+    """Trip, unique in the service day."""
     name: str | None = None
+    """Name that riders know it by."""
     route_id: str | None = None
+    """Route of the trip."""
     direction_id: int | None = None
+    """Direction of the trip, 0 or 1."""
 
 
 class Timetable:
@@ -60,11 +70,14 @@ class Timetable:
         trips: Iterable[Trip] = (),
     ) -> None:
         self.service_date = service_date
+        """Date of the service day."""
         self.start_time = service_day.start_time(service_date)
+        """Time at which the service day starts."""
         named = _first_by_key(stops, lambda stop: clean_id(stop.id), _stop_order)
         self.stops = {stop_id: _clean_stop(stop) for stop_id, stop in named.items()}
         """The stops by id, their positions None where they are not plausible."""
         self.trips = _first_by_key(trips, lambda trip: clean_id(trip.id), _trip_order)
+        """The rows of `trip` by id, also of trips that are not scheduled."""
         self.box = plausibility.enclose_stops((stop.latitude, stop.longitude) for stop in self.stops.values())
         """The box in which vehicles can be."""
         self.scheduled_trips = self._order_trips(schedule)

@@ -16,15 +16,25 @@ class VehicleUpdate:
     """A row of `vehicle`: the position and status that a vehicle reported."""
 
     id: str
+    """Vehicle."""
     updated_at: datetime
+    """Time of the update, with a time zone."""
     current_status: str
+    """IN_TRANSIT_TO, INCOMING_AT or STOPPED_AT, with respect to `stop_id`."""
     stop_id: str | None = None
+    """Stop that it stands at or goes to."""
     trip_id: str | None = None
+    """Trip that it serves."""
     latitude: float | None = None
+    """In degrees."""
     longitude: float | None = None
+    """In degrees."""
     route_id: str | None = None
+    """Route that it serves."""
     direction_id: int | None = None
+    """Direction that it serves, 0 or 1."""
     current_stop_sequence: int | None = None
+    """Stop sequence of `stop_id` in the trip."""
 
     @property
     def is_moving(self) -> bool:

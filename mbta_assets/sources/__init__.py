@@ -15,11 +15,11 @@ __all__ = ["Source", "SourceError", "SourceRows", "conform", "find_source", "ope
 
 
 def find_source(name: str) -> type[Source]:
-    """Return the class of the source that a value of MBTA_SOURCE selects."""
+    """Return the class of the source that a value of MBTA_SOURCE selects. Raises ModuleNotFoundError for any other."""
     source: type[Source] = import_module(f"{__name__}.{name}").SOURCE
     return source
 
 
 def open_source(settings: Settings) -> Source:
-    """Return the source that the settings select. Raises SettingsError."""
+    """Return the source that the settings select. Raises SettingsError if it requires settings that are not set."""
     return find_source(settings.source).from_settings(settings)

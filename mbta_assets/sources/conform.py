@@ -43,6 +43,7 @@ class Part:
     columns: Sequence[str] = ()
     """Names of all columns there, if `rows` does not have all."""
     name: str = ""
+    """Name of the place, such as that of the file, which errors have."""
 
 
 def conform(
@@ -56,10 +57,11 @@ def conform(
 ) -> SourceRows:
     """Convert the rows that a source has of a table and service day to the typed table of the contract.
 
-    Columns that are not in the contract are dropped. Optional columns that are absent become missing values, and so do
-    values of nullable columns that the schema forbids, and positions that cannot be. A missing `service_date` is
-    filled in, or with `fill_service_date=False` rejected. Types are converted within their family only, each part by
-    itself; with `parse` numbers and times are read from text.
+    `table` is a key of `schema.SOURCE_TABLES`, and `source` the name that errors give the source. Columns that are not
+    in the contract are dropped. Optional columns that are absent become missing values, and so do values of nullable
+    columns that the schema forbids, and positions that cannot be. A missing `service_date` is filled in, or with
+    `fill_service_date=False` rejected. Types are converted within their family only, each part by itself; with `parse`
+    numbers and times are read from text.
 
     Raises SourceError if a required column is missing, if a column has a wrong type, or if no row can be used.
     """

@@ -19,31 +19,37 @@ from mbta_assets.transit import schema
 
 
 class SourceRows(NamedTuple):
-    """What a source has of a table and service day: rows that can be used, and rows that cannot, with the reason."""
+    """What a source has of a table and service day: rows that can be used, and rows that cannot, with the reason.
+
+    `conform` makes both of a table of Arrow.
+    """
 
     rows: pd.DataFrame
-    """Typed as `schema.SOURCE_TABLES[table]`."""
+    """Rows that can be used, with the columns and types of `schema.SOURCE_TABLES[table]`; times are UTC."""
     rejected: pd.DataFrame
-    """Typed as `schema.RejectedRows`, without `rejected_by`, which whoever stores it adds."""
+    """Rows that cannot, with the columns of the table `rejected_rows`, but for `rejected_by`: the asset adds it."""
 
     @classmethod
     def from_usable(cls, rows: pd.DataFrame) -> Self:
-        """Return rows of which all can be used."""
+        """Return rows of which all can be used: none is rejected."""
         return cls(rows, schema.to_frame(REJECTED_ROWS.empty_table()))
 
     @classmethod
     def empty(cls, table: str) -> Self:
-        """Return no rows of a table."""
+        """Return no rows of a table, as of a day that has nothing of an optional one. Raises KeyError."""
         return cls.from_usable(schema.empty_frame(schema.SOURCE_TABLES[table]))
 
 
 class FetchedDay(NamedTuple):
-    """How a service day is that a source was told to fetch, with the reason, or what was fetched."""
+    """State of a service day after `Source.fetch`."""
 
     service_date: date
+    """The service day."""
     state: Literal["fetched", "cached", "empty", "missing", "failed"]
-    """`empty`: the source has the day, and no rows of it; `missing`: it does not have it; `failed`: it may have it."""
+    """`fetched` now or `cached` before; `empty`: the source has the day, and no rows of it; `missing`: it does not have
+    it; `failed`: it may have it."""
     detail: str = ""
+    """What was fetched, or the reason why not; for people."""
 
 
 REJECTED_ROWS = arrow.schema(
@@ -53,7 +59,10 @@ REJECTED_ROWS = arrow.schema(
 
 
 class TablesInPlace(Protocol):
-    """Upstream tables that are queried where others store them."""
+    """Upstream tables that are queried where others store them: those of a `Source` that `reads_in_place`.
+
+    `table` is a key of `schema.SOURCE_TABLES`.
+    """
 
     def days(self, table: str) -> list[date]:
         """Return the service days of which a table has rows, in order. Raises SourceError."""
@@ -62,9 +71,9 @@ class TablesInPlace(Protocol):
         """Return a version of each of some service days, which changes with its rows. Raises SourceError."""
 
     def read(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> arrow.Table:
-        """Read the rows of some service days that can be used, one day after the other; all columns or some.
+        """Read the rows of some service days that can be used, one day after the other.
 
-        Raises SourceError.
+        `columns` are the names of those to read; None means all. Raises SourceError.
         """
 
     def read_rows(self, table: str, day: date) -> SourceRows:
@@ -78,7 +87,12 @@ class TablesInPlace(Protocol):
 
 
 class Source(Protocol):
-    """Provider of the upstream tables, one table of one service day at a time."""
+    """Provider of the upstream tables, one table of one service day at a time.
+
+    A source is a subclass in the module `mbta_assets.sources.<name>`, which assigns it to `SOURCE`. It needs `name`,
+    `from_settings`, `read` and `poll`. `table` is always a key of `schema.SOURCE_TABLES`: one of the four upstream
+    tables, or of the `optional_tables` of the source.
+    """
 
     name: ClassVar[str]
     """Value of MBTA_SOURCE that selects the source."""
@@ -99,8 +113,8 @@ class Source(Protocol):
     def read(self, table: str, service_date: date) -> SourceRows:
         """Read all rows of a table on a service day: those that can be used, and those that are rejected.
 
-        Of a day that has nothing of an optional table there are no rows. Raises SourceError where the table as a whole
-        cannot be used.
+        `conform` turns a table of Arrow into them. Of a day that has nothing of an optional table there are no rows.
+        Raises SourceError where the table as a whole cannot be used.
         """
         ...
 
@@ -117,7 +131,8 @@ class Source(Protocol):
     def fetch(self, service_dates: Iterable[date]) -> Iterator[FetchedDay]:
         """Fetch what `read` needs of service days, and yield of each how it is. Raises SourceError.
 
-        A source that keeps no copies fetches nothing, and has every day.
+        `mbta-assets backfill` calls it before `read`. A source that keeps no copies fetches nothing, and has every day:
+        it need not define this.
         """
         for day in service_dates:
             yield FetchedDay(day, "cached")
@@ -125,8 +140,9 @@ class Source(Protocol):
     def oracle(self, rows: pd.DataFrame) -> np.ndarray | None:
         """Return the best possible predictions (n,) in seconds of delay, or None if the source does not know them.
 
-        `rows` has `service_date`, `trip_id`, `stop_id` and `time_stamp` (UTC). The prediction is NaN for a row whose
-        trip has no scheduled arrival at the stop.
+        Only a simulation knows them; other sources need not define this. `rows` (n rows) has `service_date`, `trip_id`,
+        `stop_id` and `time_stamp` (UTC). The prediction is NaN for a row whose trip has no scheduled arrival at the
+        stop.
         """
         return None
 

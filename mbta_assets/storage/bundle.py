@@ -30,12 +30,15 @@ class Bundle:
     """A verified bundle: its directory, its manifest, and the SHA-256 of the manifest, which covers every file."""
 
     path: Path
+    """Directory of the files."""
     manifest: dict[str, Any]
+    """Content of `manifest.json`: `kind`, `files` with sizes and SHA-256 by name, and the fields of the draft."""
     digest: str
+    """SHA-256 of the manifest: the version. The same content has the same digest."""
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of all files, including the manifest."""
+        """Return the size of all files in bytes, including the manifest."""
         files = sum(entry["size_bytes"] for entry in self.manifest["files"].values())
         return files + (self.path / MANIFEST).stat().st_size
 
@@ -48,11 +51,14 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Draft:
-    """A bundle that is not stored yet: the kind of model, file contents by name, and further fields of the manifest."""
+    """A bundle that is not stored yet: what the asset of a model returns."""
 
     kind: str
+    """Kind of its weights, by which it is loaded: `onnx`, `network` or `xgboost` for a model."""
     files: Mapping[str, bytes]
+    """Contents by name, without directories; those of a model are its weights and its `Preprocessor`."""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the manifest, which JSON can hold and which are finite."""
 
 
 def write(directory: Path, kind: str, files: Mapping[str, bytes], **fields: Any) -> Bundle:

@@ -92,7 +92,11 @@ class Pointer:
 
 
 class ModelRegistry:
-    """The models below a root directory."""
+    """The models below a root directory, which is MBTA_STORE of a deployment on one machine.
+
+    `asset` is the key of the asset that makes a model, such as `quantized_student`, and `digest` a digest of one of its
+    bundles.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -107,7 +111,10 @@ class ModelRegistry:
         (self.root / "bundles").mkdir(parents=True, exist_ok=True)
 
     def put(self, asset: str, content: Draft | Bundle) -> Bundle:
-        """Store a version without making it current; an intact stored version is left as it is."""
+        """Store a version without making it current, and return it; an intact stored version is left as it is.
+
+        Raises BundleError if a bundle that is copied is damaged.
+        """
         draft = _copy_draft(content) if isinstance(content, Bundle) else content
         return self._store(asset, lambda directory: bundle.write(directory, draft.kind, draft.files, **draft.fields))
 
@@ -173,7 +180,7 @@ class ModelRegistry:
         return pointer.digest if pointer else None
 
     def history(self, asset: str) -> list[str]:
-        """Return the digests of the current version and all earlier ones, the latest first."""
+        """Return the digests that the pointer of an asset has had, the latest first; empty if it never had one."""
         return [move.digest for move in self.moves(asset) if move.digest]
 
     def moves(self, asset: str) -> list[Move]:

@@ -30,14 +30,19 @@ class MissingPartition(Exception):
 
 @dataclass(frozen=True)
 class WriteResult:
-    """The content version of a written partition, and metadata about the write."""
+    """The result of writing a service day of a table."""
 
     version: str
+    """Content version of its rows: the same rows have the same version."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    """What the asset's page shows of the write, such as the path and `size_bytes`."""
 
 
 class DailyTables(Protocol):
-    """Tables partitioned by service date, to read."""
+    """Tables partitioned by service date, to read.
+
+    `table` is a name of `schema.TABLES`, whose model has the columns and types; times are UTC, a missing value is null.
+    """
 
     def days(self, table: str) -> list[date]:
         """Return the service days of a table in order; a stored day may have no rows."""

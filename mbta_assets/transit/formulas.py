@@ -39,13 +39,16 @@ OBSERVED_FEATURES = (
 """Features that are observations themselves, without a formula."""
 
 Observations = Mapping[str, np.ndarray]
-"""Arrays (n,) by name of what was known at n points in time."""
+"""Arrays (n,) by name of what was known at n points in time.
+
+Times are epoch seconds in float64, durations seconds, coordinates degrees; NaN is a value that was not known.
+"""
 
 
 def compute_features(observations: Observations) -> dict[str, np.ndarray]:
-    """Compute every numeric feature and the season (n,) from what was known at each point in time.
+    """Compute every numeric feature and the season (n,), by name, from what was known at each point in time.
 
-    `observations` has what the `FORMULAS` read and the `OBSERVED_FEATURES`.
+    `observations` has what the `FORMULAS` read and the `OBSERVED_FEATURES`. Raises KeyError for one that it lacks.
     """
     features = {name: observations[name] for name in OBSERVED_FEATURES}
     for formula in FORMULAS:
@@ -142,4 +145,8 @@ FORMULAS: tuple[Callable[[Observations], dict[str, np.ndarray]], ...] = (
     compute_timepoint,
     compute_timings,
 )
-"""Functions that compute features; batch and serving call the same ones. The columns are in `schema`."""
+"""Functions that compute features: each takes the `Observations` and returns arrays (n,) by name.
+
+Batch and serving call the same ones. A feature that is not known is NaN. Each name that one returns is a column of
+`transit_features`, declared in `mbta_assets.transit.schema`.
+"""

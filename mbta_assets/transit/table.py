@@ -32,26 +32,31 @@ def column(
 ) -> Any:
     """Declare a column with its meaning, its unit and the pandera rules for its values.
 
-    `role` is "numeric" or "category" for a model input, "label" for the target, and empty for other columns. `group`
-    is the feature group of a model input, if it has one; see `feature_group`. A source must deliver a column that is
-    `required`.
+    `rules` are arguments of `pandera.Field`: bounds (`ge`, `le`), values (`isin`), and `nullable` where a value may be
+    missing. `role` is "numeric" or "category" for a model input, "label" for the target, and empty for other columns.
+    `group` is the feature group of a model input, if it has one; see `feature_group`. A source must deliver a column
+    that is `required`.
     """
     metadata = {"unit": unit, "role": role, "group": group, "required": required}
     return pa.Field(description=description, metadata=metadata, **rules)
 
 
 def optional(description: str, unit: str | None = None, **rules: Any) -> Any:
-    """Declare a column that a source may leave out and whose values may be missing."""
+    """Declare a column that a source may leave out and whose values may be missing; arguments as of `column`."""
     return column(description, unit, required=False, nullable=True, **rules)
 
 
 def seconds_feature(description: str, **rules: Any) -> Any:
-    """Declare a numeric model input in seconds whose values may be missing."""
+    """Declare a numeric model input in seconds whose values may be missing; `rules` as of `column`."""
     return column(description, "seconds", role="numeric", nullable=True, **rules)
 
 
 class Table(pa.DataFrameModel):
-    """Base of all table models."""
+    """Base of all table models: a pandera model whose attributes are the columns, in their order.
+
+    Each is declared by `column`, `optional` or `seconds_feature`. A column that is not declared is an error. The model
+    of a stored table has `Config = ordered_by(…)`.
+    """
 
     service_date: Series[Date] = column("Service date; a service day begins at MBTA_SERVICE_DAY_START_HOUR.")
 

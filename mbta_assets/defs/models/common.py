@@ -30,7 +30,11 @@ model_asset = partial(
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="bundles",
 )
-"""Decorator of an asset that is a model: stored as a bundle, and the only training at a time."""
+"""Decorator of an asset that is a model, with the arguments of `dagster.asset` besides.
+
+The function returns a `Draft`, which is stored as a bundle of the asset, of the group `models`. Its arguments are the
+bundles that it is made from, by asset. It is the only training at a time, as all of them are in the pool `cores`.
+"""
 
 ERROR_LABEL = "validation MAE (seconds)"
 TRIALS_TITLE = "Trials of the search, cut where they were stopped"

@@ -31,7 +31,9 @@ class Preprocessor:
     """A fitted transformation of feature columns into `Arrays`: an encoder, a run-time lookup and residual scales."""
 
     encoder: Encoder
+    """Features as numbers and category codes."""
     lookup: MedianRunTime
+    """Median run times, fitted on the rows that a model learns from."""
     scales: DistanceCurve
     """Seconds per unit of the residual by stops ahead: the median absolute error of the lookup.
 

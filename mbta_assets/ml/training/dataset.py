@@ -108,8 +108,9 @@ def walk_forward(rows: pd.DataFrame, max_folds: int) -> list[np.ndarray]:
 
 
 def read_rows(training_set: Bundle, columns: Sequence[str] | None = None, parts: Sequence[str] = PARTS) -> pd.DataFrame:
-    """Read the rows of some parts of a stored training set, by default of all, with all columns or some.
+    """Read the rows of some parts of a stored training set, with all columns or some.
 
+    The columns are those of `transit_features`, and `part`; parts are "train", "validation" and "test", by default all.
     Only these rows are in memory. Raises TrainingSetError if the training set lacks one of the columns, as it was
     stored by an earlier version of this package.
     """
@@ -161,9 +162,11 @@ def select_labelled(rows: pd.DataFrame, *parts: str) -> pd.DataFrame:
 
 
 def make_provenance(training_set: Bundle, **inputs: Bundle) -> dict[str, Any]:
-    """Return the manifest fields of a model that say what it was made from, copied from the manifests of its inputs.
+    """Return the manifest fields of a model that say what it was made from: give them to its `Draft`.
 
-    `inputs` are the further bundles by asset. Raises MixedVersions unless all of them come from this training set.
+    They are the digests of all bundles that it comes from (`inputs`), the units, the commit of this code, and from the
+    training set its service days and the versions of their tables. `inputs` are the further bundles by asset. Raises
+    MixedVersions unless all of them come from this training set.
     """
     origins = {name: Origin.from_bundle(bundle) for name, bundle in {TRAINING_SET: training_set, **inputs}.items()}
     copied = {"training_window": "parts", **{name: name for name in ("data_versions", "learned_days", NETWORK)}}

@@ -11,9 +11,10 @@ from mbta_assets.storage.bundle import Bundle
 
 
 def load_model(bundle: Bundle) -> Model:
-    """Open a stored model of kind `xgboost`, `network` or `onnx`.
+    """Open a stored model of kind `xgboost`, `network` or `onnx`, to predict delays in seconds.
 
-    Raises BundleError if the bundle is of another kind or is damaged.
+    It needs the training libraries; `mbta_assets.serving.Predictor` needs none, and opens `onnx` only. Raises
+    BundleError if the bundle is of another kind or is damaged.
     """
     load_residual = _LOADERS.get(bundle.manifest["kind"])
     return Model(bundle, load_residual(bundle) if load_residual else None)
