@@ -18,7 +18,7 @@ from mbta_assets.cli import main
 from mbta_assets.definitions import build_defs
 from mbta_assets.settings import VARIABLES, Settings
 from mbta_assets_tests.support.dagster_dev import ROOT
-from mbta_assets_tests.support.documents import DOCUMENTS, list_commands, read_blocks, read_spans
+from mbta_assets_tests.support.documents import DOCUMENTS, list_commands, read_blocks, read_document, read_spans
 
 OTHER_PROGRAMS = {
     ".", "cat", "cd", "cp", "curl", "docker", "echo", "gcloud", "git", "mkdir", "openssl", "pip", "pre-commit",
@@ -181,14 +181,14 @@ def test_python_is_valid_and_imports_what_there_is(document: Path) -> None:
 
 @all_documents
 def test_settings_exist(document: Path) -> None:
-    names = set(VARIABLE.findall(document.read_text()))
+    names = set(VARIABLE.findall(read_document(document)))
     unknown = names - {entry.name for entry in VARIABLES}
     assert not {name for name in unknown if name not in read_sources()}
 
 
 @all_documents
 def test_identifiers_and_files_exist(document: Path) -> None:
-    text, sources = document.read_text(), read_sources()
+    text, sources = read_document(document), read_sources()
     known = sources + "".join(block.text for block in read_blocks(document, "python"))
     names = {name.removesuffix("_total") for name in IDENTIFIER.findall(text)} - COMPOSED
     assert not {name for name in names if not re.search(rf"\b{name}\b", known)}
@@ -255,6 +255,17 @@ def test_spans_are_read_outside_of_blocks(tmp_path: Path) -> None:
     document.write_text("Run `make\n  test`:\n\n```sh\necho `make coffee`\n```\n\nor `dg`, not `dagster.yaml`.\n")
     assert read_spans(document) == ["make test", "dg", "dagster.yaml"]
     assert not COMMAND.fullmatch("dagster.yaml")
+
+
+def test_of_the_changelog_its_newest_section_is_read_and_what_has_a_new_name(tmp_path: Path) -> None:
+    document = tmp_path / "CHANGELOG.md"
+    document.write_text(
+        "# Changelog\n\n## Unreleased\n\n`kept_name`\n\n| settings | now |\n|---|---|\n| `old_name` | `new_name` |\n"
+        "| | new: `make drum` |\n\n`make tea`\n\n## 0.1.0\n\n`make coffee` and `older_name`\n"
+    )
+    assert read_spans(document) == ["kept_name", "new_name", "make drum", "make tea"]
+    other = document.rename(tmp_path / "other.md")
+    assert {"old_name", "make coffee", "older_name"} < {*read_spans(other)}
 
 
 def test_a_script_is_taken_apart() -> None:

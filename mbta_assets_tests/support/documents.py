@@ -9,9 +9,13 @@ from typing import NamedTuple
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", ".github/PULL_REQUEST_TEMPLATE.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    ROOT / ".github/PULL_REQUEST_TEMPLATE.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+CHANGELOG = "CHANGELOG.md"
+RENAMED = re.compile(r"^\|[^|\n]*\| now \|\n(?:\|.*\n)+", re.MULTILINE)
+"""A table of two columns, names that were and what they are `now`."""
 LOOP_WORDS = {"for", "do", "done"}
 
 
@@ -24,16 +28,28 @@ class Block(NamedTuple):
     """What it needs that a test cannot have, from the comment `<!-- needs: … -->` before it; mostly empty."""
 
 
+def read_document(document: Path) -> str:
+    """Return the text of a document that is about the code as it is.
+
+    Of the changelog that is its newest section, and of tables of names that have changed what they are now.
+    """
+    text = document.read_text()
+    if document.name != CHANGELOG:
+        return text
+    newest = re.split(r"^## ", text, maxsplit=2, flags=re.MULTILINE)[1]
+    return RENAMED.sub(lambda table: re.sub(r"^\|[^|\n]*\|", "|", table[0], flags=re.MULTILINE), newest)
+
+
 def read_blocks(document: Path, language: str) -> list[Block]:
     """Return the blocks of code of a language."""
     pattern = rf"(?:^ *<!-- needs: ([^\n]+) -->\n)?^( *)```{language}\n(.*?)^\2```"
-    found = re.findall(pattern, document.read_text(), re.DOTALL | re.MULTILINE)
+    found = re.findall(pattern, read_document(document), re.DOTALL | re.MULTILINE)
     return [Block(re.sub(rf"^{indentation}", "", text, flags=re.MULTILINE), need) for need, indentation, text in found]
 
 
 def read_spans(document: Path) -> list[str]:
     """Return the spans of inline code, each as one line."""
-    text = re.sub(r"^( *)```.*?^\1```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^( *)```.*?^\1```", "", read_document(document), flags=re.DOTALL | re.MULTILINE)
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
