@@ -28,5 +28,10 @@ def test_the_forwarded_ports_are_those_of_the_servers() -> None:
 
 
 def test_the_python_of_the_container_is_one_that_the_project_takes() -> None:
-    version = re.search(r"python:(\d+\.\d+)", CONTAINER["image"])
-    assert version and f"command -v python{version[1]}" in MAKEFILE
+    python = re.search(r"-(\d+\.\d+)-", CONTAINER["image"])
+    assert python and f"command -v python{python[1]}" in MAKEFILE
+
+
+def test_the_image_is_pinned_to_one_release() -> None:
+    """A tag without a release, or with its first number only, is moved with each release."""
+    assert re.fullmatch(r"mcr\.microsoft\.com/devcontainers/python:\d+\.\d+\.\d+-\d+\.\d+-[a-z]+", CONTAINER["image"])
