@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mbta_assets.plots.style import CYCLE, name_columns
+from mbta_assets.plots.style import choose_marked_line, name_columns
 
 AGENCY_STYLE, OURS_STYLE = "--", "-"
+MAX_LEGEND_ROWS = 24
+"""Number of lines that a legend names below one another in the height of a plot."""
 
 
 def draw_windows_over_days(
@@ -13,15 +15,16 @@ def draw_windows_over_days(
 ) -> None:
     """Draw the share of predictions within the MBTA's window by day, a colour for each bin of the time to arrival.
 
-    `ours` and `agency` have the share of each day by bin; a dashed line is the agency's.
+    `ours` and `agency` have the share of each day by bin; a dashed line is the agency's. Where there are more bins than
+    colours, their markers differ.
     """
     bins = list(dict.fromkeys([*ours, *agency]))
     days = _list_days(ours, agency)
-    for name, colour in zip(bins, CYCLE, strict=False):
+    for number, name in enumerate(bins):
         for who, shares, style in (("ours", ours, OURS_STYLE), ("agency", agency, AGENCY_STYLE)):
             if name in shares:
                 values = [100 * shares[name].get(day, float("nan")) for day in days]
-                axes.plot(days, values, style, color=colour, marker="o", label=f"{name}, {who}")
+                axes.plot(days, values, linestyle=style, label=f"{name}, {who}", **choose_marked_line(number))
     axes.set(xlabel="service day", ylabel="within the window (%)", ylim=(0, 101), title="Accuracy by day")
     _turn_days(axes, days)
 
@@ -71,6 +74,7 @@ def _list_days(*groups: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _turn_days(axes: Any, days: Sequence[str]) -> None:
-    """Turn the names of many days, and put the legend beside the plot."""
+    """Turn the names of many days, and put the legend beside the plot, in columns that are as high at most."""
     name_columns(axes, days)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    columns = 1 + (len(axes.lines) - 1) // MAX_LEGEND_ROWS
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=columns)

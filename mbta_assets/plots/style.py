@@ -71,6 +71,15 @@ def choose_line(number: int) -> dict[str, str]:
     }
 
 
+def choose_marked_line(number: int) -> dict[str, Any]:
+    """Return the colour and marker of a line by its number, from 0, which differ for each: its style is left free.
+
+    The markers of colours that repeat are polygons of more and more corners.
+    """
+    repeats = number // len(CYCLE)
+    return {"color": CYCLE[number % len(CYCLE)], "marker": (repeats + 2, 0, 0) if repeats else "o"}
+
+
 def draw_bars(
     axes: Any, names: Sequence[str], parts: Mapping[str, Sequence[float]], colours: Mapping[str, str]
 ) -> None:

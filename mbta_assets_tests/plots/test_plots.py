@@ -215,6 +215,34 @@ def test_ours_and_the_agencys_accuracy_are_drawn_by_day() -> None:
     assert of_ours == pytest.approx([80, 90]) and np.isnan(of_agency[0]) and of_agency[1] == pytest.approx(70)
 
 
+def test_each_of_many_bins_is_drawn_by_day_and_no_two_look_the_same() -> None:
+    shares = {f"{minutes}-{minutes + 1} min": {DAYS[0]: 0.8, DAYS[1]: 0.9} for minutes in range(30)}
+    axes = draw(accuracy.draw_windows_over_days, shares, shares)
+    assert [line.get_label() for line in axes.lines] == [
+        f"{name}, {who}" for name in shares for who in ("ours", "agency")
+    ]
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axes.lines]
+    assert len(set(looks)) == 60
+    assert {style for _, style, _ in looks[::2]} == {"-"} and {style for _, style, _ in looks[1::2]} == {"--"}
+    assert [look[::2] for look in looks[::2]] == [look[::2] for look in looks[1::2]]
+    assert {marker for _, _, marker in looks[:14]} == {"o"}
+
+
+def test_the_legend_of_many_bins_leaves_the_plot_its_height() -> None:
+    shares = {f"{minutes}-{minutes + 1} min": {DAYS[0]: 0.8, DAYS[1]: 0.9} for minutes in range(30)}
+    drawn: list[Any] = []
+
+    def draw_bins(axes: Any) -> None:
+        accuracy.draw_windows_over_days(axes, shown, shown)
+        drawn.append(axes)
+
+    for bins in (1, 30):
+        shown = dict(list(shares.items())[:bins])
+        draw_png(draw_bins)
+    few, many = (axes.get_position().height for axes in drawn)
+    assert many == pytest.approx(few, rel=0.05)
+
+
 def test_shares_within_the_window_are_columns_for_each_name() -> None:
     shares = {"model": {"0-3 min": 0.75, "all": None}, "agency": {"0-3 min": 0.5, "all": 0.25}}
     axes = draw(accuracy.draw_windows_by_horizon, shares, {"model": 41.6, "agency": None})
