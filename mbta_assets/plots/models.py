@@ -12,6 +12,7 @@ from mbta_assets.plots.style import (
     GREEN,
     GREY,
     LIGHT_GREY,
+    MAX_SEQUENTIAL,
     ORANGE,
     PURPLE,
     SEQUENTIAL,
@@ -40,9 +41,9 @@ MODEL_STYLES = {
     "runtime_lookup": (BLACK, "--"),
     "agency": (PURPLE, "--"),
     "persistence": (GREY, "--"),
-    "schedule": (LIGHT_GREY, "--"),
+    "schedule": (GREY, "-."),
 }
-"""Colour and line of models, of their controls (dotted), and of baselines (dashed)."""
+"""Colour and line of models, of their controls (dotted), and of baselines (with dashes)."""
 
 
 def draw_learning_curves(
@@ -69,7 +70,7 @@ def draw_parallel_coordinates(axes: Any, trials: Sequence[Mapping[str, Any]], er
     places = np.array([_place([trial.get(name) for trial in trials]) for name in names])
     errors = np.array([float(trial[error]) for trial in trials])
     span = float(np.ptp(errors)) or 1.0
-    colours = _colour_map()((errors - errors.min()) / span)
+    colours = _colour_map()(MAX_SEQUENTIAL * (errors - errors.min()) / span)
     for index in np.argsort(-errors):
         axes.plot(range(len(names)), places[:, index], color=colours[index], marker="o", label=f"{errors[index]:.1f}")
     for position, name in enumerate(names):
@@ -177,11 +178,15 @@ def _draw_quantiles(axes: Any, group: np.ndarray, values: np.ndarray, label: str
     groups = np.flatnonzero(counts >= MIN_ROWS)
     of_groups = [np.quantile(values[group == value], QUANTILES) for value in groups]
     quantiles = np.array(of_groups).reshape(-1, len(QUANTILES))
-    draw = axes.fill_between if in_order else axes.vlines
-    width = {} if in_order else {"linewidth": 7}
-    draw(groups, quantiles[:, 0], quantiles[:, 4], color=PALER_BLUE, label="80% of them", **width)
-    draw(groups, quantiles[:, 1], quantiles[:, 3], color=PALE_BLUE, label="half of them", **width)
-    axes.plot(groups, quantiles[:, 2], color=BLUE, marker=".", linestyle="-" if in_order else "", label="median")
+    outer, inner = (quantiles[:, 0], quantiles[:, 4]), (quantiles[:, 1], quantiles[:, 3])
+    if in_order:
+        edge = {"edgecolor": BLUE, "linewidth": 0.6}
+        axes.fill_between(groups, *outer, facecolor=PALER_BLUE, label="80% of them", **edge)
+        axes.fill_between(groups, *inner, facecolor=PALE_BLUE, label="half of them", **edge)
+    else:
+        axes.vlines(groups, *outer, color=BLUE, linewidth=1.2, label="80% of them")
+        axes.vlines(groups, *inner, color=SKY, linewidth=7, label="half of them")
+    axes.plot(groups, quantiles[:, 2], color=BLACK, marker=".", linestyle="-" if in_order else "", label="median")
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set(xlabel=label, ylabel="actual minus predicted (seconds)")
 

@@ -1,7 +1,8 @@
 """The one style of all plots, and the small PNG files that are made of them.
 
-Colours are those of Okabe and Ito, which people with any colour vision tell apart. The background is white, so that a
-picture can be read on a light page and on a dark one.
+Colours are those of Okabe and Ito, which people with any colour vision tell apart; the lighter ones are darkened until
+they have a contrast of 3:1 with the background. That is white and opaque, so that a picture can be read on a light page
+and on a dark one.
 """
 
 import io
@@ -11,20 +12,24 @@ from typing import Any
 import numpy as np
 
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#2b2b2b",
+    "#0072B2", "#CE8300", "#0E9348", "#C04C00", "#359CD6", "#CC79A7", "#2b2b2b",
 )  # fmt: skip
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 LINES, MARKERS = ("-", "--", ":", "-."), (".", "x", "^", "s")
 """Styles of lines whose colours repeat, and markers of those whose styles repeat too."""
-GREY, LIGHT_GREY = "#8c8c8c", "#d9d9d9"
+GREY, LIGHT_GREY = "#6b6b6b", "#d9d9d9"
+"""The light one is for what only guides the eye: it has little contrast with the background."""
+BACKGROUND = "#ffffff"
 SEQUENTIAL = "cividis"
 """Colour map of amounts; it was made for people of any colour vision."""
+MAX_SEQUENTIAL = 0.6
+"""Place in that colour map, from 0 to 1, up to which lines have a contrast of 3:1 with the background."""
 INCHES = (8.0, 4.5)
 DOTS_PER_INCH = 110
 MAX_NAMES, MAX_LETTERS = 26, 70
 """Number of names, and of their letters, that fit beside one another below a plot."""
 COLOURS = 48
-"""Number of colours of a picture: it takes a third of the bytes, and looks the same."""
+"""Number of colours of a picture besides the style's own: it takes a third of the bytes, and looks the same."""
 _SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": GREY,
@@ -48,16 +53,30 @@ def draw_png(draw: Callable[..., None], panels: int = 1) -> bytes:
     from cycler import cycler
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from PIL import Image
 
     with rc_context({**_SETTINGS, "axes.prop_cycle": cycler(color=CYCLE)}):
         figure = Figure(figsize=INCHES if panels == 1 else (INCHES[0] * 1.4, INCHES[1]), layout="constrained")
         axes = figure.subplots(1, panels, squeeze=False)[0]
         draw(*axes)
-        full, buffer = io.BytesIO(), io.BytesIO()
+        full = io.BytesIO()
         figure.savefig(full, format="png", dpi=DOTS_PER_INCH)
-    picture = Image.open(full).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    picture.save(buffer, format="png", optimize=True)
+    return _reduce_colours(full)
+
+
+def _reduce_colours(full: io.BytesIO) -> bytes:
+    """Return a PNG file with few colours: the style's own as they are, and those that the others are nearest to."""
+    from PIL import Image, ImageColor
+
+    picture, buffer = Image.open(full).convert("RGB"), io.BytesIO()
+    own = [value for colour in (BACKGROUND, *CYCLE, GREY) for value in ImageColor.getrgb(colour)]
+    palette = [*own, *(picture.quantize(COLOURS).getpalette() or [])]
+    packed = np.asarray(picture, dtype=np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    colours, inverse = np.unique(packed, return_inverse=True)
+    unpacked = colours[:, None] >> np.array([16, 8, 0]) & 255
+    distance = ((unpacked[:, None] - np.reshape(palette, (-1, 3))) ** 2).sum(axis=-1)
+    reduced = Image.fromarray(distance.argmin(axis=1).astype(np.uint8)[inverse].reshape(packed.shape))
+    reduced.putpalette(palette)
+    reduced.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 

@@ -11,7 +11,6 @@ from mbta_assets.plots.style import (
     BLUE,
     GREEN,
     GREY,
-    LIGHT_GREY,
     ORANGE,
     PURPLE,
     SEQUENTIAL,
@@ -24,7 +23,7 @@ from mbta_assets.plots.style import (
 from mbta_assets.transit import schema, service_day
 
 LABELLED, UNLABELLED = "with a label", "without"
-LABEL_COLOURS = {LABELLED: BLUE, UNLABELLED: LIGHT_GREY}
+LABEL_COLOURS = {LABELLED: BLUE, UNLABELLED: GREY}
 USED, DROPPED = "used", "dropped"
 PART_COLOURS = {"train": BLUE, "validation": ORANGE, "test": VERMILION}
 MAX_ROUTES, MAX_FEATURES, MAX_DAYS = 16, 20, 60
@@ -186,7 +185,7 @@ def draw_map(axes: Any, longitude: np.ndarray, latitude: np.ndarray, delay: np.n
     """Draw positions in degrees, coloured by delay in seconds."""
     shown = axes.scatter(
         longitude, latitude, c=delay, s=9, cmap="RdBu_r", vmin=-DELAY_COLOURS_SECONDS, vmax=DELAY_COLOURS_SECONDS,
-        edgecolors=GREY, linewidths=0.2,
+        edgecolors=GREY, linewidths=0.5,
     )  # fmt: skip
     middle = float(np.mean(latitude)) if len(latitude) else 0.0
     axes.set_aspect(1 / max(0.1, float(np.cos(np.radians(middle)))))
