@@ -1,5 +1,6 @@
 """The report of the production model is one page with all that it needs, and the HTTP function shows it."""
 
+import json
 import re
 from html import unescape
 from pathlib import Path
@@ -17,9 +18,9 @@ from mbta_assets.ml.training.dataset import PARTS
 from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
-from mbta_assets.storage.reports import ReportStore, name_model_report
+from mbta_assets.storage.reports import ACCURACY_HISTORY, ReportStore, name_model_report
 from mbta_assets_tests.serving.conftest import ModelStore, TrainedModels
-from mbta_assets_tests.support.accessibility import find_violations
+from mbta_assets_tests.support.accessibility import find_violations, walk_by_keyboard
 from mbta_assets_tests.support.browser import SCREENSHOTS, open_browser
 from mbta_assets_tests.support.dagster_dev import eventually
 from mbta_assets_tests.support.function_server import serve_predictions
@@ -106,3 +107,44 @@ def test_the_function_shows_the_report_of_the_model_that_it_predicts_with(
             assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
             assert find_violations(tab) == []
             tab.screenshot(path=SCREENSHOTS / "model_report.png", full_page=True)
+            reached = walk_by_keyboard(tab)
+            assert reached[:2] == ["Model card", "Results"] and "Inputs, configuration and data versions" in reached
+            tab.locator("summary").focus()
+            tab.keyboard.press("Enter")
+            expect(tab.get_by_role("region", name="Inputs, configuration and data versions")).to_be_visible()
+            assert find_violations(tab) == []
+            levels = tab.locator("h1, h2, h3").evaluate_all("headings => headings.map(heading => heading.tagName)")
+            assert levels[0] == "H1" and set(levels[1:]) == {"H2"} and len(levels) >= 6
+
+
+def test_pages_that_say_what_is_wrong_are_accessible(
+    empty_store: ModelStore, drafts: list[Draft], tmp_path: Path, chromium: str
+) -> None:
+    with serve_predictions(empty_store.root, tmp_path / "log") as server, open_browser(chromium) as browser:
+        tab = browser.new_page(viewport={"width": 390, "height": 844}, base_url=server.address)
+
+        def check(path: str, status: int, link: str) -> None:
+            response = tab.goto(path)
+            assert response is not None and response.status == status, path
+            assert response.headers["content-type"].startswith("text/html")
+            expect(tab.get_by_role("heading", level=1)).to_be_visible()
+            expect(tab.get_by_role("alert")).to_be_visible()
+            tab.screenshot(path=SCREENSHOTS / f"error-{status}-{path.strip('/').partition('?')[0] or 'page'}.png")
+            assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+            assert find_violations(tab) == [], path
+            assert walk_by_keyboard(tab)[0] == link, path
+            tab.get_by_role("link", name=link).click()
+            tab.wait_for_url(f"{server.address}/")
+
+        check("/", 503, "Back to the page")
+        check("/model", 503, "Back to the page")
+        empty_store.promote(drafts[0])
+        eventually("the model is loaded", 30, lambda: server.request("/readyz").status == 200)
+        check("/model", 404, "Back to the page")
+        check("/?time=25:61", 422, "Back to the page")
+        check("/accuracy", 404, "Predictions")
+        ReportStore(empty_store.root).write(ACCURACY_HISTORY, b"{")
+        check("/accuracy", 503, "Predictions")
+        history = json.dumps({"days": ["2024-09-09"], "by_day": [], "over_all_days": []})
+        ReportStore(empty_store.root).write(ACCURACY_HISTORY, history.encode())
+        check("/accuracy?by=colour", 422, "Predictions")
