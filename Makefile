@@ -11,7 +11,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo backfill test check serve live dev bench seeds benchmark-real docs site clean
+.PHONY: help install demo backfill test check serve live dev bench seeds benchmark-real docs images site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ benchmark-real: $(INSTALLED) ## train with three seeds on a real day, and on tho
 docs: $(INSTALLED) ## update the generated parts of the documentation: tables and the README's picture
 	$(BIN)/python -m mbta_assets.documentation README.md $(wildcard docs/*.md)
 	$(BIN)/python docs/make_picture.py
+
+images: $(INSTALLED) ## copy screenshots that `make test` has left into the documentation's pictures
+	$(BIN)/python docs/copy_screenshots.py
 
 site: $(INSTALLED) ## build the documentation site in `site`; each warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
