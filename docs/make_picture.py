@@ -16,14 +16,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
+from mbta_assets.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+
 IMAGES = Path(__file__).parent / "images"
 LABELS = {
-    "schedule": ("schedule: on time", "#9a9a9a"),
-    "persistence": ("persistence: the delay at the last stop", "#6b6b6b"),
-    "runtime_lookup": ("run-time lookup: median run time", "#b26a00"),
-    "xgboost_model": ("XGBoost, {size}", "#2f7d4f"),
-    "quantized_student": ("quantized student, {size}: served", "#b3141f"),
-    "oracle": ("oracle: best possible", "#1f4e9e"),
+    "schedule": ("schedule: on time", GREY),
+    "persistence": ("persistence: the delay at the last stop", PURPLE),
+    "runtime_lookup": ("run-time lookup: median run time", ORANGE),
+    "xgboost_model": ("XGBoost, {size}", GREEN),
+    "quantized_student": ("quantized student, {size}: served", VERMILION),
+    "oracle": ("oracle: best possible", BLUE),
 }
 """Label and color of each model that is drawn."""
 SERVED = "quantized_student"
@@ -43,7 +45,7 @@ def main(leaderboard: Path, picture: Path) -> None:
 
 
 def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the MAE of each model by stops ahead, with its label at the right end of its line."""
+    """Draw the MAE of each model by stops ahead, its colour and label at the right end."""
     stops_ahead = select_distances(rows[0])
     farthest = str(stops_ahead[-1])
     rows = sorted(rows, key=lambda row: -row["by_stops_ahead"][farthest]["mae"])
@@ -54,7 +56,8 @@ def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         width = 2.6 if row["model"] == SERVED else 1.5
         axes.plot(stops_ahead, errors, color=color, marker="o", markersize=4, linewidth=width)
         text = label.format(size=format_size(row["size_bytes"] or 0))
-        axes.text(stops_ahead[-1] * 1.03, label_height, text, color=color, va="center")
+        axes.plot(stops_ahead[-1] * 1.035, label_height, color=color, marker="s", clip_on=False)
+        axes.text(stops_ahead[-1] * 1.05, label_height, text, color=BLACK, va="center")
     axes.set(yscale="log", xlabel="stops ahead", ylabel="mean absolute error (seconds)", xticks=stops_ahead)
     axes.set_xlim(right=stops_ahead[-1] * 1.02)
     axes.yaxis.set_major_locator(FixedLocator([10, 20, 50, 100, 200, 500]))
