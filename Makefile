@@ -57,8 +57,9 @@ live: $(INSTALLED) ## predict every stop ahead of every vehicle of the feed, and
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## start the Dagster UI and daemon
 	$(BIN)/dg dev $(if $(PORT),--port $(PORT))
 
-bench: $(INSTALLED) ## measure the parts with the models of the demo, a live update, and quality on a real day
+bench: $(INSTALLED) ## measure the parts with the models of the demo, how costs grow, and quality on a real day
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance.py .local --write docs/performance.md
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost_curves.py .local $(DAGSTER_HOME) --write docs/performance.md
 	@$(BIN)/python benchmarks/quality.py
 
 seeds: $(INSTALLED) ## compare models over three seeds of the demo, in a quarter of an hour

@@ -50,13 +50,23 @@ def prepare_many(store: Path) -> Calls:
     """Return the calls that make `MANY` predictions with the model of a store."""
     predictor = Predictor.load(str(store))
     queries = [_vary(number) for number in range(MANY)]
-    columns = to_columns(queries)
-    session, feed = _open_session(predictor, queries)
+    bare, in_columns = prepare_batch(store, MANY)
     return {
-        "ONNX Runtime, bare calls": lambda: onnx_session.predict(session, feed),
-        "queries in columns": lambda: predictor.predict_events(columns),
+        "ONNX Runtime, bare calls": bare,
+        "queries in columns": in_columns,
         "queries as objects": lambda: predictor.predict(queries),
     }
+
+
+def prepare_batch(store: Path, size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return the bare calls for so many queries, and the one that predicts them: in columns, a single one by itself."""
+    predictor = Predictor.load(str(store))
+    queries = [_vary(number) for number in range(size)]
+    columns = to_columns(queries)
+    session, feed = _open_session(predictor, queries)
+    if size == 1:
+        return lambda: session.run([onnx_session.OUTPUT], feed), lambda: predictor.predict_one(queries[0])
+    return lambda: onnx_session.predict(session, feed), lambda: predictor.predict_events(columns)
 
 
 def _vary(number: int) -> ArrivalQuery:

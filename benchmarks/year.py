@@ -43,6 +43,11 @@ class Samples:
 
 def main(days: int, trips: float, root: Path) -> bool:
     """Run the backfill, print what it took, and return whether it is within the bounds."""
+    return report(*backfill(days, trips, root))
+
+
+def backfill(days: int, trips: float, root: Path) -> tuple[Samples, dict[str, np.ndarray], np.ndarray]:
+    """Run a backfill in an empty directory and return what `report` takes."""
     service_days = [FIRST_DAY + timedelta(days=n) for n in range(days)]
     home, store, files = root / "home", root / "store", root / "files"
     home.mkdir()
@@ -63,7 +68,7 @@ def main(days: int, trips: float, root: Path) -> bool:
     }
     published = {table: np.array([path.stat().st_mtime for path in paths[table]]) for table in TABLES}
     rows = np.array([parquet.read_metadata(path).num_rows for path in paths["transit_features"]])
-    return report(samples, published, rows)
+    return samples, published, rows
 
 
 def write_thin_day(directory: Path, day: date, share: float) -> None:
@@ -123,9 +128,8 @@ def report(samples: Samples, published: Mapping[str, np.ndarray], rows: np.ndarr
     """
     days = len(rows)
     parts = split_days(days)
-    spent, peaks = np.zeros(days), np.zeros(len(parts))
+    spent, peaks = count_seconds(samples, published), np.zeros(len(parts))
     for times in published.values():
-        spent[1:] += np.diff(np.interp(times, samples.at, samples.cpu_seconds))
         for index, part in enumerate(parts):
             during = (samples.at >= times[part[0] - 1]) & (samples.at <= times[part[-1]])
             peaks[index] = max(peaks[index], samples.resident_bytes[during].max(initial=0))
@@ -141,6 +145,12 @@ def report(samples: Samples, published: Mapping[str, np.ndarray], rows: np.ndarr
     print(f"\ntime by row of the last part against the first: {ratio:.3f}, at most {MAX_RATIO}")
     print(f"peak {peak / 1e6:,.0f} MB, at most {MAX_PEAK_BYTES / 1e6:,.0f} MB; it grows by {growth / 1e6:.2f} MB a day")
     return bool(ratio <= MAX_RATIO and peak <= MAX_PEAK_BYTES)
+
+
+def count_seconds(samples: Samples, published: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the CPU seconds (n,) of each service day over all tables; 0 for the first, which has no beginning."""
+    spent = [np.diff(np.interp(times, samples.at, samples.cpu_seconds)) for times in published.values()]
+    return np.append(0.0, np.sum(spent, axis=0))
 
 
 def split_days(days: int) -> list[np.ndarray]:

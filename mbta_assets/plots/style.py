@@ -47,17 +47,17 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-def draw_png(draw: Callable[..., None], panels: int = 1) -> bytes:
-    """Return a PNG file of what `draw(axes, ...)` draws on so many axes side by side."""
+def draw_png(draw: Callable[..., None], panels: int = 1, rows: int = 1) -> bytes:
+    """Return a PNG file of what `draw(axes, ...)` draws on so many axes side by side, in each of some rows."""
     # These take a while to import, and only runs draw.
     from cycler import cycler
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({**_SETTINGS, "axes.prop_cycle": cycler(color=CYCLE)}):
-        figure = Figure(figsize=INCHES if panels == 1 else (INCHES[0] * 1.4, INCHES[1]), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        draw(*axes)
+        width, height = INCHES[0] * (1 if panels == 1 else 1.4), INCHES[1] * rows
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(*figure.subplots(rows, panels, squeeze=False).ravel())
         full = io.BytesIO()
         figure.savefig(full, format="png", dpi=DOTS_PER_INCH)
     return _reduce_colours(full)

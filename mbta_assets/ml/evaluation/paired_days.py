@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 
 CONFIDENCE_LEVEL = 0.95
 
@@ -80,4 +79,6 @@ def compute_half_width(difference: np.ndarray, group: np.ndarray) -> float | Non
 
 def _find_quantile(n: int) -> float:
     """Return Student's quantile for the mean of n values at `CONFIDENCE_LEVEL`."""
+    from scipy.stats import t as student_t  # takes a second to import; the code location imports this module
+
     return float(student_t.ppf((1 + CONFIDENCE_LEVEL) / 2, n - 1))
