@@ -77,8 +77,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return the table in Markdown, with times in a unit that suits the first of them."""
-        shortest = min(row.seconds for row in self.rows)
-        unit, factor = ("µs", 1e6) if shortest < 1e-3 else ("ms", 1e3) if shortest < 0.1 else ("s", 1.0)
+        first = self.rows[0].seconds
+        unit, factor = ("µs", 1e6) if first < 1e-3 else ("ms", 1e3) if first < 0.1 else ("s", 1.0)
         digits = 1 if factor > 1 else 2
         head, rows = [self.title, unit, "ratio"], []
         for row in self.rows:

@@ -14,10 +14,10 @@ SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 PICTURES = {
     "asset-graph": "1-asset-graph",
     "leaderboard-plot": "plot-model_leaderboard-error_by_stops_ahead",
+    "live": "live-for-documents",
+    "page": "5-the-page",
 }
 """Screenshot that each picture is made of."""
-OF_THE_DEMO = ("live", "page")
-"""Pictures of `make live` and `make serve` on the store of the demo, taken by hand: the data of tests is odd."""
 SIZE = (1200, 800)
 """Largest width and height in pixels; what is farther below on a longer page is cut off."""
 COLOURS = 256

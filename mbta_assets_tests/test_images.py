@@ -35,7 +35,7 @@ def find_links(document: Path) -> set[Path]:
 
 def test_every_picture_is_made_by_a_command_and_used_in_a_document() -> None:
     drawn = set(re.findall(r'IMAGES / "([\w.]+\.png)"', (ROOT / "docs/make_picture.py").read_text()))
-    made = {f"{name}.png" for name in (*COPY.PICTURES, *COPY.OF_THE_DEMO)} | drawn | {"cost_curves.png"}
+    made = {f"{name}.png" for name in COPY.PICTURES} | drawn | {"cost_curves.png"}
     assert made == {path.name for path in IMAGES.glob("*.png")} and len(drawn) == 1
     linked = set().union(*map(find_links, DOCUMENTS))
     assert {path.resolve() for path in IMAGES.iterdir()} == linked

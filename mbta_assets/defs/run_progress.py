@@ -15,6 +15,7 @@ from mbta_assets.progress.bar import Bar
 
 POLL_SECONDS, PAGE_RECORDS = 1.0, 1_000
 PLANNED, MADE = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION
+EVALUATED = dg.DagsterEventType.ASSET_CHECK_EVALUATION
 Item = tuple[str, str | None]
 """An asset and a partition."""
 
@@ -30,6 +31,8 @@ class RunState:
     """Seconds that each ended step took."""
     underway: str = ""
     """Step that began last and has not ended."""
+    failed: dict[str, list[str]] = field(default_factory=dict)
+    """Checks of each step that did not pass."""
     said: dict[str, str] = field(default_factory=dict)
     """What each step logged last, its progress say."""
     cursor: str | None = None
@@ -48,6 +51,10 @@ class RunState:
                 elif event.asset_key is not None and event.event_type in (PLANNED, MADE):
                     item = event.asset_key.to_user_string(), event.partition
                     (self.planned if event.event_type == PLANNED else self.made).add(item)
+                elif event.event_type == EVALUATED:
+                    check = event.asset_check_evaluation_data
+                    if not check.passed and check.check_name not in self.failed.get(event.step_key or "", ()):
+                        self.failed.setdefault(event.step_key or "", []).append(check.check_name)
             self.cursor, has_more = page.cursor, page.has_more
         self.underway = ""
         for step in instance.get_run_step_stats(self.run_id):
@@ -76,16 +83,18 @@ def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Cons
                 if step not in printed:
                     printed.add(step)
                     seconds = max(state.durations.get(step, 0.0) for state in states)
-                    console.print(format_duration_of_step(step, seconds), highlight=False)
+                    failed = sorted({check for state in states for check in state.failed.get(step, ())})
+                    console.print(format_duration_of_step(step, seconds, failed), highlight=False)
             _move(bar, states)
             if ended:
                 return
             time.sleep(POLL_SECONDS)
 
 
-def format_duration_of_step(step: str, seconds: float) -> str:
-    """Return the line of a step that has ended, or of all of them; names of checks are long."""
-    return f"  {step:40}{seconds:6.1f} s"
+def format_duration_of_step(step: str, seconds: float, failed: Sequence[str] = ()) -> str:
+    """Return the line of a step that has ended, or of all of them, with the checks that did not pass."""
+    warning = f"  did not pass: {', '.join(failed)}" if failed else ""
+    return f"  {step:40}{seconds:6.1f} s{warning}"
 
 
 def _find_runs(instance: dg.DagsterInstance, number: int, since: float) -> list[str]:

@@ -151,7 +151,7 @@ def draw_errors(axes: Any, errors: Mapping[str, Mapping[str, float]], label: str
         axes.plot(range(len(groups)), values, marker="o", label=model, color=colour, linestyle=line)
     axes.set(xlabel=label, ylabel="MAE (seconds)", title=title, yscale="log")
     name_columns(axes, groups)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=4)  # so that dashes are seen
 
 
 def draw_errors_by_route(axes: Any, errors: Mapping[str, Mapping[str, float]], rows: Mapping[str, int]) -> None:

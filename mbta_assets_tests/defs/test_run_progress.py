@@ -36,6 +36,16 @@ def broken_table() -> None:
     raise RuntimeError("it cannot be made")
 
 
+@dg.asset_check(asset=slow_table)
+def is_old() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN)
+
+
+@dg.asset_check(asset=slow_table)
+def is_whole() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
@@ -59,6 +69,13 @@ def follow(console: Console, *ranges: tuple[str, str], assets: Callable[[], list
         thread.start()
     follow_runs("tables", len(ranges), lambda: not any(thread.is_alive() for thread in threads), console, began)
     return ran
+
+
+def test_the_line_of_a_step_names_the_checks_that_did_not_pass(home: Path) -> None:
+    output = io.StringIO()
+    follow(Console(file=output, width=100), ("2024-03-04", "2024-03-05"), assets=lambda: [slow_table, is_old, is_whole])
+    lines = {line.split()[0]: re.split(r"[0-9] s", line)[1] for line in output.getvalue().splitlines()[2:]}
+    assert lines == {"slow_table": "", "slow_table_is_old": "  did not pass: is_old", "slow_table_is_whole": ""}
 
 
 def test_each_step_is_a_line_once_all_runs_have_ended_it(home: Path) -> None:

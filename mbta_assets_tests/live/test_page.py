@@ -31,6 +31,7 @@ pytestmark = pytest.mark.integration
 ROUTES = ["Blue", "Mattapan"]
 BEGIN = datetime(2024, 3, 6, 13, 30, tzinfo=UTC)
 """Half past eight in Boston."""
+RENAMED = "Revere Beach"
 HOSTILE = "<img src=x onerror=\"document.title='run'\"> & 'Co'"
 
 
@@ -56,13 +57,13 @@ class Replay:
 
 
 @pytest.fixture
-def tables() -> Tables:
-    """Return a simulated day of two lines; the name of a stop is hostile."""
+def tables(request: pytest.FixtureRequest) -> Tables:
+    """Return a simulated day of two lines; the name of a stop is hostile, or what a test gives."""
     tables = read_tables(SyntheticSource(0), SIMULATED)
     rows = select_routes(tables["vehicle"], ROUTES)
     around = rows["updated_at"].between(BEGIN - timedelta(hours=1), BEGIN + timedelta(minutes=30))
     tables["vehicle"] = rows[around].reset_index(drop=True)
-    tables["stop"].loc[tables["stop"]["name"] == "Revere Beach", "name"] = HOSTILE
+    tables["stop"].loc[tables["stop"]["name"] == RENAMED, "name"] = getattr(request, "param", HOSTILE)
     return tables
 
 
@@ -126,6 +127,15 @@ def test_trains_move_and_predictions_change_without_reloading(replay: Replay, pa
     page.screenshot(path=SCREENSHOTS / "live-2.png", animations="disabled", full_page=True)
     times = page.locator(".stations li .next b").all_inner_texts()
     assert all(re.fullmatch(r"(departs )?(now|\d+ min)", time) for time in times) and len(times) > 15
+
+
+@pytest.mark.parametrize("tables", [RENAMED], indirect=True)
+def test_a_picture_for_the_documents_is_kept(replay: Replay, page: Page) -> None:
+    page.goto(replay.url + "#route=Blue")
+    expect(page.locator("section")).to_have_count(2)
+    expect(page.get_by_text(RENAMED, exact=True).first).to_be_visible()
+    assert len(read_trains(page)) > 4
+    page.screenshot(path=SCREENSHOTS / "live-for-documents.png", animations="disabled")
 
 
 def test_a_line_is_chosen_by_keyboard_and_keeps_the_focus(replay: Replay, page: Page) -> None:

@@ -194,7 +194,7 @@ def score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> tuple[metrics.
     It is scored by what is published of it, which never runs backwards along a trip.
     """
     model = load_model(bundle)
-    first_row = _read_first_row(test)
+    first_row = read_first_row(test)
     predicted = model.predict(test)
     published = correct_delays(test, predicted)
     row = {
@@ -210,7 +210,7 @@ def score_model(name: str, bundle: Bundle, test: pd.DataFrame) -> tuple[metrics.
     return row, published.delay
 
 
-def _read_first_row(rows: pd.DataFrame) -> dict[str, Any]:
+def read_first_row(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the first row as plain Python values, as the predictor has them; missing texts are None, numbers NaN."""
     return {
         str(name): (None if values.dtype == object else np.nan) if pd.isna(values.iloc[0]) else values[:1].tolist()[0]

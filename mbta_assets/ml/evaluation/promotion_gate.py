@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, bin_distances
-from mbta_assets.ml.inference.encoder import Columns
 from mbta_assets.storage.bundle import Bundle
 
 CANDIDATE, PRODUCTION, LOOKUP = "candidate", "production_model", "runtime_lookup"
@@ -49,7 +48,7 @@ class Gate:
     max_size_bytes: int = 60_000
     """Maximum size of the bundle, which a serverless function loads when it starts cold."""
     max_latency_us: float = 2_000
-    """Maximum latency in microseconds of a prediction for one row, feature columns to delay. A quarter of it is usual;
+    """Maximum latency in microseconds of a prediction for one row, features to delay. A fiftieth of it is usual;
     machines differ."""
     live_arrivals: int = 0
     """Minimum number of arrivals that the candidate has predicted live in the shadow of the production model; with 0 no
@@ -111,13 +110,12 @@ class Decision:
         return f"MAE on {overall['n']:,} rows: {maes}"
 
 
-def measure_min_latency_us(predict: Callable[[Columns], np.ndarray], rows: pd.DataFrame) -> float:
-    """Return the latency in microseconds of a prediction for the first row.
+def measure_min_latency_us(predict_row: Callable[[], Any]) -> float:
+    """Return the latency of a prediction in microseconds.
 
     It is the minimum over a hundred calls, as other load on the machine only adds to it.
     """
-    row = {str(name): values.to_numpy() for name, values in rows[:1].items()}
-    return 1e6 * min(timeit.repeat(lambda: predict(row), number=1, repeat=LATENCY_CALLS))
+    return 1e6 * min(timeit.repeat(predict_row, number=1, repeat=LATENCY_CALLS))
 
 
 def decide_promotion(
