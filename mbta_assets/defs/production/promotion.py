@@ -128,10 +128,7 @@ def production_model(
 ) -> dg.MaterializeResult:
     gate = config.build_gate(settings.live_arrivals)
     test = read_labelled(training_set, "test")
-    model = load_model(quantized_student)
-    first_row = read_first_row(test)
-    latency_us = promotion_gate.measure_min_latency_us(lambda: model.predict_row(first_row))
-    candidate = Contender(quantized_student, _predict_published(model, test), latency_us)
+    candidate = _measure_candidate(quantized_student, test)
     lookup = MedianRunTime.from_bundle(runtime_lookup)
     baseline = Contender(runtime_lookup, lookup.predict_delay(test))
     passed_checks = _require_passed_checks(context)
@@ -184,6 +181,13 @@ def read_live_days(warehouse: Warehouse, candidate: str) -> tuple[pd.DataFrame, 
             predictions.append(rows)
             arrivals.append(warehouse.read("transit_features", day, [*VISIT, "delay_seconds"]))
     return pd.concat(predictions, ignore_index=True), pd.concat(arrivals, ignore_index=True)
+
+
+def _measure_candidate(bundle: Bundle, rows: pd.DataFrame) -> Contender:
+    """Return a candidate with its predictions for n rows and its latency."""
+    model, first_row = load_model(bundle), read_first_row(rows)
+    latency_us = promotion_gate.measure_min_latency_us(lambda: model.predict_row(first_row))
+    return Contender(bundle, _predict_published(model, rows), latency_us)
 
 
 def _predict_published(model: Model, rows: pd.DataFrame) -> np.ndarray:
