@@ -17,6 +17,8 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, BLACK = (
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 LINES, MARKERS = ("-", "--", ":", "-."), (".", "x", "^", "s")
 """Styles of lines whose colours repeat, and markers of those whose styles repeat too."""
+HATCHES = ("", "///", "xxx")
+"""Hatches of bars whose colours repeat."""
 GREY, LIGHT_GREY = "#6b6b6b", "#d9d9d9"
 """The light one is for what only guides the eye: it has little contrast with the background."""
 BACKGROUND = "#ffffff"
@@ -102,9 +104,18 @@ def choose_marked_line(number: int) -> dict[str, Any]:
 def draw_bars(
     axes: Any, names: Sequence[str], parts: Mapping[str, Sequence[float]], colours: Mapping[str, str]
 ) -> None:
-    """Draw horizontal bars, the first name on top, of parts (n,) that follow one another from left to right."""
+    """Draw horizontal bars, the first name on top, of parts (n,) that follow one another from left to right.
+
+    Parts whose colour repeats are hatched.
+    """
+    seen: list[str] = []
     for part, begins in _stack(parts).items():
-        axes.barh(range(len(names)), parts[part], left=begins, label=part, color=colours[part])
+        hatch = HATCHES[seen.count(colours[part]) % len(HATCHES)]
+        seen.append(colours[part])
+        axes.barh(
+            range(len(names)), parts[part], left=begins, label=part, color=colours[part], hatch=hatch,
+            edgecolor=BACKGROUND,
+        )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

@@ -108,6 +108,16 @@ def test_shares_of_the_upstream_rows_sum_to_a_hundred() -> None:
     assert sum_bars(axes, "used") == pytest.approx(175) and sum_bars(axes, "no_trip") == pytest.approx(25)
 
 
+def test_no_two_reasons_look_the_same_however_many_there_are() -> None:
+    reasons = [f"reason {n:02}" for n in range(17)]
+    usage = pd.DataFrame(
+        {"source_table": "vehicle", "outcome": "dropped", "reason": reasons, "row_count": range(1, len(reasons) + 1)}
+    )
+    axes = draw(tables.draw_usage, usage)
+    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches}
+    assert len(looks) == len(axes.patches) == len(reasons)
+
+
 def test_parts_of_a_training_set_follow_one_another_by_hour_where_days_are_few(features: pd.DataFrame) -> None:
     part = np.repeat(["train", "validation", "test"], [200, 100, 100]).astype(object)
     counts = tables.count_by_time(part, features)
