@@ -40,7 +40,7 @@ def reduce_screenshot(screenshot: Image.Image) -> Image.Image:
     scale = min(1.0, SIZE[0] / width)
     resized = screenshot.convert("RGB").resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
     cut = resized.crop((0, 0, resized.width, min(resized.height, SIZE[1])))
-    return cut.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    return cut.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from mbta_assets_tests.support.dagster_dev import ROOT
 
 IMAGES = ROOT / "docs/images"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MAX_BYTES = 120_000
+MAX_BYTES = 150_000
 
 
 def load(name: str) -> ModuleType:

@@ -81,8 +81,11 @@ def test_the_asset_graph_shows_the_lineage(page: Page) -> None:
     named = page.get_by_text("monitoring", exact=True).filter(visible=True)  # the UI also measures texts unseen
     expect(named).to_have_count(2)  # in the list, and in the graph
     page.keyboard.press(EXPAND_ALL)
+    expect(page.get_by_text(LINEAGE[0], exact=True)).to_be_visible()
+    page.reload()  # the groups stay open, and the graph is made to fit
     for asset in LINEAGE:
         expect(page.get_by_text(asset, exact=True)).to_be_visible()
+    page.wait_for_timeout(3_000)  # until the state of each asset is shown
     keep(page, "1-asset-graph")
 
 
