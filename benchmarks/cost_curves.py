@@ -8,11 +8,9 @@ whose event log says how long each step took. The picture goes into `images` bes
 
 import argparse
 import os
-import re
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +20,21 @@ import numpy as np
 import training_set_memory
 import year
 from one_prediction import prepare_batch
+from performance import measure, replace_block
 
-from mbta_assets.plots.style import BLUE, GREY, VERMILION, draw_png
+from mbta_assets.markdown import format_table
+from mbta_assets.plots.style import BLUE, GREY, VERMILION, draw_bars, draw_png
 from mbta_assets.storage.parquet_tables import ParquetTables
 
 BATCHES = (1, 10, 100, 1_000, 10_000, 100_000)
 BACKFILL_DAYS = 14
 TRAINING_DAYS = (5, 10, 20, 40)
-MIN_SECONDS = 0.3
-"""Minimum time that the turns of a batch take together."""
+TURNS = 5
+MIN_PREDICTIONS = 1_000
+"""Minimum number of predictions in a turn."""
 MAX_STEPS = 12
 TABLES = ("raw_transit_data", "transit_features")
 PICTURE = "cost_curves.png"
-BLOCK = re.compile(r"(<!-- cost-curves:begin -->\n).*?(<!-- cost-curves:end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,11 @@ class Curve:
 
     def to_markdown(self) -> str:
         """Return the curve as a table."""
-        head = [self.size, self.cost, self.limit, "ratio"]
         rows = [
-            [f"{size:,.0f}", f"{cost:,.4g}", f"{limit:,.4g}", f"{cost / limit:.2f}"]
+            (f"{size:,.0f}", f"{cost:,.4g}", f"{limit:,.4g}", f"{cost / limit:.2f}")
             for size, cost, limit in zip(self.sizes, self.costs, self.limits, strict=True)
         ]
-        lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
-        return f"**{self.title}**\n\n" + "\n".join(lines)
+        return f"**{self.title}**\n\n" + format_table((self.size, self.cost, self.limit, "ratio"), rows)
 
     def draw(self, axes: Any) -> None:
         """Draw the curve and its limit."""
@@ -86,37 +84,27 @@ def main() -> None:
         picture = draw_png(lambda *axes: draw(axes, curves, steps), panels=2, rows=2)
         (arguments.write.parent / "images" / PICTURE).write_bytes(picture)
         document = arguments.write.read_text()
-        arguments.write.write_text(BLOCK.sub(lambda block: f"{block[1]}{text}\n{block[2]}", document))
+        arguments.write.write_text(replace_block(document, "cost-curves", text))
 
 
 def measure_batches(store: Path) -> Curve:
     """Measure predictions by how many are asked for at once."""
-    ours, bare = [], []
+    bare, ours = [], []
     for size in BATCHES:
-        limit, columns = prepare_batch(store, size)
-        bare.append(time_call(limit) / size)
-        ours.append(time_call(columns) / size)
+        calls = max(1, MIN_PREDICTIONS // size)
+        measured = measure(f"{size:,}", prepare_batch(store, size), turns=TURNS, calls=calls)
+        bare.append(1e6 * measured.rows[0].seconds / size)
+        ours.append(1e6 * measured.rows[1].seconds / size)
     return Curve(
         "Latency by batch",
         "queries at once",
         "µs per prediction",
         "ONNX Runtime alone, µs",
         BATCHES,
-        [1e6 * seconds for seconds in ours],
-        [1e6 * seconds for seconds in bare],
+        ours,
+        bare,
         is_logarithmic=True,
     )
-
-
-def time_call(call: Callable[[], Any]) -> float:
-    """Return the median CPU time of a call in seconds, after one that is not measured."""
-    call()
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < MIN_SECONDS:
-        began = time.process_time()
-        call()
-        times.append(time.process_time() - began)
-    return statistics.median(times)
 
 
 def measure_backfill() -> Curve:
@@ -175,8 +163,8 @@ def describe_steps(steps: dict[str, float]) -> str:
     """Return a table of the steps that took longest, and of the others together."""
     total = sum(steps.values())
     shown = shorten(steps)
-    rows = [f"| `{name}` | {seconds:,.1f} | {seconds / total:.0%} |" for name, seconds in shown.items()]
-    return "\n".join(["**Time of the demo by step**", "", "| step | s | share |", "|---|---|---|", *rows])
+    rows = [(f"`{name}`", f"{seconds:,.1f}", f"{seconds / total:.0%}") for name, seconds in shown.items()]
+    return "**Time of the demo by step**\n\n" + format_table(("step", "s", "share"), rows)
 
 
 def shorten(steps: dict[str, float]) -> dict[str, float]:
@@ -192,10 +180,7 @@ def draw(panels: Sequence[Any], curves: Sequence[Curve], steps: dict[str, float]
     for axes, curve in zip(of_curves, curves, strict=True):
         curve.draw(axes)
     shown = shorten(steps)
-    of_steps.barh(range(len(shown)), list(shown.values()), color=GREY)
-    of_steps.set_yticks(range(len(shown)), list(shown))
-    of_steps.invert_yaxis()
-    of_steps.grid(axis="y", visible=False)
+    draw_bars(of_steps, list(shown), {"seconds": list(shown.values())}, {"seconds": GREY})
     of_steps.set(xlabel="seconds", ylabel="step", title="Time of the demo by step")
 
 

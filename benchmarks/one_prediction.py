@@ -48,9 +48,8 @@ def prepare_one(store: Path) -> Calls:
 
 def prepare_many(store: Path) -> Calls:
     """Return the calls that make `MANY` predictions with the model of a store."""
-    predictor = Predictor.load(str(store))
-    queries = [_vary(number) for number in range(MANY)]
-    bare, in_columns = prepare_batch(store, MANY)
+    predictor, queries = _open_batch(store, MANY)
+    bare, in_columns = _prepare_batch(predictor, queries)
     return {
         "ONNX Runtime, bare calls": bare,
         "queries in columns": in_columns,
@@ -58,13 +57,22 @@ def prepare_many(store: Path) -> Calls:
     }
 
 
-def prepare_batch(store: Path, size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def prepare_batch(store: Path, size: int) -> Calls:
     """Return the bare calls for so many queries, and the one that predicts them: in columns, a single one by itself."""
-    predictor = Predictor.load(str(store))
-    queries = [_vary(number) for number in range(size)]
+    bare, predict = _prepare_batch(*_open_batch(store, size))
+    return {"bare": bare, "predict": predict}
+
+
+def _open_batch(store: Path, size: int) -> tuple[Predictor, list[ArrivalQuery]]:
+    """Return the predictor of a store and so many queries."""
+    return Predictor.load(str(store)), [_vary(number) for number in range(size)]
+
+
+def _prepare_batch(predictor: Predictor, queries: list[ArrivalQuery]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return the bare calls for some queries, and the one that predicts them."""
     columns = to_columns(queries)
     session, feed = _open_session(predictor, queries)
-    if size == 1:
+    if len(queries) == 1:
         return lambda: session.run([onnx_session.OUTPUT], feed), lambda: predictor.predict_one(queries[0])
     return lambda: onnx_session.predict(session, feed), lambda: predictor.predict_events(columns)
 

@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as arrow
 from one_prediction import MANY, prepare_many, prepare_one
 
+from mbta_assets.markdown import format_table
 from mbta_assets.ml.training.compute import count_usable_cores
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.bundle import BundleError
@@ -43,7 +44,6 @@ from mbta_assets.transit.features import compute_feature_table
 ROOT = Path(__file__).parents[1]
 DAY = date(2024, 3, 6)
 LIBRARIES = ("dagster", "duckdb", "numpy", "onnxruntime", "pandas", "pyarrow")
-BLOCK = re.compile(r"(<!-- performance:begin -->\n).*?(<!-- performance:end -->)", re.DOTALL)
 LOAD_SCRIPTS = {
     "`import dagster`": "import dagster",
     "`import mbta_assets.definitions`": "import mbta_assets.definitions",
@@ -91,7 +91,7 @@ class Table:
             head.insert(2, "p99")
         if any(row.rate is not None for row in self.rows):
             head.append(f"{self.rate_of} per second")
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+        return format_table(head, rows)
 
 
 def main() -> None:
@@ -116,9 +116,15 @@ def main() -> None:
     print(text)
     if arguments.write:
         document = arguments.write.read_text()
-        arguments.write.write_text(BLOCK.sub(lambda block: f"{block[1]}{text}\n{block[2]}", document))
+        arguments.write.write_text(replace_block(document, "performance", text))
         stored = {"machine": describe_machine(), "tables": [asdict(table) for table in tables]}
         arguments.write.with_suffix(".json").write_text(json.dumps(stored, indent=1) + "\n")
+
+
+def replace_block(document: str, name: str, text: str) -> str:
+    """Return a document with the block between the markers of a name replaced."""
+    block = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+    return block.sub(lambda found: f"{found[1]}{text}\n{found[2]}", document)
 
 
 def measure_update(store: Path) -> Table:

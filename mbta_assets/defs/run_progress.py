@@ -31,7 +31,7 @@ class RunState:
     """Seconds that each ended step took."""
     underway: str = ""
     """Step that began last and has not ended."""
-    failed: dict[str, list[str]] = field(default_factory=dict)
+    failed: dict[str, set[str]] = field(default_factory=dict)
     """Checks of each step that did not pass."""
     said: dict[str, str] = field(default_factory=dict)
     """What each step logged last, its progress say."""
@@ -53,8 +53,8 @@ class RunState:
                     (self.planned if event.event_type == PLANNED else self.made).add(item)
                 elif event.event_type == EVALUATED:
                     check = event.asset_check_evaluation_data
-                    if not check.passed and check.check_name not in self.failed.get(event.step_key or "", ()):
-                        self.failed.setdefault(event.step_key or "", []).append(check.check_name)
+                    if not check.passed:
+                        self.failed.setdefault(event.step_key or "", set()).add(check.check_name)
             self.cursor, has_more = page.cursor, page.has_more
         self.underway = ""
         for step in instance.get_run_step_stats(self.run_id):
@@ -83,7 +83,7 @@ def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Cons
                 if step not in printed:
                     printed.add(step)
                     seconds = max(state.durations.get(step, 0.0) for state in states)
-                    failed = sorted({check for state in states for check in state.failed.get(step, ())})
+                    failed = sorted(set[str]().union(*(state.failed.get(step, ()) for state in states)))
                     console.print(format_duration_of_step(step, seconds, failed), highlight=False)
             _move(bar, states)
             if ended:

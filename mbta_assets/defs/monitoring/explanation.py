@@ -138,28 +138,27 @@ def _describe_interval(
     """Return the interval around a predicted delay as calibrated, and as corrected by the days since, if it is."""
     if model.interval is None:
         return {}
+    corrections = {"": UNCORRECTED} | ({} if correction == UNCORRECTED else {"corrected_": correction})
     bounds = {"confidence_level": model.interval.confidence_level}
-    for prefix, of_widths in (("", UNCORRECTED), ("corrected_", correction)):
-        if of_widths is not UNCORRECTED or not prefix:
-            lower, upper = model.interval.compute_bounds(columns, np.array([delay]), np.zeros(1, np.int64), of_widths)
-            bounds |= {f"{prefix}lower_delay_seconds": float(lower[0]), f"{prefix}upper_delay_seconds": float(upper[0])}
+    for prefix, of_widths in corrections.items():
+        lower, upper = model.interval.compute_bounds(columns, np.array([delay]), np.zeros(1, np.int64), of_widths)
+        bounds |= {f"{prefix}lower_delay_seconds": float(lower[0]), f"{prefix}upper_delay_seconds": float(upper[0])}
     return bounds
 
 
 def _read_correction(reports: ReportStore, version: str) -> WidthCorrection:
-    """Return the current correction of a model's interval widths, `UNCORRECTED` if there is none of this model.
+    """Return the current correction of a model's interval widths, `UNCORRECTED` if there is none of it.
 
     Raises NothingToExplain if the report is damaged.
     """
     if not reports.find(WIDTH_CORRECTION):
         return UNCORRECTED
     try:
-        correction = WidthCorrection.from_json(reports.read(WIDTH_CORRECTION), version)
+        return WidthCorrection.from_json(reports.read(WIDTH_CORRECTION), version)
     except ValueError as error:
         raise NothingToExplain(
             f"The report {WIDTH_CORRECTION} is damaged: {error}. Materialize width_correction again."
         ) from error
-    return UNCORRECTED if correction == UNCORRECTED else correction
 
 
 def _list_features(row: pd.DataFrame, names: tuple[str, ...], bundle: Bundle) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from mbta_assets.defs.production.leaderboard_plots import SERVED, make_leaderboa
 from mbta_assets.ml.evaluation import metrics
 from mbta_assets.ml.evaluation.paired_days import compute_half_width
 from mbta_assets.ml.evaluation.promotion_gate import Decision
+from mbta_assets.ml.inference.monotone import group_rows
 from mbta_assets.plots.style import draw_png
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import Move
@@ -127,14 +128,13 @@ def _measure_chance(delay: np.ndarray, lookup: np.ndarray, test: pd.DataFrame) -
     """
     label = test["delay_seconds"].to_numpy(dtype=float)
     error, error_of_lookup = np.abs(label - delay), np.abs(label - lookup)
-    day = test["service_date"].astype(str)
-    trip = day + " " + test["trip_id"].astype(str)
+    trip, day = group_rows(test, ("service_date", "trip_id")), group_rows(test, ("service_date",))
     return [
         {
             "name": name,
             "seconds": float(values.mean()),
-            "by_trip": compute_half_width(values, trip.to_numpy()),
-            "by_day": compute_half_width(values, day.to_numpy()),
+            "by_trip": compute_half_width(values, trip),
+            "by_day": compute_half_width(values, day),
         }
         for name, values in (("Error of this model", error), ("Less than the run-time lookup", error_of_lookup - error))
     ]

@@ -33,6 +33,7 @@ from mbta_assets.defs.run_config import build_run_config
 from mbta_assets.ml.evaluation import promotion_gate
 from mbta_assets.ml.evaluation.live_evidence import VISIT, compare_live, require_live_evidence
 from mbta_assets.ml.evaluation.promotion_gate import Contender, Decision, Gate, Rule
+from mbta_assets.ml.inference.latency import measure_min_latency_us
 from mbta_assets.ml.inference.model import Model
 from mbta_assets.ml.inference.monotone import correct_delays
 from mbta_assets.ml.inference.run_time import MedianRunTime, OutdatedModel
@@ -186,7 +187,7 @@ def read_live_days(warehouse: Warehouse, candidate: str) -> tuple[pd.DataFrame, 
 def _measure_candidate(bundle: Bundle, rows: pd.DataFrame) -> Contender:
     """Return a candidate with its predictions for n rows and its latency."""
     model, first_row = load_model(bundle), read_first_row(rows)
-    latency_us = promotion_gate.measure_min_latency_us(lambda: model.predict_row(first_row))
+    latency_us = measure_min_latency_us(lambda: model.predict_row(first_row))
     return Contender(bundle, _predict_published(model, rows), latency_us)
 
 

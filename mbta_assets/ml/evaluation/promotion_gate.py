@@ -6,8 +6,7 @@ on, stopped early by or chosen by, each according to its own manifest. How a dec
 """
 
 import math
-import timeit
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ from mbta_assets.ml.evaluation.grouping import DISTANCE_BINS, bin_distances
 from mbta_assets.storage.bundle import Bundle
 
 CANDIDATE, PRODUCTION, LOOKUP = "candidate", "production_model", "runtime_lookup"
-LATENCY_CALLS = 100
 
 
 @dataclass(frozen=True)
@@ -108,14 +106,6 @@ class Decision:
         overall = self.comparison[0]
         maes = ", ".join(f"{name} {overall[name]:.2f} s" for name in (CANDIDATE, PRODUCTION, LOOKUP) if name in overall)
         return f"MAE on {overall['n']:,} rows: {maes}"
-
-
-def measure_min_latency_us(predict_row: Callable[[], Any]) -> float:
-    """Return the latency of a prediction in microseconds.
-
-    It is the minimum over a hundred calls, as other load on the machine only adds to it.
-    """
-    return 1e6 * min(timeit.repeat(predict_row, number=1, repeat=LATENCY_CALLS))
 
 
 def decide_promotion(
