@@ -84,7 +84,8 @@ def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Cons
                     printed.add(step)
                     seconds = max(state.durations.get(step, 0.0) for state in states)
                     failed = sorted(set[str]().union(*(state.failed.get(step, ()) for state in states)))
-                    console.print(format_duration_of_step(step, seconds, failed), highlight=False)
+                    line = format_duration_of_step(step, seconds, failed)
+                    console.print(line, highlight=False, soft_wrap=True)
             _move(bar, states)
             if ended:
                 return

@@ -73,7 +73,7 @@ def follow(console: Console, *ranges: tuple[str, str], assets: Callable[[], list
 
 def test_the_line_of_a_step_names_the_checks_that_did_not_pass(home: Path) -> None:
     output = io.StringIO()
-    follow(Console(file=output, width=100), ("2024-03-04", "2024-03-05"), assets=lambda: [slow_table, is_old, is_whole])
+    follow(Console(file=output, width=60), ("2024-03-04", "2024-03-05"), assets=lambda: [slow_table, is_old, is_whole])
     lines = {line.split()[0]: re.split(r"[0-9] s", line)[1] for line in output.getvalue().splitlines()[2:]}
     assert lines == {"slow_table": "", "slow_table_is_old": "  did not pass: is_old", "slow_table_is_whole": ""}
 
