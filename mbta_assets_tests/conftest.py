@@ -30,6 +30,11 @@ settings.register_profile("project", deadline=None, derandomize=os.environ.get("
 settings.load_profile("project")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 
+# `make test` starts the tests, and some of them start make, which must be as in a user's terminal: a make within
+# another one prints the directories that it enters.
+for _variable in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
+    os.environ.pop(_variable, None)
+
 E2E_FIXTURES = {"trained", "dev", "chromium", "postgres", "one_server", "image"}
 INTEGRATION_FIXTURES = {"bigquery_emulator", "storage_emulator", "server", "trained_models", "ray", "proxy"}
 """A test that uses one of these fixtures is of that kind; other tests that start processes are marked as such."""
