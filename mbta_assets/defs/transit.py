@@ -26,6 +26,7 @@ from mbta_assets.defs.partitions import requested_days
 from mbta_assets.defs.resources.settings import JoinSettings
 from mbta_assets.defs.retries import READ_RETRY_POLICY
 from mbta_assets.plots.tables import (
+    count_features,
     draw_labels_by_hour,
     draw_labels_by_route,
     draw_missing_by_group,
@@ -182,12 +183,13 @@ def describe_features(rows: pd.DataFrame) -> dict[str, Any]:
     """Return plots of a service day's features; none of a day without rows."""
     if rows.empty:
         return {}
+    counts = count_features(rows)
     return {
-        "labels_by_hour": plot_metadata(lambda axes: draw_labels_by_hour(axes, rows)),
-        "labels_by_route": plot_metadata(lambda axes: draw_labels_by_route(axes, rows)),
-        "missing_values": plot_metadata(lambda axes: draw_missing_values(axes, rows)),
+        "labels_by_hour": plot_metadata(lambda axes: draw_labels_by_hour(axes, counts)),
+        "labels_by_route": plot_metadata(lambda axes: draw_labels_by_route(axes, counts)),
+        "missing_values": plot_metadata(lambda axes: draw_missing_values(axes, counts)),
         "missing_values_by_hour_and_route": plot_metadata(
-            lambda hour, route: draw_missing_by_group(hour, route, rows), panels=2
+            lambda hour, route: draw_missing_by_group(hour, route, counts), panels=2
         ),
     }
 

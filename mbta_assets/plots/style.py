@@ -54,29 +54,34 @@ def draw_png(draw: Callable[..., None], panels: int = 1, rows: int = 1) -> bytes
     # These take a while to import, and only runs draw.
     from cycler import cycler
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with rc_context({**_SETTINGS, "axes.prop_cycle": cycler(color=CYCLE)}):
         width, height = INCHES[0] * (1 if panels == 1 else 1.4), INCHES[1] * rows
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
         draw(*figure.subplots(rows, panels, squeeze=False).ravel())
-        full = io.BytesIO()
-        figure.savefig(full, format="png", dpi=DOTS_PER_INCH)
-    return _reduce_colours(full)
+        canvas.draw()
+    return _encode_png(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def _reduce_colours(full: io.BytesIO) -> bytes:
-    """Return a PNG file with few colours: the style's own as they are, and those that the others are nearest to."""
+def _encode_png(pixels: np.ndarray) -> bytes:
+    """Return a PNG file of pixels (height, width, 3) in few colours.
+
+    These are the style's own, as they are, and those that the others are nearest to.
+    """
     from PIL import Image, ImageColor
 
-    picture, buffer = Image.open(full).convert("RGB"), io.BytesIO()
     own = [value for colour in (BACKGROUND, *CYCLE, GREY) for value in ImageColor.getrgb(colour)]
-    palette = [*own, *(picture.quantize(COLOURS).getpalette() or [])]
-    packed = np.asarray(picture, dtype=np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
-    colours, inverse = np.unique(packed, return_inverse=True)
+    palette = [*own, *(Image.fromarray(pixels).quantize(COLOURS).getpalette() or [])]
+    packed = pixels @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    colours = np.unique(packed)
     unpacked = colours[:, None] >> np.array([16, 8, 0]) & 255
     distance = ((unpacked[:, None] - np.reshape(palette, (-1, 3))) ** 2).sum(axis=-1)
-    reduced = Image.fromarray(distance.argmin(axis=1).astype(np.uint8)[inverse].reshape(packed.shape))
+    nearest = np.zeros(1 << 24, dtype=np.uint8)  # of each colour; a lookup is faster than a search for each pixel
+    nearest[colours] = distance.argmin(axis=1)
+    reduced, buffer = Image.fromarray(nearest[packed]), io.BytesIO()
     reduced.putpalette(palette)
     reduced.save(buffer, format="png", optimize=True)
     return buffer.getvalue()

@@ -1,6 +1,6 @@
 """Plots of a service day's tables and of a training set."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,61 +42,85 @@ def compute_hours(rows: pd.DataFrame) -> np.ndarray:
     return ((times - start) // 3600).astype(np.int64)
 
 
-def draw_labels_by_hour(axes: Any, features: pd.DataFrame) -> None:
+@dataclass(frozen=True)
+class FeatureCounts:
+    """Rows of a service day's features by the hour of the service day, from 0, and by route: arrays (hours, routes).
+
+    - `routes`: the names of the routes in order, `none` for rows without one.
+    - `rows`, `labelled`: the number of rows, and of those with a label.
+    - `missing`: the number of rows without a value of each feature that some rows lack, the one that most lack first.
+    """
+
+    routes: list[str]
+    rows: np.ndarray
+    labelled: np.ndarray
+    missing: dict[str, np.ndarray]
+
+
+def count_features(features: pd.DataFrame) -> FeatureCounts:
+    """Count the rows of a service day's features, which has at least one, for its plots."""
+    hours, (codes, routes) = compute_hours(features), _encode_routes(features)
+    shape = int(hours.max()) + 1, len(routes)
+    cell = hours * len(routes) + codes
+
+    def count(cells: np.ndarray) -> np.ndarray:
+        return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+
+    names = schema.columns_with_role(schema.TransitFeatures, "numeric")
+    missing_cells = {name: cell[features[name].isna().to_numpy()] for name in names}
+    most_first = sorted(
+        (name for name in names if len(missing_cells[name])), key=lambda name: -len(missing_cells[name])
+    )
+    return FeatureCounts(
+        routes=routes,
+        rows=count(cell),
+        labelled=count(cell[features["delay_seconds"].notna().to_numpy()]),
+        missing={name: count(missing_cells[name]) for name in most_first[:MAX_FEATURES]},
+    )
+
+
+def draw_labels_by_hour(axes: Any, counts: FeatureCounts) -> None:
     """Draw the rows of a service day by hour, with a label and without."""
-    hours, labelled = compute_hours(features), features["delay_seconds"].notna().to_numpy()
-    last = int(hours.max(initial=0)) + 1
-    counts = {
-        LABELLED: np.bincount(hours[labelled], minlength=last).tolist(),
-        UNLABELLED: np.bincount(hours[~labelled], minlength=last).tolist(),
-    }
-    draw_columns(axes, [str(hour) for hour in range(last)], counts, LABEL_COLOURS)
+    parts = _split_labels(counts.rows.sum(axis=1), counts.labelled.sum(axis=1))
+    draw_columns(axes, [str(hour) for hour in range(len(counts.rows))], parts, LABEL_COLOURS)
     axes.set(xlabel="hours since the service day began", ylabel="rows", title="Labels by hour")
     axes.legend()
 
 
-def draw_labels_by_route(axes: Any, features: pd.DataFrame) -> None:
+def draw_labels_by_route(axes: Any, counts: FeatureCounts) -> None:
     """Draw the rows of a service day by route, those with most rows on top, with a label and without."""
-    codes, routes = _encode_routes(features)
-    labelled = features["delay_seconds"].notna().to_numpy()
-    by_label = {label: np.bincount(codes[labelled == label], minlength=len(routes)) for label in (True, False)}
-    counts = pd.DataFrame(by_label, index=routes)
-    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-    left_out = len(counts) - MAX_ROUTES
-    counts = counts[:MAX_ROUTES]
-    parts = {LABELLED: counts[True].tolist(), UNLABELLED: counts[False].tolist()}
-    draw_bars(axes, counts.index.tolist(), parts, LABEL_COLOURS)
+    order = _order_routes(counts)[:MAX_ROUTES]
+    parts = _split_labels(counts.rows.sum(axis=0)[order], counts.labelled.sum(axis=0)[order])
+    draw_bars(axes, [counts.routes[route] for route in order], parts, LABEL_COLOURS)
+    left_out = len(counts.routes) - MAX_ROUTES
     more = f"; {left_out} routes with fewer are left out" if left_out > 0 else ""
     axes.set(xlabel="rows", ylabel="route", title=f"Labels by route{more}")
     axes.legend(loc="lower right")
 
 
-def draw_missing_values(axes: Any, features: pd.DataFrame) -> None:
+def draw_missing_values(axes: Any, counts: FeatureCounts) -> None:
     """Draw the share of missing values of each feature that has any, the largest on top."""
-    share = _compute_missing_share(features)
-    draw_bars(axes, share.index.tolist(), {"missing": (100 * share).tolist()}, {"missing": ORANGE})
+    percent = [100 * missing.sum() / counts.rows.sum() for missing in counts.missing.values()]
+    draw_bars(axes, list(counts.missing), {"missing": percent}, {"missing": ORANGE})
     axes.set(xlabel="missing values (% of the rows)", ylabel="feature", xlim=(0, 100))
     axes.set_title("Features that are not always known")
 
 
-def draw_missing_by_group(by_hour: Any, by_route: Any, features: pd.DataFrame) -> None:
+def draw_missing_by_group(by_hour: Any, by_route: Any, counts: FeatureCounts) -> None:
     """Draw the share of missing values of the features that have any, by hour and by route, as colours.
 
     The routes with most rows are drawn, from left to right. An hour without rows is left white.
     """
-    missing = features[_compute_missing_share(features).index].isna()
-    hours, (codes, routes) = compute_hours(features), _encode_routes(features)
-    of_hours = _average_by_group(missing, hours, range(int(hours.max()) + 1))
-    largest = np.argsort(-np.bincount(codes), kind="stable")[:MAX_MISSING_ROUTES]
-    of_routes = _average_by_group(missing, codes, routes).iloc[largest]
-    for axes, share in ((by_hour, of_hours), (by_route, of_routes)):
-        height, width = max(1, share.shape[1]), len(share)
+    largest = _order_routes(counts)[:MAX_MISSING_ROUTES]
+    of_hours, of_routes = (_compute_missing_percent(counts, axis) for axis in (1, 0))
+    hours, routes = [str(hour) for hour in range(len(counts.rows))], [counts.routes[route] for route in largest]
+    for axes, percent, names in ((by_hour, of_hours, hours), (by_route, of_routes[:, largest], routes)):
+        height, width = max(1, len(percent)), len(names)
         image = axes.imshow(
-            100 * share.T.to_numpy(dtype=float), aspect="auto", cmap=SEQUENTIAL, vmin=0, vmax=100,
-            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        )  # fmt: skip
-        axes.set_yticks(range(share.shape[1]), share.columns)
-        name_columns(axes, list(share.index.astype(str)))
+            percent, aspect="auto", cmap=SEQUENTIAL, vmin=0, vmax=100, extent=(-0.5, width - 0.5, height - 0.5, -0.5)
+        )
+        axes.set_yticks(range(len(percent)), list(counts.missing))
+        name_columns(axes, names)
         axes.grid(visible=False)
     by_hour.set(xlabel="hours since the service day began", ylabel="feature", title="Missing values by hour")
     by_route.set(xlabel="route", ylabel="feature", title="Missing values by route")
@@ -106,23 +130,26 @@ def draw_missing_by_group(by_hour: Any, by_route: Any, features: pd.DataFrame) -
 
 def _encode_routes(features: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     """Return the code (n,) of the route of each row, and the names of the routes in order, `none` if it is missing."""
-    codes, names = pd.factorize(features["route_id"].fillna("none").astype(str), sort=True)
-    return codes, list(names)
+    codes, distinct = pd.factorize(features["route_id"], use_na_sentinel=False)
+    names, code = np.unique(pd.Series(distinct).fillna("none").to_numpy(dtype=str), return_inverse=True)
+    return code[codes], names.tolist()
 
 
-def _average_by_group(missing: pd.DataFrame, codes: np.ndarray, groups: Sequence[Any]) -> pd.DataFrame:
-    """Return the share of missing values of each column by group (n,), NaN for a group without rows."""
-    counts = {name: np.bincount(codes[values.to_numpy()], minlength=len(groups)) for name, values in missing.items()}
-    sizes = np.bincount(codes, minlength=len(groups))
-    with np.errstate(invalid="ignore"):
-        return pd.DataFrame({name: count / sizes for name, count in counts.items()}, index=list(groups))
+def _order_routes(counts: FeatureCounts) -> np.ndarray:
+    """Return the indices of the routes, those with most rows first."""
+    return np.argsort(-counts.rows.sum(axis=0), kind="stable")
 
 
-def _compute_missing_share(features: pd.DataFrame) -> pd.Series:
-    """Return the share of missing values of each feature that has any, the largest first."""
-    names = schema.columns_with_role(schema.TransitFeatures, "numeric")
-    share = features[names].isna().mean().sort_values(ascending=False, kind="stable")
-    return share[share > 0][:MAX_FEATURES]
+def _split_labels(rows: np.ndarray, labelled: np.ndarray) -> dict[str, list[float]]:
+    """Return the number of rows (n,) with a label and without, given those of all and with one."""
+    return {LABELLED: labelled.tolist(), UNLABELLED: (rows - labelled).tolist()}
+
+
+def _compute_missing_percent(counts: FeatureCounts, axis: int) -> np.ndarray:
+    """Return the percentage (features, n) of missing values, summed over an axis; NaN where there are no rows."""
+    rows = counts.rows.sum(axis=axis)
+    missing = np.array([cells.sum(axis=axis) for cells in counts.missing.values()]).reshape(-1, len(rows))
+    return np.divide(100 * missing, rows, out=np.full(missing.shape, np.nan), where=rows > 0)
 
 
 def draw_usage(axes: Any, usage: pd.DataFrame) -> None:

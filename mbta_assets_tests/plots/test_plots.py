@@ -62,23 +62,32 @@ def name_ticks(axes: Any) -> list[str]:
 
 
 def test_labels_are_counted_by_hour_and_by_route(features: pd.DataFrame) -> None:
-    by_hour = draw(tables.draw_labels_by_hour, features)
+    by_hour = draw(tables.draw_labels_by_hour, tables.count_features(features))
     labelled, without = (next(c for c in by_hour.containers if c.get_label() == name) for name in tables.LABEL_COLOURS)
     assert list(labelled.datavalues[5:8]) == [0, 30, 30] and list(without.datavalues[5:8]) == [0, 10, 10]
-    by_route = draw(tables.draw_labels_by_route, features)
+    by_route = draw(tables.draw_labels_by_route, tables.count_features(features))
     assert name_ticks(by_route) == ["Blue", "Red", "Mattapan"] or name_ticks(by_route) == ["Red", "Blue", "Mattapan"]
     assert sum_bars(by_route, tables.LABELLED) == 300 and sum_bars(by_route, tables.UNLABELLED) == 100
 
 
 def test_features_with_missing_values_are_named_with_their_share(features: pd.DataFrame) -> None:
-    axes = draw(tables.draw_missing_values, features)
+    axes = draw(tables.draw_missing_values, tables.count_features(features))
     assert name_ticks(axes) == ["last_delay_seconds"] and sum_bars(axes, "missing") == pytest.approx(20)
+
+
+def test_rows_without_a_route_are_counted_as_such(features: pd.DataFrame) -> None:
+    route = features["route_id"].mask(features["route_id"] == "Red").mask(np.arange(400) < 5, "none")
+    counts = tables.count_features(features.assign(route_id=route))
+    assert counts.routes == ["Blue", "Mattapan", "none"]
+    assert counts.rows.sum(axis=0).tolist() == [(route == name).sum() for name in ("Blue", "Mattapan")] + [
+        (route.fillna("none") == "none").sum()
+    ]
 
 
 def test_missing_values_are_drawn_by_hour_and_by_route(features: pd.DataFrame) -> None:
     unknown = (features["route_id"] == "Red") & (np.arange(400) < 40)
     features = features.assign(last_delay_seconds=features["last_delay_seconds"].mask(unknown))
-    by_hour, by_route = draw(tables.draw_missing_by_group, features, panels=2)
+    by_hour, by_route = draw(tables.draw_missing_by_group, tables.count_features(features), panels=2)
     of_hours, of_routes = (np.ma.getdata(axes.images[0].get_array()) for axes in (by_hour, by_route))
     is_missing = features["last_delay_seconds"].isna()
     assert name_ticks(by_hour) == ["last_delay_seconds"] and by_hour.figure.axes[-1].get_ylabel()
@@ -90,7 +99,8 @@ def test_missing_values_are_drawn_by_hour_and_by_route(features: pd.DataFrame) -
 
 
 def test_without_missing_values_the_plots_by_hour_and_by_route_are_empty(features: pd.DataFrame) -> None:
-    by_hour, _ = draw(tables.draw_missing_by_group, features.assign(last_delay_seconds=1.0), panels=2)
+    counts = tables.count_features(features.assign(last_delay_seconds=1.0))
+    by_hour, _ = draw(tables.draw_missing_by_group, counts, panels=2)
     assert name_ticks(by_hour) == []
 
 
@@ -270,6 +280,7 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
     with_gaps = features.assign(route_id=pd.Series(np.arange(n) % 30).map("route {}".format))
     for name in schema.columns_with_role(schema.TransitFeatures, "numeric"):
         with_gaps[name] = with_gaps[name].mask(random.random(n) < random.random())
+    counted, counted_gaps = tables.count_features(features), tables.count_features(with_gaps)
     usage = pd.DataFrame({"source_table": ["trip"], "outcome": ["matched"], "reason": [""], "row_count": [3]})
     counts = pd.DataFrame(random.integers(0, 99, (30, 30)), [f"route {i}" for i in range(30)], DAYS)
     split = pd.DataFrame(random.integers(0, 99, (30, 3)), DAYS, list(tables.PART_COLOURS))
@@ -278,10 +289,10 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
     errors = {model: {str(i): float(i + 1) for i in range(25)} for model in models.MODEL_STYLES}
     curves = {f"trial {t}": [(20 * s, 50 / (s + t + 1)) for s in range(6)] for t in range(8)}
     return {
-        "labels_by_hour": (lambda axes: tables.draw_labels_by_hour(axes, features), 1),
-        "labels_by_route": (lambda axes: tables.draw_labels_by_route(axes, features), 1),
-        "missing_values": (lambda axes: tables.draw_missing_values(axes, features), 1),
-        "missing_by_group": (lambda a, b: tables.draw_missing_by_group(a, b, with_gaps), 2),
+        "labels_by_hour": (lambda axes: tables.draw_labels_by_hour(axes, counted), 1),
+        "labels_by_route": (lambda axes: tables.draw_labels_by_route(axes, counted), 1),
+        "missing_values": (lambda axes: tables.draw_missing_values(axes, counted), 1),
+        "missing_by_group": (lambda a, b: tables.draw_missing_by_group(a, b, counted_gaps), 2),
         "usage": (lambda axes: tables.draw_usage(axes, usage), 1),
         "split": (lambda axes: tables.draw_split(axes, split), 1),
         "routes_by_day": (lambda axes: tables.draw_routes_by_day(axes, counts), 1),
