@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 import pyarrow as arrow
 
-from mbta_assets.storage.tables import DailyTables, TableStore
+from mbta_assets.storage.tables import DailyTables, TableStore, sort_rows
 from mbta_assets.transit import schema
 from mbta_assets.transit.point_in_time_join import DUCKDB, build_raw_transit_data_query
+from mbta_assets.transit.table import row_order
 
 if TYPE_CHECKING:  # Google's libraries take seconds to import, and a warehouse on one machine needs none of them
     from mbta_assets.gcp.bigquery import BigQuery
@@ -80,9 +81,12 @@ def join_in_duckdb(
 
 
 def _to_model(rows: arrow.Table) -> arrow.Table:
-    """Return the result of the join with the columns and types of `raw_transit_data`."""
+    """Return the result of the join with the columns, types and row order of `raw_transit_data`.
+
+    The engines do not sort: DuckDB needs twice the CPU time of Arrow for it, and three times the memory of the join.
+    """
     model = schema.arrow_schema(schema.RawTransitData)
-    return rows.select(model.names).cast(model)
+    return sort_rows(rows.select(model.names).cast(model), row_order(schema.RawTransitData))
 
 
 def _without_time_zone(rows: arrow.Table) -> arrow.Table:

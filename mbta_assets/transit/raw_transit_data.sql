@@ -817,10 +817,16 @@ observed_event AS (
   WHERE NOT is_moving
   GROUP BY trip_id, vehicle_id, position
   UNION ALL
-  SELECT trip_id, vehicle_id, 1, 'departure', time_stamp, IF(is_moving AND position = 2, time_stamp, NULL)
+  SELECT
+    trip_id,
+    vehicle_id,
+    1,
+    'departure',
+    MIN(time_stamp),
+    IF(MIN(IF(is_moving AND position = 2, time_stamp, NULL)) = MIN(time_stamp), MIN(time_stamp), NULL)
   FROM located
   WHERE position > 1
-  QUALIFY ROW_NUMBER() OVER (PARTITION BY trip_id, vehicle_id ORDER BY time_stamp) = 1
+  GROUP BY trip_id, vehicle_id
 ),
 
 -- The numbers of stops ahead that are no benchmarks, in order, by how many stops there are ahead.
@@ -836,47 +842,71 @@ other_distance AS (
   FROM UNNEST(GENERATE_ARRAY(0, (SELECT MAX(n_stops) FROM stop_visit))) AS n_ahead
 ),
 
+-- Which stops ahead there are rows about; see `distances`. The first update of a vehicle on a trip in each interval has
+-- rows about every stop ahead.
+interval_start AS (
+  SELECT vehicle_id, trip_id, MIN(time_stamp) AS time_stamp
+  FROM located
+  GROUP BY vehicle_id, trip_id, DIV((local_seconds), (@full_interval_seconds))
+),
+
 hashed AS (
   SELECT
     u.*,
-    o.others,
-    ARRAY_LENGTH(o.others) AS n_others,
+    i.time_stamp IS NOT NULL OR @every_stop_ahead AS has_every_stop,
     MOD(u.local_seconds * @multiplier, @modulus) AS first_hash,
-    MOD(MOD(u.local_seconds * @multiplier, @modulus) * @multiplier, @modulus) AS second_hash,
-    ROW_NUMBER() OVER (
-      PARTITION BY u.vehicle_id, u.trip_id, DIV((u.local_seconds), (@full_interval_seconds)) ORDER BY u.time_stamp
-    ) = 1 AS is_first_in_interval
+    MOD(MOD(u.local_seconds * @multiplier, @modulus) * @multiplier, @modulus) AS second_hash
   FROM located AS u
+  LEFT JOIN interval_start AS i
+    ON i.vehicle_id = u.vehicle_id AND i.trip_id = u.trip_id AND i.time_stamp = u.time_stamp
+),
+
+sampled AS (
+  SELECT
+    u.*,
+    IF(u.has_every_stop, u.n_ahead, -1) AS n_every_stop,
+    o.others[SAFE_ORDINAL(MOD(u.first_hash, NULLIF(ARRAY_LENGTH(o.others), 0)) + 1)] AS first_other,
+    o.others[SAFE_ORDINAL(
+      MOD(
+        MOD(u.first_hash, NULLIF(ARRAY_LENGTH(o.others), 0))
+        + 1
+        + MOD(u.second_hash, NULLIF(ARRAY_LENGTH(o.others) - 1, 0)),
+        NULLIF(ARRAY_LENGTH(o.others), 0)
+      ) + 1
+    )] AS second_other
+  FROM hashed AS u
   INNER JOIN other_distance AS o ON o.n_ahead = u.n_ahead
 ),
 
--- Which stops ahead there are rows about; see `distances`. 0 is the departure from the first stop.
+-- A table to join with, since DuckDB is slow to unnest an array of each update. Updates with some of the stops ahead
+-- have -1 here; `nth_other` is the first or second of their others. 0 is the departure from the first stop.
+distance AS (
+  SELECT n_ahead AS n_every_stop, stops AS stops_ahead, 0 AS nth_other
+  FROM other_distance
+  CROSS JOIN UNNEST(GENERATE_ARRAY(0, n_ahead)) AS stops
+  UNION ALL
+  SELECT -1, stops, 0
+  FROM UNNEST(ARRAY_CONCAT([0], @benchmark_distances)) AS stops
+  UNION ALL
+  SELECT -1, NULL, nth
+  FROM UNNEST([1, 2]) AS nth
+),
+
+chosen AS (
+  SELECT
+    u.*,
+    CASE d.nth_other WHEN 1 THEN u.first_other WHEN 2 THEN u.second_other ELSE d.stops_ahead END AS stops_ahead
+  FROM sampled AS u
+  INNER JOIN distance AS d ON d.n_every_stop = u.n_every_stop
+  WHERE u.position = 1 OR d.nth_other > 0 OR d.stops_ahead > 0
+),
+
 prediction AS (
   SELECT
     u.*,
-    stops_ahead,
-    IF(stops_ahead = 0, 'departure', 'arrival') AS event,
-    IF(stops_ahead = 0, 1, u.next_position + stops_ahead - 1) AS destination_position
-  FROM hashed AS u
-  CROSS JOIN UNNEST(
-    IF(
-      u.is_first_in_interval OR @every_stop_ahead,
-      GENERATE_ARRAY(IF(u.position = 1, 0, 1), u.n_ahead),
-      ARRAY_CONCAT(
-        @benchmark_distances,
-        [
-          IF(u.position = 1, 0, NULL),
-          u.others[SAFE_ORDINAL(MOD(u.first_hash, NULLIF(u.n_others, 0)) + 1)],
-          u.others[SAFE_ORDINAL(
-            MOD(
-              MOD(u.first_hash, NULLIF(u.n_others, 0)) + 1 + MOD(u.second_hash, NULLIF(u.n_others - 1, 0)),
-              NULLIF(u.n_others, 0)
-            ) + 1
-          )]
-        ]
-      )
-    )
-  ) AS stops_ahead
+    IF(u.stops_ahead = 0, 'departure', 'arrival') AS event,
+    IF(u.stops_ahead = 0, 1, u.next_position + u.stops_ahead - 1) AS destination_position
+  FROM chosen AS u
 ),
 
 named_trip AS (
@@ -938,4 +968,3 @@ WHERE
   (u.event = 'departure' OR (t.position > 1 AND t.arrival_time IS NOT NULL))
   AND NOT t.is_order_unknown
   AND (e.passed_at IS NULL OR u.time_stamp < e.passed_at)
-ORDER BY u.time_stamp, u.vehicle_id, u.trip_id, stops_ahead

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlglot import exp
 
+from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import placement, point_in_time_join, schema, service_day
 from mbta_assets.transit.distances import FULL_INTERVAL_SECONDS, choose_stops_ahead
 from mbta_assets.transit.placement import Candidate, Progress
@@ -56,9 +57,9 @@ def select(rows: Rows, *tables: str, every_stop_ahead: bool = False) -> list[pd.
 
 
 def join(rows: Rows, *, every_stop_ahead: bool = False) -> pd.DataFrame:
-    """Return `raw_transit_data`, checked against its schema."""
+    """Return `raw_transit_data` in the order in which it is stored, checked against its schema."""
     [joined] = select(rows, "raw_transit_data", every_stop_ahead=every_stop_ahead)
-    joined = schema.RawTransitData.validate(schema.cast_frame(joined, schema.RawTransitData))
+    joined = schema.RawTransitData.validate(schema.to_frame(to_arrow("raw_transit_data", joined)))
     assert not joined.duplicated(schema.ROW_KEY).any()
     return joined
 
