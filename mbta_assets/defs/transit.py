@@ -168,9 +168,9 @@ def transit_features(
 
     def make(day: date) -> ServiceDay:
         inputs = raw_transit_data.read(day), vehicle.read(day), schedule.read(day), stop.read(day)
-        problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(*inputs)} if day == last else {}
         predictions = read_agency_predictions(warehouse, source, day)
         rows = features.compute_feature_table(*inputs, agency_predictions=predictions)
+        problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(rows, *inputs)} if day == last else {}
         agency_delays = len(rows) - rows[AGENCY_DELAY].null_count
         metadata = {"agency_predictions": len(predictions), "agency_delays": agency_delays}
         plots = describe_features(schema.to_frame(rows.select(PLOTTED))) if day == last else {}

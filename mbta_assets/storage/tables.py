@@ -140,17 +140,19 @@ def content_version(rows: arrow.Table) -> str:
     for column_field, column in zip(rows.schema, rows.columns, strict=True):
         digest.update(f"{column_field.name}:{column_field.type}:{len(column)};".encode())
         values = column.combine_chunks()
-        digest.update(np.packbits(values.is_null().to_numpy(zero_copy_only=False)).tobytes())
+        is_null = values.is_null().to_numpy(zero_copy_only=False) if values.null_count else np.zeros(len(values), bool)
+        digest.update(np.packbits(is_null).data)
         if arrow.types.is_string(column_field.type):
-            text = pc.fill_null(values, "")
-            digest.update(pc.binary_length(text).to_numpy().tobytes())
+            text = pc.fill_null(values, "") if values.null_count else values
+            digest.update(pc.binary_length(text).to_numpy().data)
             joined = pc.binary_join(arrow.ListArray.from_arrays([0, len(text)], text), "")
             digest.update(joined[0].as_buffer())
         elif arrow.types.is_primitive(column_field.type):
             if arrow.types.is_temporal(column_field.type):
                 values = values.view(f"int{column_field.type.bit_width}")
-            filled = pc.fill_null(values, arrow.scalar(0).cast(values.type))  # the bytes below a null are undefined
-            digest.update(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes())
+            if values.null_count:  # the bytes below a null are undefined
+                values = pc.fill_null(values, arrow.scalar(0).cast(values.type))
+            digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).data)
         else:
             digest.update(repr(values.to_pylist()).encode())  # only in tables without a model
     return digest.hexdigest()
@@ -161,5 +163,7 @@ def _nan_to_null(rows: arrow.Table) -> arrow.Table:
     for index, column in enumerate(rows.schema):
         if arrow.types.is_floating(column.type):
             values = rows[column.name]
-            rows = rows.set_column(index, column, pc.if_else(pc.is_nan(values), None, values).cast(column.type))
+            is_nan = pc.is_nan(values)
+            if pc.any(is_nan).as_py():
+                rows = rows.set_column(index, column, pc.if_else(is_nan, None, values).cast(column.type))
     return rows

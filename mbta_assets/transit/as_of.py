@@ -29,7 +29,7 @@ def count_before(
     group = np.searchsorted(distinct_groups, query_groups)
     has_events = distinct_groups[np.minimum(group, len(distinct_groups) - 1)] == query_groups
     rank = np.where(has_events, np.searchsorted(distinct_times, query_times, side=side), 0)
-    return np.searchsorted(keys, group * base + rank)
+    return search_in_order(keys, group * base + rank)
 
 
 def find_latest(
@@ -43,3 +43,11 @@ def find_latest(
     if not len(groups):
         return index
     return np.where((query_groups >= 0) & (index >= 0) & (groups[index] == query_groups), index, -1)
+
+
+def search_in_order(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return how many of the sorted keys are smaller than each query (n,); a search in order is the faster one."""
+    order = np.argsort(queries)
+    found = np.empty(len(queries), dtype=np.int64)
+    found[order] = np.searchsorted(keys, queries[order])
+    return found

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 from pandera.errors import SchemaErrors
 
 from mbta_assets.transit import features, schema
@@ -34,7 +35,7 @@ NUMERIC_FEATURES = schema.columns_with_role(schema.TransitFeatures, "numeric")
 def schema_holds(rows: pd.DataFrame, table: str) -> Problem:
     """Require every column to have its type and range, and no value to be missing that must be present."""
     try:
-        schema.TABLES[table].validate(rows, lazy=True)
+        schema.TABLES[table].validate(rows, lazy=True, inplace=True)  # else all rows are copied
     except SchemaErrors as error:
         cases = error.failure_cases.groupby(["column", "check"]).size()
         return "; ".join(f"column {column}: {check} fails in {n} rows" for (column, check), n in cases.items())
@@ -133,19 +134,20 @@ def row_count_anomaly(rows: int, recent: Mapping[date, int]) -> Problem:
 
 
 def point_in_time_correct(
-    raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame
+    complete: arrow.Table, raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame
 ) -> Problem:
     """Require features up to a moment to stay the same when all later vehicle updates are removed.
 
-    The moment is the time stamp in the middle of the service day's `raw_transit_data`.
+    The moment is the time stamp in the middle of the service day's `raw_transit_data`, of which `complete` has the
+    features in the same order.
     """
     if raw.empty:
         return None
     moment = raw["time_stamp"].iloc[len(raw) // 2]
-    rows = raw[raw["time_stamp"] <= moment].tail(MAX_COMPARED_ROWS)
-    truncated = features.compute_transit_features(rows, vehicle[vehicle["updated_at"] <= moment], schedule, stop)
-    complete = features.compute_transit_features(rows, vehicle, schedule, stop)
-    differing = [
-        name for name in NUMERIC_FEATURES if not np.array_equal(truncated[name], complete[name], equal_nan=True)
-    ]
+    index = np.flatnonzero(raw["time_stamp"] <= moment)[-MAX_COMPARED_ROWS:]
+    truncated = features.compute_feature_table(
+        raw.iloc[index], vehicle[vehicle["updated_at"] <= moment], schedule, stop
+    )
+    compared = complete.select(NUMERIC_FEATURES).take(index)
+    differing = [name for name in NUMERIC_FEATURES if not truncated[name].equals(compared[name])]
     return f"updates after {moment} change {', '.join(differing)}" if differing else None

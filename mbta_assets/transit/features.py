@@ -254,9 +254,7 @@ def _compute_cells(latitude: np.ndarray, longitude: np.ndarray) -> pd.Series:
     """Return the H3 cells (n,) Int64 of points in degrees, computed once per distinct point; missing like the point."""
     from h3ronpy.vector import coordinates_to_cells  # takes long to import; the code location imports this module
 
-    points = pd.DataFrame({"latitude": latitude, "longitude": longitude})
-    group = points.groupby(["latitude", "longitude"], sort=False).ngroup().fillna(-1).to_numpy(dtype=np.int64)
-    distinct = points.dropna().drop_duplicates()
-    cells = coordinates_to_cells(distinct["latitude"].to_numpy(), distinct["longitude"].to_numpy(), H3_RESOLUTION)
+    group, distinct = pd.factorize(np.column_stack([latitude, longitude]).view(np.complex128).ravel())
+    cells = coordinates_to_cells(distinct.real.copy(), distinct.imag.copy(), H3_RESOLUTION)
     cell_of_group = np.append(arrow.array(cells).to_numpy().view(np.int64), 0)  # group -1 has a missing coordinate
     return pd.Series(pd.arrays.IntegerArray(cell_of_group[group], group < 0))

@@ -132,9 +132,9 @@ def compute_timings(observations: Observations) -> dict[str, np.ndarray]:
 
 
 def _seasons_by_month() -> np.ndarray:
-    """Return the season (13,) of each month; month 0 has none."""
+    """Return the season (13,) of each month; month 0 has none. Objects, as Arrow is slow with fixed-width text."""
     season_of_month = {month: season for season, months in SEASONS.items() for month in months}
-    return np.array(["", *(season_of_month[month] for month in range(1, 13))])
+    return np.array(["", *(season_of_month[month] for month in range(1, 13))], dtype=object)
 
 
 _SEASON_OF_MONTH = _seasons_by_month()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from mbta_assets.transit.as_of import search_in_order
 from mbta_assets.transit.formulas import RECENT_RUN_COUNT
 from mbta_assets.transit.ids import combine_codes
 from mbta_assets.transit.plausibility import NAT
@@ -33,7 +34,7 @@ def find_recent_runs(
     n_times = len(arrivals.time) + 1
     keys, run_time = _extract_runs(stretches, n_times, arrivals, events)
     ended_before = np.searchsorted(arrivals.time, now)
-    begin, end = _search(keys, number * n_times), _search(keys, number * n_times + ended_before)
+    begin, end = (search_in_order(keys, number * n_times + ended) for ended in (0, ended_before))
     return run_time, np.maximum(begin, end - RECENT_RUN_COUNT), end
 
 
@@ -120,11 +121,3 @@ class _RunBegins:
         count = self.count[stops]
         number = np.repeat(np.arange(len(stops)), count)
         return number, np.arange(len(number)) + np.repeat(self._begin[stops] - np.cumsum(count) + count, count)
-
-
-def _search(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Return how many of the sorted keys are smaller than each query (n,); a search in order is the faster one."""
-    order = np.argsort(queries)
-    found = np.empty(len(queries), dtype=np.int64)
-    found[order] = np.searchsorted(keys, queries[order])
-    return found
