@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+import pyarrow as arrow
 
 from mbta_assets.defs.daily_tables import (
     KEYS_UNIQUE,
@@ -130,11 +131,6 @@ def describe_account(account: Accounting) -> dict[str, Any]:
     }
 
 
-PLOTTED = (
-    "service_date", "time_stamp", "route_id", "delay_seconds",
-    *schema.columns_with_role(schema.TransitFeatures, "numeric"),
-)  # fmt: skip
-"""Columns of the features that plots are drawn from."""
 POINT_IN_TIME_CORRECT = check_making(
     "point_in_time_correct",
     f"{point_in_time_correct.__doc__} Only the last service day of a run is compared: the code is the same for all.",
@@ -167,21 +163,22 @@ def transit_features(
     last = requested_days(context)[-1]
 
     def make(day: date) -> ServiceDay:
-        inputs = raw_transit_data.read(day), vehicle.read(day), schedule.read(day), stop.read(day)
+        raw = raw_transit_data.read(day, features.RAW_COLUMNS)
+        inputs = raw, vehicle.read(day), schedule.read(day), stop.read(day)
         predictions = read_agency_predictions(warehouse, source, day)
         rows = features.compute_feature_table(*inputs, agency_predictions=predictions)
         problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(rows, *inputs)} if day == last else {}
         agency_delays = len(rows) - rows[AGENCY_DELAY].null_count
         metadata = {"agency_predictions": len(predictions), "agency_delays": agency_delays}
-        plots = describe_features(schema.to_frame(rows.select(PLOTTED))) if day == last else {}
+        plots = describe_features(rows) if day == last else {}
         return ServiceDay(rows, problems=problems, metadata={**(metadata if len(predictions) else {}), **plots})
 
     return DailyOutput(make)
 
 
-def describe_features(rows: pd.DataFrame) -> dict[str, Any]:
+def describe_features(rows: arrow.Table) -> dict[str, Any]:
     """Return plots of a service day's features; none of a day without rows."""
-    if rows.empty:
+    if not len(rows):
         return {}
     counts = count_features(rows)
     return {

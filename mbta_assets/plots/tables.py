@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 
 from mbta_assets.plots.style import (
     BLACK,
@@ -57,25 +58,24 @@ class FeatureCounts:
     missing: dict[str, np.ndarray]
 
 
-def count_features(features: pd.DataFrame) -> FeatureCounts:
+def count_features(features: arrow.Table) -> FeatureCounts:
     """Count the rows of a service day's features, which has at least one, for its plots."""
-    hours, (codes, routes) = compute_hours(features), _encode_routes(features)
+    frame = schema.to_frame(features.select(["service_date", "time_stamp", "route_id"]))
+    hours, (codes, routes) = compute_hours(frame), _encode_routes(frame["route_id"])
     shape = int(hours.max()) + 1, len(routes)
     cell = hours * len(routes) + codes
 
-    def count(cells: np.ndarray) -> np.ndarray:
-        return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+    def count(is_counted: arrow.ChunkedArray) -> np.ndarray:
+        return np.bincount(cell[is_counted.to_numpy()], minlength=shape[0] * shape[1]).reshape(shape)
 
     names = schema.columns_with_role(schema.TransitFeatures, "numeric")
-    missing_cells = {name: cell[features[name].isna().to_numpy()] for name in names}
-    most_first = sorted(
-        (name for name in names if len(missing_cells[name])), key=lambda name: -len(missing_cells[name])
-    )
+    n_missing = {name: features[name].null_count for name in names}
+    most_first = sorted((name for name in names if n_missing[name]), key=lambda name: -n_missing[name])
     return FeatureCounts(
         routes=routes,
-        rows=count(cell),
-        labelled=count(cell[features["delay_seconds"].notna().to_numpy()]),
-        missing={name: count(missing_cells[name]) for name in most_first[:MAX_FEATURES]},
+        rows=np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape),
+        labelled=count(features["delay_seconds"].is_valid()),
+        missing={name: count(features[name].is_null()) for name in most_first[:MAX_FEATURES]},
     )
 
 
@@ -128,9 +128,9 @@ def draw_missing_by_group(by_hour: Any, by_route: Any, counts: FeatureCounts) ->
     by_hour.figure.colorbar(image, ax=[by_hour, by_route], label="missing values (% of the rows)")
 
 
-def _encode_routes(features: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+def _encode_routes(route_ids: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Return the code (n,) of the route of each row, and the names of the routes in order, `none` if it is missing."""
-    codes, distinct = pd.factorize(features["route_id"], use_na_sentinel=False)
+    codes, distinct = pd.factorize(route_ids, use_na_sentinel=False)
     names, code = np.unique(pd.Series(distinct).fillna("none").to_numpy(dtype=str), return_inverse=True)
     return code[codes], names.tolist()
 

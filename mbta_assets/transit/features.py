@@ -19,12 +19,16 @@ from mbta_assets.transit.stop_times import to_integers, to_microseconds
 from mbta_assets.transit.stop_visits import MICROSECONDS, StopEvents, extract_stop_events, to_seconds
 
 H3_RESOLUTION = 9
+BLOCK_ROWS = 1 << 17
+"""Rows whose features are computed at a time, so that what formulas compute in between stays small."""
 COPIED_COLUMNS = (
     "service_date", "time_stamp", "vehicle_id", "trip_id", "stop_id", "stop_sequence", "event", "stops_ahead",
     "current_stop_id", "current_stop_sequence", "current_status", "route_id", "direction_id", "stops_behind",
     "scheduled_arrival", "actual_arrival_time",
 )  # fmt: skip
 POSITION_COLUMNS = ("current_latitude", "current_longitude", "destination_latitude", "destination_longitude")
+RAW_COLUMNS = (*COPIED_COLUMNS, *POSITION_COLUMNS, "timepoint", "scheduled_last_departure")
+"""Columns of `raw_transit_data` that features are computed from."""
 
 
 def compute_transit_features(
@@ -61,18 +65,34 @@ def compute_feature_table(
         **_observe_line_delays(reports, events),
         **_observe_network(reports, events),
     }
+    of_raw = {
+        **_observe_leader(raw, of_rows, events),
+        **_observe_run_times(raw, of_rows, events),
+        AGENCY_DELAY: find_agency_delays(raw, agency_predictions, events.stop_times),
+    }
+    blocks = [slice(begin, begin + BLOCK_ROWS) for begin in range(0, len(raw), BLOCK_ROWS)]
+    return arrow.concat_tables(
+        _compute_rows(
+            raw.iloc[block],
+            {name: values[report[block]] for name, values in of_reports.items()}
+            | {name: values[block] for name, values in of_raw.items()},
+        )
+        for block in blocks
+    )
+
+
+def _compute_rows(raw: pd.DataFrame, looked_up: dict[str, np.ndarray]) -> arrow.Table:
+    """Compute the features of some rows of `raw_transit_data`, given what was looked up for each of them (n,)."""
     positions = {name: raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in POSITION_COLUMNS}
     observations = {
         "service_date": to_service_dates(raw["service_date"]),
-        "now": to_seconds(of_rows.now),
-        "moving": of_rows.moving,
+        "now": to_seconds(to_microseconds(raw["time_stamp"])),
+        "moving": _is_moving(raw),
         **positions,
         "timepoint": raw["timepoint"].to_numpy(dtype=np.float64, na_value=np.nan),
         "scheduled_arrival": to_seconds(to_microseconds(raw["scheduled_arrival"])),
         "scheduled_last_departure": to_seconds(to_microseconds(raw["scheduled_last_departure"])),
-        **{name: values[report] for name, values in of_reports.items()},
-        **_observe_leader(raw, of_rows, events),
-        **_observe_run_times(raw, of_rows, events),
+        **looked_up,
     }
     actual_arrival = to_seconds(to_microseconds(raw["actual_arrival_time"]))
     types = arrow_schema(TransitFeatures)
@@ -82,11 +102,16 @@ def compute_feature_table(
         "destination_cell": _compute_cells(positions["destination_latitude"], positions["destination_longitude"]),
         **formulas.compute_features(observations),
         "delay_seconds": actual_arrival - observations["scheduled_arrival"],
-        AGENCY_DELAY: find_agency_delays(raw, agency_predictions, events.stop_times),
+        AGENCY_DELAY: looked_up[AGENCY_DELAY],
     }
     return arrow.table(
         [arrow.array(columns[field.name], field.type, from_pandas=True) for field in types], schema=types
     )
+
+
+def _is_moving(raw: pd.DataFrame) -> np.ndarray:
+    """Return which rows (n,) are of reports of a vehicle on its way to its current stop."""
+    return (raw["current_status"] != "STOPPED_AT").to_numpy(dtype=bool)
 
 
 class _Reports(NamedTuple):
@@ -108,7 +133,7 @@ class _Reports(NamedTuple):
         codes, trip = events.codes, events.codes.encode_trips(raw["trip_id"])
         return cls(
             now=to_microseconds(raw["time_stamp"]),
-            moving=(raw["current_status"] != "STOPPED_AT").to_numpy(dtype=bool),
+            moving=_is_moving(raw),
             vehicle_trip=events.find_vehicle_trips(trip, codes.encode_vehicles(raw["vehicle_id"])),
             line=codes.encode_lines(raw["route_id"], raw["direction_id"]),
             current_stop=codes.encode_stops(raw["current_stop_id"]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -43,6 +44,11 @@ def features() -> pd.DataFrame:
     )
 
 
+def count(features: pd.DataFrame) -> tables.FeatureCounts:
+    """Return the counts of rows of a service day."""
+    return tables.count_features(arrow.Table.from_pandas(features, preserve_index=False))
+
+
 def draw(function: Callable[..., None], *arguments: Any, panels: int = 1) -> Any:
     """Return the axes, or the array of axes, that a plot was drawn on."""
     axes = Figure().subplots(1, panels)
@@ -62,22 +68,22 @@ def name_ticks(axes: Any) -> list[str]:
 
 
 def test_labels_are_counted_by_hour_and_by_route(features: pd.DataFrame) -> None:
-    by_hour = draw(tables.draw_labels_by_hour, tables.count_features(features))
+    by_hour = draw(tables.draw_labels_by_hour, count(features))
     labelled, without = (next(c for c in by_hour.containers if c.get_label() == name) for name in tables.LABEL_COLOURS)
     assert list(labelled.datavalues[5:8]) == [0, 30, 30] and list(without.datavalues[5:8]) == [0, 10, 10]
-    by_route = draw(tables.draw_labels_by_route, tables.count_features(features))
+    by_route = draw(tables.draw_labels_by_route, count(features))
     assert name_ticks(by_route) == ["Blue", "Red", "Mattapan"] or name_ticks(by_route) == ["Red", "Blue", "Mattapan"]
     assert sum_bars(by_route, tables.LABELLED) == 300 and sum_bars(by_route, tables.UNLABELLED) == 100
 
 
 def test_features_with_missing_values_are_named_with_their_share(features: pd.DataFrame) -> None:
-    axes = draw(tables.draw_missing_values, tables.count_features(features))
+    axes = draw(tables.draw_missing_values, count(features))
     assert name_ticks(axes) == ["last_delay_seconds"] and sum_bars(axes, "missing") == pytest.approx(20)
 
 
 def test_rows_without_a_route_are_counted_as_such(features: pd.DataFrame) -> None:
     route = features["route_id"].mask(features["route_id"] == "Red").mask(np.arange(400) < 5, "none")
-    counts = tables.count_features(features.assign(route_id=route))
+    counts = count(features.assign(route_id=route))
     assert counts.routes == ["Blue", "Mattapan", "none"]
     assert counts.rows.sum(axis=0).tolist() == [(route == name).sum() for name in ("Blue", "Mattapan")] + [
         (route.fillna("none") == "none").sum()
@@ -87,7 +93,7 @@ def test_rows_without_a_route_are_counted_as_such(features: pd.DataFrame) -> Non
 def test_missing_values_are_drawn_by_hour_and_by_route(features: pd.DataFrame) -> None:
     unknown = (features["route_id"] == "Red") & (np.arange(400) < 40)
     features = features.assign(last_delay_seconds=features["last_delay_seconds"].mask(unknown))
-    by_hour, by_route = draw(tables.draw_missing_by_group, tables.count_features(features), panels=2)
+    by_hour, by_route = draw(tables.draw_missing_by_group, count(features), panels=2)
     of_hours, of_routes = (np.ma.getdata(axes.images[0].get_array()) for axes in (by_hour, by_route))
     is_missing = features["last_delay_seconds"].isna()
     assert name_ticks(by_hour) == ["last_delay_seconds"] and by_hour.figure.axes[-1].get_ylabel()
@@ -99,7 +105,7 @@ def test_missing_values_are_drawn_by_hour_and_by_route(features: pd.DataFrame) -
 
 
 def test_without_missing_values_the_plots_by_hour_and_by_route_are_empty(features: pd.DataFrame) -> None:
-    counts = tables.count_features(features.assign(last_delay_seconds=1.0))
+    counts = count(features.assign(last_delay_seconds=1.0))
     by_hour, _ = draw(tables.draw_missing_by_group, counts, panels=2)
     assert name_ticks(by_hour) == []
 
@@ -280,7 +286,7 @@ def every_plot(features: pd.DataFrame) -> dict[str, tuple[Callable[..., None], i
     with_gaps = features.assign(route_id=pd.Series(np.arange(n) % 30).map("route {}".format))
     for name in schema.columns_with_role(schema.TransitFeatures, "numeric"):
         with_gaps[name] = with_gaps[name].mask(random.random(n) < random.random())
-    counted, counted_gaps = tables.count_features(features), tables.count_features(with_gaps)
+    counted, counted_gaps = count(features), count(with_gaps)
     usage = pd.DataFrame({"source_table": ["trip"], "outcome": ["matched"], "reason": [""], "row_count": [3]})
     counts = pd.DataFrame(random.integers(0, 99, (30, 30)), [f"route {i}" for i in range(30)], DAYS)
     split = pd.DataFrame(random.integers(0, 99, (30, 3)), DAYS, list(tables.PART_COLOURS))

@@ -14,7 +14,7 @@ from mbta_assets.sources.contract import Source
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.sources.synthetic import SyntheticSource
 from mbta_assets.storage.parquet_tables import ParquetTables
-from mbta_assets.transit import formulas, schema
+from mbta_assets.transit import features, formulas, schema
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, changed_after
 
@@ -96,6 +96,13 @@ def test_no_later_update_changes_a_feature_of_a_simulated_day(small: Day, share:
 @settings(max_examples=12, deadline=None)
 def test_no_later_update_changes_a_feature_of_the_real_day(real: Day, share: float, seed: int) -> None:
     assert_point_in_time_correct(real, share, seed)
+
+
+def test_features_are_the_same_in_blocks_of_any_size(real: Day, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(real.features) < features.BLOCK_ROWS
+    monkeypatch.setattr(features, "BLOCK_ROWS", len(real.features) // 7)
+    in_blocks = build(real.stored, real.service_date, real.tables)
+    pd.testing.assert_frame_equal(in_blocks, real.features, check_exact=True)
 
 
 def test_the_features_meet_their_schema(simulated: Day) -> None:
