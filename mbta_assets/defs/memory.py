@@ -2,7 +2,8 @@
 
 import ctypes
 import gc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pyarrow as arrow
 
@@ -17,3 +18,13 @@ def release_memory() -> None:
     arrow.default_memory_pool().release_unused()
     with suppress(OSError, AttributeError):  # glibc has it
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def collect_new_objects() -> Iterator[None]:
+    """Let collections of garbage within look at new objects only; those of a code location take 0.2 s each time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

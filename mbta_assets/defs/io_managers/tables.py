@@ -28,7 +28,7 @@ from mbta_assets.defs.daily_tables import (
     ServiceDay,
     unpublished_days_failure,
 )
-from mbta_assets.defs.memory import release_memory
+from mbta_assets.defs.memory import collect_new_objects, release_memory
 from mbta_assets.defs.partitions import to_days
 from mbta_assets.sources import SourceError
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
@@ -99,10 +99,11 @@ class TablesIOManager(dg.ConfigurableIOManager):
         """Publish service days one after the other, and report each with its checks as soon as it is published."""
         table, days = context.asset_key.path[-1], to_days(context.asset_partition_keys)
         reasons: dict[str, str] = {}
-        for day in days:
-            if reason := (yield from self._make_and_publish(context, table, day, obj)):
-                reasons[str(day)] = reason
-            release_memory()  # so that many days take no more of it than one
+        with collect_new_objects():
+            for day in days:
+                if reason := (yield from self._make_and_publish(context, table, day, obj)):
+                    reasons[str(day)] = reason
+                release_memory()  # so that many days take no more of it than one
         if len(reasons) == len(days):
             raise unpublished_days_failure(table, reasons)
         for reason in reasons.values():
