@@ -20,7 +20,7 @@ from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.training.xgboost_trainer import stack_features
 from mbta_assets.serving import ArrivalQuery, Predictor
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY
-from mbta_assets.serving.predictor import feature_columns, to_columns
+from mbta_assets.serving.predictor import MAX_ROWS, feature_columns, to_columns
 from mbta_assets.serving.query_row import compute_feature_row
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -58,7 +58,7 @@ def prepare_many(store: Path) -> Calls:
 
 
 def prepare_batch(store: Path, size: int) -> Calls:
-    """Return the bare calls for so many queries, and the one that predicts them: in columns, a single one by itself."""
+    """Return the bare calls for so many queries, and the one that predicts them: in columns, or few row by row."""
     bare, predict = _prepare_batch(*_open_batch(store, size))
     return {"bare": bare, "predict": predict}
 
@@ -72,8 +72,8 @@ def _prepare_batch(predictor: Predictor, queries: list[ArrivalQuery]) -> tuple[C
     """Return the bare calls for some queries, and the one that predicts them."""
     columns = to_columns(queries)
     session, feed = _open_session(predictor, queries)
-    if len(queries) == 1:
-        return lambda: session.run([onnx_session.OUTPUT], feed), lambda: predictor.predict_one(queries[0])
+    if len(queries) <= MAX_ROWS:
+        return lambda: session.run([onnx_session.OUTPUT], feed), lambda: predictor.predict(queries)
     return lambda: onnx_session.predict(session, feed), lambda: predictor.predict_events(columns)
 
 

@@ -6,7 +6,7 @@ queries in this form; single `ArrivalQuery` objects, as HTTP requests have, beco
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from functools import cached_property
 from itertools import chain
 from operator import itemgetter
@@ -55,6 +55,8 @@ OBSERVED_FIELDS = FieldGroup(
     "stops_ahead", "leader_arrival", "leader_delay_seconds", "last_run_seconds", "recent_run_seconds"
 )
 """Fields that depend on the vehicle and the stop."""
+REPORT_FIELDS = ("service_date", "trip_id", "vehicle_id", "time_stamp")
+"""Fields that name a report of a vehicle on a trip."""
 VEHICLE_FIELDS = FieldGroup(*EVENT_FIELDS.names, *OBSERVED_FIELDS.names).others()
 
 
@@ -142,19 +144,20 @@ class Queries(Sequence[ArrivalQuery]):
 
     @cached_property
     def report_numbers(self) -> np.ndarray:
-        """Return an integer (n,) for each query, the same for queries about one report of a vehicle on a trip.
+        """Return an integer (n,) for each query, the same for queries about one report; see `number_reports`."""
+        return self.repeat(number_reports(zip(*(self._of_vehicle[name] for name in REPORT_FIELDS), strict=True)))
 
-        Queries without a `trip_id` are about different reports.
-        """
-        names = ("service_date", "trip_id", "vehicle_id", "time_stamp")
-        numbers: dict[Any, int] = {}
-        keys: Iterable[tuple[date, str | None, str | None, datetime]] = zip(
-            *(self._of_vehicle[name] for name in names), strict=True
-        )
-        of_vehicle = [
-            numbers.setdefault(index if key[1] is None else key, len(numbers)) for index, key in enumerate(keys)
-        ]
-        return self.repeat(np.array(of_vehicle, dtype=np.int64))
+
+def number_reports(reports: Iterable[tuple[Any, ...]]) -> np.ndarray:
+    """Return an integer (n,) for each n values of `REPORT_FIELDS`, the same for one report of a vehicle on a trip.
+
+    Without a `trip_id` reports are different ones.
+    """
+    numbers: dict[Any, int] = {}
+    of_report = [
+        numbers.setdefault(index if report[1] is None else report, len(numbers)) for index, report in enumerate(reports)
+    ]
+    return np.array(of_report, dtype=np.int64)
 
 
 def _transpose(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:

@@ -1,7 +1,7 @@
 """The features of one query in plain Python values, the same to the bit as those of many queries in columns.
 
-Most of the time of a column of one value is NumPy's, whatever is computed. So single queries, as HTTP requests have
-them, take this path; `predictor.feature_columns` is the other one. Where the C library rounds otherwise than NumPy, its
+Most of the time of a column of few values is NumPy's, whatever is computed. So few queries, as HTTP requests have them,
+take this path; `predictor.feature_columns` is the other one. Where the C library rounds otherwise than NumPy, its
 functions are NumPy's here too.
 """
 

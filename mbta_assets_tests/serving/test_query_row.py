@@ -1,9 +1,10 @@
-"""One query has the features and the prediction of the path in columns, to the bit."""
+"""Single and few queries have the features and the predictions of the path in columns, to the bit."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cache, partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,15 @@ from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_KIND
 from mbta_assets.ml.inference.width_correction import LAST_STOPS, WidthCorrection
 from mbta_assets.serving import ArrivalQuery, Predictor
 from mbta_assets.serving.arrival_query import EXAMPLE_QUERY, REQUIRED_FIELDS, TIME_FIELDS
-from mbta_assets.serving.predictor import feature_columns, to_columns
+from mbta_assets.serving.predictor import MAX_ROWS, Prediction, feature_columns, to_columns
 from mbta_assets.serving.query_row import compute_feature_row
 from mbta_assets.storage import bundle
 from mbta_assets.transit.formulas import OBSERVED_FEATURES, STATUSES
 from mbta_assets_tests.serving.conftest import TrainedModels
 
 ROUTES = ("Red", "Mattapan", "Blue", "66", None)
+REPORTS = (("1", "a"), ("1", "b"), ("2", "a"), (None, "a"))
+"""Trips and vehicles of some reports; those without a trip are reports of their own."""
 offsets = st.sampled_from([UTC, timezone(timedelta(hours=-5)), timezone(timedelta(hours=5, minutes=45))])
 near = st.floats(-7200, 7200).map(lambda seconds: timedelta(seconds=seconds))
 seconds_of_change = st.one_of(st.sampled_from([0.0, -0.0, 1e6, -1e6]), st.floats(-3600, 3600))
@@ -88,7 +91,11 @@ def predict_in_columns(predictor: Predictor, query: ArrivalQuery) -> list[float]
 
 def predict_alone(predictor: Predictor, query: ArrivalQuery) -> list[float]:
     """Return the delay and its bounds in seconds of the path for one query."""
-    prediction = predictor.predict_one(query)
+    return read_seconds(predictor.predict_one(query))
+
+
+def read_seconds(prediction: Prediction) -> list[float]:
+    """Return the delay and its bounds in seconds, NaN where there are none."""
     interval = prediction.interval
     if interval is None:
         return [prediction.delay_seconds, np.nan, np.nan]
@@ -128,6 +135,28 @@ def test_any_query_has_the_prediction_of_the_path_in_columns_to_the_bit(
     predictor.correction = data.draw(corrections)
     alone, in_columns = predict_alone(predictor, query), predict_in_columns(predictor, query)
     assert list(map(to_bits, alone)) == list(map(to_bits, in_columns))
+
+
+@pytest.mark.integration
+@settings(max_examples=200)
+@given(data=st.data())
+def test_any_number_of_queries_has_the_predictions_of_the_path_in_columns_to_the_bit(
+    predictors: list[Predictor], trained_models: TrainedModels, data: st.DataObject
+) -> None:
+    stop_ids = tuple(sorted(trained_models.test_rows["stop_id"].unique())[:30])
+    predictor, first = data.draw(st.sampled_from(predictors)), data.draw(queries(stop_ids))
+    others = data.draw(st.lists(queries(stop_ids), min_size=1, max_size=5))
+    reports = data.draw(st.lists(st.sampled_from(REPORTS), min_size=2, max_size=MAX_ROWS + 4))
+    asked = [
+        replace(
+            query, service_date=first.service_date, time_stamp=first.time_stamp, trip_id=trip_id, vehicle_id=vehicle_id
+        )
+        for query, (trip_id, vehicle_id) in zip(cycle([first, *others]), reports, strict=False)
+    ]
+    predictor.correction = data.draw(corrections)
+    together = [read_seconds(prediction) for prediction in predictor.predict(asked)]
+    _, *in_columns = predictor.predict_events(to_columns(asked))
+    assert np.array_equal(np.array(together), np.column_stack(in_columns), equal_nan=True)
 
 
 def test_many_threads_get_the_predictions_that_one_gets(

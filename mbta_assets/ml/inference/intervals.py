@@ -9,7 +9,7 @@ same. How often arrivals lie within is scored in `ml.evaluation`.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -109,9 +109,7 @@ class IntervalCalibration:
         `groups` are those of `compute_widths`. The lower bound is never an arrival before now, as the vehicle has not
         arrived yet.
         """
-        widths = self.compute_widths(columns, delay, groups, correction)
-        arriving_now = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
-        return np.maximum(delay - self.early_ratio * widths, arriving_now), delay + widths
+        return self._place_bounds(columns, delay, self.compute_widths(columns, delay, groups, correction))
 
     def learn_day(
         self, correction: WidthCorrection, columns: Columns, delay: np.ndarray, groups: np.ndarray | None = None
@@ -129,11 +127,30 @@ class IntervalCalibration:
         self, row: Mapping[str, Any], delay: float, correction: WidthCorrection = UNCORRECTED
     ) -> tuple[float, float]:
         """Return the bounds, in seconds of delay, of one row of plain Python values that is a report by itself."""
+        width = self._compute_row_width(row, delay, correction)
+        return max(delay - self.early_ratio * width, -row["scheduled_seconds_ahead"]), delay + width
+
+    def compute_bounds_of_rows(
+        self, rows: Sequence[Mapping[str, Any]], delay: np.ndarray, groups: np.ndarray, correction: WidthCorrection
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `compute_bounds` does for n rows of plain Python values, in less time if they are few."""
+        columns = {name: [row[name] for row in rows] for name in ("stops_ahead", "scheduled_seconds_ahead")}
+        delays = zip(rows, delay.tolist(), strict=True)
+        widths = np.array([self._compute_row_width(row, seconds, correction) for row, seconds in delays])
+        widths = make_non_decreasing(widths, _get_stops_ahead(columns), groups)
+        return self._place_bounds(columns, delay, widths)
+
+    def _compute_row_width(self, row: Mapping[str, Any], delay: float, correction: WidthCorrection) -> float:
+        """Return by how many seconds the interval of one row extends to the late side, were it a report by itself."""
         at_first_stop = is_row_at_first_stop(row)
         curve = self._find_curve(row["route_id"], at_first_stop)
         width = curve.evaluate_one(row["stops_ahead"]) * self.difficulty.evaluate_row(row, delay, at_first_stop)
-        width *= correction.evaluate_row(row, at_first_stop)
-        return max(delay - self.early_ratio * width, -row["scheduled_seconds_ahead"]), delay + width
+        return width * correction.evaluate_row(row, at_first_stop)
+
+    def _place_bounds(self, columns: Columns, delay: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower and upper bounds (n,) of intervals that extend by widths (n,) to the late side."""
+        arriving_now = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
+        return np.maximum(delay - self.early_ratio * widths, arriving_now), delay + widths
 
     def _find_curve(self, route_id: str | None, at_first_stop: bool) -> DistanceCurve:
         """Return the curve of the smallest calibrated group of a row."""
