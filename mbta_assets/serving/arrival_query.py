@@ -120,7 +120,7 @@ class FieldGroup:
 
     def arrange(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the values of the fields in the order of the group. Raises KeyError if one is missing."""
-        return tuple([values[name] for name in self.names])
+        return tuple(map(values.__getitem__, self.names))
 
     def fill(self, query: ArrivalQuery, values: Iterable[Any]) -> None:
         """Set the fields of a query that is being made."""

@@ -6,7 +6,6 @@ are wrong, the process lives and says so: `/healthz` answers 200, whatever needs
 responses is defined in `openapi`, the reading of bodies in `request_body`.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from flask import Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from mbta_assets.gcp.errors import CloudError
 from mbta_assets.ml.inference.transit_network import ForeignNetwork
@@ -44,7 +44,6 @@ RETRY_AFTER_SECONDS = 5
 LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NO_REPORT = "There is no report about this model: it is made when a model is promoted by the asset production_model."
-_encode = json.JSONEncoder(allow_nan=False).encode
 OTHER = "other"
 """Label of unknown methods and paths in metrics, which limits the number of time series."""
 
@@ -261,11 +260,17 @@ class RequestMetrics:
         )
         self.predictions = Counter("mbta_predictions", "Predicted arrivals.", registry=self._registry)
         self._model = Gauge("mbta_model", "1 for the loaded model version.", ["version"], registry=self._registry)
+        self._find_series = cache(self._make_series)
 
     def observe(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count a response and its latency."""
-        self._requests.labels(method if method in METHODS else OTHER, path, str(status)).inc()
-        self._latency.labels(path).observe(seconds)
+        requests, latency = self._find_series(method if method in METHODS else OTHER, path, status)
+        requests.inc()
+        latency.observe(seconds)
+
+    def _make_series(self, method: str, path: str, status: int) -> tuple[Counter, Histogram]:
+        """Return the time series that count the responses of these labels, and their latency."""
+        return self._requests.labels(method, path, str(status)), self._latency.labels(path)
 
     def render(self, version: str | None) -> bytes:
         """Return all metrics as text, with the version of the loaded model."""
@@ -311,8 +316,8 @@ def _app() -> HttpApp:
 
 
 def _json_response(content: Any, status: int = 200) -> Response:
-    """Return a JSON response."""
-    return Response(_encode(content), status, content_type="application/json")
+    """Return a JSON response, with null for a number that JSON does not have, such as NaN."""
+    return Response(to_json(content, inf_nan_mode="null"), status, content_type="application/json")
 
 
 def _html_response(content: str | bytes, status: int = 200) -> Response:

@@ -137,9 +137,9 @@ def _compute_miles(query: ArrivalQuery) -> float:
     other_latitude, other_longitude = query.destination_latitude, query.destination_longitude
     if latitude is None or longitude is None or other_latitude is None or other_longitude is None:
         return math.nan
-    phi, other_phi = np.radians(latitude), np.radians(other_latitude)
+    phi, other_phi = math.radians(latitude), math.radians(other_latitude)
     half_chord = (
         np.sin((other_phi - phi) / 2) ** 2
-        + np.cos(phi) * np.cos(other_phi) * np.sin(np.radians(other_longitude - longitude) / 2) ** 2
+        + np.cos(phi) * np.cos(other_phi) * np.sin(math.radians(other_longitude - longitude) / 2) ** 2
     )
-    return float(2 * formulas.EARTH_RADIUS_MILES * np.arcsin(np.sqrt(min(max(half_chord, 0.0), 1.0))))
+    return float(2 * formulas.EARTH_RADIUS_MILES * np.arcsin(math.sqrt(min(max(half_chord, 0.0), 1.0))))

@@ -37,9 +37,13 @@ def read_body(request: Request, max_bytes: int) -> bytes:
     """
     stream, content = request.stream, bytearray()
     request.stream = io.BytesIO()
-    bytes_read = 0
+    bytes_read, length = 0, request.content_length
     try:
-        while bytes_read <= max_bytes * MAX_DRAIN_FACTOR and (chunk := stream.read(READ_CHUNK_BYTES)):
+        while (
+            bytes_read != length
+            and bytes_read <= max_bytes * MAX_DRAIN_FACTOR
+            and (chunk := stream.read(READ_CHUNK_BYTES))
+        ):
             bytes_read += len(chunk)
             if bytes_read <= max_bytes:
                 content += chunk
