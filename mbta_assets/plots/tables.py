@@ -37,10 +37,13 @@ DELAY_COLOURS_SECONDS = 600.0
 
 
 def compute_hours(rows: pd.DataFrame) -> np.ndarray:
-    """Return the hour of the service day (n,), from 0, of the `time_stamp` of each row."""
+    """Return the hour of the service day (n,), from 0, of the `time_stamp` of each row.
+
+    Reports before it began, of vehicles that wait for one of its first trips, are in hour 0.
+    """
     times = rows["time_stamp"].to_numpy(dtype="datetime64[s]").astype(np.int64)
     start = service_day.start_epoch_seconds(schema.to_service_dates(rows["service_date"]))
-    return ((times - start) // 3600).astype(np.int64)
+    return np.maximum(0, (times - start) // 3600).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,13 @@ def test_labels_are_counted_by_hour_and_by_route(features: pd.DataFrame) -> None
     assert sum_bars(by_route, tables.LABELLED) == 300 and sum_bars(by_route, tables.UNLABELLED) == 100
 
 
+def test_reports_before_the_service_day_began_are_in_its_first_hour(features: pd.DataFrame) -> None:
+    early = features.assign(time_stamp=features["time_stamp"] - pd.Timedelta(7, unit="h"))  # from 23 h on
+    assert count(early).rows.sum(axis=1).tolist() == [80, 40, 40, 40, 40, 40, 40, 40, 40]
+    by_hour = draw(models.draw_residuals, early, np.ones(len(early)), panels=3)[0]
+    assert min(by_hour.lines[0].get_xdata()) == 0
+
+
 def test_features_with_missing_values_are_named_with_their_share(features: pd.DataFrame) -> None:
     axes = draw(tables.draw_missing_values, count(features))
     assert name_ticks(axes) == ["last_delay_seconds"] and sum_bars(axes, "missing") == pytest.approx(20)
