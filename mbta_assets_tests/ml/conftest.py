@@ -56,7 +56,8 @@ def create_problem(n: int, seed: int) -> Problem:
     base, scales, labels, target = (
         column.astype(np.float32) for column in (delay, scale, label, (oracle - delay) / scale)
     )
-    return Problem(Arrays(numeric.astype(np.float32), codes.astype(np.int32), base, scales, labels), target)
+    slowdown = np.ones(n, np.float32)
+    return Problem(Arrays(numeric.astype(np.float32), codes.astype(np.int32), base, scales, labels, slowdown), target)
 
 
 @pytest.fixture(scope="session")

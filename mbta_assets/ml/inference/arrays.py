@@ -18,11 +18,12 @@ class InputRow(NamedTuple):
     codes: list[int]
     base: float
     scale: float
+    slowdown: float
 
     def to_arrays(self) -> "Arrays":
         """Return the row as arrays, without a label."""
-        base, scale, label = (np.array([value], np.float32) for value in (self.base, self.scale, np.nan))
-        return Arrays(np.array([self.numeric], np.float32), np.array([self.codes], np.int32), base, scale, label)
+        numbers = (np.array([value], np.float32) for value in (self.base, self.scale, np.nan, self.slowdown))
+        return Arrays(np.array([self.numeric], np.float32), np.array([self.codes], np.int32), *numbers)
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,25 @@ class Arrays:
     base: np.ndarray
     """(n,) float32 delay in seconds that the residual is relative to."""
     scale: np.ndarray
-    """(n,) float32 seconds per unit of the residual; larger for stops farther ahead."""
+    """(n,) float32 seconds per unit of the residual where there is no slowdown; larger for stops farther ahead."""
     label: np.ndarray
     """(n,) float32 delay in seconds; NaN is unlabelled."""
+    slowdown: np.ndarray
+    """(n,) float32 factor of the unit of the residual; see `slowdown.LearnedPace`."""
+
+    @property
+    def unit(self) -> np.ndarray:
+        """Return the seconds (n,) per unit of the residual."""
+        return self.scale * self.slowdown
 
     @property
     def target(self) -> np.ndarray:
-        """Return the residuals (n,) that a model learns: label minus base, in units of the scale."""
-        return (self.label - self.base) / self.scale
+        """Return the residuals (n,) that a model learns: label minus base, in their unit."""
+        return (self.label - self.base) / self.unit
 
     def absolute_errors(self, residual: np.ndarray) -> np.ndarray:
         """Return the absolute errors (n,) of predicted residuals (n,) in seconds; NaN where there is no label."""
-        return self.scale * np.abs(residual - self.target)
+        return self.unit * np.abs(residual - self.target)
 
     def mean_absolute_error(self, residual: np.ndarray) -> float:
         """Return the mean absolute error in seconds of predicted residuals (n,) over the rows with a label.
@@ -62,7 +70,7 @@ class Arrays:
 
     def take(self, rows: np.ndarray) -> "Arrays":
         """Return the rows selected by a boolean mask (n,) or by an index array."""
-        return Arrays(self.numeric[rows], self.codes[rows], self.base[rows], self.scale[rows], self.label[rows])
+        return Arrays(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def shard(self, rank: int, world_size: int) -> "Arrays":
         """Return the rows of worker `rank` of `world_size`.

@@ -56,7 +56,8 @@ class Model:
         NumPy ten times as much as the value.
         """
         inputs = self.preprocessor.transform_row(row, self.residual_to)
-        delay = np.float32(inputs.base) + np.float32(inputs.scale) * self._predict_residual_of_row(inputs)[0]
+        unit = np.float32(inputs.scale) * np.float32(inputs.slowdown)
+        delay = np.float32(inputs.base) + unit * self._predict_residual_of_row(inputs)[0]
         return max(float(delay), -row["scheduled_seconds_ahead"])
 
 
@@ -69,7 +70,7 @@ def predict_delay(
     """
     arrays = preprocessor.transform(columns, residual_to)
     arriving_now = -np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
-    return np.maximum(arrays.base + arrays.scale * predict_residual(arrays), arriving_now)
+    return np.maximum(arrays.base + arrays.unit * predict_residual(arrays), arriving_now)
 
 
 def _of_row(predict_residual: ResidualFunction) -> RowFunction:

@@ -17,15 +17,14 @@ from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import (
     ENCODER_FILE,
-    RESIDUAL_BASES,
     Preprocessor,
-    compute_residual_base,
 )
 from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, MedianRunTime
+from mbta_assets.ml.inference.slowdown import RATIO
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 from mbta_assets.storage.bundle import Bundle
 
-FIT_COLUMNS = ["part", *run_time.FIT_COLUMNS]
+FIT_COLUMNS = ["part", *run_time.FIT_COLUMNS, RATIO]
 """Columns of a training set that `CrossFittedPreprocessor.fit` and its callers read."""
 MIN_FOLDS, MAX_FOLDS = 5, 10
 """Number of folds: with more, training rows have features of nearly as many days as new rows will have."""
@@ -152,12 +151,8 @@ def _gather(fitted: CrossFittedPreprocessor, frames: Iterable[pd.DataFrame], pla
             end = begin + len(frame)
             lookup = fitted.lookup[begin:end]
             arrays = fitted.preprocessor.transform(frame, "lookup", lookup)
-            yield TrainingRows.from_arrays(arrays, compute_residual_bases(frame, lookup[:, 0])), places[begin:end]
+            bases = fitted.preprocessor.compute_residual_bases(frame, lookup[:, 0])
+            yield TrainingRows.from_arrays(arrays, bases), places[begin:end]
             begin = end
 
     return TrainingRows.gather(transform(), int(places.max(initial=-1)) + 1)
-
-
-def compute_residual_bases(rows: pd.DataFrame, lookup_delay: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the delay (n,) of rows in seconds for each of `RESIDUAL_BASES`, given their lookup delay (n,)."""
-    return {base: compute_residual_base(rows, base, lookup_delay) for base in RESIDUAL_BASES}

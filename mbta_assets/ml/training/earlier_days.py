@@ -45,7 +45,7 @@ def predict_earlier_days(
         error = of_validation.absolute_errors(predict(network, of_validation))
         curve = fit_error_ratio(validation["stops_ahead"].to_numpy(dtype=np.int64), validation_error, error)
         places.append(fold.validation_places)
-        delays.append(rows.base + rows.scale * predict(network, rows))
+        delays.append(rows.base + rows.unit * predict(network, rows))
         ratios.append(curve.evaluate(rows.numeric[:, fold.preprocessor.feature_names.index("stops_ahead")]))
     place, delay, ratio = (np.concatenate(parts) for parts in (places, delays, ratios))
     order, buffer = np.argsort(place), io.BytesIO()

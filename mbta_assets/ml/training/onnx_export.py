@@ -53,7 +53,7 @@ def to_onnx(network: Network) -> bytes:
 def max_difference_seconds(network: Network, model: bytes, rows: Arrays) -> float:
     """Return the maximum absolute difference in seconds between torch and ONNX Runtime over all rows."""
     exported = predict(create_session(model), make_feed(rows.numeric, rows.codes))
-    return float(np.abs(rows.scale * (predict_in_torch(network, rows) - exported)).max())
+    return float(np.abs(rows.unit * (predict_in_torch(network, rows) - exported)).max())
 
 
 class _Graph:

@@ -21,16 +21,18 @@ class TrainingRows:
     codes: np.ndarray
     """(n, c) int32."""
     scale: np.ndarray
-    """(n,) float32 seconds per unit of the residual."""
+    """(n,) float32; see `Arrays`."""
     label: np.ndarray
     """(n,) float32 delay in seconds; NaN is unlabelled."""
+    slowdown: np.ndarray
+    """(n,) float32; see `Arrays`."""
     bases: Mapping[str, np.ndarray]
     """(n,) float32 delay in seconds by residual base; see `ml.inference.preprocessing.RESIDUAL_BASES`."""
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, bases: Mapping[str, np.ndarray]) -> Self:
         """Replace the one base of some arrays by several."""
-        return cls(arrays.numeric, arrays.codes, arrays.scale, arrays.label, bases)
+        return cls(arrays.numeric, arrays.codes, arrays.scale, arrays.label, arrays.slowdown, bases)
 
     @classmethod
     def gather(cls, blocks: Iterable[tuple[Self, np.ndarray]], n: int) -> Self:
@@ -61,19 +63,21 @@ class TrainingRows:
             codes=allocate(self.codes),
             scale=allocate(self.scale),
             label=allocate(self.label),
+            slowdown=allocate(self.slowdown),
             bases={name: allocate(base) for name, base in self.bases.items()},
         )
 
     def _columns(self) -> list[np.ndarray]:
         """Return all arrays, in the same order for all rows."""
-        return [self.numeric, self.codes, self.scale, self.label, *(self.bases[name] for name in sorted(self.bases))]
+        bases = [self.bases[name] for name in sorted(self.bases)]
+        return [self.numeric, self.codes, self.scale, self.label, self.slowdown, *bases]
 
     def __len__(self) -> int:
         return len(self.label)
 
     def relative_to(self, residual_to: str) -> Arrays:
         """Return the rows with one residual base, without copying them."""
-        return Arrays(self.numeric, self.codes, self.bases[residual_to], self.scale, self.label)
+        return Arrays(self.numeric, self.codes, self.bases[residual_to], self.scale, self.label, self.slowdown)
 
     def take(self, rows: np.ndarray | slice) -> Self:
         """Return the rows selected by a boolean mask (n,), by an index array, or by a slice, which copies nothing."""
@@ -84,6 +88,7 @@ class TrainingRows:
             codes=self.codes[rows],
             scale=self.scale[rows],
             label=self.label[rows],
+            slowdown=self.slowdown[rows],
             bases=bases,
         )
 

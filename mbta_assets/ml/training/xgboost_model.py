@@ -21,7 +21,6 @@ from mbta_assets.ml.training.compute import Resources
 from mbta_assets.ml.training.cross_fitting import (
     FIT_COLUMNS,
     CrossFittedPreprocessor,
-    compute_residual_bases,
     fit_once,
 )
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows, walk_forward
@@ -130,7 +129,8 @@ class _Rows:
     def with_bases(self, fitted: CrossFittedPreprocessor, mask: np.ndarray) -> TrainingRows:
         """Return the model inputs of masked rows with all residual bases."""
         arrays = Arrays.concat(self.arrays(fitted, mask, MAIN_BASE))
-        return TrainingRows.from_arrays(arrays, compute_residual_bases(self.rows[mask], fitted.lookup[mask, 0]))
+        bases = fitted.preprocessor.compute_residual_bases(self.rows[mask], fitted.lookup[mask, 0])
+        return TrainingRows.from_arrays(arrays, bases)
 
 
 def train_xgboost(

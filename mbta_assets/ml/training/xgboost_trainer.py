@@ -79,7 +79,7 @@ class XGBoostTrainer:
 
     def target(self, rows: Arrays) -> np.ndarray:
         """Return the training targets (n,) float32: residuals in the unit of the configuration."""
-        return rows.label - rows.base if self.unit == SECONDS else rows.target
+        return (rows.label - rows.base) / rows.slowdown if self.unit == SECONDS else rows.target
 
     def train(self, matrix: Any, validation: Arrays | None, base_score: float, report: Report | None = None) -> Any:
         """Train on an XGBoost matrix and return the booster, cut after its best round.
@@ -99,7 +99,7 @@ class XGBoostTrainer:
             def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
                 progress.update(epoch + 1, boosting.max_rounds)
                 if report is not None and (epoch + 1) % boosting.rounds_per_step == 0:
-                    report(mean_scale * min(evals_log["seconds"]["mae"]))
+                    report(mean_unit * min(evals_log["seconds"]["mae"]))
                 return False
 
         parameters = self._make_parameters(base_score)
@@ -107,9 +107,9 @@ class XGBoostTrainer:
             booster = xgboost.train(parameters, matrix, num_boost_round=boosting.max_rounds, callbacks=[ReportSteps()])
         else:
             features, target = stack_features(validation), self.target(validation)
-            scale = np.ones_like(validation.scale) if self.unit == SECONDS else validation.scale
-            mean_scale = float(scale.mean(dtype=np.float64))
-            weights = {"seconds": scale, "validation": None} if report else {"validation": None}
+            unit = validation.slowdown if self.unit == SECONDS else validation.unit
+            mean_unit = float(unit.mean(dtype=np.float64))
+            weights = {"seconds": unit, "validation": None} if report else {"validation": None}
             threads = self.resources.threads
             evals = [
                 (xgboost.QuantileDMatrix(features, target, weight=weight, ref=matrix, nthread=threads), name)
@@ -177,7 +177,7 @@ def predict_residual(trees: Trees, residual_to: str, rows: Arrays) -> np.ndarray
     have learned that time by place: where a stop is unknown, the others predict, or the lookup if there are none.
     """
     features = stack_features(rows)
-    ahead = rows.numeric[:, -1] / rows.scale
+    ahead = rows.numeric[:, -1] / rows.scale  # both without the slowdown
     shift = {("lookup", "now"): ahead, ("now", "lookup"): -ahead}
 
     def predict(base: str, booster: Any) -> np.ndarray:

@@ -165,8 +165,8 @@ def make_training_data() -> TrainingData:
     """Return six training rows, the last without a label, and five validation rows, with both residual bases."""
     codes = np.arange(12, dtype=np.int32).reshape(6, 2)
     label = np.array([1, 2, 3, 4, 5, np.nan], dtype=np.float32)
-    base, scale = np.zeros((2, 6), np.float32)
-    arrays = Arrays(np.eye(6, 3, dtype=np.float32), codes, base, scale, label)
+    base, scale, slowdown = np.zeros((3, 6), np.float32)
+    arrays = Arrays(np.eye(6, 3, dtype=np.float32), codes, base, scale, label, slowdown)
     rows = TrainingRows.from_arrays(arrays, {"lookup": base, "now": base + np.arange(6, dtype=np.float32)})
     return TrainingData(rows, rows.take(np.arange(5)), list("abcde"), seed=0)
 

@@ -71,7 +71,8 @@ def test_a_teacher_far_from_the_label_pulls_no_harder_than_the_bound(train: Prob
 
 def test_the_mixture_has_the_fraction_of_trees_with_the_smallest_validation_error() -> None:
     label, scale = np.array([0, 10, np.nan, 20], np.float32), np.array([1, 1, 1, 4], np.float32)
-    rows = Arrays(np.zeros((4, 1), np.float32), np.zeros((4, 1), np.int32), np.zeros(4, np.float32), scale, label)
+    base, slowdown = np.zeros(4, np.float32), np.ones(4, np.float32)
+    rows = Arrays(np.zeros((4, 1), np.float32), np.zeros((4, 1), np.int32), base, scale, label, slowdown)
     target = rows.target
     assert select_mixture(rows, target - 5, target + 5, TREE_FRACTIONS) == (0.5, {0.0: 10, 0.25: 5, 0.5: 0})
     assert select_mixture(rows, target - 5, target + 15, TREE_FRACTIONS)[0] == 0.25

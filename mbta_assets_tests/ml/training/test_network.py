@@ -47,9 +47,10 @@ def test_errors_are_seconds_over_the_labelled_rows_and_a_missing_prediction_is_n
         base=np.full(n, 100, np.float32),
         scale=np.array([10, 100, 1, 1], np.float32),
         label=np.array([110, 50, np.nan, 100], np.float32),
+        slowdown=np.array([1, 1, 1, 2], np.float32),
     )
     residual = np.array([0.0, 0.0, 7.0, 3.0])
-    assert rows.mean_absolute_error(residual) == pytest.approx((10 + 50 + 3) / 3)
+    assert rows.mean_absolute_error(residual) == pytest.approx((10 + 50 + 6) / 3)
     assert np.isnan(rows.mean_absolute_error(np.array([0.0, np.nan, 0.0, 0.0])))
 
 
@@ -192,7 +193,8 @@ def make_rows(*columns: Any) -> Arrays:
     """Return rows of these numeric columns (n,), labelled by the first, with a category that is always unknown."""
     numeric = np.column_stack(columns).astype(np.float32)
     n = len(numeric)
-    return Arrays(numeric, np.zeros((n, 1), np.int32), np.zeros(n, np.float32), np.ones(n, np.float32), numeric[:, 0])
+    zeros, ones = np.zeros(n, np.float32), np.ones(n, np.float32)
+    return Arrays(numeric, np.zeros((n, 1), np.int32), zeros, ones, numeric[:, 0], ones)
 
 
 def create_piecewise_linear(rows: Arrays) -> Network:

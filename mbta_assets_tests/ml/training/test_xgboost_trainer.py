@@ -23,7 +23,8 @@ def make_rows(n: int, seed: int) -> Arrays:
     scale = np.where(is_noise, 1, 100).astype(np.float32)
     target = np.where(is_noise, random.normal(0, 3, n), np.sin(4 * feature)).astype(np.float32)
     numeric = np.column_stack([feature, is_noise]).astype(np.float32)
-    return Arrays(numeric, np.zeros((n, 1), np.int32), np.zeros(n, np.float32), scale, target * scale)
+    base, slowdown = np.zeros(n, np.float32), random.choice([1, 1.5], n).astype(np.float32)
+    return Arrays(numeric, np.zeros((n, 1), np.int32), base, scale, target * scale * slowdown, slowdown)
 
 
 @pytest.mark.parametrize("unit", [SCALE, SECONDS])
@@ -59,8 +60,11 @@ def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: P
     ahead, lookup_delay = random.uniform(60, 900, n), random.normal(0, 60, n)
     numeric = np.column_stack([random.normal(size=n), lookup_delay, lookup_delay + ahead]).astype(np.float32)
     scale, label = np.full(n, 40, np.float32), (lookup_delay + random.normal(0, 30, n)).astype(np.float32)
-    bases = {"lookup": lookup_delay.astype(np.float32), "now": (-ahead).astype(np.float32)}
-    rows = {base: Arrays(numeric, np.ones((n, 2), np.int32), value, scale, label) for base, value in bases.items()}
+    slowdown = random.choice([1, 1.5], n).astype(np.float32)
+    slower = lookup_delay + (lookup_delay + ahead) * (slowdown - 1)
+    bases = {"lookup": slower.astype(np.float32), "now": (-ahead).astype(np.float32)}
+    codes = np.ones((n, 2), np.int32)
+    rows = {base: Arrays(numeric, codes, value, scale, label, slowdown) for base, value in bases.items()}
     units = {"lookup": SECONDS, "now": SCALE}
     trees = {
         base: xgboost_trainer.fit(
@@ -69,7 +73,7 @@ def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: P
         )
         for base in bases
     }
-    unit_seconds = {"lookup": 1, "now": scale}
+    unit_seconds = {"lookup": slowdown, "now": scale * slowdown}
     delays = [
         rows[base].base + unit_seconds[base] * trees[base].inplace_predict(xgboost_trainer.stack_features(rows[base]))
         for base in bases
@@ -79,10 +83,14 @@ def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: P
     for residual_to in bases:
         stored = bundle.write(tmp_path / residual_to, "xgboost", files, residual_to=residual_to, **fields)
         residual = xgboost_trainer.load_trees(stored, residual_to)(rows[residual_to])
-        assert rows[residual_to].base + scale * residual == pytest.approx(np.mean(delays, axis=0), abs=0.01)
+        assert rows[residual_to].base + rows[residual_to].unit * residual == pytest.approx(
+            np.mean(delays, axis=0), abs=0.01
+        )
         unknown = replace(rows[residual_to], codes=rows[residual_to].codes * [1, 0])
         residual = xgboost_trainer.load_trees(stored, residual_to)(unknown)
-        assert rows[residual_to].base + scale * residual != pytest.approx(np.mean(delays, axis=0), abs=0.01)
+        assert rows[residual_to].base + rows[residual_to].unit * residual != pytest.approx(
+            np.mean(delays, axis=0), abs=0.01
+        )
     old = bundle.write(tmp_path / "old", "xgboost", {"model.ubj": b""}, residual_to="lookup")
     with pytest.raises(OutdatedModel, match="materialize xgboost_model"):
         xgboost_trainer.load_trees(old, "lookup")
