@@ -90,7 +90,7 @@ def _train_model(directory: Path, train: pd.DataFrame, validation: pd.DataFrame,
     onnx = onnx_export.to_onnx(network)
     delay = predict_delay(preprocessor, "lookup", load_onnx(onnx), validation)
     interval = IntervalCalibration.fit(validation, validation["delay_seconds"].to_numpy() - delay)
-    files = {ONNX_FILE: onnx, INTERVAL_FILE: interval.to_json(), **preprocessor.to_files()}
+    files = {ONNX_FILE: onnx, INTERVAL_FILE: interval.to_bytes(), **preprocessor.to_files()}
     features = preprocessor.feature_names
     return bundle.write(directory, ONNX_KIND, files, residual_to="lookup", features=features, seed=seed)
 

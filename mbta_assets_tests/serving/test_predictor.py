@@ -1,5 +1,6 @@
 """The predictor gives the model's predictions for queries, and needs no training library."""
 
+import lzma
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from mbta_assets.ml.evaluation.metrics import score_interval
-from mbta_assets.ml.inference.model import INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model
+from mbta_assets.ml.inference.model import EARLIER_INTERVAL_FILE, INTERVAL_FILE, ONNX_FILE, ONNX_KIND, Model
 from mbta_assets.ml.inference.monotone import group_reports, make_monotone
 from mbta_assets.ml.inference.width_correction import WidthCorrection
 from mbta_assets.serving import ArrivalQuery, Predictor, StopTime, Stream, Timetable, VehicleUpdate, follow_model
@@ -210,6 +211,15 @@ def test_a_bundle_without_calibrated_intervals_predicts_without_them(
     without_interval = Predictor(old_bundle).predict_one(EXAMPLE_QUERY)
     assert without_interval.interval is None
     assert without_interval.delay_seconds == Predictor(stored).predict_one(EXAMPLE_QUERY).delay_seconds
+
+
+def test_the_interval_of_an_earlier_release_is_read(trained_models: TrainedModels, tmp_path: Path) -> None:
+    stored = trained_models.bundles[0]
+    files = {name: stored.file(name) for name in stored.manifest["files"]}
+    files[EARLIER_INTERVAL_FILE] = lzma.decompress(files.pop(INTERVAL_FILE))
+    old_bundle = bundle.write(tmp_path / "old", ONNX_KIND, files, residual_to="lookup", features=[])
+    assert Predictor(old_bundle).predict_one(EXAMPLE_QUERY).interval is not None
+    assert Model(old_bundle).interval == Model(stored).interval
 
 
 def test_a_bundle_that_cannot_predict_is_not_opened(trained_models: TrainedModels, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class QuantizationConfig(dg.Config):
         default=2_000, ge=100, description="Training rows that the activations of static int8 are calibrated on."
     )
     max_error_ratio: float = Field(
-        default=1.002, ge=1, description="Maximum validation error of a variant as a multiple of that of fp32."
+        default=1.005, ge=1, description="Maximum validation error of a variant as a multiple of that of fp32."
     )
     max_parity_seconds: float = Field(
         default=0.05,

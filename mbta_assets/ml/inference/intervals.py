@@ -8,6 +8,7 @@ same. How often arrivals lie within is scored in `ml.evaluation`.
 """
 
 import json
+import lzma
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -177,8 +178,8 @@ class IntervalCalibration:
         routes = dict.fromkeys(route for route, _ in self.curves if route is not None)
         return {route: code for code, route in enumerate(routes)}
 
-    def to_json(self) -> bytes:
-        """Serialize the interval as deterministic JSON."""
+    def to_bytes(self) -> bytes:
+        """Serialize the interval as deterministic JSON, compressed."""
         rows = sorted(([*group, *curve.to_list()] for group, curve in self.curves.items()), key=json.dumps)
         stored = {
             "confidence_level": self.confidence_level,
@@ -186,12 +187,12 @@ class IntervalCalibration:
             "early_ratio": self.early_ratio,
             "seconds": rows,
         }
-        return json.dumps(stored, separators=(",", ":")).encode()
+        return lzma.compress(json.dumps(stored, separators=(",", ":")).encode(), preset=9)
 
     @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Read an interval that `to_json` wrote."""
-        stored = json.loads(text)
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read an interval that `to_bytes` wrote, or one of an earlier release, which is not compressed."""
+        stored = json.loads(data if data.startswith(b"{") else lzma.decompress(data))
         curves = {
             (route, first_stop): DistanceCurve.from_list(curve) for route, first_stop, *curve in stored["seconds"]
         }

@@ -16,7 +16,9 @@ from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.storage.bundle import Bundle, BundleError
 
 ONNX_KIND = "onnx"
-ONNX_FILE, INTERVAL_FILE = "model.onnx", "interval.json"
+ONNX_FILE, INTERVAL_FILE = "model.onnx", "interval.json.xz"
+EARLIER_INTERVAL_FILE = "interval.json"
+"""Name of the file in models of earlier releases."""
 
 ResidualFunction = Callable[[Arrays], np.ndarray]
 """Predicts residuals (n,) in units of the scale from model inputs of n rows."""
@@ -42,8 +44,8 @@ class Model:
             self.predict_residual, self._predict_residual_of_row = predict_residual, _of_row(predict_residual)
         else:
             self.predict_residual, self._predict_residual_of_row = _load_onnx_bundle(bundle)
-        has_interval = INTERVAL_FILE in bundle.manifest["files"]
-        self.interval = IntervalCalibration.from_json(bundle.file(INTERVAL_FILE)) if has_interval else None
+        intervals = [name for name in (INTERVAL_FILE, EARLIER_INTERVAL_FILE) if name in bundle.manifest["files"]]
+        self.interval = IntervalCalibration.from_bytes(bundle.file(intervals[0])) if intervals else None
 
     def predict(self, columns: Columns) -> np.ndarray:
         """Return the predicted delay (n,) in seconds for feature columns of n rows."""

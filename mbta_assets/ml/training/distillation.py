@@ -44,7 +44,7 @@ MAX_FOLD_ROWS = 150_000
 """Maximum number of rows that a student learns to predict an earlier service day; see `earlier_days`."""
 SHARE_OF_OTHERS = 0.25
 """Size of a network, compared with the other files of a bundle, which hardly makes the bundle larger."""
-MANIFEST_BYTES, INTERVAL_BYTES = 4_000, 8_000
+MANIFEST_BYTES, INTERVAL_BYTES = 5_000, 3_000
 """Sizes to reserve for the manifest of a student, without its provenance, and for its prediction interval."""
 
 

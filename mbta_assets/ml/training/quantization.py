@@ -96,7 +96,7 @@ class QuantizedStudent:
             ONNX_KIND,
             {
                 ONNX_FILE: self.selected.model,
-                INTERVAL_FILE: self.interval.to_json(),
+                INTERVAL_FILE: self.interval.to_bytes(),
                 **self.preprocessor.to_files(),
             },
             {

@@ -209,7 +209,7 @@ def test_widths_are_corrected_by_the_days_that_the_production_model_has_predicte
     narrow = IntervalCalibration.fit(labelled, np.full(len(labelled), 5.0))
     registry = ModelRegistry(store)
     before = registry.current("production_model")
-    files = {name: before.file(name) for name in before.manifest["files"]} | {INTERVAL_FILE: narrow.to_json()}
+    files = {name: before.file(name) for name in before.manifest["files"]} | {INTERVAL_FILE: narrow.to_bytes()}
     fields = {name: before.manifest[name] for name in ("training_set", "learned_days", "residual_to", "trees")}
     version = registry.put("production_model", Draft("xgboost", files, fields)).digest
     registry.set_current("production_model", version, before.digest)

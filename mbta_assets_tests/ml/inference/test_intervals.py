@@ -1,5 +1,7 @@
 """The coverage of the interval around a prediction, and its width where there is little data."""
 
+import lzma
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -180,8 +182,10 @@ def test_the_lower_bound_is_never_an_arrival_before_now() -> None:
 
 def test_an_interval_survives_a_round_trip_and_the_same_rows_give_the_same_bytes() -> None:
     interval = calibrate(make_rows(5_000, 9))
-    assert IntervalCalibration.from_json(interval.to_json()) == interval
-    assert calibrate(make_rows(5_000, 9)).to_json() == interval.to_json()
+    stored = interval.to_bytes()
+    assert IntervalCalibration.from_bytes(stored) == interval
+    assert IntervalCalibration.from_bytes(lzma.decompress(stored)) == interval, "of an earlier release"
+    assert calibrate(make_rows(5_000, 9)).to_bytes() == stored
 
 
 def test_without_rows_an_interval_cannot_be_calibrated() -> None:
