@@ -45,7 +45,7 @@ class Arrays:
 
     @property
     def unit(self) -> np.ndarray:
-        """Return the seconds (n,) per unit of the residual."""
+        """Return the seconds (n,) per unit of the residual: what "in units of the scale" means everywhere."""
         return self.scale * self.slowdown
 
     @property

@@ -15,10 +15,7 @@ import pandas as pd
 from mbta_assets.ml.inference import run_time
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
-from mbta_assets.ml.inference.preprocessing import (
-    ENCODER_FILE,
-    Preprocessor,
-)
+from mbta_assets.ml.inference.preprocessing import ENCODER_FILE, Preprocessor
 from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, MedianRunTime
 from mbta_assets.ml.inference.slowdown import RATIO
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows

@@ -18,11 +18,7 @@ from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES, Preprocessor
 from mbta_assets.ml.training import tuning, xgboost_trainer
 from mbta_assets.ml.training.compute import Resources
-from mbta_assets.ml.training.cross_fitting import (
-    FIT_COLUMNS,
-    CrossFittedPreprocessor,
-    fit_once,
-)
+from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, CrossFittedPreprocessor, fit_once
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows, walk_forward
 from mbta_assets.ml.training.executor import TrainingExecutor
 from mbta_assets.ml.training.hyperparameters import BoostingConfig, SearchBudget
