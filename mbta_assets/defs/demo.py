@@ -27,7 +27,7 @@ from mbta_assets.transit.formulas import STOPS_AHEAD
 FIRST_DAY = date(2024, 9, 9)
 DAYS = 10
 PARALLEL_RUNS = 2
-DEFAULT_TUNE_TRIALS = 6
+DEFAULT_TUNE_TRIALS = 4
 """Number of trials of each search without MBTA_TUNE_TRIALS: fewer than the platform's default, to take less time."""
 ROWS_PER_DAY = 60_000
 """Number of rows of a service day that models are trained on: half of what the platform takes of so few."""

@@ -46,12 +46,12 @@ class XGBoostSpace(dg.Config):
 
     first_configurations: list[dict[str, Any]] = Field(
         default=[
-            WITH_ALL_INPUTS,
-            {**IN_SECONDS, "inputs": REDUCED_INPUTS},
-            TO_NOW,
-            {**TO_NOW, "inputs": REDUCED_INPUTS},
-            WITHOUT_TIME_AND_PLACE,
             IN_SECONDS,
+            TO_NOW,
+            {**IN_SECONDS, "inputs": REDUCED_INPUTS},
+            {**TO_NOW, "inputs": REDUCED_INPUTS},
+            WITH_ALL_INPUTS,
+            WITHOUT_TIME_AND_PLACE,
         ],
         description="Configurations that every search begins with.",
     )
