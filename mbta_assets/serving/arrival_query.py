@@ -72,6 +72,7 @@ class ArrivalQuery:
     scheduled_last_departure: datetime | None = optional(
         "Scheduled departure from the stop at which the vehicle stands or that it last left."
     )
+    scheduled_start: datetime | None = optional("Scheduled departure from the first stop of the trip.")
     state_since: datetime | None = optional("Time since which it has been standing at, or moving to, its current stop.")
     last_arrival: datetime | None = optional("Latest arrival of the trip at any stop.")
     last_delay_seconds: float | None = optional("Delay of that arrival.", **SECONDS_RANGE)
@@ -138,8 +139,8 @@ REQUIRED_FIELDS = frozenset(name for name, spec in ArrivalQuery.__dataclass_fiel
 """Names of the fields that must be given."""
 
 TIME_FIELDS = (
-    "scheduled_arrival", "scheduled_last_departure", "state_since", "last_arrival", "leader_arrival",
-    "platform_arrival", "platform_left",
+    "scheduled_arrival", "scheduled_last_departure", "scheduled_start", "state_since", "last_arrival",
+    "leader_arrival", "platform_arrival", "platform_left",
 )  # fmt: skip
 POSITION_FIELDS = ("current_latitude", "current_longitude", "destination_latitude", "destination_longitude")
 
@@ -170,6 +171,7 @@ EXAMPLE_QUERY = ArrivalQuery(
     destination_latitude=42.3884,
     destination_longitude=-71.1191,
     scheduled_last_departure=_example_time("08:28:00"),
+    scheduled_start=_example_time("08:24:00"),
     state_since=_example_time("08:29:03"),
     last_arrival=_example_time("08:28:20"),
     last_delay_seconds=35.0,

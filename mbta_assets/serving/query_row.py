@@ -40,7 +40,7 @@ def compute_feature_row(query: ArrivalQuery) -> dict[str, Any]:
     (
         sin_time, cos_time, distance, ahead, late_already, scheduled_run, in_state, departure_delay, since_arrival,
         leader_headway, platform_headway, platform_clear, last_delay, last_change, leader_delay, last_run, recent_run,
-        route_delay, route_change, network_run_ratio,
+        route_delay, route_change, network_run_ratio, trip_start,
     ) = _compute_numbers(query, calendar)  # fmt: skip
     return {
         "stop_id": query.stop_id,
@@ -61,6 +61,7 @@ def compute_feature_row(query: ArrivalQuery) -> dict[str, Any]:
         "scheduled_seconds_ahead": ahead,
         "seconds_late_already": late_already,
         "scheduled_run_seconds": scheduled_run,
+        "trip_start_seconds": trip_start,
         "seconds_in_state": in_state,
         "departure_delay_seconds": departure_delay,
         "last_delay_seconds": last_delay,
@@ -109,6 +110,7 @@ def _compute_numbers(query: ArrivalQuery, calendar: Calendar) -> Iterable[float]
             _to_float(query.route_delay_seconds),
             _to_float(query.route_change_seconds),
             _to_float(query.network_run_ratio),
+            _to_epoch_seconds(query.scheduled_start) - calendar.start,
         ),
     )
 

@@ -20,10 +20,13 @@ MAX_HOURS_TO_ARRIVAL = 12
 """Hours between a report and the scheduled arrival that is predicted."""
 MAX_HOURS_TO_DEPARTURE = 24
 """Hours between a report and the scheduled departure from the last stop."""
+MAX_HOURS_TO_START = 84
+"""Hours between a report and the scheduled start of its trip."""
 SCHEDULED_LIMITS = tuple(
     (name, hours, -timedelta(hours=hours), timedelta(hours=hours))
     for name, hours in (
         ("scheduled_arrival", MAX_HOURS_TO_ARRIVAL), ("scheduled_last_departure", MAX_HOURS_TO_DEPARTURE),
+        ("scheduled_start", MAX_HOURS_TO_START),
     )
 )  # fmt: skip
 """Name of each scheduled time, with its limit in hours, and the earliest and latest time relative to the report."""
@@ -41,7 +44,7 @@ DESCRIPTION = f"""Besides the type and range of each field, a query must keep th
 - `time_stamp` lies in the hours {MIN_HOURS} to {MAX_HOURS} of its service day, counted from noon minus 12 hours.
 - {", ".join(f"`{name}`" for name in OBSERVED_FIELDS)} lie in the same hours and are not later than `time_stamp`.
 - `scheduled_arrival` is at most {MAX_HOURS_TO_ARRIVAL} hours, `scheduled_last_departure` at most \
-{MAX_HOURS_TO_DEPARTURE} hours from `time_stamp`.
+{MAX_HOURS_TO_DEPARTURE} hours, `scheduled_start` at most {MAX_HOURS_TO_START} hours from `time_stamp`.
 - Of a position, latitude and longitude are given or neither is, and not both are within \
 {NULL_ISLAND_DEGREES:g} degree of 0.
 - A departure, with `stops_ahead` 0, is from the first stop of the trip, at or on the way to which the vehicle is: \

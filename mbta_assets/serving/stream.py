@@ -184,6 +184,7 @@ class Stream:
             "current_latitude": update.latitude,
             "current_longitude": update.longitude,
             "scheduled_last_departure": scheduled.previous_departure(index) if is_moving else current.leaves,
+            "scheduled_start": scheduled.first_time,
             # A standing vehicle has stood since its arrival, even if its status has changed in between.
             "state_since": trip.state_started_at.get((index, True)) if is_moving else arrived_at,
             "last_arrival": arrived_at,

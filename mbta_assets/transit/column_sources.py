@@ -75,6 +75,7 @@ SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "scheduled_seconds_ahead": ("raw_transit_data.time_stamp", "raw_transit_data.scheduled_arrival"),
         "seconds_late_already": ("raw_transit_data.time_stamp", "raw_transit_data.scheduled_arrival"),
         "scheduled_run_seconds": ("raw_transit_data.scheduled_last_departure", "raw_transit_data.scheduled_arrival"),
+        "trip_start_seconds": ("schedule.departure_time", "schedule.arrival_time", "raw_transit_data.service_date"),
         "seconds_in_state": ("raw_transit_data.time_stamp", "vehicle.updated_at"),
         "departure_delay_seconds": (
             "raw_transit_data.time_stamp",

@@ -60,6 +60,7 @@ def compute_feature_table(
     of_rows = _Reports.from_rows(raw, events)
     reports, report = of_rows.drop_repeated()
     of_reports = {
+        "scheduled_start": _find_trip_starts(reports, events),
         **_observe_trip(reports, events),
         **_observe_platform(reports, events),
         **_observe_line_delays(reports, events),
@@ -171,6 +172,12 @@ def _observe_trip(reports: _Reports, events: StopEvents) -> dict[str, np.ndarray
         "last_delay_seconds": _take(arrivals["delay"], last),
         "last_change_seconds": _take(arrivals["change"], last),
     }
+
+
+def _find_trip_starts(reports: _Reports, events: StopEvents) -> np.ndarray:
+    """Return the scheduled departure (n,) from the first stop of the trip of each report, in epoch seconds."""
+    visit, stop_times = reports.current_visit, events.stop_times
+    return _take(stop_times.departure, np.where(visit < 0, -1, visit - np.append(stop_times.position, 0)[visit] + 1))
 
 
 def _sort_arrivals(events: StopEvents, group: str) -> pd.DataFrame:

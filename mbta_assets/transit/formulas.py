@@ -79,15 +79,17 @@ def haversine_miles(
 
 
 def compute_calendar(observations: Observations) -> dict[str, np.ndarray]:
-    """Compute the features (n,) of the date and of the time of the service day.
+    """Compute the features (n,) of the date and of the times of the service day.
 
-    `observations` has `service_date`, datetime64[D], and `now` in epoch seconds. Monday is day 0. The time of day is
-    encoded as sine and cosine, so that the end of a service day is next to its start.
+    `observations` has `service_date`, datetime64[D], and in epoch seconds `now` and `scheduled_start`, of the trip.
+    Monday is day 0. The time of day is encoded as sine and cosine, so that the end of a service day is next to its
+    start.
     """
     days = observations["service_date"].astype("datetime64[D]")
     months = days.astype("datetime64[M]")
     month = months.astype(np.int64) % 12 + 1
-    angle = 2 * np.pi * (observations["now"] - service_day.start_epoch_seconds(days)) / SECONDS_PER_DAY
+    start = service_day.start_epoch_seconds(days)
+    angle = 2 * np.pi * (observations["now"] - start) / SECONDS_PER_DAY
     return {
         "month": month,
         "day_of_week": (days.astype(np.int64) + 3) % 7,
@@ -95,6 +97,7 @@ def compute_calendar(observations: Observations) -> dict[str, np.ndarray]:
         "season": _SEASON_OF_MONTH[month],
         "sin_time": np.sin(angle),
         "cos_time": np.cos(angle),
+        "trip_start_seconds": observations["scheduled_start"] - start,
     }
 
 

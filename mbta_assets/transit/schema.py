@@ -216,6 +216,9 @@ class TransitFeatures(Table):
     scheduled_run_seconds: Series[Float32] = seconds_feature(
         "Scheduled run time from the last scheduled departure to the scheduled arrival."
     )
+    trip_start_seconds: Series[Float32] = column(
+        "Scheduled start of the trip, from that of the service day.", "seconds", role="lookup", nullable=True
+    )
     seconds_in_state: Series[Float32] = seconds_feature(
         "Time since the vehicle began to stand at the current stop, or to go there.", ge=0
     )

@@ -17,7 +17,7 @@ Date = Annotated[pd.ArrowDtype, arrow.date32()]
 Integer = pd.Int64Dtype
 Float32 = np.float32
 
-Role = Literal["", "category", "numeric", "label"]
+Role = Literal["", "category", "numeric", "lookup", "label"]
 FeatureGroup = Literal["", "calendar", "time_of_day", "stop", "recent_delay", "network"]
 
 
@@ -33,7 +33,8 @@ def column(
     """Declare a column with its meaning, its unit and the pandera rules for its values.
 
     `rules` are arguments of `pandera.Field`: bounds (`ge`, `le`), values (`isin`), and `nullable` where a value may be
-    missing. `role` is "numeric" or "category" for a model input, "label" for the target, and empty for other columns.
+    missing. `role` is "numeric" or "category" for a model input, "lookup" for what the run-time lookup reads besides,
+    "label" for the target, and empty for other columns.
     `group` is the feature group of a model input, if it has one; see `feature_group`. A source must deliver a column
     that is `required`.
     """

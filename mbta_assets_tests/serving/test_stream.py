@@ -25,7 +25,11 @@ from mbta_assets_tests.support.days import REAL, SIMULATED, Tables, build, chang
 KEY = ["time_stamp", "vehicle_id", "trip_id", "stop_sequence", "stops_ahead"]
 RETURNED = ["stop_sequence", "current_stop_sequence", "scheduled_arrival"]
 """Columns that are no features, but fields of a query."""
-FEATURES = [name for role in ("numeric", "category") for name in schema.columns_with_role(schema.TransitFeatures, role)]
+FEATURES = [
+    name
+    for role in ("numeric", "category", "lookup")
+    for name in schema.columns_with_role(schema.TransitFeatures, role)
+]
 COMPARED_ROWS = 10_000
 Key = tuple[datetime, str, str, int, int]
 """Time, vehicle, trip, stop sequence and stops ahead of a row."""

@@ -317,6 +317,7 @@ class PlainDay:
             "scheduled_seconds_ahead": seconds(until),
             "seconds_late_already": max(-until, 0) / SECOND,
             "scheduled_run_seconds": seconds(None if last_departure is None else (scheduled or 0) - last_departure),
+            "trip_start_seconds": seconds(self.trips[trip].first_time - self.start),
             **self._calendar(time),
             **self._of_trip(key, report, last_departure),
             **self._of_leader(key, report, due.stop),

@@ -139,8 +139,8 @@ def test_a_degree_of_latitude_is_69_miles() -> None:
 
 def test_a_service_day_is_counted_from_noon_minus_twelve_hours_when_the_clocks_change() -> None:
     noon = pd.Timestamp("2024-03-10 12:00", tz="America/New_York").timestamp()
-    columns = formulas.compute_calendar(
-        {"service_date": np.array(["2024-03-10"], dtype="datetime64[D]"), "now": np.array([noon])}
-    )
+    day, start = np.array(["2024-03-10"], dtype="datetime64[D]"), np.array([noon - 3600])
+    columns = formulas.compute_calendar({"service_date": day, "now": np.array([noon]), "scheduled_start": start})
+    assert columns["trip_start_seconds"][0] == 11 * 3600
     assert columns["cos_time"][0] == pytest.approx(-1)
     assert (columns["day_of_week"][0], columns["season"][0], columns["day_of_year"][0]) == (6, "spring", 70)

@@ -21,7 +21,7 @@ from mbta_assets.transit import schema
 from mbta_assets.transit.service_day import start_epoch_seconds
 
 CATEGORIES = schema.columns_with_role(schema.TransitFeatures, "category")
-NUMBERS = schema.columns_with_role(schema.TransitFeatures, "numeric")
+NUMBERS = [name for role in ("numeric", "lookup") for name in schema.columns_with_role(schema.TransitFeatures, role)]
 VISIT = ["trip_id", "stop_sequence"]
 """Columns that identify a stop visit of the service day."""
 

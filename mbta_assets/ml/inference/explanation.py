@@ -19,6 +19,7 @@ QUESTION = (
     "stop_id", "stops_ahead", "current_stop_id", "route_id", "direction_id", "season", "month", "day_of_week",
     "day_of_year", "sin_time", "cos_time", "stops_behind", "timepoint", "distance_travel_miles",
     "scheduled_seconds_ahead", "seconds_late_already", "scheduled_run_seconds",
+    "trip_start_seconds",
 )  # fmt: skip
 """Model inputs that are what is asked, or follow from it and the schedule."""
 GROUPS = {

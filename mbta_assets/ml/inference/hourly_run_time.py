@@ -103,6 +103,20 @@ class HourlyRunTime:
     def _usual_previous(self) -> dict[tuple[int, int], int]:
         return {(route, end): begin for route, begin, end in self.usual_hops.tolist()}
 
+    def compare_runs(self, visits: Visits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the trip (r,) of each run among visits, its usual seconds at its hour, and its excess over them.
+
+        Runs over segments that are not stored are left out.
+        """
+        begin, end = _find_runs(visits)
+        hops = zip(visits.stop[begin].tolist(), visits.stop[end].tolist(), strict=True)
+        index = np.array([self._index_of.get(hop, -1) for hop in hops], dtype=np.int64)
+        run = np.round((visits.time[end] - visits.time[begin]) % SECONDS_PER_DAY, 1)
+        usable = (index >= 0) & (run < MAX_RUN_SECONDS)
+        begin, end, index, run = begin[usable], end[usable], index[usable], run[usable]
+        usual = self.seconds[index] + self.deviations[index, to_bins(visits.time[end])]
+        return visits.trip[begin], usual, np.clip(run - usual, *EXCESS_RANGE)
+
     def find_previous(self, graph: SegmentGraph, route: int, stop: int) -> int | None:
         """Return the stop that vehicles of a route most often come from; None if none is known."""
         usual = self._usual_previous.get((route, stop))

@@ -61,7 +61,7 @@ class Preprocessor:
     def transform(self, columns: Columns, residual_to: str, lookup: np.ndarray | None = None) -> Arrays:
         """Transform feature columns of n rows into model inputs.
 
-        `residual_to` is one of `RESIDUAL_BASES`. `lookup` (n, 3) replaces the `LOOKUP_FEATURES` of the lookup;
+        `residual_to` is one of `RESIDUAL_BASES`. `lookup` (n, 4) replaces the `LOOKUP_FEATURES` of the lookup;
         they are needed for rows that the lookup was fitted on. Without a column `delay_seconds` all labels are NaN.
         """
         lookup = self.lookup.compute_features(columns) if lookup is None else lookup
@@ -86,10 +86,11 @@ class Preprocessor:
 
     def transform_row(self, row: Mapping[str, Any], residual_to: str) -> InputRow:
         """Transform one row of plain Python values, whose numbers have single precision, into model inputs."""
-        delay, path, deviation = self.lookup.compute_row_features(row)
+        lookup = self.lookup.compute_row_features(row)
+        delay = lookup[0]
         ahead = row["scheduled_seconds_ahead"]
         numeric, codes = self.encoder.encode_row(row)
-        numeric += (delay, path, deviation, delay + ahead)
+        numeric += (*lookup, delay + ahead)
         slowdown = self.pace.compute_row_slowdown(row)
         base = delay + max(delay + ahead, 0.0) * (slowdown - 1) if residual_to == "lookup" else -ahead
         return InputRow(numeric, codes, base, self.scales.evaluate_one(row["stops_ahead"]), slowdown)

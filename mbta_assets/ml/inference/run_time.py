@@ -20,6 +20,19 @@ from mbta_assets.ml.inference.hourly_run_time import N_BINS, HourlyRunTime, Visi
 from mbta_assets.ml.inference.integer_rows import find_distinct, pack_columns
 from mbta_assets.ml.inference.monotone import group_rows
 from mbta_assets.ml.inference.segments import KeyCache, Pair, RunTimes, SegmentGraph, observe_segments
+from mbta_assets.ml.inference.trip_effects import TRIP_COLUMNS, TripEffects, number_trip, number_trips
+from mbta_assets.ml.inference.vehicle_state import (
+    DEPARTING,
+    MOVING,
+    STANDING,
+    STATE_NAMES,
+    STATES,
+    UNSEEN,
+    classify_row,
+    classify_state,
+    compute_elapsed,
+    to_floats,
+)
 from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.transit.distances import REPORT_KEY
 
@@ -27,19 +40,18 @@ LOOKUP_FILE = "lookup.npz.xz"
 LOOKUP_COLUMNS = (
     "scheduled_seconds_ahead", "scheduled_run_seconds", "seconds_in_state", "departure_delay_seconds",
     "last_delay_seconds", "current_status", "stops_behind", "timepoint", "current_stop_id", "stop_id", "stops_ahead",
-    "route_id", *hourly_run_time.TIME_COLUMNS,
+    "route_id", *hourly_run_time.TIME_COLUMNS, *TRIP_COLUMNS,
 )  # fmt: skip
 """Columns of `transit_features` that `MedianRunTime` reads to predict."""
 FIT_COLUMNS = (*REPORT_KEY, "delay_seconds", *LOOKUP_COLUMNS)
 """Columns of `transit_features` that `MedianRunTime.fit` reads."""
+MIN_DAYS = 5
+"""Rows of fewer service days tell nothing of how trips differ on every day."""
 MIN_RUNS = 3
 """Keys with fewer labelled updates get no median."""
 MIN_SCHEDULED_RUN_SECONDS = 30
 """Shorter scheduled run times are whole minutes rounded down, and tell nothing of the ratio to observed ones."""
-MOVING, STANDING, WAITING, UNSEEN, DEPARTING = STATES = range(5)
-"""Vehicle states. Each measures run time from another reference time, see `MedianRunTime`."""
-STATE_NAMES = ("moving", "standing", "waiting", "unseen", "departing")
-LOOKUP_FEATURES = ("lookup_delay_seconds", "path_seconds", "path_deviation_seconds")
+LOOKUP_FEATURES = ("lookup_delay_seconds", "path_seconds", "path_deviation_seconds", "trip_deviation_seconds")
 """Names of the model inputs that `compute_features` returns."""
 PAIR_COLUMNS, SEGMENT_COLUMNS = slice(0, 4), [4, 1, 2]
 """Columns of the keys that `_make_keys` returns."""
@@ -93,20 +105,31 @@ class MedianRunTime:
     nothing is scheduled between its reference time and the departure. NaN where there is none."""
     hourly: HourlyRunTime
     """Run times of segments by hour of the day, of all routes that have them."""
+    trip_effects: TripEffects
+    """How scheduled trips differ from others."""
 
     @classmethod
-    def fit(cls, rows: Columns) -> Self:
-        """Compute the medians of labelled rows with the columns `FIT_COLUMNS`; unlabelled rows are ignored."""
+    def fit(cls, rows: Columns, *, with_trips: bool | None = None) -> Self:
+        """Compute the medians of labelled rows with the columns `FIT_COLUMNS`; unlabelled rows are ignored.
+
+        Trips have effects `with_trips`, by default where there are rows of `MIN_DAYS` service days or more.
+        """
         stops = sorted(_list_distinct(rows, "current_stop_id") | _list_distinct(rows, "stop_id"))
         routes = sorted(_list_distinct(rows, "route_id"))
         keys = _make_keys(_number(stops), _number(routes), rows)
-        arrives_in = _to_floats(rows, "delay_seconds") + _to_floats(rows, "scheduled_seconds_ahead")
-        run_time = arrives_in + _compute_elapsed(rows)
+        arrives_in = to_floats(rows, "delay_seconds") + to_floats(rows, "scheduled_seconds_ahead")
+        run_time = arrives_in + compute_elapsed(rows)
         segments, segment_seconds = _fit_segments(rows, keys, run_time, arrives_in)
         pairs, pair_seconds = _fit_pairs(keys, run_time, SegmentGraph(segments, segment_seconds))
-        ratios = _fit_ratios(keys[:, 0], run_time, _to_floats(rows, "scheduled_run_seconds"))
-        hourly = HourlyRunTime.fit(_list_visits(rows, keys, arrives_in), segments)
-        return cls(stops, routes, pairs, pair_seconds, segments, segment_seconds, ratios, hourly)
+        ratios = _fit_ratios(keys[:, 0], run_time, to_floats(rows, "scheduled_run_seconds"))
+        trip = group_rows(rows, ("service_date", "trip_id", "vehicle_id"))  # two vehicles may serve one trip
+        visits = _list_visits(rows, keys, arrives_in, trip)
+        hourly = HourlyRunTime.fit(visits, segments)
+        effects = TripEffects.none()
+        if has_enough_days(rows) if with_trips is None else with_trips:
+            first = np.unique(trip, return_index=True)[1]
+            effects = TripEffects.fit(number_trips(rows, _number(routes))[first], visits, hourly)
+        return cls(stops, routes, pairs, pair_seconds, segments, segment_seconds, ratios, hourly, effects)
 
     @cached_property
     def _code_of_stop(self) -> dict[str, int]:
@@ -130,28 +153,31 @@ class MedianRunTime:
         return self.compute_features(columns)[:, 0]
 
     def compute_features(self, columns: Columns) -> np.ndarray:
-        """Return the `LOOKUP_FEATURES` (n, 3) in seconds.
+        """Return the `LOOKUP_FEATURES` (n, 4) in seconds.
 
         They are the predicted delay, and the run time along the path from the last stop to the destination: at the hour
-        that is half way to the scheduled arrival, and by how much that is more than at any hour. Where no path is
-        known, it is the scheduled run time, and no more.
+        that is half way to the scheduled arrival, by how much that is more than at any hour, and by how much it is more
+        on this scheduled trip than on others. Where no path is known, it is the scheduled run time, and no more.
         """
         keys = _make_keys(self._code_of_stop, self._code_of_route, columns)
         values, row = self._cache.look_up(keys)
-        ahead = _to_floats(columns, "scheduled_seconds_ahead")
-        last_delay = np.nan_to_num(_to_floats(columns, "last_delay_seconds"))
+        ahead = to_floats(columns, "scheduled_seconds_ahead")
+        last_delay = np.nan_to_num(to_floats(columns, "last_delay_seconds"))
         predicted = self._subtract_elapsed(columns, keys[:, 0], values[row, 0]) - ahead
         delay = np.where(np.isnan(predicted), np.maximum(last_delay, -ahead), predicted)
         plain, deviation = values[row, 1], values[row, 2 + hourly_run_time.find_bins_half_way(columns, ahead)]
-        plain = np.where(np.isnan(plain), _to_floats(columns, "scheduled_run_seconds"), plain)
+        plain = np.where(np.isnan(plain), to_floats(columns, "scheduled_run_seconds"), plain)
         features = np.empty((len(row), len(LOOKUP_FEATURES)))
-        features[:, 0], features[:, 1], features[:, 2] = delay, plain + deviation, deviation
+        run_ratio = self.trip_effects.find(number_trips(columns, self._code_of_route))
+        path = plain + deviation
+        features[:, 0], features[:, 1], features[:, 2] = delay, path, deviation
+        features[:, 3] = np.where(np.isnan(path), 0, run_ratio * path)
         return features
 
-    def compute_row_features(self, row: Mapping[str, Any]) -> tuple[float, float, float]:
+    def compute_row_features(self, row: Mapping[str, Any]) -> tuple[float, ...]:
         """Return the `LOOKUP_FEATURES` of one row of plain Python values."""
         ahead, last_delay = row["scheduled_seconds_ahead"], row["last_delay_seconds"]
-        state, elapsed = _classify_row(row)
+        state, elapsed = classify_row(row)
         stops, routes = self._code_of_stop, self._code_of_route
         current, destination = stops.get(row["current_stop_id"], len(stops)), stops.get(row["stop_id"], len(stops))
         key = (state, current, destination, row["stops_ahead"], routes.get(row["route_id"], len(routes)))
@@ -163,7 +189,9 @@ class MedianRunTime:
         if delay != delay:
             delay = max(0.0 if last_delay != last_delay else last_delay, -ahead)
         deviation = deviations[hourly_run_time.find_bin_half_way(row["sin_time"], row["cos_time"], ahead)]
-        return delay, (scheduled_run if plain != plain else plain) + deviation, deviation
+        run_ratio = self.trip_effects.find_one(number_trip(row, routes))
+        path = (scheduled_run if plain != plain else plain) + deviation
+        return delay, path, deviation, 0.0 if path != path else run_ratio * path
 
     def explain(self, columns: Columns) -> LookupEntry:
         """Return what the delay of one row (1,) is predicted by."""
@@ -176,7 +204,7 @@ class MedianRunTime:
             source = "the median to a nearer stop, and those of the segments from there"
         else:
             source = "none" if np.isnan(self.ratios[state]).any() else "the usual ratio to the schedule"
-        numbers = self._complete(columns, state, composed), _compute_elapsed(columns), self.predict_delay(columns)
+        numbers = self._complete(columns, state, composed), compute_elapsed(columns), self.predict_delay(columns)
         return LookupEntry(STATE_NAMES[state[0]], source, *(float(number[0]) for number in numbers))
 
     @cached_property
@@ -185,11 +213,11 @@ class MedianRunTime:
 
     def _subtract_elapsed(self, columns: Columns, state: np.ndarray, run_time: np.ndarray) -> np.ndarray:
         """Return the seconds (n,) that remain of run times (n,), or of the usual ones of the state."""
-        return np.maximum(self._complete(columns, state, run_time) - _compute_elapsed(columns), 0)
+        return np.maximum(self._complete(columns, state, run_time) - compute_elapsed(columns), 0)
 
     def _complete(self, columns: Columns, state: np.ndarray, run_time: np.ndarray) -> np.ndarray:
         """Return run times (n,), with the usual ones of the state where they are NaN."""
-        scheduled_run = np.where(state == DEPARTING, 1, _to_floats(columns, "scheduled_run_seconds"))
+        scheduled_run = np.where(state == DEPARTING, 1, to_floats(columns, "scheduled_run_seconds"))
         return np.where(np.isnan(run_time), self.ratios[state] * scheduled_run, run_time)
 
     @cached_property
@@ -224,6 +252,7 @@ class MedianRunTime:
             "segments": _pack(self.segments, self.segment_seconds),
             "ratios": self.ratios,
             **self.hourly.to_arrays(self.segments),
+            **self.trip_effects.to_arrays(),
         }
         np.savez(buffer, **arrays)
         return lzma.compress(buffer.getvalue(), preset=9)
@@ -235,7 +264,8 @@ class MedianRunTime:
             pairs, segments = _unpack(archive["pairs"]), _unpack(archive["segments"])
             stops, routes = archive["stops"].tolist(), archive["routes"].tolist()
             hourly = HourlyRunTime.from_arrays(archive, segments[0])
-            return cls(stops, routes, *pairs, *segments, archive["ratios"], hourly)
+            effects = TripEffects.from_arrays(archive)
+            return cls(stops, routes, *pairs, *segments, archive["ratios"], hourly, effects)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Self:
@@ -243,17 +273,25 @@ class MedianRunTime:
 
         Raises OutdatedModel if an earlier version of this package stored it.
         """
-        if LOOKUP_FILE not in bundle.manifest["files"]:
+        try:
+            return cls.from_bytes(_get_file(bundle, LOOKUP_FILE))
+        except KeyError as error:
             raise OutdatedModel(
-                "The model was made by an earlier version of mbta_assets, without run times by hour of the day. "
+                f"The model was made by an earlier version of mbta_assets: its run-time lookup has no {error}. "
                 "Train again: materialize the groups training, models and production."
-            )
-        return cls.from_bytes(bundle.file(LOOKUP_FILE))
+            ) from error
 
 
-def _to_floats(columns: Columns, name: str) -> np.ndarray:
-    """Return a column as (n,) float64."""
-    return np.asarray(columns[name], dtype=np.float64)
+def has_enough_days(rows: Columns) -> bool:
+    """Return whether there are rows of `MIN_DAYS` service days or more."""
+    return len(np.unique(group_rows(rows, ("service_date",)))) >= MIN_DAYS
+
+
+def _get_file(bundle: Bundle, name: str) -> bytes:
+    """Return the content of a file. Raises KeyError if the bundle has none of this name."""
+    if name not in bundle.manifest["files"]:
+        raise KeyError(name)
+    return bundle.file(name)
 
 
 def _list_distinct(columns: Columns, name: str) -> set[str]:
@@ -268,44 +306,6 @@ def _number(names: list[str]) -> dict[str, int]:
     return {name: code for code, name in enumerate(names)}
 
 
-def _classify_state(columns: Columns) -> np.ndarray:
-    """Return the vehicle state (n,), one of `STATES`."""
-    standing = np.asarray(columns["current_status"] == "STOPPED_AT", dtype=bool)
-    departure_delay = _to_floats(columns, "departure_delay_seconds")
-    early_at_timepoint = (_to_floats(columns, "timepoint") == 1) & (departure_delay < 0)
-    at_first_stop = (_to_floats(columns, "stops_behind") == 1) & ~np.isnan(departure_delay)
-    seen = ~np.isnan(_to_floats(columns, "seconds_in_state"))
-    departing = _to_floats(columns, "stops_ahead") == 0
-    waiting = standing & (at_first_stop | early_at_timepoint)
-    return np.select([departing, waiting, standing & seen, seen], [DEPARTING, WAITING, STANDING, MOVING], UNSEEN)
-
-
-def _compute_elapsed(columns: Columns) -> np.ndarray:
-    """Return the seconds (n,) since the reference time; negative while that is in the future."""
-    state = _classify_state(columns)
-    until_departure = np.minimum(_to_floats(columns, "departure_delay_seconds"), 0)
-    until_own_departure = np.minimum(-_to_floats(columns, "scheduled_seconds_ahead"), 0)
-    return np.select(
-        [state == DEPARTING, state == WAITING, state == UNSEEN],
-        [until_own_departure, until_departure, 0.0],
-        _to_floats(columns, "seconds_in_state"),
-    )
-
-
-def _classify_row(row: Mapping[str, Any]) -> tuple[int, float]:
-    """Return the vehicle state of one row of plain Python values, and the seconds since the reference time."""
-    standing, departure_delay = row["current_status"] == "STOPPED_AT", row["departure_delay_seconds"]
-    if row["stops_ahead"] == 0:
-        return DEPARTING, min(-row["scheduled_seconds_ahead"], 0.0)
-    at_first_stop = row["stops_behind"] == 1 and departure_delay == departure_delay
-    if standing and (at_first_stop or (row["timepoint"] == 1 and departure_delay < 0)):
-        return WAITING, min(departure_delay, 0.0)
-    in_state = row["seconds_in_state"]
-    if in_state != in_state:
-        return UNSEEN, 0.0
-    return STANDING if standing else MOVING, in_state
-
-
 def _make_keys(code_of_stop: Mapping[str, int], code_of_route: Mapping[str, int], columns: Columns) -> np.ndarray:
     """Return state, current stop, destination, stops ahead and route (n, 5) as integers.
 
@@ -316,18 +316,17 @@ def _make_keys(code_of_stop: Mapping[str, int], code_of_route: Mapping[str, int]
     )
     route = encode_values(columns["route_id"], code_of_route, len(code_of_route))
     stops_ahead = np.asarray(columns["stops_ahead"], dtype=np.int64)
-    return np.column_stack([_classify_state(columns), current, destination, stops_ahead, route])
+    return np.column_stack([classify_state(columns), current, destination, stops_ahead, route])
 
 
-def _list_visits(rows: Columns, keys: np.ndarray, arrives_in: np.ndarray) -> Visits:
+def _list_visits(rows: Columns, keys: np.ndarray, arrives_in: np.ndarray, trip: np.ndarray) -> Visits:
     """Return the observed arrivals, and departures from first stops, of rows with these keys (n, 5).
 
-    `arrives_in` (n,) are seconds from the report to the event.
+    `arrives_in` (n,) are seconds from the report to the event, `trip` (n,) integers, one for each vehicle on a trip.
     """
     departing = keys[:, 3] == 0
-    position = np.where(departing, 1, _to_floats(rows, "stops_behind") + keys[:, 3])
+    position = np.where(departing, 1, to_floats(rows, "stops_behind") + keys[:, 3])
     seen = ~np.isnan(arrives_in) & ~np.isnan(position) & (departing | (position > 1))
-    trip = group_rows(rows, ("service_date", "trip_id", "vehicle_id"))  # two vehicles may serve one trip
     time = hourly_run_time.compute_time_of_day(rows) + arrives_in
     return Visits(trip[seen], position[seen].astype(np.int64), keys[seen, 2], keys[seen, 4], time[seen])
 

@@ -23,7 +23,7 @@ from mbta_assets.storage.bundle import Bundle
 
 FIT_COLUMNS = ["part", *run_time.FIT_COLUMNS, RATIO]
 """Columns of a training set that `CrossFittedPreprocessor.fit` and its callers read."""
-MIN_FOLDS, MAX_FOLDS = 5, 10
+MIN_FOLDS, MAX_FOLDS = run_time.MIN_DAYS, 10
 """Number of folds: with more, training rows have features of nearly as many days as new rows will have."""
 MAX_REMEMBERED_BYTES = 200_000_000
 """Maximum size of the lookup features that a process keeps for the next model; see `fit_once`."""
@@ -35,7 +35,7 @@ class CrossFittedPreprocessor:
 
     preprocessor: Preprocessor
     lookup: np.ndarray
-    """(n, 3) `LOOKUP_FEATURES` in seconds; out of fold for the rows that the lookup was fitted on."""
+    """(n, 4) `LOOKUP_FEATURES` in seconds; out of fold for the rows that the lookup was fitted on."""
 
     @classmethod
     def fit(
@@ -92,7 +92,7 @@ def fit_once(
 
 
 def compute_out_of_fold(rows: pd.DataFrame) -> np.ndarray:
-    """Return the `LOOKUP_FEATURES` (n, 3) of labelled rows, each from a lookup not fitted on its service day.
+    """Return the `LOOKUP_FEATURES` (n, 4) of labelled rows, each from a lookup not fitted on its service day.
 
     Up to `MAX_FOLDS` service days are each a fold. Where there are fewer than `MIN_FOLDS`, folds are of trips.
     """
@@ -107,7 +107,8 @@ def compute_out_of_fold(rows: pd.DataFrame) -> np.ndarray:
     features = np.empty((len(group), len(LOOKUP_FEATURES)))
     for fold in range(folds):
         held_out = group % folds == fold
-        features[held_out] = MedianRunTime.fit(columns[~held_out]).compute_features(columns[held_out])
+        lookup = MedianRunTime.fit(columns[~held_out], with_trips=has_enough_days)
+        features[held_out] = lookup.compute_features(columns[held_out])
     return features
 
 

@@ -31,9 +31,9 @@ MIN_LABELLED_ROWS = 2
 ROWS_FILE = "rows.parquet"
 NUMERIC_FEATURES = schema.columns_with_role(schema.TransitFeatures, "numeric")
 CATEGORICAL_FEATURES = schema.columns_with_role(schema.TransitFeatures, "category")
-LABELS = schema.columns_with_role(schema.TransitFeatures, "label")
+_OTHERS = [name for role in ("lookup", "label") for name in schema.columns_with_role(schema.TransitFeatures, role)]
 COLUMNS = list(
-    dict.fromkeys([*schema.ROW_KEY, "actual_arrival_time", *CATEGORICAL_FEATURES, *NUMERIC_FEATURES, *LABELS])
+    dict.fromkeys([*schema.ROW_KEY, "actual_arrival_time", *CATEGORICAL_FEATURES, *NUMERIC_FEATURES, *_OTHERS])
 )
 """Columns of `transit_features` that a training set is made from."""
 OPTIONAL_COLUMNS = [AGENCY_DELAY]

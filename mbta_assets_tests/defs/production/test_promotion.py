@@ -60,6 +60,8 @@ def make_rows(n: int) -> pd.DataFrame:
             "vehicle_id": "v",
             "time_stamp": begin + pd.to_timedelta(np.arange(n) * (86_400 * 2 // n), unit="s"),
             "route_id": np.where(np.arange(n) // 5 % 2, "Red", "Blue"),
+            "direction_id": 0,
+            "trip_start_seconds": 43_200.0,
             "stops_ahead": 1 + np.arange(n) % 2 * 2,
             "current_status": "IN_TRANSIT_TO",
             "current_stop_id": "a",

@@ -5,15 +5,17 @@ import pytest
 
 from mbta_assets.ml.inference.explanation import GROUPS, QUESTION, explain
 from mbta_assets.ml.inference.model import Model
-from mbta_assets.ml.inference.run_time import STATE_NAMES
+from mbta_assets.ml.inference.vehicle_state import STATE_NAMES
 from mbta_assets.ml.training import dataset
+from mbta_assets.transit import schema
 from mbta_assets_tests.serving.conftest import TrainedModels, trained_models
 
 __all__ = ["trained_models"]
 
 
 def test_each_model_input_is_asked_or_in_one_group() -> None:
-    inputs = [*dataset.NUMERIC_FEATURES, *dataset.CATEGORICAL_FEATURES]
+    of_lookup = schema.columns_with_role(schema.TransitFeatures, "lookup")
+    inputs = [*dataset.NUMERIC_FEATURES, *dataset.CATEGORICAL_FEATURES, *of_lookup]
     explained = [*QUESTION, *(name for names in GROUPS.values() for name in names)]
     assert sorted(explained) == sorted(inputs)
 

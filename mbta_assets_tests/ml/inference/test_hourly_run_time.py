@@ -37,6 +37,8 @@ def make_trips(seconds: list[int], hour: float, day: pd.Timestamp = DAYS[0], n: 
                 "stops_ahead": np.arange(len(seconds)) + 1,
                 "stops_behind": 2.0,
                 "route_id": "1",
+                "direction_id": 0,
+                "trip_start_seconds": hour * 3600.0,
                 "timepoint": 0.0,
                 "seconds_in_state": 0.0,
                 "scheduled_seconds_ahead": 0.0,
@@ -56,7 +58,7 @@ def make_trips(seconds: list[int], hour: float, day: pd.Timestamp = DAYS[0], n: 
 
 def compute(lookup: MedianRunTime, rows: pd.DataFrame, **values: Any) -> np.ndarray:
     """Return the run time along the path and its deviation (n, 2) for rows with other values."""
-    return lookup.compute_features(rows.assign(**values))[:, 1:]
+    return lookup.compute_features(rows.assign(**values))[:, 1:3]
 
 
 def at_second_stop(rows: pd.DataFrame) -> pd.DataFrame:

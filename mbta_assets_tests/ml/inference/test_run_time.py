@@ -24,6 +24,8 @@ def make_runs(n: int, seconds: float, **values: Any) -> pd.DataFrame:
         "stop_id": "b",
         "stops_ahead": 1,
         "route_id": "Red",
+        "direction_id": 0,
+        "trip_start_seconds": 39_600.0,
         "stops_behind": 3.0,
         "timepoint": 0.0,
         "sin_time": 0.0,
