@@ -135,7 +135,7 @@ class HourlyRunTime:
         return [float(self.seconds[index].sum()), *self.deviations[index].sum(axis=0).tolist()]
 
     def to_arrays(self, known_segments: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the run times as arrays of small integers, which compress well.
+        """Return the run times as arrays of integers.
 
         Pairs are those of `known_segments` (s, 3) and `hops`, in order; one that has no seconds has `NONE`.
         """
@@ -143,10 +143,10 @@ class HourlyRunTime:
         seconds = np.append(np.round(self.seconds * 10), NONE)[index]
         deviations = np.concatenate([self.deviations, np.zeros((1, N_BINS))])[index]
         return {
-            "hourly_seconds": seconds.astype(np.int32),
-            "hourly_deviations": np.round(deviations / DEVIATION_SECONDS).astype(np.int8).T,
-            "hourly_hops": self.hops.astype(np.int32).T,
-            "hourly_usual_hops": self.usual_hops.astype(np.int32).T,
+            "hourly_seconds": seconds.astype(np.int64),
+            "hourly_deviations": np.round(deviations / DEVIATION_SECONDS).astype(np.int64).T,
+            "hourly_hops": self.hops.T,
+            "hourly_usual_hops": self.usual_hops.T,
         }
 
     @classmethod

@@ -1,10 +1,12 @@
-"""Rows of integers as single integers, which NumPy sorts and counts many times as fast."""
+"""Rows of integers as single integers, which NumPy sorts and counts many times as fast, and as small ones to store."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
 MAX_CODE = np.iinfo(np.int64).max
+INTEGER_TYPES = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.int64)
+"""Types that integers are stored in, the smallest first."""
 
 
 def pack_columns(columns: Iterable[np.ndarray]) -> np.ndarray:
@@ -31,3 +33,17 @@ def find_distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     packed = pack_columns(rows.T)
     _, first, index, counts = np.unique(packed, return_index=True, return_inverse=True, return_counts=True)
     return rows[first], counts, index
+
+
+def compact(array: np.ndarray) -> np.ndarray:
+    """Return an array as it is stored in the fewest bytes: integers in the smallest type that holds them all.
+
+    It is in the order of its rows, since NumPy stores a transposed array in the order of the original, and values of
+    one row compress best beside one another.
+    """
+    array = np.ascontiguousarray(array)
+    if array.dtype.kind not in "iu" or not array.size:
+        return array
+    lowest, highest = array.min(), array.max()
+    types = (kind for kind in INTEGER_TYPES if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max)
+    return array.astype(next(types))

@@ -17,7 +17,7 @@ import numpy as np
 from mbta_assets.ml.inference import hourly_run_time
 from mbta_assets.ml.inference.encoder import Columns, encode_values
 from mbta_assets.ml.inference.hourly_run_time import N_BINS, HourlyRunTime, Visits
-from mbta_assets.ml.inference.integer_rows import find_distinct, pack_columns
+from mbta_assets.ml.inference.integer_rows import compact, find_distinct, pack_columns
 from mbta_assets.ml.inference.monotone import group_rows
 from mbta_assets.ml.inference.segments import KeyCache, Pair, RunTimes, SegmentGraph, observe_segments
 from mbta_assets.ml.inference.trip_effects import TRIP_COLUMNS, TripEffects, number_trip, number_trips
@@ -245,7 +245,7 @@ class MedianRunTime:
     def to_bytes(self) -> bytes:
         """Serialize the lookup as a deterministic NumPy archive, compressed as a whole."""
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {
+        arrays = {
             "stops": np.array(self.stops, dtype=np.str_),
             "routes": np.array(self.routes, dtype=np.str_),
             "pairs": _pack(self.pairs, self.pair_seconds),
@@ -254,7 +254,8 @@ class MedianRunTime:
             **self.hourly.to_arrays(self.segments),
             **self.trip_effects.to_arrays(),
         }
-        np.savez(buffer, **arrays)
+        compacted: dict[str, Any] = {name: compact(array) for name, array in arrays.items()}
+        np.savez(buffer, **compacted)
         return lzma.compress(buffer.getvalue(), preset=9)
 
     @classmethod
@@ -383,7 +384,7 @@ def _fit_ratios(state: np.ndarray, run_time: np.ndarray, scheduled_run: np.ndarr
 
 def _pack(keys: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """Return keys (m, d) and run times (m,) as integers (d + 1, m): the columns of equal meaning compress best."""
-    return np.column_stack([keys, np.round(seconds * 10)]).astype(np.int32).T
+    return np.column_stack([keys, np.round(seconds * 10)]).astype(np.int64).T
 
 
 def _unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,10 +80,10 @@ class TripEffects:
         return self._ratio_of_trip.get(trip, 0.0)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the effects as arrays of small integers, which compress well."""
+        """Return the effects as arrays of small integers."""
         return {
-            "trip_steps": np.diff(self.trips, prepend=0).astype(np.int32),
-            "trip_run_ratios": np.round(self.run_ratios / STEP).astype(np.int8),
+            "trip_steps": np.diff(self.trips, prepend=0),
+            "trip_run_ratios": np.round(self.run_ratios / STEP).astype(np.int64),
         }
 
     @classmethod
