@@ -98,7 +98,8 @@ def make_linear_model(learned: float, red_error_seconds: float = 0.0) -> Draft:
     On the Red Line its predictions may be off by so many seconds.
     """
     preprocessor = Preprocessor(ENCODER, MEDIANS, DistanceCurve([1.0], [1.0], 1.0))
-    weights = np.array([[SECONDS_FOR_CHANGE * learned], [0], [0], [0], [0]], dtype=np.float32)
+    weights = np.zeros((len(preprocessor.feature_names) - len(ENCODER.vocabularies), 1), dtype=np.float32)
+    weights[0] = SECONDS_FOR_CHANGE * learned
     by_route = np.array([0, 0, red_error_seconds], dtype=np.float32)
     nodes = [
         helper.make_node("MatMul", ["numeric", "weights"], ["learned"]),
