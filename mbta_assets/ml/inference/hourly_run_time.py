@@ -52,6 +52,20 @@ class Visits(NamedTuple):
     """(m,) seconds of the service day, modulo a day."""
 
 
+class Runs(NamedTuple):
+    """Observed runs from one visit to the next, once however many rows tell of them; each array is (r,)."""
+
+    trip: np.ndarray
+    """As of `Visits`, like the codes."""
+    route: np.ndarray
+    first_stop: np.ndarray
+    second_stop: np.ndarray
+    end: np.ndarray
+    """Seconds of the service day at which it ends, modulo a day."""
+    seconds: np.ndarray
+    """Run time, less than `MAX_RUN_SECONDS`."""
+
+
 @dataclass(frozen=True)
 class HourlyRunTime:
     """Run times of segments by hour."""
@@ -68,18 +82,15 @@ class HourlyRunTime:
     """(u, 3) the most frequent segment to each second stop of a route that several lead to."""
 
     @classmethod
-    def fit(cls, visits: Visits, known_segments: np.ndarray) -> Self:
-        """Fit the run times to visits; `known_segments` (s, 3) are those of the run-time lookup."""
-        begin, end = _find_runs(visits)
-        run = np.round((visits.time[end] - visits.time[begin]) % SECONDS_PER_DAY, 1)
-        usable = run < MAX_RUN_SECONDS
-        begin, end, run = begin[usable], end[usable], run[usable]
-        segments = np.column_stack([visits.route[begin], visits.stop[begin], visits.stop[end]])
+    def fit(cls, runs: Runs, known_segments: np.ndarray) -> Self:
+        """Fit the run times to observed runs; `known_segments` (s, 3) are those of the run-time lookup."""
+        run = runs.seconds
+        segments = np.column_stack([runs.route, runs.first_stop, runs.second_stop])
         pairs, n_runs, segment = find_distinct(segments[:, 1:])
         medians = _compute_group_medians(segment, run, n_runs)
         excess = np.clip(run - medians[segment], *EXCESS_RANGE)
         mean = np.bincount(segment, excess, len(pairs)) / (n_runs + PRIOR_RUNS)
-        by_hour = segment * N_BINS + to_bins(visits.time[end])
+        by_hour = segment * N_BINS + to_bins(runs.end)
         total = np.bincount(by_hour, excess, len(pairs) * N_BINS).reshape(-1, N_BINS)
         n_of_hour = np.bincount(by_hour, minlength=len(pairs) * N_BINS).reshape(-1, N_BINS)
         of_hour = (total + PRIOR_RUNS_OF_HOUR * mean[:, None]) / (n_of_hour + PRIOR_RUNS_OF_HOUR)
@@ -103,19 +114,17 @@ class HourlyRunTime:
     def _usual_previous(self) -> dict[tuple[int, int], int]:
         return {(route, end): begin for route, begin, end in self.usual_hops.tolist()}
 
-    def compare_runs(self, visits: Visits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the trip (r,) of each run among visits, its usual seconds at its hour, and its excess over them.
+    def compare_runs(self, runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the trip (k,) of each run, its usual seconds at its hour, and its excess over them.
 
         Runs over segments that are not stored are left out.
         """
-        begin, end = _find_runs(visits)
-        hops = zip(visits.stop[begin].tolist(), visits.stop[end].tolist(), strict=True)
+        hops = zip(runs.first_stop.tolist(), runs.second_stop.tolist(), strict=True)
         index = np.array([self._index_of.get(hop, -1) for hop in hops], dtype=np.int64)
-        run = np.round((visits.time[end] - visits.time[begin]) % SECONDS_PER_DAY, 1)
-        usable = (index >= 0) & (run < MAX_RUN_SECONDS)
-        begin, end, index, run = begin[usable], end[usable], index[usable], run[usable]
-        usual = self.seconds[index] + self.deviations[index, to_bins(visits.time[end])]
-        return visits.trip[begin], usual, np.clip(run - usual, *EXCESS_RANGE)
+        stored = index >= 0
+        index = index[stored]
+        usual = self.seconds[index] + self.deviations[index, to_bins(runs.end[stored])]
+        return runs.trip[stored], usual, np.clip(runs.seconds[stored] - usual, *EXCESS_RANGE)
 
     def find_previous(self, graph: SegmentGraph, route: int, stop: int) -> int | None:
         """Return the stop that vehicles of a route most often come from; None if none is known."""
@@ -190,12 +199,16 @@ def to_bins(seconds: np.ndarray) -> np.ndarray:
     return (seconds % SECONDS_PER_DAY // (3600 * HOURS_PER_BIN)).astype(np.int64)
 
 
-def _find_runs(visits: Visits) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the first and of the second visit of each run (r,), once however many rows tell of it."""
+def find_runs(visits: Visits) -> Runs:
+    """Return the runs between consecutive visits."""
     order = np.unique(pack_columns([visits.trip, visits.position]), return_index=True)[1]
     begin, end = order[:-1], order[1:]
-    consecutive = (visits.trip[begin] == visits.trip[end]) & (visits.position[begin] + 1 == visits.position[end])
-    return begin[consecutive], end[consecutive]
+    seconds = np.round((visits.time[end] - visits.time[begin]) % SECONDS_PER_DAY, 1)
+    usable = (visits.trip[begin] == visits.trip[end]) & (visits.position[begin] + 1 == visits.position[end])
+    usable &= seconds < MAX_RUN_SECONDS
+    begin, end = begin[usable], end[usable]
+    stops = visits.stop[begin], visits.stop[end]
+    return Runs(visits.trip[begin], visits.route[begin], *stops, visits.time[end], seconds[usable])
 
 
 def _compute_group_medians(group: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from mbta_assets.ml.inference import hourly_run_time
 from mbta_assets.ml.inference.encoder import Columns, encode_values
-from mbta_assets.ml.inference.hourly_run_time import N_BINS, HourlyRunTime, Visits
+from mbta_assets.ml.inference.hourly_run_time import N_BINS, HourlyRunTime, Visits, find_runs
 from mbta_assets.ml.inference.integer_rows import compact, find_distinct, pack_columns
 from mbta_assets.ml.inference.monotone import group_rows
 from mbta_assets.ml.inference.segments import KeyCache, Pair, RunTimes, SegmentGraph, observe_segments
@@ -123,12 +123,12 @@ class MedianRunTime:
         pairs, pair_seconds = _fit_pairs(keys, run_time, SegmentGraph(segments, segment_seconds))
         ratios = _fit_ratios(keys[:, 0], run_time, to_floats(rows, "scheduled_run_seconds"))
         trip = group_rows(rows, ("service_date", "trip_id", "vehicle_id"))  # two vehicles may serve one trip
-        visits = _list_visits(rows, keys, arrives_in, trip)
-        hourly = HourlyRunTime.fit(visits, segments)
+        runs = find_runs(_list_visits(rows, keys, arrives_in, trip))
+        hourly = HourlyRunTime.fit(runs, segments)
         effects = TripEffects.none()
         if has_enough_days(rows) if with_trips is None else with_trips:
             first = np.unique(trip, return_index=True)[1]
-            effects = TripEffects.fit(number_trips(rows, _number(routes))[first], visits, hourly)
+            effects = TripEffects.fit(number_trips(rows, keys[:, 4], len(routes))[first], runs, hourly)
         return cls(stops, routes, pairs, pair_seconds, segments, segment_seconds, ratios, hourly, effects)
 
     @cached_property
@@ -168,7 +168,7 @@ class MedianRunTime:
         plain, deviation = values[row, 1], values[row, 2 + hourly_run_time.find_bins_half_way(columns, ahead)]
         plain = np.where(np.isnan(plain), to_floats(columns, "scheduled_run_seconds"), plain)
         features = np.empty((len(row), len(LOOKUP_FEATURES)))
-        run_ratio = self.trip_effects.find(number_trips(columns, self._code_of_route))
+        run_ratio = self.trip_effects.find(number_trips(columns, keys[:, 4], len(self.routes)))
         path = plain + deviation
         features[:, 0], features[:, 1], features[:, 2] = delay, path, deviation
         features[:, 3] = np.where(np.isnan(path), 0, run_ratio * path)
@@ -180,7 +180,8 @@ class MedianRunTime:
         state, elapsed = classify_row(row)
         stops, routes = self._code_of_stop, self._code_of_route
         current, destination = stops.get(row["current_stop_id"], len(stops)), stops.get(row["stop_id"], len(stops))
-        key = (state, current, destination, row["stops_ahead"], routes.get(row["route_id"], len(routes)))
+        route = routes.get(row["route_id"], len(routes))
+        key = (state, current, destination, row["stops_ahead"], route)
         run_time, plain, *deviations = self._cache.look_up_one(key)
         scheduled_run = row["scheduled_run_seconds"]
         if run_time != run_time:
@@ -189,7 +190,7 @@ class MedianRunTime:
         if delay != delay:
             delay = max(0.0 if last_delay != last_delay else last_delay, -ahead)
         deviation = deviations[hourly_run_time.find_bin_half_way(row["sin_time"], row["cos_time"], ahead)]
-        run_ratio = self.trip_effects.find_one(number_trip(row, routes))
+        run_ratio = self.trip_effects.find_one(number_trip(row, route, len(routes)))
         path = (scheduled_run if plain != plain else plain) + deviation
         return delay, path, deviation, 0.0 if path != path else run_ratio * path
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns, encode_values
-from mbta_assets.ml.inference.hourly_run_time import HourlyRunTime, Visits
+from mbta_assets.ml.inference.hourly_run_time import HourlyRunTime, Runs
 
 TRIP_COLUMNS = ("trip_start_seconds", "direction_id")
 """Columns of `transit_features` that tell the scheduled trips of a route apart."""
@@ -49,13 +49,13 @@ class TripEffects:
         return cls(np.zeros(0, np.int64), np.zeros(0))
 
     @classmethod
-    def fit(cls, trip: np.ndarray, visits: Visits, hourly: HourlyRunTime) -> Self:
+    def fit(cls, trip: np.ndarray, runs: Runs, hourly: HourlyRunTime) -> Self:
         """Fit the effects of observed trips.
 
-        `trip` (v,) are the numbers of the scheduled trips that vehicles served, each on a service day; `Visits.trip`
-        are indices of these.
+        `trip` (v,) are the numbers of the scheduled trips that vehicles served, each on a service day; `Runs.trip` are
+        indices of these.
         """
-        of_run, seconds, excess = hourly.compare_runs(visits)
+        of_run, seconds, excess = hourly.compare_runs(runs)
         total, usual = (np.bincount(of_run, values, len(trip)) for values in (excess, seconds))
         observed = (usual >= MIN_SECONDS) & (trip != NO_TRIP)
         trips, group = np.unique(trip[observed], return_inverse=True)
@@ -92,20 +92,22 @@ class TripEffects:
         return cls(np.cumsum(arrays["trip_steps"], dtype=np.int64), arrays["trip_run_ratios"] * STEP)
 
 
-def number_trips(columns: Columns, code_of_route: Mapping[str, int]) -> np.ndarray:
-    """Return the number (n,) of the scheduled trip of each row, `NO_TRIP` where it is not known."""
-    route = encode_values(columns["route_id"], code_of_route, NO_TRIP)
+def number_trips(columns: Columns, route: np.ndarray, n_routes: int) -> np.ndarray:
+    """Return the number (n,) of the scheduled trip of each row, `NO_TRIP` where it is not known.
+
+    `route` (n,) are codes below `n_routes`, or that where a route is not known.
+    """
     direction = encode_values(columns["direction_id"], {0: 0, 1: 1}, N_DIRECTIONS - 1)
     start = np.asarray(columns["trip_start_seconds"], dtype=np.float64)
     minute = np.nan_to_num(start // 60, nan=NO_TRIP).astype(np.int64)
-    is_known = (route != NO_TRIP) & (minute >= 0) & (minute < MINUTES)
+    is_known = (route < n_routes) & (minute >= 0) & (minute < MINUTES)
     return np.where(is_known, (route * N_DIRECTIONS + direction) * MINUTES + minute, NO_TRIP)
 
 
-def number_trip(row: Mapping[str, Any], code_of_route: Mapping[str, int]) -> int:
-    """Return the number of the scheduled trip of one row of plain Python values."""
-    route, start, direction = code_of_route.get(row["route_id"]), row["trip_start_seconds"], row["direction_id"]
-    if route is None or not 0 <= start < MINUTES * 60:
+def number_trip(row: Mapping[str, Any], route: int, n_routes: int) -> int:
+    """Return the number of the scheduled trip of one row of plain Python values; arguments as of `number_trips`."""
+    start, direction = row["trip_start_seconds"], row["direction_id"]
+    if route == n_routes or not 0 <= start < MINUTES * 60:
         return NO_TRIP
     return (route * N_DIRECTIONS + (N_DIRECTIONS - 1 if direction is None else direction)) * MINUTES + int(start // 60)
 

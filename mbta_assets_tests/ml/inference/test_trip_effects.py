@@ -131,9 +131,13 @@ starts = st.one_of(st.floats(-1e6, 1e6, width=32), st.just(np.nan), st.integers(
 
 @given(st.lists(st.tuples(st.sampled_from([*ROUTES, "x", None]), st.sampled_from([0, 1, None]), starts), min_size=1))
 def test_one_trip_has_the_number_that_it_has_among_many(trips: list[tuple[str | None, int | None, float]]) -> None:
-    rows = [dict(zip(("route_id", "direction_id", "trip_start_seconds"), trip, strict=True)) for trip in trips]
-    numbers = number_trips({name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}, ROUTES)
-    assert numbers.tolist() == [number_trip(row, ROUTES) for row in rows]
+    rows: list[dict[str, Any]] = [
+        dict(zip(("route_id", "direction_id", "trip_start_seconds"), trip, strict=True)) for trip in trips
+    ]
+    columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
+    codes = [ROUTES.get(row["route_id"], len(ROUTES)) for row in rows]
+    numbers = number_trips(columns, np.array(codes), len(ROUTES))
+    assert numbers.tolist() == [number_trip(row, code, len(ROUTES)) for row, code in zip(rows, codes, strict=True)]
     known = {trip: number for trip, number in zip(trips, numbers.tolist(), strict=True) if number != NO_TRIP}
     assert len(set(known.values())) == len({(route, direction, start // 60) for route, direction, start in known})
     with_effect = np.array(sorted(set(known.values()))[::2], dtype=np.int64)
