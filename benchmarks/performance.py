@@ -198,8 +198,8 @@ def measure_service_day() -> Table:
             return store.read(table, [DAY])
 
         def derive() -> arrow.Table:
-            frames = (schema.to_frame(read(table)) for table in ("raw_transit_data", "vehicle", "schedule", "stop"))
-            return compute_feature_table(*frames)
+            frames = (schema.to_frame(read(table)) for table in ("vehicle", "schedule", "stop"))
+            return compute_feature_table(read("raw_transit_data"), *frames)
 
         features = derive()
         calls = {

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 import pandas as pd
+import pyarrow as arrow
 
 from mbta_assets.defs.freshness import NIGHTLY, newest_day_check
 from mbta_assets.defs.metadata import code_reference, daily_table_metadata
@@ -67,7 +68,7 @@ class Audit:
 
     table: str
     day: date
-    rows: pd.DataFrame
+    rows: arrow.Table
     made: ServiceDay
     tables: TableStore
     bounds: Mapping[str, float]
@@ -92,7 +93,7 @@ class Check:
         return dg.AssetCheckSeverity.ERROR if self.blocking else dg.AssetCheckSeverity.WARN
 
 
-def check_rows(rule: Callable[[pd.DataFrame], Problem], *, blocking: bool = True) -> Check:
+def check_rows(rule: Callable[[arrow.Table], Problem], *, blocking: bool = True) -> Check:
     """Return the check of a rule that needs the rows alone."""
     return Check(rule.__name__, rule.__doc__ or "", lambda audit: rule(audit.rows), blocking)
 

@@ -163,7 +163,7 @@ def transit_features(
     last = requested_days(context)[-1]
 
     def make(day: date) -> ServiceDay:
-        raw = raw_transit_data.read(day, features.RAW_COLUMNS)
+        raw = raw_transit_data.read_table(day, features.RAW_COLUMNS)
         inputs = raw, vehicle.read(day), schedule.read(day), stop.read(day)
         predictions = read_agency_predictions(warehouse, source, day)
         rows = features.compute_feature_table(*inputs, agency_predictions=predictions)

@@ -20,12 +20,12 @@ from mbta_assets.gcp.bigquery_types import Column, format_literal, quote
 from mbta_assets.gcp.errors import CloudError
 from mbta_assets.settings import Settings, SettingsError
 from mbta_assets.storage.bigquery_columns import derive_columns, merge_columns, to_loadable
+from mbta_assets.storage.sorting import sort_rows
 from mbta_assets.storage.tables import (
     PART_COLUMN,
     WriteResult,
     content_version,
     missing_partition,
-    sort_rows,
     validate_service_date,
 )
 from mbta_assets.transit import schema

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as arrow
 import pyarrow.compute as pc
 
+from mbta_assets.storage.sorting import sort_rows
 from mbta_assets.transit import schema
 from mbta_assets.transit.table import row_order
 
@@ -108,13 +109,6 @@ def to_arrow(table: str, frame: Frame) -> arrow.Table:
     return sort_rows(rows, row_order(model))
 
 
-def sort_rows(rows: arrow.Table, names: Sequence[str]) -> arrow.Table:
-    """Sort rows by columns, ascending, missing values first."""
-    order = pc.sort_indices(rows, sort_keys=[(name, "ascending", "at_start") for name in names])
-    is_sorted = np.array_equal(order.to_numpy(), np.arange(len(rows)))
-    return rows if is_sorted else rows.take(order)
-
-
 def validate_service_date(table: str, day: date, rows: arrow.Table) -> None:
     """Raise ValueError where `service_date` of a row is another service day."""
     if "service_date" in rows.column_names:
@@ -145,8 +139,7 @@ def content_version(rows: arrow.Table) -> str:
         if arrow.types.is_string(column_field.type):
             text = pc.fill_null(values, "") if values.null_count else values
             digest.update(pc.binary_length(text).to_numpy().data)
-            joined = pc.binary_join(arrow.ListArray.from_arrays([0, len(text)], text), "")
-            digest.update(joined[0].as_buffer())
+            digest.update(_join_texts(text))
         elif arrow.types.is_primitive(column_field.type):
             if arrow.types.is_temporal(column_field.type):
                 values = values.view(f"int{column_field.type.bit_width}")
@@ -156,6 +149,15 @@ def content_version(rows: arrow.Table) -> str:
         else:
             digest.update(repr(values.to_pylist()).encode())  # only in tables without a model
     return digest.hexdigest()
+
+
+def _join_texts(texts: arrow.StringArray) -> memoryview:
+    """Return the bytes of all texts of an array without missing values, which lie one after the other."""
+    _, offsets, content = texts.buffers()
+    if not len(texts) or content is None:
+        return memoryview(b"")
+    first, last = np.frombuffer(offsets, np.int32)[[texts.offset, texts.offset + len(texts)]]
+    return memoryview(content)[first:last]
 
 
 def _nan_to_null(rows: arrow.Table) -> arrow.Table:

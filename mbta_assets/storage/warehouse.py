@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 import pyarrow as arrow
 
-from mbta_assets.storage.tables import DailyTables, TableStore, sort_rows
+from mbta_assets.storage.sorting import sort_rows
+from mbta_assets.storage.tables import DailyTables, TableStore
 from mbta_assets.transit import schema
 from mbta_assets.transit.point_in_time_join import DUCKDB, build_raw_transit_data_query
 from mbta_assets.transit.table import row_order

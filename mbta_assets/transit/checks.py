@@ -6,14 +6,16 @@ block what is downstream, and how they become Dagster asset checks, is decided i
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
+import pyarrow.compute as pc
 from pandera.errors import SchemaErrors
 
 from mbta_assets.transit import features, schema
+from mbta_assets.transit.table import Table
 
 Problem: TypeAlias = str | None
 """A sentence that says what is wrong with the rows; None where nothing is."""
@@ -29,27 +31,72 @@ RECENT_DAYS = 14
 MIN_RECENT_DAYS = 3
 """Fewer days have no median worth comparing with."""
 MAX_COMPARED_ROWS = 50_000
+BOUNDS = ("greater_than_or_equal_to", "less_than_or_equal_to")
+"""Pandera's names of the rules that a column keeps if its smallest and its largest value do."""
 NUMERIC_FEATURES = schema.columns_with_role(schema.TransitFeatures, "numeric")
 
 
-def schema_holds(rows: pd.DataFrame, table: str) -> Problem:
+def schema_holds(rows: arrow.Table, table: str) -> Problem:
     """Require every column to have its type and range, and no value to be missing that must be present."""
+    model = schema.TABLES[table]
+    if len(rows) and _validate(_select_extremes(rows, model), model) is None:
+        return None
+    return _validate(schema.to_frame(rows), model)
+
+
+def _validate(rows: pd.DataFrame, model: type[Table]) -> Problem:
     try:
-        schema.TABLES[table].validate(rows, lazy=True, inplace=True)  # else all rows are copied
+        model.validate(rows, lazy=True, inplace=True)  # else all rows are copied
     except SchemaErrors as error:
         cases = error.failure_cases.groupby(["column", "check"]).size()
         return "; ".join(f"column {column}: {check} fails in {n} rows" for (column, check), n in cases.items())
     return None
 
 
-def keys_unique(rows: pd.DataFrame) -> Problem:
+def _select_extremes(rows: arrow.Table, model: type[Table]) -> pd.DataFrame:
+    """Return few rows that break a rule of the model if any row does, as each rule is about the values of one column.
+
+    They have the smallest and the largest value of each column, all distinct ones where a rule is no bound, and a
+    missing one if there is any.
+    """
+    specs = model.to_schema().columns
+    extremes = [_find_extremes(rows[name], specs.get(name)) for name in rows.column_names]
+    size = max(map(len, extremes))
+    padded = [values.take(np.minimum(np.arange(size), len(values) - 1)) for values in extremes]
+    return schema.to_frame(arrow.table(padded, schema=rows.schema))
+
+
+def _find_extremes(values: arrow.ChunkedArray, spec: Any) -> arrow.Array:
+    """Return values of a column among which is one that breaks a rule of `spec`, if any value does."""
+    if spec and all(check.name in BOUNDS for check in spec.checks):
+        limits = pc.min_max(values) if spec.checks else {"min": values[0], "max": values[0]}
+        found = [limits["min"].as_py(), limits["max"].as_py(), *([None] if values.null_count else [])]
+        return arrow.array(found, values.type)
+    return pc.unique(values)
+
+
+def keys_unique(rows: arrow.Table) -> Problem:
     """Require every row to have a key of its own: service date, trip, vehicle, time stamp and stop sequence."""
-    repeated = int(rows.duplicated(schema.ROW_KEY).sum())
+    repeated = int(pd.Series(_number_rows(rows.select(schema.ROW_KEY))).duplicated().sum()) if len(rows) else 0
     return f"{repeated} rows repeat the key of another ({', '.join(schema.ROW_KEY)})" if repeated else None
 
 
+def _number_rows(rows: arrow.Table) -> np.ndarray:
+    """Return an integer (n,) for each row, equal where rows are; comparing these takes less time than the values."""
+    numbers, size = np.zeros(len(rows), dtype=np.int64), 1
+    for column in rows.columns:
+        codes = column.dictionary_encode().combine_chunks()
+        n_codes = len(codes.dictionary) + 1  # one is that of a missing value
+        if size * n_codes > np.iinfo(np.int64).max:
+            numbers, distinct = pd.factorize(numbers)
+            size = len(distinct)
+        numbers = numbers * n_codes + codes.indices.fill_null(-1).to_numpy() + 1
+        size *= n_codes
+    return numbers
+
+
 def labels_cover(
-    rows: pd.DataFrame, min_share: float = MIN_LABELLED_SHARE, recent_shares: Sequence[float] = ()
+    rows: arrow.Table, min_share: float = MIN_LABELLED_SHARE, recent_shares: Sequence[float] = ()
 ) -> Problem:
     """Require enough rows to have a label: a minimum share, and half of the median share of recent days."""
     share = labelled_share(rows)
@@ -60,9 +107,9 @@ def labels_cover(
     return _far_below_recent(share, recent_shares, "of the rows have a label")
 
 
-def labelled_share(rows: pd.DataFrame) -> float | None:
+def labelled_share(rows: arrow.Table) -> float | None:
     """Return the share of the rows of `transit_features` that have a label; None without rows."""
-    return float(rows["delay_seconds"].notna().mean()) if len(rows) else None
+    return 1 - rows["delay_seconds"].null_count / len(rows) if len(rows) else None
 
 
 def inputs_used(
@@ -116,10 +163,10 @@ def _far_below_recent(share: float, recent_shares: Sequence[float], what: str) -
     return f"{share:.1%} {what}, where recent days have about {median:.1%}"
 
 
-def features_present(rows: pd.DataFrame) -> Problem:
+def features_present(rows: arrow.Table) -> Problem:
     """Require no numeric feature to be missing in most rows."""
-    missing = rows[NUMERIC_FEATURES].isna().mean() if len(rows) else pd.Series(dtype=float)
-    excessive = missing[missing > MAX_MISSING_SHARE]
+    shares = {name: rows[name].null_count / max(len(rows), 1) for name in NUMERIC_FEATURES}
+    excessive = {name: share for name, share in shares.items() if share > MAX_MISSING_SHARE}
     return "; ".join(f"{name} is missing in {share:.0%} of the rows" for name, share in excessive.items()) or None
 
 
@@ -134,19 +181,20 @@ def row_count_anomaly(rows: int, recent: Mapping[date, int]) -> Problem:
 
 
 def point_in_time_correct(
-    complete: arrow.Table, raw: pd.DataFrame, vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame
+    complete: arrow.Table, raw: arrow.Table, vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame
 ) -> Problem:
     """Require features up to a moment to stay the same when all later vehicle updates are removed.
 
     The moment is the time stamp in the middle of the service day's `raw_transit_data`, of which `complete` has the
     features in the same order.
     """
-    if raw.empty:
+    if not len(raw):
         return None
-    moment = raw["time_stamp"].iloc[len(raw) // 2]
-    index = np.flatnonzero(raw["time_stamp"] <= moment)[-MAX_COMPARED_ROWS:]
+    time_stamp = schema.to_frame(raw.select(["time_stamp"]))["time_stamp"]
+    moment = time_stamp.iloc[len(raw) // 2]
+    index = np.flatnonzero(time_stamp <= moment)[-MAX_COMPARED_ROWS:]
     truncated = features.compute_feature_table(
-        raw.iloc[index], vehicle[vehicle["updated_at"] <= moment], schedule, stop
+        raw.take(index), vehicle[vehicle["updated_at"] <= moment], schedule, stop
     )
     compared = complete.select(NUMERIC_FEATURES).take(index)
     differing = [name for name in NUMERIC_FEATURES if not truncated[name].equals(compared[name])]

@@ -38,12 +38,13 @@ def compute_transit_features(
     stop: pd.DataFrame,
     agency_predictions: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Return `compute_feature_table` as a frame."""
-    return to_frame(compute_feature_table(raw, vehicle, schedule, stop, agency_predictions))
+    """Return `compute_feature_table` as a frame, of a frame."""
+    table = arrow.Table.from_pandas(raw, preserve_index=False)
+    return to_frame(compute_feature_table(table, vehicle, schedule, stop, agency_predictions))
 
 
 def compute_feature_table(
-    raw: pd.DataFrame,
+    raw: arrow.Table,
     vehicle: pd.DataFrame,
     schedule: pd.DataFrame,
     stop: pd.DataFrame,
@@ -54,10 +55,11 @@ def compute_feature_table(
     The other tables are the upstream tables of that day. A row uses updates of its own vehicle on its trip up to and
     including its `time_stamp`, and other updates that were reported strictly before it.
     """
-    if raw.empty:
+    if not len(raw):
         return arrow_schema(TransitFeatures).empty_table()
-    events = extract_stop_events(vehicle, schedule, stop, raw["service_date"].iloc[0])
-    of_rows = _Reports.from_rows(raw, events)
+    frame = to_frame(raw)
+    events = extract_stop_events(vehicle, schedule, stop, frame["service_date"].iloc[0])
+    of_rows = _Reports.from_rows(frame, events)
     reports, report = of_rows.drop_repeated()
     of_reports = {
         "scheduled_start": _find_trip_starts(reports, events),
@@ -67,14 +69,15 @@ def compute_feature_table(
         **_observe_network(reports, events),
     }
     of_raw = {
-        **_observe_leader(raw, of_rows, events),
-        **_observe_run_times(raw, of_rows, events),
-        AGENCY_DELAY: find_agency_delays(raw, agency_predictions, events.stop_times),
+        **_observe_leader(frame, of_rows, events),
+        **_observe_run_times(frame, of_rows, events),
+        AGENCY_DELAY: find_agency_delays(frame, agency_predictions, events.stop_times),
     }
     blocks = [slice(begin, begin + BLOCK_ROWS) for begin in range(0, len(raw), BLOCK_ROWS)]
     return arrow.concat_tables(
         _compute_rows(
-            raw.iloc[block],
+            raw.slice(block.start, BLOCK_ROWS),
+            frame.iloc[block],
             {name: values[report[block]] for name, values in of_reports.items()}
             | {name: values[block] for name, values in of_raw.items()},
         )
@@ -82,8 +85,11 @@ def compute_feature_table(
     )
 
 
-def _compute_rows(raw: pd.DataFrame, looked_up: dict[str, np.ndarray]) -> arrow.Table:
-    """Compute the features of some rows of `raw_transit_data`, given what was looked up for each of them (n,)."""
+def _compute_rows(table: arrow.Table, raw: pd.DataFrame, looked_up: dict[str, np.ndarray]) -> arrow.Table:
+    """Compute the features of some rows of `raw_transit_data`, given what was looked up for each of them (n,).
+
+    `raw` is the frame of the table, whose columns are copied.
+    """
     positions = {name: raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in POSITION_COLUMNS}
     observations = {
         "service_date": to_service_dates(raw["service_date"]),
@@ -96,18 +102,24 @@ def _compute_rows(raw: pd.DataFrame, looked_up: dict[str, np.ndarray]) -> arrow.
         **looked_up,
     }
     actual_arrival = to_seconds(to_microseconds(raw["actual_arrival_time"]))
-    types = arrow_schema(TransitFeatures)
     columns = {
-        **{name: raw[name] for name in COPIED_COLUMNS},
         "vehicle_cell": _compute_cells(positions["current_latitude"], positions["current_longitude"]),
         "destination_cell": _compute_cells(positions["destination_latitude"], positions["destination_longitude"]),
         **formulas.compute_features(observations),
         "delay_seconds": actual_arrival - observations["scheduled_arrival"],
         AGENCY_DELAY: looked_up[AGENCY_DELAY],
     }
-    return arrow.table(
-        [arrow.array(columns[field.name], field.type, from_pandas=True) for field in types], schema=types
-    )
+    types = arrow_schema(TransitFeatures)
+    copied = {name: table[name].cast(types.field(name).type) for name in COPIED_COLUMNS}
+    computed = {name: _to_arrow(values, types.field(name).type) for name, values in columns.items()}
+    return arrow.table({**copied, **computed}, schema=types)
+
+
+def _to_arrow(values: pd.Series | np.ndarray, kind: arrow.DataType) -> arrow.Array:
+    """Return values (n,) as an Arrow array; NaN is missing."""
+    if isinstance(values, np.ndarray) and arrow.types.is_floating(kind):  # Arrow looks for NaN in twice the time
+        return arrow.array(values.astype(kind.to_pandas_dtype()), mask=np.isnan(values))
+    return arrow.array(values, kind, from_pandas=True)
 
 
 def _is_moving(raw: pd.DataFrame) -> np.ndarray:

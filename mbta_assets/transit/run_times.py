@@ -33,8 +33,8 @@ def find_recent_runs(
     arrivals = _Arrivals(events)
     n_times = len(arrivals.time) + 1
     keys, run_time = _extract_runs(stretches, n_times, arrivals, events)
-    ended_before = np.searchsorted(arrivals.time, now)
-    begin, end = (search_in_order(keys, number * n_times + ended) for ended in (0, ended_before))
+    end = search_in_order(keys, number * n_times + np.searchsorted(arrivals.time, now), number)
+    begin = np.searchsorted(keys, np.arange(len(stretches)) * n_times)[number]
     return run_time, np.maximum(begin, end - RECENT_RUN_COUNT), end
 
 

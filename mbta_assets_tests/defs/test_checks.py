@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import dagster as dg
-import pandas as pd
+import pyarrow as arrow
 import pytest
 
 from mbta_assets.definitions import build_defs
@@ -20,7 +20,7 @@ from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.reports import ReportStore
-from mbta_assets.transit import checks, schema
+from mbta_assets.transit import checks
 
 pytestmark = pytest.mark.integration
 
@@ -100,29 +100,31 @@ schema_holds = partial(checks.schema_holds, table="transit_features")
     ],
 )
 def test_a_rule_names_the_column_that_breaks_it(
-    features: pd.DataFrame,
-    rule: Callable[[pd.DataFrame], checks.Problem],
+    features: arrow.Table,
+    rule: Callable[[arrow.Table], checks.Problem],
     column: str,
     value: float | None,
     problem: str,
 ) -> None:
     assert rule(features) is None
-    broken = schema.cast_frame(features.assign(**{column: value}), schema.TransitFeatures)
+    index = features.column_names.index(column)
+    values = arrow.array([value] * len(features), features.schema.field(index).type)
+    broken = features.set_column(index, column, values)
     assert problem in (rule(broken) or "")
 
 
-def test_a_repeated_key_is_found(features: pd.DataFrame) -> None:
+def test_a_repeated_key_is_found(features: arrow.Table) -> None:
     assert checks.keys_unique(features) is None
-    twice = pd.concat([features, features.head(3)])
+    twice = arrow.concat_tables([features, features.slice(0, 3)])
     assert (checks.keys_unique(twice) or "").startswith("3 rows repeat the key")
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def features(tmp_path_factory: pytest.TempPathFactory) -> arrow.Table:
     """Return the features of a day that passes every check."""
     store = tmp_path_factory.mktemp("good")
     assert run(store, MattapanSource(0)).success
-    return schema.to_frame(ParquetTables(store).read("transit_features", [DAY]))
+    return ParquetTables(store).read("transit_features", [DAY])
 
 
 @pytest.mark.parametrize(("difference_seconds", "passed"), [(0.001, True), (0.2, False)])

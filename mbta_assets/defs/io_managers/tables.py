@@ -133,7 +133,7 @@ class TablesIOManager(dg.ConfigurableIOManager):
         made = made if isinstance(made, ServiceDay) else ServiceDay(made)
         rows = to_arrow(table, made.rows)
         bounds = {"min_labelled_share": self.min_labelled_share, "min_matched_share": self.min_matched_share}
-        audit = Audit(table, day, schema.to_frame(rows), made, self.tables, bounds)
+        audit = Audit(table, day, rows, made, self.tables, bounds)
         outcomes = {check: check.rule(audit) for check in checks}
         refusals = [f"{check.name}: {outcomes[check]}" for check in checks if _refuses(check, outcomes[check])]
         yield from self._store_rejected_rows(context, table, day, made)
