@@ -98,6 +98,11 @@ def check_rows(rule: Callable[[arrow.Table], Problem], *, blocking: bool = True)
     return Check(rule.__name__, rule.__doc__ or "", lambda audit: rule(audit.rows), blocking)
 
 
+def check_frame(rule: Callable[[pd.DataFrame], Problem], *, blocking: bool = True) -> Check:
+    """Return the check of a rule that needs the rows alone, as a frame."""
+    return Check(rule.__name__, rule.__doc__ or "", lambda audit: rule(schema.to_frame(audit.rows)), blocking)
+
+
 def check_making(name: str, description: str, *, blocking: bool = True) -> Check:
     """Return a check that is evaluated where the day is made, in `ServiceDay.problems`."""
     return Check(name, description, lambda audit: audit.made.problems.get(name, NOT_EVALUATED), blocking)

@@ -20,11 +20,13 @@ def sort_rows(rows: arrow.Table, names: Sequence[str]) -> arrow.Table:
     """Sort rows by columns, ascending, missing values first."""
     if len(rows) < 2:
         return rows
-    encoded = {name: _encode(rows[name]) for name in names[:KEY_COLUMNS]}
-    keys = _combine_ranks(list(encoded.values()))
+    encoded: dict[str, arrow.Array] = {}
+    keys = _combine_ranks(rows, names[:KEY_COLUMNS], encoded)
     if (keys[1:] > keys[:-1]).all():
         return rows
-    order = arrow.array(_find_order(rows, keys, names))
+    order = _find_order(rows, keys, names)
+    if (order[1:] > order[:-1]).all():
+        return rows
     columns = [_take(encoded[name] if name in encoded else _encode(rows[name]), order) for name in rows.column_names]
     return arrow.table(columns, schema=rows.schema)
 
@@ -34,7 +36,7 @@ def _encode(column: arrow.ChunkedArray) -> arrow.Array:
     return (column.dictionary_encode() if arrow.types.is_string(column.type) else column).combine_chunks()
 
 
-def _take(column: arrow.Array, order: arrow.Array) -> arrow.Array:
+def _take(column: arrow.Array, order: np.ndarray) -> arrow.Array:
     """Return the values of a column in another order, texts as such."""
     taken = column.take(order)
     return taken.dictionary.take(taken.indices) if arrow.types.is_dictionary(taken.type) else taken
@@ -42,22 +44,32 @@ def _take(column: arrow.Array, order: arrow.Array) -> arrow.Array:
 
 def _find_order(rows: arrow.Table, keys: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Return the indices (n,) of rows in order, given keys (n,) in the order of the first columns."""
+    sort_keys = [(name, "ascending", "at_start") for name in names]
+    if keys.min() == keys.max():
+        return pc.sort_indices(rows, sort_keys=sort_keys).to_numpy()
     order = np.argsort(keys)
     keys = keys[order]
     equals_next = keys[1:] == keys[:-1]
     tied = np.flatnonzero(np.append(equals_next, False) | np.append(False, equals_next))
     if len(tied):
         index = order[tied]
-        sort_keys = [(name, "ascending", "at_start") for name in names]
         order[tied] = index[pc.sort_indices(rows.take(index), sort_keys=sort_keys).to_numpy()]
     return order
 
 
-def _combine_ranks(columns: Sequence[arrow.Array]) -> np.ndarray:
-    """Return numbers (n,) in the order of rows by some columns, or by the first of them that fit in a number."""
-    keys, size = np.zeros(len(columns[0]), dtype=np.int64), 1
-    for column in columns:
+def _combine_ranks(rows: arrow.Table, names: Sequence[str], encoded: dict[str, arrow.Array]) -> np.ndarray:
+    """Return numbers (n,) in the order of rows by some columns, or by the first of them that fit in a number.
+
+    The columns that are looked at are put into `encoded`, by name.
+    """
+    keys, size = np.zeros(len(rows), dtype=np.int64), 1
+    for name in names:
+        if not _has_ranks(rows.schema.field(name).type):
+            break
+        column = encoded[name] = _encode(rows[name])
         values, lowest, highest = _number(column)
+        if lowest == highest and not column.null_count:
+            continue
         n_ranks = highest - lowest + 2  # one is that of a missing value
         if size * n_ranks > MAX_KEY:
             break
@@ -67,20 +79,23 @@ def _combine_ranks(columns: Sequence[arrow.Array]) -> np.ndarray:
     return keys
 
 
+def _has_ranks(kind: arrow.DataType) -> bool:
+    """Return whether values of a type can be put in order as integers."""
+    types = arrow.types
+    return types.is_string(kind) or types.is_boolean(kind) or types.is_signed_integer(kind) or types.is_temporal(kind)
+
+
 def _number(column: arrow.Array) -> tuple[np.ndarray, int, int]:
     """Return integers (n,) in the order of a column's values, and the limits between which they are.
 
-    The integers of missing values mean nothing. A column of another type has no limits.
+    The integers of missing values mean nothing.
     """
     if arrow.types.is_dictionary(column.type):
         in_order = pc.sort_indices(column.dictionary).to_numpy()
         ranks = np.zeros(len(in_order) + 1, dtype=np.int64)
         ranks[in_order] = np.arange(len(in_order))
-        return ranks[column.indices.fill_null(-1).to_numpy()], 0, len(in_order)
-    is_boolean = arrow.types.is_boolean(column.type)
-    if not (is_boolean or arrow.types.is_signed_integer(column.type) or arrow.types.is_temporal(column.type)):
-        return np.zeros(len(column), dtype=np.int64), 0, MAX_KEY
-    values = column.cast(arrow.int8()) if is_boolean else column
+        return ranks[column.indices.fill_null(-1).to_numpy()], 0, len(in_order) - 1
+    values = column.cast(arrow.int8()) if arrow.types.is_boolean(column.type) else column
     values = values.view(f"int{values.type.bit_width}").cast(arrow.int64())
     limits = pc.min_max(values).as_py()
     lowest, highest = limits["min"] or 0, limits["max"] or 0

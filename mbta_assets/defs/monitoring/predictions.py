@@ -11,7 +11,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, check_rows, daily_table
+from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, check_frame, daily_table
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.monitoring.history import plot_history, plot_predictions, read_history, write_history
@@ -56,7 +56,7 @@ MetricValues = dict[tuple[str, str, str], float | None]
     description=schema.DelayPredictions.__doc__,
     kinds={"numpy"},
     expected_nightly=True,
-    checks=[check_rows(predictions_unique)],
+    checks=[check_frame(predictions_unique)],
 )
 def delay_predictions(
     context: dg.AssetExecutionContext,
@@ -93,7 +93,7 @@ def delay_predictions(
     description=schema.PredictionAccuracy.__doc__,
     deps=["schedule", "stop", "agency_predictions"],
     kinds={"pandas", "scipy"},
-    checks=[check_rows(drift_within_bounds, blocking=False), check_rows(accuracy_within_bounds, blocking=False)],
+    checks=[check_frame(drift_within_bounds, blocking=False), check_frame(accuracy_within_bounds, blocking=False)],
 )
 def prediction_accuracy(
     context: dg.AssetExecutionContext,
