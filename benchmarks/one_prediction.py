@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import xgboost
+from http_function import example_body
 from onnx import TensorProto, helper
 
 from mbta_assets.ml.inference import onnx_session
@@ -19,12 +20,14 @@ from mbta_assets.ml.inference.model import ONNX_FILE, Model
 from mbta_assets.ml.inference.preprocessing import Preprocessor
 from mbta_assets.ml.training.xgboost_trainer import stack_features
 from mbta_assets.serving import ArrivalQuery, Predictor
-from mbta_assets.serving.arrival_query import EXAMPLE_QUERY
+from mbta_assets.serving.openapi import parse_queries
 from mbta_assets.serving.predictor import MAX_ROWS, feature_columns, to_columns
 from mbta_assets.serving.query_row import compute_feature_row
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets.storage.model_registry import ModelRegistry
 
+[QUERY] = parse_queries(example_body())
+"""The example of the interface as the HTTP function has it: its times are in UTC, as those of the live stream are."""
 MANY = 20_000
 MAX_DIFFERENCE = 1e-3
 """Greatest difference of predicted residuals that single precision explains."""
@@ -36,12 +39,12 @@ Calls = dict[str, Callable[[], Any]]
 def prepare_one(store: Path) -> Calls:
     """Return the calls that make one prediction with the models of a store."""
     predictor = Predictor.load(str(store))
-    session, feed = _open_session(predictor, [EXAMPLE_QUERY])
+    session, feed = _open_session(predictor, [QUERY])
     trees = ModelRegistry(store).current("xgboost_model")
     return {
         "ONNX Runtime, the bare call": lambda: session.run([onnx_session.OUTPUT], feed),
-        "`predict_one`: query to delay and interval": lambda: predictor.predict_one(EXAMPLE_QUERY),
-        "the same in columns of one value": lambda: predictor.predict_events(to_columns([EXAMPLE_QUERY])),
+        "`predict_one`: query to delay and interval": lambda: predictor.predict_one(QUERY),
+        "the same in columns of one value": lambda: predictor.predict_events(to_columns([QUERY])),
         **_prepare_trees(trees),
     }
 
@@ -79,8 +82,8 @@ def _prepare_batch(predictor: Predictor, queries: list[ArrivalQuery]) -> tuple[C
 
 def _vary(number: int) -> ArrivalQuery:
     """Return a query of a report of its own."""
-    values = {name: getattr(EXAMPLE_QUERY, name) for name in EXAMPLE_QUERY.__dataclass_fields__}
-    later = EXAMPLE_QUERY.time_stamp + timedelta(milliseconds=number)
+    values = {name: getattr(QUERY, name) for name in ArrivalQuery.__dataclass_fields__}
+    later = QUERY.time_stamp + timedelta(milliseconds=number)
     return ArrivalQuery(**values | {"time_stamp": later, "stops_ahead": 1 + number % 10, "trip_id": str(number // 10)})
 
 
@@ -94,7 +97,7 @@ def _open_session(predictor: Predictor, queries: list[ArrivalQuery]) -> tuple[An
 
 def _prepare_trees(bundle: Bundle) -> Calls:
     """Return the calls that predict one residual with the trees of a bundle, and one that begins with the query."""
-    columns = feature_columns([EXAMPLE_QUERY])
+    columns = feature_columns([QUERY])
     features = stack_features(Preprocessor.from_bundle(bundle).transform(columns, bundle.manifest["residual_to"]))
     boosters = [xgboost.Booster(model_file=bytearray(bundle.file(name))) for name in bundle.manifest["trees"]]
     for booster in boosters:
@@ -112,7 +115,7 @@ def _prepare_trees(bundle: Bundle) -> Calls:
     model = Model(bundle, lambda arrays: np.mean(run_sessions(stack_features(arrays)), keepdims=True))
     return {
         "XGBoost in ONNX Runtime, the bare calls": lambda: run_sessions(features),
-        "XGBoost in ONNX Runtime: query to delay": lambda: model.predict_row(compute_feature_row(EXAMPLE_QUERY)),
+        "XGBoost in ONNX Runtime: query to delay": lambda: model.predict_row(compute_feature_row(QUERY)),
         "XGBoost, `inplace_predict`": predict,
     }
 

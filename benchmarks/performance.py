@@ -49,6 +49,8 @@ LOAD_SCRIPTS = {
     "`import mbta_assets.definitions`": "import mbta_assets.definitions",
     "the code location": "from mbta_assets.definitions import defs; defs.get_repository_def().load_all_definitions()",
 }
+EXIT = "\nimport os; os._exit(0)"
+"""End of a script without the deletion of what it has loaded, which takes a third as long again."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def main() -> None:
         measure_service_day(),
         measure_update(arguments.store),
         *measure_http(arguments.store),
-        measure("loading", {name: partial(run_python, text) for name, text in LOAD_SCRIPTS.items()}, turns=5),
+        measure("loading", {name: partial(run_python, text + EXIT) for name, text in LOAD_SCRIPTS.items()}, turns=5),
     ]
     text = "\n\n".join([describe_machine(), *(table.to_markdown() for table in tables)])
     print(text)

@@ -23,6 +23,8 @@ N_BINS = 24 // HOURS_PER_BIN
 SECONDS_PER_DAY = 86_400
 QUARTER_SECOND = N_BINS / (4 * SECONDS_PER_DAY)
 """A quarter of a second in bins. Times are whole or half seconds, so that no rounding error takes one from its bin."""
+BINS_PER_RADIAN, BINS_PER_SECOND_AHEAD = N_BINS / (2 * np.pi), N_BINS / (2 * SECONDS_PER_DAY)
+"""Bins in a radian of the angle that tells the time, and half of those in a second."""
 MIN_RUNS = 3
 """Segments of fewer runs are not stored."""
 NONE = -1
@@ -183,15 +185,15 @@ def compute_time_of_day(columns: Columns) -> np.ndarray:
 def find_bins_half_way(columns: Columns, seconds_ahead: np.ndarray) -> np.ndarray:
     """Return the bin (n,) of the time half way to an event that is so many seconds ahead (n,)."""
     sine, cosine = (np.asarray(columns[name], dtype=np.float64) for name in TIME_COLUMNS)
-    bins = np.arctan2(sine, cosine) * (N_BINS / (2 * np.pi)) + (N_BINS + QUARTER_SECOND)
-    bins += np.maximum(seconds_ahead, 0) * (N_BINS / (2 * SECONDS_PER_DAY))
+    bins = np.arctan2(sine, cosine) * BINS_PER_RADIAN + (N_BINS + QUARTER_SECOND)
+    bins += np.maximum(seconds_ahead, 0) * BINS_PER_SECOND_AHEAD
     return bins.astype(np.int64) % N_BINS
 
 
 def find_bin_half_way(sin_time: float, cos_time: float, seconds_ahead: float) -> int:
     """Return the bin of the time half way to one event."""
-    bins = float(np.arctan2(sin_time, cos_time)) * (N_BINS / (2 * np.pi)) + (N_BINS + QUARTER_SECOND)
-    return int(bins + max(seconds_ahead, 0.0) * (N_BINS / (2 * SECONDS_PER_DAY))) % N_BINS
+    bins = float(np.arctan2(sin_time, cos_time)) * BINS_PER_RADIAN + (N_BINS + QUARTER_SECOND)
+    return int(bins + max(seconds_ahead, 0.0) * BINS_PER_SECOND_AHEAD) % N_BINS
 
 
 def to_bins(seconds: np.ndarray) -> np.ndarray:
