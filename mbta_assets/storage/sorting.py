@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.compute as pc
 
+from mbta_assets.transit.integer_rows import MAX_CODE, pack_columns
+from mbta_assets.transit.plausibility import MICROSECONDS_PER_SECOND
+
 KEY_COLUMNS = 5
 """Number of columns after which few rows are equal; Arrow sorts these by all columns."""
-MAX_KEY = 2**63 - 1
-MICROSECONDS = 1_000_000
 
 
 def sort_rows(rows: arrow.Table, names: Sequence[str]) -> arrow.Table:
     """Sort rows by columns, ascending, missing values first."""
     if len(rows) < 2:
         return rows
-    encoded: dict[str, arrow.Array] = {}
-    keys = _combine_ranks(rows, names[:KEY_COLUMNS], encoded)
+    keys, encoded = _combine_ranks(rows, names[:KEY_COLUMNS])
     if (keys[1:] > keys[:-1]).all():
         return rows
     order = _find_order(rows, keys, names)
@@ -57,26 +57,23 @@ def _find_order(rows: arrow.Table, keys: np.ndarray, names: Sequence[str]) -> np
     return order
 
 
-def _combine_ranks(rows: arrow.Table, names: Sequence[str], encoded: dict[str, arrow.Array]) -> np.ndarray:
-    """Return numbers (n,) in the order of rows by some columns, or by the first of them that fit in a number.
+def _combine_ranks(rows: arrow.Table, names: Sequence[str]) -> tuple[np.ndarray, dict[str, arrow.Array]]:
+    """Return numbers (n,) in the order of rows by some columns, or by the first of them whose range is not too large.
 
-    The columns that are looked at are put into `encoded`, by name.
+    With them, return by name the columns that were encoded for it.
     """
-    keys, size = np.zeros(len(rows), dtype=np.int64), 1
+    encoded, all_ranks = dict[str, arrow.Array](), list[np.ndarray]()
     for name in names:
         if not _has_ranks(rows.schema.field(name).type):
             break
         column = encoded[name] = _encode(rows[name])
         values, lowest, highest = _number(column)
-        if lowest == highest and not column.null_count:
-            continue
-        n_ranks = highest - lowest + 2  # one is that of a missing value
-        if size * n_ranks > MAX_KEY:
+        if highest - lowest + 2 > MAX_CODE // len(rows):  # a rank for each value, and one for a missing one
             break
-        ranks = values - lowest + 1
-        keys = keys * n_ranks + (np.where(column.is_null(), 0, ranks) if column.null_count else ranks)
-        size *= n_ranks
-    return keys
+        if lowest < highest or column.null_count:
+            ranks = values - lowest + 1
+            all_ranks.append(np.where(column.is_null(), 0, ranks) if column.null_count else ranks)
+    return pack_columns(all_ranks) if all_ranks else np.zeros(len(rows), dtype=np.int64), encoded
 
 
 def _has_ranks(kind: arrow.DataType) -> bool:
@@ -100,6 +97,6 @@ def _number(column: arrow.Array) -> tuple[np.ndarray, int, int]:
     limits = pc.min_max(values).as_py()
     lowest, highest = limits["min"] or 0, limits["max"] or 0
     numbers = values.fill_null(lowest).to_numpy()
-    if arrow.types.is_timestamp(column.type) and not (numbers % MICROSECONDS).any():
-        return numbers // MICROSECONDS, lowest // MICROSECONDS, highest // MICROSECONDS
+    if arrow.types.is_timestamp(column.type) and not (numbers % MICROSECONDS_PER_SECOND).any():
+        numbers, lowest, highest = (value // MICROSECONDS_PER_SECOND for value in (numbers, lowest, highest))
     return numbers, lowest, highest

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns
-from mbta_assets.ml.inference.integer_rows import find_distinct, pack_columns
 from mbta_assets.ml.inference.segments import SegmentGraph
+from mbta_assets.transit.integer_rows import find_distinct, pack_columns
 
 TIME_COLUMNS = ("sin_time", "cos_time")
 """Columns of `transit_features` that tell the time of the service day."""

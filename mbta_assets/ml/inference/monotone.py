@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns
-from mbta_assets.ml.inference.integer_rows import pack_columns
 from mbta_assets.transit.distances import DEPARTURE, REPORT_KEY
+from mbta_assets.transit.integer_rows import pack_columns
 
 MIN_CORRECTION_SECONDS = 0.01
 """Smaller changes are rounding and count as none: features are stored as float32."""

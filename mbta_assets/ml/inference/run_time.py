@@ -17,7 +17,6 @@ import numpy as np
 from mbta_assets.ml.inference import hourly_run_time
 from mbta_assets.ml.inference.encoder import Columns, encode_values
 from mbta_assets.ml.inference.hourly_run_time import N_BINS, HourlyRunTime, Visits, find_runs
-from mbta_assets.ml.inference.integer_rows import compact, find_distinct, pack_columns
 from mbta_assets.ml.inference.monotone import group_rows
 from mbta_assets.ml.inference.segments import KeyCache, Pair, RunTimes, SegmentGraph, observe_segments
 from mbta_assets.ml.inference.trip_effects import TRIP_COLUMNS, TripEffects, number_trip, number_trips
@@ -35,6 +34,7 @@ from mbta_assets.ml.inference.vehicle_state import (
 )
 from mbta_assets.storage.bundle import Bundle, BundleError
 from mbta_assets.transit.distances import REPORT_KEY
+from mbta_assets.transit.integer_rows import compact, find_distinct, pack_columns
 
 LOOKUP_FILE = "lookup.npz.xz"
 LOOKUP_COLUMNS = (

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mbta_assets.ml.inference.encoder import Columns
-from mbta_assets.ml.inference.integer_rows import find_distinct
 from mbta_assets.ml.inference.monotone import group_reports
+from mbta_assets.transit.integer_rows import find_distinct
 
 MAX_SEGMENTS = 250
 """Number of segments of the longest path that is searched for."""

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mbta_assets.ml.inference.integer_rows import compact, find_distinct, pack_columns
+from mbta_assets.transit.integer_rows import compact, find_distinct, pack_columns
 
 LARGE = 2**40
 integers = st.one_of(st.integers(0, 4), st.integers(LARGE, LARGE + 3))
