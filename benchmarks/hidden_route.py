@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mbta_assets.defs.models.xgboost_model import WITH_ALL_INPUTS
+from mbta_assets.defs.models.xgboost_model import IN_SCALE
 from mbta_assets.ml.evaluation.metrics import predict_baselines
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.model import ResidualFunction, load_onnx, predict_delay
@@ -78,9 +78,7 @@ def train_trees(data: TrainingData) -> ResidualFunction:
     """Train trees of both residual bases and return the function that predicts the mean of their residuals."""
     trees = {}
     for base in ("lookup", "now"):
-        trainer = xgboost_trainer.XGBoostTrainer(
-            {**WITH_ALL_INPUTS, "residual_to": base}, data.feature_names, BOOSTING, SEED
-        )
+        trainer = xgboost_trainer.XGBoostTrainer({**IN_SCALE, "residual_to": base}, BOOSTING, SEED)
         trees[base] = xgboost_trainer.fit(trainer, data.train.relative_to(base), data.validation.relative_to(base))
     return lambda arrays: xgboost_trainer.predict_residual(trees, BASE, arrays)
 

@@ -57,7 +57,7 @@ class PruningConfig(dg.Config):
         description="Candidates beside the teacher that is fine-tuned without being pruned.",
     )
     epochs: int = Field(default=2, ge=1, description="Epochs of fine-tuning of each candidate.")
-    max_rows: int = Field(default=400_000, ge=100, description="Maximum number of training rows, drawn by the seed.")
+    max_rows: int = Field(default=200_000, ge=100, description="Maximum number of training rows, drawn by the seed.")
     learning_rate: float = Field(default=0.003, gt=0, description="Peak learning rate of the one-cycle schedule.")
     ramp_fraction: float = Field(
         default=0.5,

@@ -19,7 +19,7 @@ from mbta_assets.defs.models.common import (
 from mbta_assets.defs.resources.experiment_tracker import ExperimentTracker
 from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
-from mbta_assets.ml.training.hyperparameters import ABSOLUTE, ALL_INPUTS, HUBER, REDUCED_INPUTS, BoostingConfig
+from mbta_assets.ml.training.hyperparameters import ABSOLUTE, HUBER, BoostingConfig
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.xgboost_model import HELD_OUT, XGBoostTraining, train_xgboost
 from mbta_assets.ml.training.xgboost_trainer import SCALE, SECONDS
@@ -27,17 +27,12 @@ from mbta_assets.plots.models import draw_importance
 from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 
-WITHOUT_TIME_AND_PLACE: dict[str, Any] = {
-    "residual_to": "lookup", "inputs": REDUCED_INPUTS, "objective": ABSOLUTE, "eta": 0.05, "max_depth": 10,
-    "min_child_weight": 1.0, "subsample": 0.7, "colsample_bynode": 0.4, "reg_lambda": 1.0, "reg_alpha": 0.0,
-    "gamma": 0.0,
+IN_SCALE: dict[str, Any] = {
+    "residual_to": "lookup", "objective": HUBER, "eta": 0.1, "max_depth": 8, "min_child_weight": 20.0, "subsample": 0.8,
+    "colsample_bynode": 0.7, "reg_lambda": 1.0, "reg_alpha": 0.0, "gamma": 0.0,
 }  # fmt: skip
-WITH_ALL_INPUTS: dict[str, Any] = {
-    **WITHOUT_TIME_AND_PLACE, "inputs": ALL_INPUTS, "objective": HUBER, "eta": 0.1, "max_depth": 8,
-    "min_child_weight": 20.0, "subsample": 0.8, "colsample_bynode": 0.7,
-}  # fmt: skip
-IN_SECONDS: dict[str, Any] = {**WITH_ALL_INPUTS, "unit": SECONDS, "max_depth": 9}
-TO_NOW: dict[str, Any] = {**WITH_ALL_INPUTS, "residual_to": "now", "objective": ABSOLUTE, "max_depth": 9}
+IN_SECONDS: dict[str, Any] = {**IN_SCALE, "unit": SECONDS, "max_depth": 9}
+TO_NOW: dict[str, Any] = {**IN_SCALE, "residual_to": "now", "objective": ABSOLUTE, "max_depth": 9}
 MAX_IMPORTANCE_ROWS = 15
 
 
@@ -45,24 +40,12 @@ class XGBoostSpace(dg.Config):
     """Search space of the trees; the fields are drawn in this order."""
 
     first_configurations: list[dict[str, Any]] = Field(
-        default=[
-            IN_SECONDS,
-            TO_NOW,
-            {**IN_SECONDS, "inputs": REDUCED_INPUTS},
-            {**TO_NOW, "inputs": REDUCED_INPUTS},
-            WITH_ALL_INPUTS,
-            WITHOUT_TIME_AND_PLACE,
-        ],
+        default=[IN_SECONDS, TO_NOW, IN_SCALE, {**TO_NOW, "objective": HUBER, "unit": SECONDS}],
         description="Configurations that every search begins with.",
     )
     residual_to: TextChoice = Field(
         default=TextChoice(values=["lookup", "now"], probabilities=[0.8, 0.2]),
         description="Delay that the residual is relative to: of the run-time lookup, or of an arrival right now.",
-    )
-    inputs: TextChoice = Field(
-        default=TextChoice(values=[ALL_INPUTS, REDUCED_INPUTS]),
-        description="Columns that trees may use: all, or without the feature groups calendar, time_of_day, stop and "
-        "recent_delay.",
     )
     objective: TextChoice = Field(default=TextChoice(values=[HUBER, ABSOLUTE]), description="Loss.")
     eta: FloatRange = Field(default=FloatRange(low=0.05, high=0.2), description="Learning rate, log-uniform.")
@@ -90,7 +73,7 @@ class XGBoostSpace(dg.Config):
     @classmethod
     def _check_first(cls, configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Raise ValueError if a key is missing that training reads."""
-        return require_keys(configurations, "residual_to", "inputs")
+        return require_keys(configurations, "residual_to")
 
     def build_search_space(self) -> SearchSpace:
         """Return the search space as plain data."""
@@ -98,7 +81,6 @@ class XGBoostSpace(dg.Config):
             self.first_configurations,
             {
                 "residual_to": self.residual_to.to_choice(),
-                "inputs": self.inputs.to_choice(),
                 "objective": self.objective.to_choice(),
                 "eta": self.eta.to_log_uniform(),
                 "max_depth": self.max_depth.to_uniform(),

@@ -1,8 +1,8 @@
 """Distillation: a small student network is trained towards the labels and the predictions of a teacher.
 
 The teacher is the pruned network, alone or mixed with trees. Its parts, and then the student, are selected by models
-that did not learn the validation part. The final student learns both parts from the final ones. The control
-`untaught_student` is the same network trained on the labels alone.
+that did not learn the validation part. Then the student goes on training for few epochs, on both parts and towards the
+final teachers. The control `untaught_student` is the same network trained on the labels alone.
 """
 
 import json
@@ -30,7 +30,7 @@ from mbta_assets.ml.training.hyperparameters import (
 from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
-from mbta_assets.ml.training.network_trainer import Fitted, Targets, fit, predict
+from mbta_assets.ml.training.network_trainer import Fitted, Targets, fit, predict, train_further
 from mbta_assets.ml.training.network_weights import from_bundle
 from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.ml.training.search_spaces import SearchSpace
@@ -38,6 +38,8 @@ from mbta_assets.ml.training.training_data import sample_indices
 from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.storage.bundle import Bundle, Draft
 
+FURTHER_EPOCHS = 4
+"""Number of epochs in which a student learns the validation part too."""
 HELD_OUT = "student_held_out"
 """Name of the student that was not trained on the validation part, in the registry."""
 MAX_FOLD_ROWS = 150_000
@@ -134,8 +136,7 @@ class DistillationData:
     def end_after(self, epochs: int) -> Self:
         """Set the number of epochs that another training chose, and drop the validation rows, which do not choose here.
 
-        The learning rate falls to its end within these epochs: where it is still high, a network is as good or bad as
-        chance has it, and no validation rows would tell.
+        The learning rate falls to its end within these epochs.
         """
         min_epochs = min(MIN_EPOCHS, self.optimization.epochs)
         optimization = replace(self.optimization, epochs=max(epochs, min_epochs))
@@ -154,9 +155,9 @@ class DistilledStudent:
     held_out: Draft
     """The bundle of the student trained on the training part."""
     fitted: Fitted
-    """The student trained on the training and validation parts."""
+    """The student trained further, on the training and validation parts."""
     control: Fitted
-    """Control: the student's architecture trained on the labels of both parts alone."""
+    """Control: the student's architecture trained on the labels of the same parts alone."""
     data: NetworkData
     teachers: dict[str, Bundle]
     """Models that the student was taught by, or that set its size and columns, by asset."""
@@ -199,7 +200,7 @@ def distill_student(
     training: StudentTraining,
     executor: TrainingExecutor,
 ) -> DistilledStudent:
-    """Search for a student within the size budget, train it with early stopping, and again on all learned parts.
+    """Search for a student within the size budget, train it with early stopping, and further on all learned parts.
 
     `held_out` are the teachers that did not learn the validation part. `teacher` sets the student's columns and size.
     """
@@ -213,25 +214,26 @@ def distill_student(
     distillation_data = _teach(data, all_columns, held_out, fraction, training)
     trials = _search(distillation_data, data, teacher, training, executor)
     configuration = tuning.best_result(trials).configuration
-    fitted = executor.train_network(train_configuration, configuration, distillation_data)
+    of_labels = _without_teacher(configuration)
+    fitted, control = executor.train_networks(train_configuration, [configuration, of_labels], distillation_data)
     earlier = _predict_earlier_days(folds, fitted, data, teacher, configuration, training, executor)
     of_held_out = {"dnn_teacher": teacher, "pruned_held_out": held_out.network, "xgboost_held_out": held_out.trees}
-    held_out_draft = data.draft(fitted, configuration, executor.torch_workers, of_held_out)
-    held_out_draft = replace(held_out_draft, files={**held_out_draft.files, EARLIER_DAYS_FILE: earlier})
+    draft = data.draft(fitted, configuration, executor.torch_workers, of_held_out)
+    draft = replace(draft, files={**draft.files, EARLIER_DAYS_FILE: earlier})
     del distillation_data, data, all_columns
     all_columns = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
     data = all_columns.select_columns_of(teacher)
-    final_data = _teach(data, all_columns, final, fraction, training).end_after(fitted.best_epoch)
-    student, control = executor.train_networks(
-        train_configuration, [configuration, _without_teacher(configuration)], final_data
+    final_data = _teach(data, all_columns, final, fraction, training)
+    final_student, final_control = executor.train_networks(
+        train_final, [(configuration, fitted.network), (of_labels, control.network)], final_data
     )
     return DistilledStudent(
         trials,
         fraction,
         errors,
-        held_out_draft,
-        fitted.replace_network(student),
-        control,
+        draft,
+        fitted.replace_network(final_student),
+        control.replace_network(final_control),
         data,
         {"dnn_teacher": teacher, "pruned_teacher": final.network, "xgboost_model": final.trees},
         executor.torch_workers,
@@ -352,13 +354,27 @@ def train_configuration(
 
     `report` gets the validation error after each epoch.
     """
-    network, optimization = apply_configuration(configuration, data.network, data.optimization)
-    optimization = replace(optimization, threads=resources.threads, device=resources.device)
-    teacher_weight = configuration["weight"]
-    distillation = replace(data.distillation, teacher_weight=teacher_weight)
-    targets = distillation_targets(data.train, data.teacher, distillation) if teacher_weight else None
+    network, optimization, targets = _apply(configuration, data, resources)
     on_epoch = (lambda _, error: report(error)) if report else None
     return fit(network, optimization, data.train, data.validation, targets=targets, on_epoch=on_epoch)
+
+
+def train_final(student: tuple[Configuration, Network], data: DistillationData, resources: Resources) -> Fitted:
+    """Train a copy of a student on all rows for few epochs more."""
+    configuration, network = student
+    _, optimization, targets = _apply(configuration, data, resources)
+    return train_further(network, optimization, data.train, FURTHER_EPOCHS, targets)
+
+
+def _apply(
+    configuration: Configuration, data: DistillationData, resources: Resources
+) -> tuple[NetworkConfig, TrainConfig, Targets | None]:
+    """Return the architecture, optimization and targets of a configuration; without targets, they are the labels."""
+    network, optimization = apply_configuration(configuration, data.network, data.optimization)
+    optimization = replace(optimization, threads=resources.threads, device=resources.device)
+    distillation = replace(data.distillation, teacher_weight=configuration["weight"])
+    targets = distillation_targets(data.train, data.teacher, distillation) if configuration["weight"] else None
+    return network, optimization, targets
 
 
 def run_trial(configuration: Configuration, data: DistillationData, report: Report, resources: Resources) -> None:

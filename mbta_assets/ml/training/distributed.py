@@ -15,7 +15,7 @@ import numpy as np
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.compute import MAX_RETRIES_ON_NODE_FAILURE, Resources
-from mbta_assets.ml.training.xgboost_trainer import XGBoostTrainer
+from mbta_assets.ml.training.xgboost_trainer import XGBoostTrainer, stack_features
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -94,7 +94,7 @@ def _train_tree_shard(shard: _TreeShard) -> bytes:
             if self.position == len(shard.blocks):
                 return False
             rows: Arrays = ray.get(shard.blocks[self.position])
-            input_data(data=shard.trainer.features(rows), label=shard.trainer.target(rows))
+            input_data(data=stack_features(rows), label=shard.trainer.target(rows))
             self.position += 1
             return True
 

@@ -4,6 +4,7 @@ Processes that form a process group of torch, each with a shard of the training 
 takes its part of every batch, and gradients are averaged.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from mbta_assets.ml.training.hyperparameters import NetworkConfig, TrainConfig
 from mbta_assets.ml.training.network import Network
 from mbta_assets.progress.lines import ProgressLog
 
+FURTHER_LEARNING_RATE = 0.3
+"""Peak learning rate with which a trained network learns further rows, relative to that of its training."""
 OnEpoch = Callable[[int, float], None]
 """Called after each epoch with its number, from 1, and the validation error."""
 OnStep = Callable[[int, int], None]
@@ -135,6 +138,18 @@ def fine_tune(
     network.cpu().eval()
     error = validation.mean_absolute_error(predict(network, validation))
     return Fitted(network, error, int((~np.isnan(validation.label)).sum()), tuple(history), best[1])
+
+
+def train_further(
+    network: Network, config: TrainConfig, learned: Arrays, epochs: int, targets: Targets | None = None
+) -> Fitted:
+    """Train a copy of `network`, which has learned some of the rows with `config`, on all of them for few epochs more.
+
+    There are no validation rows, as these rows are learned too, and no more epochs than `config` has.
+    """
+    learning_rate = FURTHER_LEARNING_RATE * config.learning_rate
+    config = replace(config, epochs=min(epochs, config.epochs), learning_rate=learning_rate)
+    return fine_tune(copy.deepcopy(network), config, learned, learned.take(np.arange(0)), targets=targets)
 
 
 def _train_to_the_end(loop: "_TrainingLoop", on_step: OnStep | None) -> Fitted:

@@ -1,6 +1,5 @@
 """The teacher: a large network, its architecture and optimization selected by a hyperparameter search."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,7 +18,7 @@ from mbta_assets.ml.training.hyperparameters import (
 )
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
-from mbta_assets.ml.training.network_trainer import Fitted, fine_tune, fit
+from mbta_assets.ml.training.network_trainer import Fitted, fit, train_further
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.training_data import TrainingData
 from mbta_assets.ml.training.tuning import Configuration, Report
@@ -28,8 +27,8 @@ from mbta_assets.transit import schema
 
 HELD_OUT = "teacher_held_out"
 """Name of the teacher that was not trained on the validation part, in the registry."""
-FURTHER_EPOCHS, FURTHER_LEARNING_RATE = 2, 0.3
-"""Number of epochs in which a teacher learns the validation part too, and how their peak learning rate compares."""
+FURTHER_EPOCHS = 2
+"""Number of epochs in which a teacher learns the validation part too."""
 CALENDAR_FEATURES = schema.feature_group("calendar")
 """Model inputs that are constant within a service day."""
 
@@ -113,7 +112,7 @@ def train_teacher(
     held_out = data.drop_columns(dropped).draft(fitted, configuration, executor.torch_workers)
     data = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed).drop_columns(dropped)
     final = executor.train_network(
-        train_further, (configuration, fitted.network), TeacherData(data.data, training.network, optimization)
+        train_final, (configuration, fitted.network), TeacherData(data.data, training.network, optimization)
     )
     return TrainedTeacher(trials, held_out, fitted.replace_network(final), data, executor.torch_workers)
 
@@ -166,19 +165,12 @@ def train_configuration(
     return fit(network, optimization, train, validation, on_epoch=on_epoch)
 
 
-def train_further(teacher: tuple[Configuration, Network], data: TeacherData, resources: Resources = ONE_CORE) -> Fitted:
-    """Train a copy of a teacher for few epochs more, at a lower learning rate; rows have the columns that it reads."""
+def train_final(teacher: tuple[Configuration, Network], data: TeacherData, resources: Resources = ONE_CORE) -> Fitted:
+    """Train a copy of a teacher on all rows for few epochs more; they have the columns that it reads."""
     configuration, network = teacher
     _, optimization = apply_configuration(configuration, data.network, data.optimization)
-    optimization = replace(
-        optimization,
-        epochs=min(FURTHER_EPOCHS, optimization.epochs),
-        learning_rate=FURTHER_LEARNING_RATE * optimization.learning_rate,
-        threads=resources.threads,
-        device=resources.device,
-    )
-    train, validation = data.data.train.relative_to(RESIDUAL_TO), data.data.validation.relative_to(RESIDUAL_TO)
-    return fine_tune(copy.deepcopy(network), optimization, train, validation)
+    optimization = replace(optimization, threads=resources.threads, device=resources.device)
+    return train_further(network, optimization, data.data.train.relative_to(RESIDUAL_TO), FURTHER_EPOCHS)
 
 
 def run_trial(configuration: Configuration, data: TeacherData, report: Report, resources: Resources) -> None:

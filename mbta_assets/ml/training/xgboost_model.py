@@ -138,7 +138,7 @@ def train_xgboost(
     feature_names = fitted.preprocessor.feature_names
     trials = _search(rows, training, executor)
     trainers = {
-        base: XGBoostTrainer(configuration, feature_names, training.boosting, training.seed)
+        base: XGBoostTrainer(configuration, training.boosting, training.seed)
         for base, configuration in select_configurations(trials).items()
     }
     validation = rows.with_bases(fitted, rows.validation)
@@ -220,7 +220,7 @@ def select_bases(validation: Arrays, residuals: Mapping[str, np.ndarray]) -> tup
 def run_trial(configuration: Configuration, data: TrialData, report: Report, resources: Resources) -> None:
     """Train one configuration of the search and report its learning curve."""
     rows, residual_to = data.data, configuration["residual_to"]
-    trainer = XGBoostTrainer(configuration, rows.feature_names, data.boosting, rows.seed, resources)
+    trainer = XGBoostTrainer(configuration, data.boosting, rows.seed, resources)
     xgboost_trainer.fit(trainer, rows.train.relative_to(residual_to), rows.validation.relative_to(residual_to), report)
 
 

@@ -13,7 +13,7 @@ from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import UNKNOWN_CODE
 from mbta_assets.ml.inference.run_time import OutdatedModel
 from mbta_assets.ml.training.compute import ONE_CORE, Resources
-from mbta_assets.ml.training.hyperparameters import HUBER, REDUCED_INPUTS, BoostingConfig
+from mbta_assets.ml.training.hyperparameters import HUBER, BoostingConfig
 from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.progress.lines import ProgressLog
 from mbta_assets.storage.bundle import Bundle
@@ -24,13 +24,9 @@ MAIN_BASE = "lookup"
 Trees: TypeAlias = Mapping[str, Any]
 """Boosters by the residual base that each was trained with; their mean is what they predict."""
 CATEGORIES = schema.columns_with_role(schema.TransitFeatures, "category")
-TIME_AND_PLACE_FEATURES = schema.feature_group("calendar", "time_of_day", "stop", "recent_delay") | {
-    "lookup_delay_seconds"
-}
-"""Model inputs that identify when and where rather than how the trip runs; trees overfit them on few service days."""
 STOP_CODES = [CATEGORIES.index(name) for name in ("stop_id", "current_stop_id")]
 """Columns of `Arrays.codes` with stops."""
-NOT_FOR_XGBOOST = ("residual_to", "inputs", "unit")
+NOT_FOR_XGBOOST = ("residual_to", "unit")
 """Keys of a configuration that are no parameters of XGBoost."""
 SAMPLED_ROWS = 3_000
 """Number of rows that the importance of inputs and learning curves are measured on."""
@@ -55,22 +51,11 @@ class XGBoostTrainer:
     """Trains trees with one configuration."""
 
     configuration: Configuration
-    """Parameters of XGBoost, `residual_to` (the residual base), `inputs` (the columns that trees may use) and `unit`
-    (of the target: `SCALE` or `SECONDS`)."""
-    feature_names: Sequence[str]
-    """Names of the columns of `Arrays.numeric`, then those of `Arrays.codes`."""
+    """Parameters of XGBoost, `residual_to` (the residual base) and `unit` (of the target: `SCALE` or `SECONDS`)."""
     boosting: BoostingConfig
     """Rounds and early stopping; without validation rows, exactly `max_rounds` rounds are trained."""
     seed: int
     resources: Resources = ONE_CORE
-
-    def features(self, rows: Arrays) -> np.ndarray:
-        """Return the training features (n, d + c) float32; columns that trees may not use are all missing."""
-        features = stack_features(rows)
-        if self.configuration["inputs"] == REDUCED_INPUTS:
-            masked = [index for index, name in enumerate(self.feature_names) if name in TIME_AND_PLACE_FEATURES]
-            features[:, masked] = np.nan
-        return features
 
     @property
     def unit(self) -> str:
@@ -156,7 +141,7 @@ def fit(trainer: XGBoostTrainer, train: Arrays, validation: Arrays | None = None
     import xgboost  # see `XGBoostTrainer.train`
 
     target = trainer.target(train)
-    matrix = xgboost.QuantileDMatrix(trainer.features(train), target, nthread=trainer.resources.threads)
+    matrix = xgboost.QuantileDMatrix(stack_features(train), target, nthread=trainer.resources.threads)
     return trainer.train(matrix, validation, float(np.median(target)), report)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mbta_assets.defs import training
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager
-from mbta_assets.defs.models.xgboost_model import WITHOUT_TIME_AND_PLACE
+from mbta_assets.defs.models.xgboost_model import IN_SCALE
 from mbta_assets.defs.monitoring import predictions, width_correction
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.defs.resources.settings import TrainingSettings
@@ -105,7 +105,7 @@ def train_production_model(root: Path) -> None:
     encoder = Encoder.from_bytes(training_set.file(ENCODER_FILE))
     preprocessor = Preprocessor.fit(encoder, MedianRunTime.fit(rows), rows, features[:, 0])
     boosting = BoostingConfig(max_rounds=30, patience_rounds=60, rounds_per_step=20)
-    trainer = xgboost_trainer.XGBoostTrainer(WITHOUT_TIME_AND_PLACE, preprocessor.feature_names, boosting, seed=0)
+    trainer = xgboost_trainer.XGBoostTrainer(IN_SCALE, boosting, seed=0)
     booster = xgboost_trainer.fit(trainer, preprocessor.transform(rows, "lookup", features))
     weights = xgboost_trainer.file_name("lookup")
     files = {weights: bytes(booster.save_raw("ubj")), **preprocessor.to_files()}

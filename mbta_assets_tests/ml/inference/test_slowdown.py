@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbta_assets.defs.models.xgboost_model import TO_NOW, WITH_ALL_INPUTS
+from mbta_assets.defs.models.xgboost_model import IN_SCALE, TO_NOW
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.model import predict_delay
 from mbta_assets.ml.inference.preprocessing import PACE_FILE, RESIDUAL_BASES, Preprocessor
@@ -90,9 +90,8 @@ def test_trees_predict_a_network_that_runs_slower_than_any_they_have_learned(
 ) -> None:
     def measure_error(preprocessor: Preprocessor) -> float:
         trees = {}
-        for base, configuration in {"lookup": WITH_ALL_INPUTS, "now": TO_NOW}.items():
-            names, boosting = preprocessor.feature_names, BoostingConfig(40, 40, 40)
-            trainer = XGBoostTrainer({**configuration, "max_depth": 5}, names, boosting, seed=0)
+        for base, configuration in {"lookup": IN_SCALE, "now": TO_NOW}.items():
+            trainer = XGBoostTrainer({**configuration, "max_depth": 5}, BoostingConfig(40, 40, 40), seed=0)
             trees[base] = xgboost_trainer.fit(trainer, preprocessor.transform(learned, base))
         delay = predict_delay(
             preprocessor, "lookup", lambda rows: xgboost_trainer.predict_residual(trees, "lookup", rows), slow_rows

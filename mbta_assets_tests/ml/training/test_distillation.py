@@ -5,12 +5,16 @@ import numpy as np
 import pytest
 
 from mbta_assets.ml.inference.arrays import Arrays
+from mbta_assets.ml.training.compute import ONE_CORE
 from mbta_assets.ml.training.distillation import (
+    FURTHER_EPOCHS,
     DistillationData,
     SizeBudget,
     count_bytes,
     distillation_targets,
     select_mixture,
+    train_configuration,
+    train_final,
 )
 from mbta_assets.ml.training.hyperparameters import (
     DistillationConfig,
@@ -20,7 +24,7 @@ from mbta_assets.ml.training.hyperparameters import (
     limit_epochs,
 )
 from mbta_assets.ml.training.int8_variants import quantize_weights
-from mbta_assets.ml.training.network_trainer import fit
+from mbta_assets.ml.training.network_trainer import fit, predict
 from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.storage import bundle
 from mbta_assets_tests.ml.conftest import MakeProblem, Problem
@@ -96,15 +100,29 @@ def test_the_size_of_a_configuration_is_that_of_its_trained_network_in_int8(
 
 
 @pytest.mark.parametrize(("configured", "chosen", "epochs"), [(16, 9, 9), (16, 1, 3), (2, 1, 2)])
-def test_a_final_student_is_trained_for_the_epochs_that_were_chosen(
+def test_a_student_of_an_earlier_day_is_trained_for_the_epochs_that_were_chosen(
     configured: int, chosen: int, epochs: int, make_problem: MakeProblem, validation: Problem
 ) -> None:
     small = make_problem(1_000, 5)
     config = TrainConfig(epochs=configured)
     data = DistillationData(small.rows, validation.rows, small.oracle, STUDENT, config, DistillationConfig())
-    final = data.end_after(chosen)
-    fitted = fit(STUDENT, final.optimization, final.train, final.validation)
+    earlier = data.end_after(chosen)
+    fitted = fit(STUDENT, earlier.optimization, earlier.train, earlier.validation)
     assert fitted.best_epoch == epochs and fitted.validation_rows == 0
+
+
+def test_a_final_student_goes_on_from_the_one_that_validation_chose(
+    make_problem: MakeProblem, validation: Problem
+) -> None:
+    learned, config = make_problem(3_000, 5), TrainConfig(epochs=8, learning_rate=0.02)
+    data = DistillationData(learned.rows, validation.rows, learned.oracle, STUDENT, config, DistillationConfig())
+    chosen = train_configuration({"weight": 0.5}, data.shard(0, 2))
+    before = {name: value.clone() for name, value in chosen.network.state_dict().items()}
+    final = train_final(({"weight": 0.5}, chosen.network), data, ONE_CORE)
+    assert final.best_epoch == FURTHER_EPOCHS and final.validation_rows == 0
+    assert all(value.equal(before[name]) for name, value in chosen.network.state_dict().items())
+    error = validation.rows.mean_absolute_error(predict(final.network, validation.rows))
+    assert error < chosen.validation_error
 
 
 def test_a_network_has_what_other_files_leave_of_the_bundle_but_never_less_than_the_minimum(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from mbta_assets.defs.models.distilled_student import PIECEWISE_LINEAR as STUDENT
 from mbta_assets.defs.models.dnn_teacher import PIECEWISE_LINEAR as TEACHER
 from mbta_assets.defs.models.pruned_teacher import PruningConfig
-from mbta_assets.defs.models.xgboost_model import WITH_ALL_INPUTS
+from mbta_assets.defs.models.xgboost_model import IN_SCALE
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.preprocessing import RESIDUAL_BASES
@@ -120,7 +120,7 @@ class TestOnRay:
                 return super().train(*arguments)
 
         boosting = BoostingConfig(max_rounds=60, patience_rounds=60, rounds_per_step=20)
-        trainer = XGBoostTrainer(WITH_ALL_INPUTS, training_data.feature_names, boosting, seed=0)
+        trainer = XGBoostTrainer(IN_SCALE, boosting, seed=0)
         slow_trainer = SlowTrainer(**vars(trainer))
         train, held_out = training_data.train.relative_to("lookup"), training_data.validation.relative_to("lookup")
         validation, test = held_out.shard(0, 2), held_out.shard(1, 2)

@@ -15,7 +15,7 @@ import xgboost
 from mbta_assets.defs.models.distilled_student import PIECEWISE_LINEAR as STUDENT
 from mbta_assets.defs.models.dnn_teacher import PIECEWISE_LINEAR as TEACHER
 from mbta_assets.defs.models.pruned_teacher import PruningConfig
-from mbta_assets.defs.models.xgboost_model import WITH_ALL_INPUTS
+from mbta_assets.defs.models.xgboost_model import IN_SCALE
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.onnx_session import create_session, make_feed
 from mbta_assets.ml.inference.onnx_session import predict as predict_with_onnx
@@ -105,9 +105,9 @@ def read_device(booster: Any) -> str:
     return json.loads(booster.save_config())["learner"]["generic_param"]["device"]
 
 
-def make_trainer(data: TrainingData, resources: Resources) -> XGBoostTrainer:
+def make_trainer(resources: Resources) -> XGBoostTrainer:
     """Return the trainer of trees on all columns, with a Huber loss."""
-    return XGBoostTrainer(WITH_ALL_INPUTS, data.feature_names, BOOSTING, seed=0, resources=resources)
+    return XGBoostTrainer(IN_SCALE, BOOSTING, seed=0, resources=resources)
 
 
 def measure_error(booster: Any, rows: Arrays) -> float:
@@ -145,7 +145,7 @@ def test_trees_are_trained_on_the_gpu_and_predict_on_the_cpu(
     objective: str, tree_devices: set[str], training_data: TrainingData
 ) -> None:
     train, validation = training_data.train.relative_to("lookup"), training_data.validation.relative_to("lookup")
-    trainer = replace(make_trainer(training_data, ON_GPU), configuration={**WITH_ALL_INPUTS, "objective": objective})
+    trainer = replace(make_trainer(ON_GPU), configuration={**IN_SCALE, "objective": objective})
     of_gpu = xgboost_trainer.fit(trainer, train, validation)
     assert tree_devices == {"cuda:0"}
     assert read_device(of_gpu) == "cpu"
@@ -217,7 +217,7 @@ class TestOnRay:
     def test_trials_of_a_search_for_trees_have_the_gpu_one_after_the_other(
         self, tree_devices: set[str], executor: TrainingExecutor, training_data: TrainingData
     ) -> None:
-        configurations = [{**WITH_ALL_INPUTS, "max_depth": depth} for depth in (2, 4, 8)]
+        configurations = [{**IN_SCALE, "max_depth": depth} for depth in (2, 4, 8)]
         data, halving = TrialData(training_data, BOOSTING), Halving(grace=BOOSTING.steps, steps=BOOSTING.steps)
         results = executor.search(xgboost_model.run_trial, configurations, [data], halving)
         for result, configuration in zip(results, configurations, strict=True):
@@ -256,7 +256,7 @@ class TestOnRay:
     ) -> None:
         executor.train_networks(lambda *_: None, [None], None)  # starts the session
         train, validation = training_data.train.relative_to("lookup"), training_data.validation.relative_to("lookup")
-        trainer = make_trainer(training_data, ON_GPU)
+        trainer = make_trainer(ON_GPU)
         of_worker = distributed.train_trees_data_parallel(trainer, [train], validation, 1, ON_GPU)
         in_this_process = xgboost_trainer.fit(trainer, train, validation)
         assert tree_devices == {"cuda:0"}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbta_assets.defs.models.xgboost_model import WITH_ALL_INPUTS
+from mbta_assets.defs.models.xgboost_model import IN_SCALE
 from mbta_assets.ml.inference.encoder import Encoder
 from mbta_assets.ml.inference.model import ResidualFunction, load_onnx, predict_delay
 from mbta_assets.ml.training import int8_variants, network_trainer, onnx_export, xgboost_trainer
@@ -62,7 +62,7 @@ def trained(rows: pd.DataFrame) -> Trained:
     preprocessor, (data, _) = fitted.preprocessor, prepare_training_data(fitted, rows, [rows], 0)
     trees = {
         base: xgboost_trainer.fit(
-            XGBoostTrainer({**WITH_ALL_INPUTS, "residual_to": base}, data.feature_names, BoostingConfig(20, 20, 10), 0),
+            XGBoostTrainer({**IN_SCALE, "residual_to": base}, BoostingConfig(20, 20, 10), 0),
             data.train.relative_to(base),
         )
         for base in ("lookup", "now")

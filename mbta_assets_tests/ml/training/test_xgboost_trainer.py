@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbta_assets.defs.models.xgboost_model import WITH_ALL_INPUTS
+from mbta_assets.defs.models.xgboost_model import IN_SCALE
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.run_time import OutdatedModel
 from mbta_assets.ml.training import xgboost_trainer
@@ -32,9 +32,8 @@ def test_reported_errors_are_seconds_and_the_best_round_is_that_of_the_smallest_
     unit: str,
 ) -> None:
     train, validation = make_rows(3_000, 0), make_rows(2_000, 1)
-    names = ["feature", "is_noise", "category"]
-    configuration = {**WITH_ALL_INPUTS, "unit": unit, "huber_slope": 1.0}
-    trainer = XGBoostTrainer(configuration, names, BoostingConfig(60, 20, 1), seed=0)
+    configuration = {**IN_SCALE, "unit": unit, "huber_slope": 1.0}
+    trainer = XGBoostTrainer(configuration, BoostingConfig(60, 20, 1), seed=0)
     curve: list[float] = []
     booster = xgboost_trainer.fit(trainer, train, validation, curve.append)
     features = xgboost_trainer.stack_features(validation)
@@ -68,7 +67,7 @@ def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: P
     units = {"lookup": SECONDS, "now": SCALE}
     trees = {
         base: xgboost_trainer.fit(
-            XGBoostTrainer({**WITH_ALL_INPUTS, "unit": units[base]}, list("abcde"), BoostingConfig(5, 5, 1), 0),
+            XGBoostTrainer({**IN_SCALE, "unit": units[base]}, BoostingConfig(5, 5, 1), 0),
             rows[base],
         )
         for base in bases
