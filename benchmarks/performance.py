@@ -29,6 +29,7 @@ import http_function
 import live_latency
 import numpy as np
 import pyarrow as arrow
+import search
 from one_prediction import MANY, prepare_many, prepare_one
 
 from mbta_assets.markdown import format_table
@@ -112,6 +113,7 @@ def main() -> None:
         measure_service_day(),
         measure_update(arguments.store),
         *measure_http(arguments.store),
+        *measure_searches(arguments.store),
         measure("loading", {name: partial(run_python, text + EXIT) for name, text in LOAD_SCRIPTS.items()}, turns=5),
     ]
     text = "\n\n".join([describe_machine(), *(table.to_markdown() for table in tables)])
@@ -153,6 +155,17 @@ def measure_http(store: Path) -> Iterator[Table]:
         "`/predict` with one query": partial(http_function.start, store, path="/predict"),
     }
     yield measure("start of a process until it answers", starts, turns=5, clock=clock)
+
+
+def measure_searches(store: Path) -> Iterator[Table]:
+    """Measure searches against the same fits one after the other; the time of these is the first row."""
+    for name, timed in search.measure_searches(store):
+        first = timed.seconds[search.ONE_AFTER_THE_OTHER]
+        rows = [
+            Row(f"{way}: best error {timed.errors[way]:.2f} s", seconds, seconds / first)
+            for way, seconds in timed.seconds.items()
+        ]
+        yield Table(f"{search.TRIALS} fits of {name}, each with one core", rows)
 
 
 def _read_clock() -> float:

@@ -100,7 +100,7 @@ def train_teacher(
     folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.search_folds)
     data = next(folds)
     has_calendar = not CALENDAR_FEATURES.isdisjoint(data.preprocessor.feature_names)
-    trials = _search(chain([data], folds), has_calendar, training, executor)
+    trials = search_teachers(chain([data], folds), has_calendar, training, executor)
     configuration = tuning.best_result(trials).configuration
     dropped = CALENDAR_FEATURES if configuration["inputs"] == REDUCED_INPUTS else ()
 
@@ -117,10 +117,13 @@ def train_teacher(
     return TrainedTeacher(trials, held_out, fitted.replace_network(final), data, executor.torch_workers)
 
 
-def _search(
+def search_teachers(
     folds: Iterable[NetworkData], has_calendar: bool, training: TeacherTraining, executor: TrainingExecutor
 ) -> list[tuning.Result]:
-    """Run the hyperparameter search on subsamples of folds, which are taken one at a time."""
+    """Run the hyperparameter search on subsamples of folds, which are taken one at a time.
+
+    `has_calendar` says whether the training set has the columns of the calendar.
+    """
     budget, seed = training.budget, training.seed
     optimization = replace(training.optimization, epochs=training.trial_epochs, seed=seed)
     samples = [

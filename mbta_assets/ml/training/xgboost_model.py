@@ -94,7 +94,7 @@ class TrainedXGBoost:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class LabelledRows:
     """A stored training set, read as far as its masks and lookup delays need; features are read in batches."""
 
     training_set: Bundle
@@ -108,7 +108,7 @@ class _Rows:
     """(n,) mask of the labelled validation rows."""
 
     @classmethod
-    def from_bundle(cls, training_set: Bundle) -> "_Rows":
+    def from_bundle(cls, training_set: Bundle) -> "LabelledRows":
         rows = read_rows(training_set, FIT_COLUMNS, LEARNED_PARTS)
         labelled = rows["delay_seconds"].notna().to_numpy()
         train, validation = (labelled & (rows["part"] == part).to_numpy() for part in ("train", "validation"))
@@ -133,10 +133,10 @@ def train_xgboost(
     training_set: Bundle, runtime_lookup: Bundle, training: XGBoostTraining, executor: TrainingExecutor
 ) -> TrainedXGBoost:
     """Search for configurations, train them with early stopping, and again with validation added, but not test."""
-    rows = _Rows.from_bundle(training_set)
+    rows = LabelledRows.from_bundle(training_set)
     fitted = rows.fit(rows.train)
     feature_names = fitted.preprocessor.feature_names
-    trials = _search(rows, training, executor)
+    trials = search_trees(rows, training, executor)
     trainers = {
         base: XGBoostTrainer(configuration, training.boosting, training.seed)
         for base, configuration in select_configurations(trials).items()
@@ -182,7 +182,7 @@ def train_xgboost(
 
 
 def _train_finally(
-    rows: _Rows, runtime_lookup: Bundle, trainers: Mapping[str, XGBoostTrainer], executor: TrainingExecutor
+    rows: LabelledRows, runtime_lookup: Bundle, trainers: Mapping[str, XGBoostTrainer], executor: TrainingExecutor
 ) -> tuple[Trees, Preprocessor]:
     """Train trees of each residual base on the training and validation parts."""
     learned = rows.train | rows.validation
@@ -224,7 +224,7 @@ def run_trial(configuration: Configuration, data: TrialData, report: Report, res
     xgboost_trainer.fit(trainer, rows.train.relative_to(residual_to), rows.validation.relative_to(residual_to), report)
 
 
-def _search(rows: _Rows, training: XGBoostTraining, executor: TrainingExecutor) -> list[tuning.Result]:
+def search_trees(rows: LabelledRows, training: XGBoostTraining, executor: TrainingExecutor) -> list[tuning.Result]:
     """Run the hyperparameter search on subsamples of walk-forward folds.
 
     Configurations are compared with those of the same residual base: after a few rounds trees relative to now are as
