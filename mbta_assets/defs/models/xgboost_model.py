@@ -21,7 +21,12 @@ from mbta_assets.defs.resources.ray_cluster import RayCluster
 from mbta_assets.defs.resources.settings import TrainingSettings
 from mbta_assets.ml.training.hyperparameters import ABSOLUTE, HUBER, BoostingConfig
 from mbta_assets.ml.training.search_spaces import SearchSpace
-from mbta_assets.ml.training.xgboost_model import HELD_OUT, XGBoostTraining, train_xgboost
+from mbta_assets.ml.training.xgboost_model import (
+    HELD_OUT,
+    XGBoostTraining,
+    train_xgboost,
+    use_absolute_loss_to_now,
+)
 from mbta_assets.ml.training.xgboost_trainer import SCALE, SECONDS
 from mbta_assets.plots.models import draw_importance
 from mbta_assets.storage.bundle import Bundle, Draft
@@ -33,6 +38,7 @@ IN_SCALE: dict[str, Any] = {
 }  # fmt: skip
 IN_SECONDS: dict[str, Any] = {**IN_SCALE, "unit": SECONDS, "max_depth": 9}
 TO_NOW: dict[str, Any] = {**IN_SCALE, "residual_to": "now", "objective": ABSOLUTE, "max_depth": 9}
+DEEP_TO_NOW: dict[str, Any] = {**TO_NOW, "max_depth": 11, "min_child_weight": 5.0, "colsample_bynode": 0.4}
 MAX_IMPORTANCE_ROWS = 15
 
 
@@ -40,14 +46,17 @@ class XGBoostSpace(dg.Config):
     """Search space of the trees; the fields are drawn in this order."""
 
     first_configurations: list[dict[str, Any]] = Field(
-        default=[IN_SECONDS, TO_NOW, IN_SCALE, {**TO_NOW, "objective": HUBER, "unit": SECONDS}],
+        default=[IN_SECONDS, TO_NOW, IN_SCALE, DEEP_TO_NOW],
         description="Configurations that every search begins with.",
     )
     residual_to: TextChoice = Field(
         default=TextChoice(values=["lookup", "now"], probabilities=[0.8, 0.2]),
         description="Delay that the residual is relative to: of the run-time lookup, or of an arrival right now.",
     )
-    objective: TextChoice = Field(default=TextChoice(values=[HUBER, ABSOLUTE]), description="Loss.")
+    objective: TextChoice = Field(
+        default=TextChoice(values=[HUBER, ABSOLUTE]),
+        description="Loss; a Huber loss relative to now becomes the absolute one.",
+    )
     eta: FloatRange = Field(default=FloatRange(low=0.05, high=0.2), description="Learning rate, log-uniform.")
     max_depth: IntegerRange = Field(default=IntegerRange(low=4, high=11), description="Maximum depth of a tree.")
     min_child_weight: FloatRange = Field(
@@ -72,8 +81,15 @@ class XGBoostSpace(dg.Config):
     @field_validator("first_configurations")
     @classmethod
     def _check_first(cls, configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Raise ValueError if a key is missing that training reads."""
-        return require_keys(configurations, "residual_to")
+        """Raise ValueError if a key is missing that training reads, or if trees would learn next to nothing."""
+        require_keys(configurations, "residual_to")
+        for configuration in configurations:
+            if use_absolute_loss_to_now(configuration) != configuration:
+                raise ValueError(
+                    f"the configuration {configuration} has a loss that is flat where trees relative to now begin: "
+                    f"set its objective to {ABSOLUTE}"
+                )
+        return configurations
 
     def build_search_space(self) -> SearchSpace:
         """Return the search space as plain data."""

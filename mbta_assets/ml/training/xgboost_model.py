@@ -21,7 +21,7 @@ from mbta_assets.ml.training.compute import Resources
 from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, CrossFittedPreprocessor, fit_once
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows, walk_forward
 from mbta_assets.ml.training.executor import TrainingExecutor
-from mbta_assets.ml.training.hyperparameters import BoostingConfig, SearchBudget
+from mbta_assets.ml.training.hyperparameters import ABSOLUTE, HUBER, BoostingConfig, SearchBudget
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows, subsample_mask
 from mbta_assets.ml.training.tuning import Configuration, Report
@@ -240,10 +240,25 @@ def search_trees(rows: LabelledRows, training: XGBoostTraining, executor: Traini
         folds.append(TrialData(data, training.trial_boosting))
     return executor.search(
         run_trial,
-        training.space.draw_configurations(budget.trials, seed)[: budget.trials],
+        draw_configurations(training.space, budget.trials, seed),
         folds,
         budget.build_halving(training.trial_boosting.steps, within="residual_to"),
     )
+
+
+def draw_configurations(space: SearchSpace, trials: int, seed: int) -> list[Configuration]:
+    """Return the configurations of a search, none of which has a Huber loss relative to now."""
+    return list(map(use_absolute_loss_to_now, space.draw_configurations(trials, seed)[:trials]))
+
+
+def use_absolute_loss_to_now(configuration: Configuration) -> Configuration:
+    """Return a configuration of trees, with the absolute loss if it is a Huber loss relative to now.
+
+    Their residuals are as large as the time to an arrival, minutes from the median, where a Huber loss is flat: nearly
+    without second derivatives, few rows there make all splits, and 200 rounds may learn less than 20.
+    """
+    is_flat = configuration["residual_to"] == "now" and configuration.get("objective") == HUBER
+    return {**configuration, "objective": ABSOLUTE} if is_flat else configuration
 
 
 def _make_draft(trees: Trees, preprocessor: Preprocessor, fields: dict[str, Any]) -> Draft:

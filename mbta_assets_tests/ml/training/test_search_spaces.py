@@ -1,17 +1,26 @@
-"""The configurations that searches for networks try, and the networks that they describe."""
+"""The configurations that searches try, and the networks that they describe."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from mbta_assets.defs.models import distilled_student, dnn_teacher
 from mbta_assets.defs.models.distilled_student import StudentConfig
 from mbta_assets.defs.models.dnn_teacher import TeacherConfig
-from mbta_assets.ml.training import distillation, teacher
+from mbta_assets.defs.models.xgboost_model import TO_NOW, XGBoostSpace
+from mbta_assets.ml.training import distillation, teacher, xgboost_model
 from mbta_assets.ml.training.compute import ONE_CORE
 from mbta_assets.ml.training.distillation import DistillationData
-from mbta_assets.ml.training.hyperparameters import DistillationConfig, NetworkConfig, TrainConfig, apply_configuration
+from mbta_assets.ml.training.hyperparameters import (
+    ABSOLUTE,
+    HUBER,
+    DistillationConfig,
+    NetworkConfig,
+    TrainConfig,
+    apply_configuration,
+)
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_weights import to_files
 from mbta_assets.ml.training.onnx_export import to_onnx
@@ -69,6 +78,15 @@ def test_the_plain_network_is_among_the_first_configurations() -> None:
     network, optimization = apply_configuration(dnn_teacher.PLAIN, ARCHITECTURE, TrainConfig(epochs=3))
     assert network.hidden == (128, 64, 32, 16) and network.dropout == 0.1 and network.numeric == "none"
     assert optimization.epochs == 3 and optimization.learning_rate == dnn_teacher.PLAIN["learning_rate"]
+
+
+def test_no_trees_relative_to_now_have_a_huber_loss() -> None:
+    space = XGBoostSpace()
+    drawn = xgboost_model.draw_configurations(space.build_search_space(), 64, 0)
+    losses = {(configuration["residual_to"], configuration["objective"]) for configuration in drawn}
+    assert losses == {("lookup", HUBER), ("lookup", ABSOLUTE), ("now", ABSOLUTE)}
+    with pytest.raises(ValidationError, match="set its objective to reg:absoluteerror"):
+        XGBoostSpace(first_configurations=[{**TO_NOW, "objective": HUBER}])
 
 
 @pytest.mark.parametrize("max_bytes", [20_000, 40_000])
