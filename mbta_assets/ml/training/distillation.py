@@ -30,7 +30,7 @@ from mbta_assets.ml.training.hyperparameters import (
 from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
-from mbta_assets.ml.training.network_trainer import Fitted, Targets, fit, predict, train_further
+from mbta_assets.ml.training.network_trainer import Fitted, Further, Targets, fit, predict, train_further
 from mbta_assets.ml.training.network_weights import from_bundle
 from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.ml.training.search_spaces import SearchSpace
@@ -38,8 +38,8 @@ from mbta_assets.ml.training.training_data import sample_indices
 from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.storage.bundle import Bundle, Draft
 
-FURTHER_EPOCHS = 4
-"""Number of epochs in which a student learns the validation part too."""
+FURTHER = Further(epochs=4, learning_rate=0.6)
+"""How a student learns the validation part too."""
 HELD_OUT = "student_held_out"
 """Name of the student that was not trained on the validation part, in the registry."""
 MAX_FOLD_ROWS = 150_000
@@ -363,7 +363,7 @@ def train_final(student: tuple[Configuration, Network], data: DistillationData, 
     """Train a copy of a student on all rows for few epochs more."""
     configuration, network = student
     _, optimization, targets = _apply(configuration, data, resources)
-    return train_further(network, optimization, data.train, FURTHER_EPOCHS, targets)
+    return train_further(network, optimization, FURTHER, data.train, targets)
 
 
 def _apply(

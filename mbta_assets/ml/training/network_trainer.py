@@ -20,8 +20,6 @@ from mbta_assets.ml.training.hyperparameters import NetworkConfig, TrainConfig
 from mbta_assets.ml.training.network import Network
 from mbta_assets.progress.lines import ProgressLog
 
-FURTHER_LEARNING_RATE = 0.3
-"""Peak learning rate with which a trained network learns further rows, relative to that of its training."""
 OnEpoch = Callable[[int, float], None]
 """Called after each epoch with its number, from 1, and the validation error."""
 OnStep = Callable[[int, int], None]
@@ -42,6 +40,15 @@ class Targets:
     def shard(self, rank: int, world_size: int) -> "Targets":
         """Return the targets of worker `rank` of `world_size`; see `Arrays.shard`."""
         return Targets(self.values[rank::world_size], self.weights[rank::world_size], self.huber_delta)
+
+
+@dataclass(frozen=True)
+class Further:
+    """How a trained network learns further rows."""
+
+    epochs: int
+    learning_rate: float
+    """Peak learning rate relative to that of its training."""
 
 
 @dataclass(frozen=True)
@@ -141,14 +148,14 @@ def fine_tune(
 
 
 def train_further(
-    network: Network, config: TrainConfig, learned: Arrays, epochs: int, targets: Targets | None = None
+    network: Network, config: TrainConfig, further: Further, learned: Arrays, targets: Targets | None = None
 ) -> Fitted:
     """Train a copy of `network`, which has learned some of the rows with `config`, on all of them for few epochs more.
 
     There are no validation rows, as these rows are learned too, and no more epochs than `config` has.
     """
-    learning_rate = FURTHER_LEARNING_RATE * config.learning_rate
-    config = replace(config, epochs=min(epochs, config.epochs), learning_rate=learning_rate)
+    learning_rate = further.learning_rate * config.learning_rate
+    config = replace(config, epochs=min(further.epochs, config.epochs), learning_rate=learning_rate)
     return fine_tune(copy.deepcopy(network), config, learned, learned.take(np.arange(0)), targets=targets)
 
 

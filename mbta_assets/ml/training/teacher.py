@@ -18,7 +18,7 @@ from mbta_assets.ml.training.hyperparameters import (
 )
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
-from mbta_assets.ml.training.network_trainer import Fitted, fit, train_further
+from mbta_assets.ml.training.network_trainer import Fitted, Further, fit, train_further
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.training_data import TrainingData
 from mbta_assets.ml.training.tuning import Configuration, Report
@@ -27,8 +27,8 @@ from mbta_assets.transit import schema
 
 HELD_OUT = "teacher_held_out"
 """Name of the teacher that was not trained on the validation part, in the registry."""
-FURTHER_EPOCHS = 2
-"""Number of epochs in which a teacher learns the validation part too."""
+FURTHER = Further(epochs=2, learning_rate=0.3)
+"""How a teacher learns the validation part too."""
 CALENDAR_FEATURES = schema.feature_group("calendar")
 """Model inputs that are constant within a service day."""
 
@@ -173,7 +173,7 @@ def train_final(teacher: tuple[Configuration, Network], data: TeacherData, resou
     configuration, network = teacher
     _, optimization = apply_configuration(configuration, data.network, data.optimization)
     optimization = replace(optimization, threads=resources.threads, device=resources.device)
-    return train_further(network, optimization, data.data.train.relative_to(RESIDUAL_TO), FURTHER_EPOCHS)
+    return train_further(network, optimization, FURTHER, data.data.train.relative_to(RESIDUAL_TO))
 
 
 def run_trial(configuration: Configuration, data: TeacherData, report: Report, resources: Resources) -> None:

@@ -7,7 +7,7 @@ import pytest
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.compute import ONE_CORE
 from mbta_assets.ml.training.distillation import (
-    FURTHER_EPOCHS,
+    FURTHER,
     DistillationData,
     SizeBudget,
     count_bytes,
@@ -119,7 +119,7 @@ def test_a_final_student_goes_on_from_the_one_that_validation_chose(
     chosen = train_configuration({"weight": 0.5}, data.shard(0, 2))
     before = {name: value.clone() for name, value in chosen.network.state_dict().items()}
     final = train_final(({"weight": 0.5}, chosen.network), data, ONE_CORE)
-    assert final.best_epoch == FURTHER_EPOCHS and final.validation_rows == 0
+    assert final.best_epoch == FURTHER.epochs and final.validation_rows == 0
     assert all(value.equal(before[name]) for name, value in chosen.network.state_dict().items())
     error = validation.rows.mean_absolute_error(predict(final.network, validation.rows))
     assert error < chosen.validation_error
