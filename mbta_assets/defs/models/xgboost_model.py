@@ -81,9 +81,11 @@ class XGBoostSpace(dg.Config):
     @field_validator("first_configurations")
     @classmethod
     def _check_first(cls, configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Raise ValueError if a key is missing that training reads, or if trees would learn next to nothing."""
+        """Raise ValueError if a key is missing or no longer read, or if trees would learn next to nothing."""
         require_keys(configurations, "residual_to")
         for configuration in configurations:
+            if "inputs" in configuration:
+                raise ValueError(f"the configuration {configuration} has inputs: leave it out, trees have all inputs")
             if use_absolute_loss_to_now(configuration) != configuration:
                 raise ValueError(
                     f"the configuration {configuration} has a loss that is flat where trees relative to now begin: "

@@ -89,6 +89,11 @@ def test_no_trees_relative_to_now_have_a_huber_loss() -> None:
         XGBoostSpace(first_configurations=[{**TO_NOW, "objective": HUBER}])
 
 
+def test_trees_of_some_inputs_are_refused() -> None:
+    with pytest.raises(ValidationError, match="trees have all inputs"):
+        XGBoostSpace(first_configurations=[{**TO_NOW, "inputs": "steady"}])
+
+
 @pytest.mark.parametrize("max_bytes", [20_000, 40_000])
 def test_students_are_no_larger_than_the_size_budget(train: Problem, max_bytes: int) -> None:
     configurations = select_students(train, max_bytes)
