@@ -171,13 +171,13 @@ class TransitFeatures(Table):
     time_stamp: Series[Timestamp] = column("Time of the prediction; no feature uses later data, UTC.")
     vehicle_id: Series[Text] = column("Vehicle.")
     trip_id: Series[Text] = column("Trip, unique only within the service day.")
-    stop_id: Series[Text] = column("Destination.", role="category", group="stop")
+    stop_id: Series[Text] = column("Destination.", role="category")
     stop_sequence: Series[Integer] = column("Stop sequence of the destination.")
     event: Series[Text] = column("Event that is predicted.", isin=EVENTS)
     stops_ahead: Series[Integer] = column(
         "Number of stops to the destination; 0 for the departure from the first stop.", "stops", role="numeric", ge=0
     )
-    current_stop_id: Series[Text] = column("Stop that the vehicle stands at or goes to.", role="category", group="stop")
+    current_stop_id: Series[Text] = column("Stop that the vehicle stands at or goes to.", role="category")
     current_status: Series[Text] = column("Status with respect to that stop.", role="category", isin=STATUSES)
     route_id: Series[Text] = column("Route.", role="category", required=False, nullable=True)
     direction_id: Series[Integer] = column("Direction.", role="category", nullable=True, isin=(0, 1))
@@ -225,15 +225,13 @@ class TransitFeatures(Table):
     departure_delay_seconds: Series[Float32] = seconds_feature(
         "Delay of the departure from the last stop, so far if the vehicle still stands there."
     )
-    last_delay_seconds: Series[Float32] = seconds_feature(
-        "Delay at the last stop that the trip arrived at.", group="recent_delay"
-    )
+    last_delay_seconds: Series[Float32] = seconds_feature("Delay at the last stop that the trip arrived at.")
     last_change_seconds: Series[Float32] = seconds_feature("Change of delay between the trip's last two arrivals.")
     seconds_since_last_arrival: Series[Float32] = seconds_feature("Time since the trip's last arrival.", ge=0)
     leader_headway_seconds: Series[Float32] = seconds_feature(
         "Headway to the last vehicle that arrived at the destination.", ge=0
     )
-    leader_delay_seconds: Series[Float32] = seconds_feature("Delay of that vehicle.", group="recent_delay")
+    leader_delay_seconds: Series[Float32] = seconds_feature("Delay of that vehicle.")
     platform_headway_seconds: Series[Float32] = seconds_feature(
         "Headway to the last other vehicle that arrived at the current stop.", ge=0
     )
@@ -246,11 +244,9 @@ class TransitFeatures(Table):
     )
     recent_run_seconds: Series[Float32] = seconds_feature("Mean of the latest three such run times.", ge=0)
     route_delay_seconds: Series[Float32] = seconds_feature(
-        "Mean delay of the route and direction over the last 30 minutes.", group="recent_delay"
+        "Mean delay of the route and direction over the last 30 minutes."
     )
-    route_change_seconds: Series[Float32] = seconds_feature(
-        "Mean change of delay per stop over the same arrivals.", group="recent_delay"
-    )
+    route_change_seconds: Series[Float32] = seconds_feature("Mean change of delay per stop over the same arrivals.")
     network_run_ratio: Series[Float32] = column(
         "Run times from stop to stop on all routes in the last 30 minutes, relative to the scheduled ones; 1 if there "
         "are none.",
@@ -363,8 +359,6 @@ def feature_group(*groups: FeatureGroup) -> frozenset[str]:
 
     - "calendar": constant within a service day.
     - "time_of_day": determined by the time of the service day.
-    - "stop": identifies a stop.
-    - "recent_delay": delays observed on the trip, the route and the vehicle ahead.
     - "network": the same for all vehicles at a time.
     """
     columns = TransitFeatures.to_schema().columns

@@ -18,7 +18,7 @@ Integer = pd.Int64Dtype
 Float32 = np.float32
 
 Role = Literal["", "category", "numeric", "lookup", "label"]
-FeatureGroup = Literal["", "calendar", "time_of_day", "stop", "recent_delay", "network"]
+FeatureGroup = Literal["", "calendar", "time_of_day", "network"]
 
 
 def column(

@@ -39,7 +39,7 @@ from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.storage.bundle import Bundle, Draft
 
 FURTHER = Further(epochs=4, learning_rate=0.6)
-"""How a student learns the validation part too."""
+"""Training in which a student learns the validation part too."""
 HELD_OUT = "student_held_out"
 """Name of the student that was not trained on the validation part, in the registry."""
 MAX_FOLD_ROWS = 150_000

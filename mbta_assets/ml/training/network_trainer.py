@@ -44,7 +44,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Further:
-    """How a trained network learns further rows."""
+    """Length and learning rate of a training that goes on from a trained network."""
 
     epochs: int
     learning_rate: float
@@ -69,7 +69,7 @@ class Fitted:
     """Number of the best epoch, from 1."""
 
     def replace_network(self, final: Self) -> Self:
-        """Return the network of a final training, with the validation errors of this one, which chose its epochs."""
+        """Return the network of a final training, with the validation errors of this one, from which it was made."""
         return replace(self, network=final.network)
 
 

@@ -28,7 +28,7 @@ from mbta_assets.transit import schema
 HELD_OUT = "teacher_held_out"
 """Name of the teacher that was not trained on the validation part, in the registry."""
 FURTHER = Further(epochs=2, learning_rate=0.3)
-"""How a teacher learns the validation part too."""
+"""Training in which a teacher learns the validation part too."""
 CALENDAR_FEATURES = schema.feature_group("calendar")
 """Model inputs that are constant within a service day."""
 

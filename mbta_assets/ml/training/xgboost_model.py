@@ -254,8 +254,8 @@ def draw_configurations(space: SearchSpace, trials: int, seed: int) -> list[Conf
 def use_absolute_loss_to_now(configuration: Configuration) -> Configuration:
     """Return a configuration of trees, with the absolute loss if it is a Huber loss relative to now.
 
-    Their residuals are as large as the time to an arrival, minutes from the median, where a Huber loss is flat: nearly
-    without second derivatives, few rows there make all splits, and 200 rounds may learn less than 20.
+    Residuals relative to now are as large as the time to an arrival, minutes from the median, where a Huber loss is
+    flat: nearly without second derivatives, few rows there make all splits, and 200 rounds may learn less than 20.
     """
     is_flat = configuration["residual_to"] == "now" and configuration.get("objective") == HUBER
     return {**configuration, "objective": ABSOLUTE} if is_flat else configuration
