@@ -7,6 +7,7 @@ run-time lookup for training rows belongs to `ml.training.cross_fitting`.
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from mbta_assets.ml.inference.arrays import Arrays, InputRow
 from mbta_assets.ml.inference.distance_curve import DistanceCurve
 from mbta_assets.ml.inference.encoder import Columns, Encoder
 from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, LOOKUP_FILE, MedianRunTime
-from mbta_assets.ml.inference.slowdown import RATIO, LearnedPace
+from mbta_assets.ml.inference.slowdown import CURRENT_RUN_TIMES, RATIO, LearnedPace
 from mbta_assets.storage.bundle import Bundle
 
 ENCODER_FILE, SCALES_FILE, PACE_FILE = "encoder.json.xz", "scales.json", "pace.json"
@@ -68,8 +69,10 @@ class Preprocessor:
         delay = lookup[:, 0]
         ahead = np.asarray(columns["scheduled_seconds_ahead"], dtype=np.float64)
         label = columns["delay_seconds"] if "delay_seconds" in columns else np.full(len(ahead), np.nan)
-        numeric = np.column_stack([self.encoder.encode_numeric(columns), lookup, delay + ahead])
         slowdown = self.pace.compute_slowdown(columns)
+        encoded = self.encoder.encode_numeric(columns)
+        encoded[:, self._current_run_times] /= slowdown[:, None]
+        numeric = np.column_stack([encoded, lookup, delay + ahead])
         return Arrays(
             numeric=numeric.astype(np.float32),
             codes=self.encoder.encode_categories(columns),
@@ -92,6 +95,9 @@ class Preprocessor:
         numeric, codes = self.encoder.encode_row(row)
         numeric += (*lookup, delay + ahead)
         slowdown = self.pace.compute_row_slowdown(row)
+        if slowdown > 1:
+            for index in self._current_run_times:
+                numeric[index] /= slowdown
         base = delay + max(delay + ahead, 0.0) * (slowdown - 1) if residual_to == "lookup" else -ahead
         return InputRow(numeric, codes, base, self.scales.evaluate_one(row["stops_ahead"]), slowdown)
 
@@ -104,13 +110,17 @@ class Preprocessor:
         """Return the names of the columns of `Arrays.numeric`, then those of `Arrays.codes`."""
         return [*self.encoder.numeric, *LOOKUP_FEATURES, "lookup_seconds_ahead", *self.encoder.vocabularies]
 
+    @cached_property
+    def _current_run_times(self) -> list[int]:
+        return [index for index, name in enumerate(self.encoder.numeric) if name in CURRENT_RUN_TIMES]
+
     def to_files(self) -> dict[str, bytes]:
         """Serialize the preprocessor as files of a bundle, by name."""
         return {
             ENCODER_FILE: self.encoder.to_bytes(),
             LOOKUP_FILE: self.lookup.to_bytes(),
             SCALES_FILE: json.dumps(self.scales.to_list()).encode(),
-            PACE_FILE: json.dumps(self.pace.highest_ratio).encode(),
+            PACE_FILE: json.dumps(self.pace.highest_ratios).encode(),
         }
 
     @classmethod
@@ -124,7 +134,7 @@ class Preprocessor:
         scales = DistanceCurve.from_list(json.loads(bundle.file(SCALES_FILE)))
         # Models of earlier releases have none.
         pace = json.loads(bundle.file(PACE_FILE)) if PACE_FILE in bundle.manifest["files"] else None
-        return cls(encoder, lookup, scales, LearnedPace(pace))
+        return cls(encoder, lookup, scales, LearnedPace.from_json(pace))
 
 
 def _compute_residual_base(

@@ -1,6 +1,6 @@
 """Where a network runs slower than a model has ever learned, the time to an event grows in proportion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from mbta_assets.defs.models.xgboost_model import IN_SCALE, TO_NOW
 from mbta_assets.ml.inference.encoder import Encoder
+from mbta_assets.ml.inference.hourly_run_time import N_BINS
 from mbta_assets.ml.inference.model import predict_delay
 from mbta_assets.ml.inference.preprocessing import PACE_FILE, RESIDUAL_BASES, Preprocessor
 from mbta_assets.ml.inference.run_time import MedianRunTime
-from mbta_assets.ml.inference.slowdown import MAX_SLOWDOWN, LearnedPace
+from mbta_assets.ml.inference.slowdown import MAX_SLOWDOWN, MIN_ROWS, LearnedPace
 from mbta_assets.ml.training import xgboost_trainer
 from mbta_assets.ml.training.dataset import CATEGORICAL_FEATURES, NUMERIC_FEATURES
 from mbta_assets.ml.training.hyperparameters import BoostingConfig
@@ -23,22 +24,33 @@ from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import Bundle
 from mbta_assets_tests.support.days import Simulation
 
-RATIOS = st.one_of(st.floats(0.0625, 8, width=32), st.just(float("nan")))
+RATIOS = st.one_of(st.floats(0.0625, 8, width=32), st.sampled_from([1.0, float("nan")]))
 
 
-def make_columns(ratios: list[float]) -> dict[str, np.ndarray]:
-    """Return feature columns with these ratios of run times."""
+def make_columns(ratios: list[float], hours: Sequence[float] | float = 12.0) -> dict[str, np.ndarray]:
+    """Return feature columns with these ratios of run times at these hours of the service day."""
+    angle = np.broadcast_to(np.array(hours), len(ratios)) * (2 * np.pi / 24)
     return {
         "network_run_ratio": np.array(ratios, np.float32),
         "scheduled_seconds_ahead": np.zeros(len(ratios), np.float32),
+        "sin_time": np.sin(angle).astype(np.float32),
+        "cos_time": np.cos(angle).astype(np.float32),
     }
 
 
 def test_slowdown_is_how_far_a_ratio_is_above_those_that_were_learned() -> None:
     pace = LearnedPace.fit(make_columns([*np.linspace(0.8, 1.2, 99).tolist(), 9.0, float("nan")]))
-    assert pace.highest_ratio == pytest.approx(1.2, abs=0.01)
+    assert pace.highest_ratios == (pytest.approx(1.16, abs=0.01),) * N_BINS
     assert pace.compute_slowdown(make_columns([0.1, 0.85, 1.0, 1.15, float("nan")])).tolist() == [1, 1, 1, 1, 1]
-    assert pace.compute_slowdown(make_columns([1.8, 9.0])).tolist() == [pytest.approx(1.5, abs=0.02), MAX_SLOWDOWN]
+    assert pace.compute_slowdown(make_columns([1.74, 9.0])).tolist() == [pytest.approx(1.5, abs=0.02), MAX_SLOWDOWN]
+
+
+def test_a_ratio_is_compared_with_those_of_the_same_hours() -> None:
+    at_noon, at_night = np.linspace(0.8, 0.9, MIN_ROWS).tolist(), np.linspace(1.0, 1.2, MIN_ROWS).tolist()
+    learned = make_columns([*at_noon, *at_night, 3.0], [12.5] * MIN_ROWS + [23.5] * MIN_ROWS + [4.5])
+    pace = LearnedPace.fit(learned)
+    asked = make_columns([1.07, 1.07, 1.07, 1.4], [12.1, 22.1, 4.1, 22.1])
+    assert pace.compute_slowdown(asked) == pytest.approx([1.2, 1, 1, 1.186], abs=0.01)
 
 
 def test_a_network_of_which_nothing_was_seen_yet_is_not_slower() -> None:
@@ -52,10 +64,19 @@ def test_a_model_that_has_learned_no_ratio_knows_no_slowdown() -> None:
         assert pace.compute_row_slowdown({"network_run_ratio": 5.0}) == 1
 
 
-@given(learned=st.lists(RATIOS, min_size=1, max_size=20), asked=st.lists(RATIOS, min_size=1, max_size=20))
-def test_the_slowdown_of_a_row_by_itself_is_that_among_others(learned: list[float], asked: list[float]) -> None:
-    pace, columns = LearnedPace.fit(make_columns(learned)), make_columns(asked)
-    rows = [{"network_run_ratio": ratio} for ratio in columns["network_run_ratio"].tolist()]
+@given(
+    ends=st.lists(st.floats(0.5, 2), min_size=N_BINS, max_size=N_BINS),
+    asked=st.lists(st.tuples(RATIOS, st.floats(0, 24)), min_size=1, max_size=20),
+)
+def test_the_slowdown_of_a_row_by_itself_is_that_among_others(
+    ends: list[float], asked: list[tuple[float, float]]
+) -> None:
+    pace, columns = (
+        LearnedPace.from_json(ends),
+        make_columns([ratio for ratio, _ in asked], [hour for _, hour in asked]),
+    )
+    values = {name: column.tolist() for name, column in columns.items()}
+    rows = [{name: values[name][place] for name in values} for place in range(len(asked))]
     assert pace.compute_slowdown(columns).tolist() == [pace.compute_row_slowdown(row) for row in rows]
 
 
@@ -113,6 +134,21 @@ def test_inputs_of_a_slow_row_by_itself_are_those_among_others(
         row = {name: values[place] for name, values in columns.items()}
         of_row = preprocessor.transform_row(row, residual_to).to_arrays()
         assert (of_row.base[0], of_row.unit[0]) == (arrays.base[place], arrays.unit[place])
+        np.testing.assert_array_equal(of_row.numeric[0], arrays.numeric[place])
+
+
+def test_a_model_sees_the_slowest_network_that_it_has_learned(
+    preprocessor: Preprocessor, slow_rows: pd.DataFrame
+) -> None:
+    def read(name: str, rows: pd.DataFrame) -> np.ndarray:
+        return preprocessor.transform(rows, "lookup").numeric[:, preprocessor.feature_names.index(name)]
+
+    slowdown = preprocessor.pace.compute_slowdown(slow_rows)
+    assert (read("network_run_ratio", slow_rows) <= max(preprocessor.pace.highest_ratios or ()) + 1e-6).all()
+    recent = slow_rows["recent_run_seconds"]
+    np.testing.assert_allclose(read("recent_run_seconds", slow_rows), recent / slowdown, rtol=1e-6)
+    in_range = slow_rows.assign(network_run_ratio=np.float32(1))
+    np.testing.assert_array_equal(read("recent_run_seconds", in_range), recent)
 
 
 def test_a_model_of_an_earlier_release_predicts_as_it_did(
@@ -120,6 +156,8 @@ def test_a_model_of_an_earlier_release_predicts_as_it_did(
 ) -> None:
     files = preprocessor.to_files()
     assert Preprocessor.from_bundle(make_bundle(files)).pace == preprocessor.pace != LearnedPace()
+    files[PACE_FILE] = b"1.25"  # one upper end for all hours
+    assert Preprocessor.from_bundle(make_bundle(files)).pace == LearnedPace((1.25,) * N_BINS)
     del files[PACE_FILE]
     earlier = Preprocessor.from_bundle(make_bundle(files))
     assert (earlier.transform(slow_rows, "lookup").slowdown == 1).all()
