@@ -20,8 +20,8 @@ from mbta_assets.ml.inference.hourly_run_time import N_BINS, find_bin_half_way, 
 RATIO = "network_run_ratio"
 CURRENT_RUN_TIMES = (RATIO, "last_run_seconds", "recent_run_seconds")
 """Model inputs that tell how long vehicles take now."""
-OUTER_SHARE = 0.1
-"""Share of the learned rows of a bin of hours that is above its range."""
+OUTER_SHARE = 0.2
+"""Share of the learned rows of a bin of hours that is above its range: more than a storm on one day of eight."""
 MIN_ROWS = 1_000
 """Bins of fewer learned rows have the range of all rows."""
 UNKNOWN_RATIO = 1.0
