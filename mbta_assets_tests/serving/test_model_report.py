@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from playwright.sync_api import expect
+from scipy.stats import t as student_t
 
 from mbta_assets.defs.production.model_report import History, store_report
 from mbta_assets.ml.evaluation.promotion_gate import Decision, Rule
@@ -71,11 +72,14 @@ def test_the_report_says_what_the_model_is_worth_and_loads_nothing(
     assert digest in page and f"{error:.1f} s on average on {len(test):,} test rows" in page
     assert "40% less error than &lt;the&gt; lookup" in page and "abc123" in page and "feed" * 16 in page
     assert not re.search(r"<script|<link|@import|url\(|src=\"(?!data:image/png)", page)
-    by_trip = np.abs(test["delay_seconds"] - delay.delay).groupby(test["trip_id"].to_numpy())
-    spread = 1.96 * np.sqrt(((by_trip.sum() - error * by_trip.size()) ** 2).sum()) / len(test)
+    errors = np.abs(test["delay_seconds"] - delay.delay)
+    by_trip = errors.groupby([test["service_date"].to_numpy(), test["trip_id"].to_numpy()])
+    trips = by_trip.ngroups
+    variance = trips / (trips - 1) * ((by_trip.sum() - error * by_trip.size()) ** 2).sum() / len(test) ** 2
+    spread = student_t.ppf(0.975, trips - 1) * np.sqrt(variance)
     [of_model, of_gain] = re.findall(r'<tr><th scope="row">(?:Error of|Less than).*?</tr>', page)
     numbers = [float(number) for number in re.findall(r">(-?[0-9.]+)</td>", of_model)]
-    assert numbers[0] == pytest.approx(error, abs=0.05) and numbers[1] == pytest.approx(spread, rel=0.05, abs=0.1)
+    assert numbers[0] == pytest.approx(error, abs=0.05) and numbers[1] == pytest.approx(spread, abs=0.05)
     assert "Less than the run-time lookup" in of_gain
     shown = re.search(r"<pre[^>]*>(resources:.*?)</pre>", page, re.DOTALL)
     assert shown and yaml.safe_load(unescape(shown[1])) == RUN_CONFIG and "--config run_config.yaml" in page
