@@ -5,6 +5,7 @@ their mean excess over that median, and a deviation of the hour from it, each sh
 on a path is up to `segments`; where none is known, or what is predicted, to `run_time`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,8 +192,11 @@ def find_bins_half_way(columns: Columns, seconds_ahead: np.ndarray) -> np.ndarra
 
 
 def find_bin_half_way(sin_time: float, cos_time: float, seconds_ahead: float) -> int:
-    """Return the bin of the time half way to one event."""
-    bins = float(np.arctan2(sin_time, cos_time)) * BINS_PER_RADIAN + (N_BINS + QUARTER_SECOND)
+    """Return the bin of the time half way to one event.
+
+    The C library may round the angle otherwise than NumPy; see `QUARTER_SECOND`.
+    """
+    bins = math.atan2(sin_time, cos_time) * BINS_PER_RADIAN + (N_BINS + QUARTER_SECOND)
     return int(bins + max(seconds_ahead, 0.0) * BINS_PER_SECOND_AHEAD) % N_BINS
 
 
