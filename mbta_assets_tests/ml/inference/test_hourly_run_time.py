@@ -9,7 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mbta_assets.ml.inference.hourly_run_time import DEVIATION_SECONDS, HOURS_PER_BIN, SECONDS_PER_DAY
+from mbta_assets.ml.inference.hourly_run_time import (
+    DEVIATION_SECONDS,
+    HOURS_PER_BIN,
+    SECONDS_PER_DAY,
+    find_bin_half_way,
+    find_bins_half_way,
+)
 from mbta_assets.ml.inference.run_time import LOOKUP_FEATURES, MedianRunTime
 from mbta_assets.ml.inference.segments import SegmentGraph
 from mbta_assets.ml.training.cross_fitting import compute_out_of_fold
@@ -162,3 +168,11 @@ def test_a_row_by_itself_has_the_features_that_it_has_among_others(seconds: list
     together = lookup.compute_features(rows)
     by_themselves = np.concatenate([lookup.compute_features(rows.iloc[[0]]), lookup.compute_features(rows.iloc[[-1]])])
     np.testing.assert_array_equal(by_themselves, together[[0, -1]])
+
+
+def test_the_hours_of_one_row_are_those_among_others_at_every_half_second_of_a_day() -> None:
+    angle = np.arange(0, SECONDS_PER_DAY, 0.5) * (2 * np.pi / SECONDS_PER_DAY)
+    sine, cosine = np.sin(angle).astype(np.float32), np.cos(angle).astype(np.float32)
+    together = find_bins_half_way({"sin_time": sine, "cos_time": cosine}, np.zeros(len(angle)))
+    alone = [find_bin_half_way(*time, 0.0) for time in zip(sine.tolist(), cosine.tolist(), strict=True)]
+    assert together.tolist() == alone
