@@ -2,13 +2,15 @@
 
     python benchmarks/storm.py DATA_SET DAY OUT [--factor 1.35] [--late 240] [--to DATE [--keep]] [--minutes 7]
 
-DATA_SET has the upstream tables as the source `files` reads them. In OUT, which `make benchmark-real` can train on,
-vehicles of the day begin their trips late and take longer from then on, each trip by a factor of its own. With `--to`
-the day is on that date instead, or with `--keep` on both, at the same times of the day. With `--minutes` each of its
-trips is of a new timetable: so much later, with another id. All other days are as they were.
+DATA_SET has the upstream tables as the source `files` reads them, each in one Parquet file. In OUT, which
+`make benchmark-real` can train on, vehicles of the day begin their trips late and take longer from then on, each trip
+by a factor of its own. With `--to` the day is on that date instead, or with `--keep` on both, at the same times of the
+day. With `--minutes` each of its trips is of a new timetable: so much later, with another id. All other days are as
+they were.
 """
 
 import argparse
+import shutil
 from datetime import date
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -28,9 +30,9 @@ TRIP_IDS = {"vehicle": ("id", "trip_id"), "schedule": ("trip_id",), "trip": ("id
 def main(command_line: list[str] | None = None) -> None:
     """Write the data set with the day."""
     arguments = parse_arguments(command_line)
-    arguments.out.mkdir(parents=True)
-    for table in TABLES:
-        rows = pd.read_parquet(arguments.data_set / f"{table}.parquet")
+    shutil.copytree(arguments.data_set, arguments.out, copy_function=shutil.copyfile)
+    for path in [arguments.out / f"{table}.parquet" for table in TABLES]:
+        table, rows = path.stem, pd.read_parquet(path)
         on_day = pd.to_datetime(rows["service_date"]).dt.date == arguments.day
         changed = rows[on_day]
         if table == "vehicle":
@@ -41,7 +43,7 @@ def main(command_line: list[str] | None = None) -> None:
         if arguments.minutes:
             changed = change_timetable(changed, TRIP_IDS.get(table, ()), arguments.minutes)
         others = rows if arguments.keep else rows[~on_day]
-        pd.concat([others, changed], ignore_index=True).to_parquet(arguments.out / f"{table}.parquet")
+        pd.concat([others, changed], ignore_index=True).to_parquet(path)
 
 
 def slow_down(

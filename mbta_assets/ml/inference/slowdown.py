@@ -63,7 +63,7 @@ class LearnedPace:
         if self.highest_ratios is None:
             return 1.0
         ratio: float = row[RATIO]
-        if not ratio > self._lowest_end or ratio == UNKNOWN_RATIO:  # nearly always, and then the hour says nothing
+        if not ratio > self._lowest_end or ratio == UNKNOWN_RATIO:  # whatever the hour
             return 1.0
         slowdown = ratio / self.highest_ratios[find_bin_half_way(row["sin_time"], row["cos_time"], 0.0)]
         return min(max(slowdown, 1.0), MAX_SLOWDOWN)
