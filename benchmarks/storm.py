@@ -18,11 +18,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
+from mbta_assets.transit.schema import UPSTREAM
 from mbta_assets.transit.service_day import TIME_ZONE
 
 MIN_FACTOR, MAX_FACTOR = 0.85, 1.9
 """Limits of how many times longer a trip takes."""
-TABLES = ("vehicle", "stop", "schedule", "trip")
 TRIP_IDS = {"vehicle": ("id", "trip_id"), "schedule": ("trip_id",), "trip": ("id",)}
 """Columns with ids of trips, or of vehicles on one trip each."""
 
@@ -31,7 +31,7 @@ def main(command_line: list[str] | None = None) -> None:
     """Write the data set with the day."""
     arguments = parse_arguments(command_line)
     shutil.copytree(arguments.data_set, arguments.out, copy_function=shutil.copyfile)
-    for path in [arguments.out / f"{table}.parquet" for table in TABLES]:
+    for path in [arguments.out / f"{table}.parquet" for table in UPSTREAM]:
         table, rows = path.stem, pd.read_parquet(path)
         on_day = pd.to_datetime(rows["service_date"]).dt.date == arguments.day
         changed = rows[on_day]

@@ -9,7 +9,6 @@ tells.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -60,17 +59,10 @@ class LearnedPace:
 
     def compute_row_slowdown(self, row: Mapping[str, Any]) -> float:
         """Return the slowdown of one row of plain Python values."""
-        if self.highest_ratios is None:
+        if self.highest_ratios is None or (ratio := row[RATIO]) != ratio or ratio == UNKNOWN_RATIO:
             return 1.0
-        ratio: float = row[RATIO]
-        if not ratio > self._lowest_end or ratio == UNKNOWN_RATIO:  # whatever the hour
-            return 1.0
-        slowdown = ratio / self.highest_ratios[find_bin_half_way(row["sin_time"], row["cos_time"], 0.0)]
+        slowdown: float = ratio / self.highest_ratios[find_bin_half_way(row["sin_time"], row["cos_time"], 0.0)]
         return min(max(slowdown, 1.0), MAX_SLOWDOWN)
-
-    @cached_property
-    def _lowest_end(self) -> float:
-        return min(self.highest_ratios or (UNKNOWN_RATIO,))
 
     @classmethod
     def from_json(cls, stored: float | list[float] | None) -> Self:

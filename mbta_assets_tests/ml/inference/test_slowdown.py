@@ -71,10 +71,8 @@ def test_a_model_that_has_learned_no_ratio_knows_no_slowdown() -> None:
 def test_the_slowdown_of_a_row_by_itself_is_that_among_others(
     ends: list[float], asked: list[tuple[float, float]]
 ) -> None:
-    pace, columns = (
-        LearnedPace.from_json(ends),
-        make_columns([ratio for ratio, _ in asked], [hour for _, hour in asked]),
-    )
+    ratios, hours = map(list, zip(*asked, strict=True))
+    pace, columns = LearnedPace.from_json(ends), make_columns(ratios, hours)
     values = {name: column.tolist() for name, column in columns.items()}
     rows = [{name: values[name][place] for name in values} for place in range(len(asked))]
     assert pace.compute_slowdown(columns).tolist() == [pace.compute_row_slowdown(row) for row in rows]
