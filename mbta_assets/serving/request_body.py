@@ -7,6 +7,7 @@ import io
 import zlib
 
 from flask import Request
+from werkzeug.wsgi import get_content_length, get_input_stream
 
 READ_CHUNK_BYTES = 64 * 1024
 MAX_DRAIN_FACTOR = 10
@@ -35,9 +36,9 @@ def read_body(request: Request, max_bytes: int) -> bytes:
     functions-framework reads the rest of a body into memory after the response, whatever its size, so the request's
     stream is replaced by an empty one.
     """
-    stream, content = request.stream, bytearray()
+    stream, length = get_input_stream(request.environ), get_content_length(request.environ)
     request.stream = io.BytesIO()
-    bytes_read, length = 0, request.content_length
+    content, bytes_read = bytearray(), 0
     try:
         while (
             bytes_read != length
