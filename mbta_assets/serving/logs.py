@@ -10,14 +10,16 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
-_encode = json.JSONEncoder(default=str).encode
-"""Encodes an entry: `json.dumps` with an option makes an encoder in each call, which takes as long as encoding."""
+from pydantic_core import PydanticSerializationError, to_json
 
 
 def write(severity: str, message: str, **fields: Any) -> None:
     """Write one log entry; `severity` is a level of Cloud Logging, such as INFO, NOTICE, WARNING or ERROR."""
-    entry = {"severity": severity, "message": message, "time": datetime.now(UTC).isoformat(), **fields}
-    sys.stdout.write(_encode(entry) + "\n")
+    entry = {"severity": severity, "message": message, "time": datetime.now(UTC), **fields}
+    try:
+        sys.stdout.write(to_json(entry, inf_nan_mode="null", serialize_unknown=True).decode() + "\n")
+    except (PydanticSerializationError, UnicodeEncodeError):  # not Unicode, or not in standard output's encoding
+        sys.stdout.write(json.dumps(entry, default=str) + "\n")
     sys.stdout.flush()
 
 
