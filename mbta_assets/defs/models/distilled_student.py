@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mbta_assets.ml.training.distillation import StudentTraining
 
 PIECEWISE_LINEAR: dict[str, Any] = {
-    "hidden": [48, 24], "numeric": "piecewise_linear", "bins": 8, "numeric_dim": 2, "embedding_dim": 2,
+    "hidden": [80, 40], "numeric": "piecewise_linear", "bins": 6, "numeric_dim": 1, "embedding_dim": 2,
     "learning_rate": 0.03, "weight_decay": 0.01, "weight": 0.5,
 }  # fmt: skip
 
@@ -45,20 +45,20 @@ class StudentSpace(dg.Config):
             PIECEWISE_LINEAR,
             {**PIECEWISE_LINEAR, "weight": 0.3},
             {**PIECEWISE_LINEAR, "weight": 0.7},
-            {**PIECEWISE_LINEAR, "numeric": "linear_relu"},
+            {**PIECEWISE_LINEAR, "numeric": "linear_relu", "hidden": [48, 24], "numeric_dim": 2},
             {**PIECEWISE_LINEAR, "numeric": "none", "hidden": [64, 32]},
         ],
         description="Configurations that every search begins with.",
     )
     hidden: list[list[int]] = Field(
-        default=[[64, 32], [48, 24], [64, 24], [40, 20]], min_length=1, description="Widths of the dense layers."
+        default=[[80, 40], [64, 32], [48, 24], [64, 24]], min_length=1, description="Widths of the dense layers."
     )
     numeric: TextChoice = Field(
         default=TextChoice(values=["piecewise_linear", "periodic", "none"], probabilities=[0.7, 0.15, 0.15]),
         description="Embedding of numeric features.",
     )
-    bins: list[int] = Field(default=[6, 8, 12], min_length=1, description="Bins of a piecewise-linear embedding.")
-    numeric_dim: list[int] = Field(default=[2, 3], min_length=1, description="Dimensions of the embedding of a number.")
+    bins: list[int] = Field(default=[4, 6, 8], min_length=1, description="Bins of a piecewise-linear embedding.")
+    numeric_dim: list[int] = Field(default=[1, 2], min_length=1, description="Dimensions of the embedding of a number.")
     embedding_dim: list[int] = Field(default=[2, 3], min_length=1, description="Dimensions of that of a category.")
     learning_rate: FloatRange = Field(
         default=FloatRange(low=0.015, high=0.04),

@@ -57,7 +57,7 @@ def max_difference_seconds(network: Network, model: bytes, rows: Arrays) -> floa
 
 
 class _Graph:
-    """Nodes and initializers of a graph, named by their position."""
+    """Nodes and initializers of a graph, named by their position, briefly: names are a tenth of the bytes."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -66,13 +66,13 @@ class _Graph:
     def add(self, operator: str, *inputs: str | np.ndarray, output: str | None = None, **attributes: Any) -> str:
         """Add a node and return the name of its output; arrays among the inputs become initializers."""
         names = [value if isinstance(value, str) else self._add_initializer(value) for value in inputs]
-        output = output or f"{operator.lower()}_{len(self.nodes)}"
+        output = output or f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, names, [output], **attributes))
         return output
 
     def _add_initializer(self, value: np.ndarray) -> str:
         """Add an array and return its name."""
-        name = f"constant_{len(self.initializers)}"
+        name = f"c{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 

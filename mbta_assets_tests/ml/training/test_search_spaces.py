@@ -21,8 +21,8 @@ from mbta_assets.ml.training.hyperparameters import (
     TrainConfig,
     apply_configuration,
 )
+from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network import Network
-from mbta_assets.ml.training.network_weights import to_files
 from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.ml.training.teacher import TeacherData
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
@@ -94,14 +94,14 @@ def test_trees_of_some_inputs_are_refused() -> None:
         XGBoostSpace(first_configurations=[{**TO_NOW, "inputs": "steady"}])
 
 
-@pytest.mark.parametrize("max_bytes", [20_000, 40_000])
+@pytest.mark.parametrize("max_bytes", [10_000, 20_000])
 def test_students_are_no_larger_than_the_size_budget(train: Problem, max_bytes: int) -> None:
     configurations = select_students(train, max_bytes)
     assert configurations
     for configuration in configurations:
         architecture, _ = apply_configuration(configuration, ARCHITECTURE, TrainConfig())
-        network = Network.from_training_rows(architecture, train.rows)
-        assert sum(map(len, to_files(network).values())) <= max_bytes
+        network = Network.from_training_rows(architecture, train.rows).eval()
+        assert len(quantize_weights(to_onnx(network))) <= max_bytes
 
 
 def test_where_no_student_is_small_enough_the_smallest_is_tried(train: Problem) -> None:
