@@ -35,11 +35,10 @@ from mbta_assets.ml.training.model_loading import load_model
 from mbta_assets.settings import Settings
 from mbta_assets.sources.files import FilesSource
 from mbta_assets.storage.model_registry import ModelRegistry
-from mbta_assets.transit.schema import ROW_KEY
+from mbta_assets.transit.schema import ROW_KEY, UPSTREAM
 
 ROOT = Path(mbta_assets.__file__).parents[1]
 SEED_UPSTREAM = ROOT / "mbta_assets_tests/data/seed_upstream"
-UPSTREAM_TABLES = ("vehicle", "stop", "schedule", "trip")
 SEEDS = (0, 1, 2)
 TRIALS = "4"
 """Number of trials of each search without MBTA_TUNE_TRIALS."""
@@ -98,7 +97,7 @@ def find_data_sets(data: Path | None) -> dict[str, Path]:
     found = {SEED_UPSTREAM.name: SEED_UPSTREAM}
     for directory in sorted(data.iterdir()) if data else []:
         names = {path.stem for path in directory.glob("*")}
-        if names.issuperset(UPSTREAM_TABLES):
+        if names.issuperset(UPSTREAM):
             found[directory.name] = directory
     return found
 
@@ -291,7 +290,7 @@ def _describe_half_width(difference: np.ndarray, group: np.ndarray) -> str:
 
 
 def tabulate_intervals(leaderboards: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
-    """Return a table of the coverage and mean width of intervals in all and by day, the mean over the seeds.
+    """Return a table of the coverage and mean width of intervals in all, by distance and by day, means over the seeds.
 
     `leaderboards` has those of the seeds by version; a leaderboard of an earlier version has no days.
     """
@@ -299,16 +298,20 @@ def tabulate_intervals(leaderboards: Mapping[str, Sequence[Sequence[Mapping[str,
     for version, seeds in leaderboards.items():
         for row in (row for leaderboard in seeds for row in leaderboard if row["interval"]):
             found.setdefault(f"`{row['model']}`{version and ', ' + version}", []).append(row["interval"])
-    parts = {
-        name: [{"all": interval, **interval.get("by_day", {})} for interval in intervals]
-        for name, intervals in found.items()
-    }
-    days = ["all", *sorted({day for of_seeds in parts.values() for by_day in of_seeds for day in by_day} - {"all"})]
-    lines = make_header(["coverage, mean width", "level", *days])
+    parts = {name: [_split_interval(interval) for interval in intervals] for name, intervals in found.items()}
+    columns = dict.fromkeys(column for of_seeds in parts.values() for by_column in of_seeds for column in by_column)
+    lines = make_header(["coverage, mean width", "level", *columns])
     for name, of_seeds in parts.items():
-        cells = [_describe_coverage([by_day[day] for by_day in of_seeds if day in by_day]) for day in days]
-        lines.append(make_row([name, f"{of_seeds[0]['all']['confidence_level']:.0%}", *cells]))
+        cells = [_describe_coverage([by[column] for by in of_seeds if column in by]) for column in columns]
+        lines.append(make_row([name, f"{found[name][0]['confidence_level']:.0%}", *cells]))
     return "\n".join(lines) if found else ""
+
+
+def _split_interval(interval: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Return the measures of an interval at each of `DISTANCES`, over all rows, and on each day in order."""
+    by_distance = interval.get("by_stops_ahead", {})
+    near = {str(distance): by_distance[str(distance)] for distance in DISTANCES if str(distance) in by_distance}
+    return {**near, "all": interval, **dict(sorted(interval.get("by_day", {}).items()))}
 
 
 def _describe_coverage(parts: Sequence[Mapping[str, float]]) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import real_days
 from benchmarks.real_days import SEED_UPSTREAM, TrainedSeed, join_predictions
+from mbta_assets.transit.schema import UPSTREAM
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 DAYS = pd.to_datetime(["2022-01-22", "2022-01-23"])
@@ -93,10 +94,14 @@ def test_coverage_is_the_mean_over_the_seeds_and_a_version_without_days_has_dash
             {"model": "schedule", "interval": None},
         ]
 
-    of_day = {"by_day": {"2022-01-23": {"coverage": 0.8, "mean_width_seconds": 100.0}}}
-    after = [make_leaderboard(0.89, **of_day), make_leaderboard(0.91, **of_day)]
+    parts = {
+        "by_day": {"2022-01-23": {"coverage": 0.8, "mean_width_seconds": 100.0}},
+        "by_stops_ahead": {"3": {"coverage": 0.7, "mean_width_seconds": 50.0}, "4": {}},
+    }
+    after = [make_leaderboard(0.89, **parts), make_leaderboard(0.91, **parts)]
     table = read_table(real_days.tabulate_intervals({"": after, "before": [make_leaderboard(0.85)]}))
     assert table["`student`"]["all"] == "90.0%, 200 s" and table["`student`"]["2022-01-23"] == "80.0%, 100 s"
+    assert table["`student`"]["3"] == "70.0%, 50 s" and "4" not in table["`student`"]
     assert table["`student`, before"]["all"] == "85.0%, 200 s" and table["`student`, before"]["2022-01-23"] == "–"
 
 
@@ -122,7 +127,7 @@ def test_days_are_made_in_ranges_without_gaps() -> None:
 
 
 def test_data_sets_are_the_shipped_day_and_directories_with_all_tables(tmp_path: Path) -> None:
-    for name in real_days.UPSTREAM_TABLES:
+    for name in UPSTREAM:
         (tmp_path / "buses" / f"{name}.parquet").mkdir(parents=True)
         (tmp_path / "unfinished").mkdir(exist_ok=True)
     assert real_days.find_data_sets(tmp_path) == {SEED_UPSTREAM.name: SEED_UPSTREAM, "buses": tmp_path / "buses"}
