@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from mbta_assets.ml.training.distillation import StudentTraining
 
 PIECEWISE_LINEAR: dict[str, Any] = {
-    "hidden": [80, 40], "numeric": "piecewise_linear", "bins": 6, "numeric_dim": 1, "embedding_dim": 2,
+    "hidden": [48, 24], "numeric": "piecewise_linear", "bins": 8, "numeric_dim": 2, "embedding_dim": 2,
     "learning_rate": 0.03, "weight_decay": 0.01, "weight": 0.5,
 }  # fmt: skip
+WIDE = {**PIECEWISE_LINEAR, "hidden": [80, 40], "bins": 6, "numeric_dim": 1}
+"""Wider layers in place of wider embeddings, at the same size."""
 
 
 class StudentSpace(dg.Config):
@@ -43,9 +45,10 @@ class StudentSpace(dg.Config):
     first_configurations: list[dict[str, Any]] = Field(
         default=[
             PIECEWISE_LINEAR,
-            {**PIECEWISE_LINEAR, "weight": 0.3},
+            WIDE,
             {**PIECEWISE_LINEAR, "weight": 0.7},
-            {**PIECEWISE_LINEAR, "numeric": "linear_relu", "hidden": [48, 24], "numeric_dim": 2},
+            {**WIDE, "weight": 0.7},
+            {**PIECEWISE_LINEAR, "numeric": "linear_relu"},
             {**PIECEWISE_LINEAR, "numeric": "none", "hidden": [64, 32]},
         ],
         description="Configurations that every search begins with.",
