@@ -57,7 +57,7 @@ def max_difference_seconds(network: Network, model: bytes, rows: Arrays) -> floa
 
 
 class _Graph:
-    """Nodes and initializers of a graph, named by their position, briefly: names are a tenth of the bytes."""
+    """Nodes and initializers of a graph, named briefly, by their position: names count in the size of a model."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []

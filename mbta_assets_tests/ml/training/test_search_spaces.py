@@ -94,7 +94,7 @@ def test_trees_of_some_inputs_are_refused() -> None:
         XGBoostSpace(first_configurations=[{**TO_NOW, "inputs": "steady"}])
 
 
-@pytest.mark.parametrize("max_bytes", [10_000, 20_000])
+@pytest.mark.parametrize("max_bytes", [6_000, 8_000])
 def test_students_are_no_larger_than_the_size_budget(train: Problem, max_bytes: int) -> None:
     configurations = select_students(train, max_bytes)
     assert configurations
