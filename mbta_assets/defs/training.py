@@ -46,7 +46,13 @@ class TrainingSetConfig(dg.Config):
         ),
     )
     validation_fraction: float = Field(
-        default=0.15, gt=0, lt=0.5, description="Fraction of the service days (or of the time) in the validation part."
+        default=0.15,
+        gt=0,
+        lt=0.5,
+        description=(
+            "Fraction of the service days (or of the time) in the validation part. Where that is less than one service "
+            "day, the part is so many of the trips before the test part."
+        ),
     )
     test_fraction: float = Field(
         default=0.15, gt=0, lt=0.5, description="Fraction of the service days (or of the time) in the test part."

@@ -28,6 +28,7 @@ from mbta_assets.ml.training.dataset import (
     TrainingSetError,
     assign_part_codes,
     select_labelled,
+    select_split_columns,
 )
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.transit import schema
@@ -35,8 +36,6 @@ from mbta_assets.transit.table import FeatureGroup
 
 MIN_NETWORK_DAYS, MIN_CALENDAR_DAYS = 2, 21
 """Minimum number of service days to learn from for models that read how the whole network runs, and the calendar."""
-SPLIT_COLUMNS = ["service_date", "time_stamp", "delay_seconds", "actual_arrival_time"]
-"""Columns that the parts of rows depend on."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def build_training_set(
     days, blocks, columns = [], [], []
     for day, rows in samples:
         days.append(day)
-        columns.append(rows[SPLIT_COLUMNS])
+        columns.append(select_split_columns(rows))
         blocks.append(_compress(rows))
     of_split = pd.concat(columns, ignore_index=True)
     del columns

@@ -54,22 +54,32 @@ class TrainingSetError(ValueError):
     """Service days from which no training set can be made; the message says why and what to do."""
 
 
+def select_split_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what the parts of n rows of `transit_features` depend on, with a hash of the trip of each row."""
+    trip = pd.util.hash_pandas_object(rows[["service_date", "trip_id"]], index=False).to_numpy()
+    return rows[["service_date", "time_stamp", "delay_seconds", "actual_arrival_time"]].assign(trip=trip)
+
+
 def assign_parts(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
-    """Return the part (n,) of each row, "" for a row to leave out; see `assign_part_codes`."""
-    return np.array([*PARTS, ""])[assign_part_codes(rows, split)]
+    """Return the part (n,) of each row of `transit_features`, "" for a row to leave out; see `assign_part_codes`."""
+    return np.array([*PARTS, ""])[assign_part_codes(select_split_columns(rows), split)]
 
 
 def assign_part_codes(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
     """Return the index in `PARTS` (n,) int8 of the part of each row, -1 for a row to leave out.
 
-    Parts follow one another in time. A row is left out if its arrival is later than the start of the next part: its
-    label was not known when a model of its part would have been trained. Parts are whole service days if
-    `split.min_days` or more have a label; at least one row has.
+    `rows` are those of `select_split_columns`. Parts follow one another in time. A row is left out if its arrival is
+    later than the start of the next part: its label was not known when a model of its part would have been trained.
+    Parts are whole service days if `split.min_days` or more have a label; at least one row has.
+
+    Where the validation part would be less than a service day, it is whole trips of all hours before the test part:
+    the last few hours of them say little of others, and stop trainings too early.
     """
     time = rows["time_stamp"].to_numpy(dtype="datetime64[us]")
     day = schema.to_service_dates(rows["service_date"])
     is_labelled = rows["delay_seconds"].notna().to_numpy()
     days = np.unique(day[is_labelled])  # so that each part has a day with labels
+    draws_trips = False
     if len(days) >= split.min_days:
         first_validation, first_test = _find_boundaries(len(days), split)
         starts = [time[day == first].min() for first in (days[first_validation], days[first_test])]
@@ -77,32 +87,50 @@ def assign_part_codes(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
     else:
         labelled = np.sort(time[is_labelled])
         starts = [labelled[index] for index in _find_boundaries(len(labelled), split)]
+        draws_trips = len(days) * split.validation_fraction < 1
+        if draws_trips:
+            starts[0] = starts[1]
         part = np.digitize(time.view(np.int64), [start.view(np.int64) for start in starts])
     codes = part.astype(np.int8)
     arrival = rows["actual_arrival_time"].to_numpy(dtype="datetime64[us]")
     for index, start in enumerate(starts):
         codes[(codes == index) & (arrival >= start)] = -1
+    if draws_trips:
+        trip, n_validation = rows["trip"].to_numpy(), round(is_labelled.sum() * split.validation_fraction)
+        codes[(codes == 0) & (trip <= _find_last_drawn(trip[(codes == 0) & is_labelled], n_validation))] = 1
     return codes
+
+
+def _find_last_drawn(trip: np.ndarray, n: int) -> np.integer[Any]:
+    """Return the hash up to which trips are drawn: those of n or just more rows, but not all trips.
+
+    `trip` has the hash of each row.
+    """
+    hashes, counts = np.unique(trip, return_counts=True)
+    count = min(int(np.searchsorted(counts.cumsum(), n)) + 1, len(hashes) - 1)
+    return hashes[count - 1] if count > 0 else np.uint64(0)
 
 
 def walk_forward(rows: pd.DataFrame, max_folds: int) -> list[np.ndarray]:
     """Return walk-forward folds, the latest first: the part (n,) of each row in each of them, "" for one left out.
 
-    The first fold is the parts of the training set. Each further one has a whole service day of the training part for
-    validation, the latest ones first, and the days before it, half of the training part's or more, to learn from.
-    `rows` are of `LEARNED_PARTS`, with the columns `part`, `service_date` and `delay_seconds`.
+    The first fold is the parts of the training set. Each further one has a service day of the training part for
+    validation, the latest ones first, and the days before it, half of the training part's or more, to learn from. A day
+    that the validation part begins on is left out, as its end is missing. `rows` are of `LEARNED_PARTS`, with the
+    columns `part`, `service_date` and `delay_seconds`.
     """
     part = rows["part"].to_numpy(dtype=object)
     day = schema.to_service_dates(rows["service_date"])
     labelled_day = day[(part == "train") & rows["delay_seconds"].notna().to_numpy()]
-    days = np.unique(labelled_day)
+    days, validation_days = np.unique(labelled_day), np.unique(day[part == "validation"])
+    cut = validation_days if len(validation_days) < len(days) else ()  # of all days where it is trips of them
     folds = [part]
     for index in range(len(days) - 1, max(0, len(days) // 2 - 1), -1):
         if len(folds) == max_folds:
             break
         validation = days[index]
         counts = [(labelled_day < validation).sum(), (labelled_day == validation).sum()]
-        if min(counts) >= MIN_LABELLED_ROWS and not (day[part == "validation"] == validation).any():
+        if min(counts) >= MIN_LABELLED_ROWS and validation not in cut:
             folds.append(np.select([part != "train", day < validation, day == validation], ["", *LEARNED_PARTS], ""))
     return folds
 

@@ -40,13 +40,17 @@ SPLIT = SplitConfig()
 
 
 def make_days(days: int, rows_per_day: int = 40) -> pd.DataFrame:
-    """Return rows a minute apart from noon UTC of each day, each of which arrives five minutes later."""
+    """Return rows a minute apart from noon UTC of each day, each of which arrives five minutes later.
+
+    There is a report of each of four trips before there is another of the same.
+    """
     minutes = pd.to_timedelta(np.arange(rows_per_day), unit="min")
     starts = pd.date_range("2024-03-01 12:00", periods=days, tz="UTC")
     time = pd.DatetimeIndex(np.concatenate([start + minutes for start in starts]))
     return pd.DataFrame(
         {
             "service_date": time.tz_convert(None).normalize(),
+            "trip_id": np.tile([f"{row // 20}-{row % 4}" for row in range(rows_per_day)], days),
             "time_stamp": time,
             "actual_arrival_time": time + pd.Timedelta(minutes=5),
             "delay_seconds": 1.0,
@@ -75,13 +79,31 @@ def test_ten_days_are_split_by_whole_days_in_time() -> None:
 
 
 def test_fewer_days_are_split_by_time_and_no_label_is_known_only_in_a_later_part() -> None:
-    rows = make_days(1, 200)
+    rows = make_days(8)
     part = assign_parts(rows, SPLIT)
     times = rows.groupby(part)["time_stamp"].agg(["min", "max"])
     assert times["max"]["train"] < times["min"]["validation"] < times["min"]["test"]
     assert rows.loc[part == "train", "actual_arrival_time"].max() < times["min"]["validation"]
-    assert (part == "test").sum() == 30
+    assert (part == "test").sum() == 48
     assert (part == "").sum() == 2 * 5
+
+
+@given(st.integers(1, 6), st.integers(40, 300), st.integers(0, 99))
+def test_a_validation_part_of_less_than_a_day_is_trips_of_all_hours_before_the_test_part(
+    days: int, rows_per_day: int, seed: int
+) -> None:
+    rows = make_days(days, rows_per_day)
+    part = assign_parts(rows, SPLIT)
+    begin = rows["time_stamp"][part == "test"].min()
+    before = rows["actual_arrival_time"] < begin
+    assert np.isin(part[before], LEARNED_PARTS).all() and (part[~before & (rows["time_stamp"] < begin)] == "").all()
+    assert (part == "test").sum() == round(0.15 * len(rows))
+    assert 0 <= (part == "validation").sum() - round(0.15 * len(rows)) < 5
+    assert (
+        pd.Series(part[before]).groupby([rows["service_date"][before], rows["trip_id"][before]]).nunique() == 1
+    ).all()
+    order = np.random.default_rng(seed).permutation(len(rows))
+    assert (assign_parts(rows.iloc[order], SPLIT) == part[order]).all()
 
 
 def test_days_without_labels_do_not_make_a_part_of_whole_days_empty() -> None:
@@ -203,6 +225,19 @@ def test_earlier_folds_predict_whole_days_from_the_days_before() -> None:
         assert first == learned["service_date"].min() and last == validation - pd.Timedelta(days=1)
         assert validation == learned["service_date"][learned["part"] == "train"].max() - pd.Timedelta(days=before - 1)
         assert (fold[learned["part"] == "validation"] == "").all()
+
+
+def test_days_that_trips_are_drawn_of_are_predicted_from_the_days_before() -> None:
+    rows = make_days(4, 200)
+    rows["part"] = assign_parts(rows, SPLIT)
+    learned = rows[rows["part"].isin(LEARNED_PARTS)].reset_index(drop=True)
+    days = learned["service_date"].unique()
+    assert (learned.groupby("service_date")["part"].nunique() == 2).all()
+    _, *folds = walk_forward(learned, 3)
+    for fold, day in zip(folds, days[:1:-1], strict=True):
+        assert (learned["part"][fold != ""] == "train").all()
+        assert list(learned["service_date"][fold == "validation"].unique()) == [day]
+        assert list(learned["service_date"][fold == "train"].unique()) == list(days[days < day])
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.integers(1, 5))
