@@ -97,7 +97,7 @@ def _compute_terms(columns: Columns, delay: np.ndarray) -> Iterable[np.ndarray]:
 
     They are, in logarithms, the time to go, a recent run time, by how much these differ, the stops ahead, and how early
     the vehicle left the last stop; and whether it is at the first stop of its trip. The time of the day is not among
-    them, as the rows of a calibration may be those of one afternoon.
+    them, as a calibration may lack some of its hours.
     """
     ahead = np.maximum(delay + _to_floats(columns, "scheduled_seconds_ahead"), 0)
     recent, scheduled = (_to_floats(columns, name) for name in ("recent_run_seconds", "scheduled_run_seconds"))
