@@ -50,8 +50,8 @@ class TrainingSetConfig(dg.Config):
         gt=0,
         lt=0.5,
         description=(
-            "Fraction of the service days (or of the time) in the validation part. Where that is less than one service "
-            "day, the part is so many of the trips before the test part."
+            "Fraction of the service days (or of the time) in the validation part. Of a single service day it is so "
+            "many of the trips before the test part."
         ),
     )
     test_fraction: float = Field(

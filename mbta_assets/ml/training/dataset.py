@@ -72,8 +72,8 @@ def assign_part_codes(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
     later than the start of the next part: its label was not known when a model of its part would have been trained.
     Parts are whole service days if `split.min_days` or more have a label; at least one row has.
 
-    Where the validation part would be less than a service day, it is whole trips of all hours before the test part:
-    the last few hours of them say little of others, and stop trainings too early.
+    The validation part of a single service day is whole trips of all hours before the test part: the last few hours of
+    them say little of others, and stop trainings too early.
     """
     time = rows["time_stamp"].to_numpy(dtype="datetime64[us]")
     day = schema.to_service_dates(rows["service_date"])
@@ -87,7 +87,7 @@ def assign_part_codes(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
     else:
         labelled = np.sort(time[is_labelled])
         starts = [labelled[index] for index in _find_boundaries(len(labelled), split)]
-        draws_trips = len(days) * split.validation_fraction < 1
+        draws_trips = len(days) == 1
         if draws_trips:
             starts[0] = starts[1]
         part = np.digitize(time.view(np.int64), [start.view(np.int64) for start in starts])
@@ -114,23 +114,21 @@ def _find_last_drawn(trip: np.ndarray, n: int) -> np.integer[Any]:
 def walk_forward(rows: pd.DataFrame, max_folds: int) -> list[np.ndarray]:
     """Return walk-forward folds, the latest first: the part (n,) of each row in each of them, "" for one left out.
 
-    The first fold is the parts of the training set. Each further one has a service day of the training part for
-    validation, the latest ones first, and the days before it, half of the training part's or more, to learn from. A day
-    that the validation part begins on is left out, as its end is missing. `rows` are of `LEARNED_PARTS`, with the
-    columns `part`, `service_date` and `delay_seconds`.
+    The first fold is the parts of the training set. Each further one has a whole service day of the training part for
+    validation, the latest ones first, and the days before it, half of the training part's or more, to learn from.
+    `rows` are of `LEARNED_PARTS`, with the columns `part`, `service_date` and `delay_seconds`.
     """
     part = rows["part"].to_numpy(dtype=object)
     day = schema.to_service_dates(rows["service_date"])
     labelled_day = day[(part == "train") & rows["delay_seconds"].notna().to_numpy()]
-    days, validation_days = np.unique(labelled_day), np.unique(day[part == "validation"])
-    cut = validation_days if len(validation_days) < len(days) else ()  # of all days where it is trips of them
+    days = np.unique(labelled_day)
     folds = [part]
     for index in range(len(days) - 1, max(0, len(days) // 2 - 1), -1):
         if len(folds) == max_folds:
             break
         validation = days[index]
         counts = [(labelled_day < validation).sum(), (labelled_day == validation).sum()]
-        if min(counts) >= MIN_LABELLED_ROWS and validation not in cut:
+        if min(counts) >= MIN_LABELLED_ROWS and not (day[part == "validation"] == validation).any():
             folds.append(np.select([part != "train", day < validation, day == validation], ["", *LEARNED_PARTS], ""))
     return folds
 
