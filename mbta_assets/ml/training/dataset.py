@@ -79,25 +79,24 @@ def assign_part_codes(rows: pd.DataFrame, split: SplitConfig) -> np.ndarray:
     day = schema.to_service_dates(rows["service_date"])
     is_labelled = rows["delay_seconds"].notna().to_numpy()
     days = np.unique(day[is_labelled])  # so that each part has a day with labels
-    draws_trips = False
+    draws_trips = len(days) == 1
     if len(days) >= split.min_days:
         first_validation, first_test = _find_boundaries(len(days), split)
         starts = [time[day == first].min() for first in (days[first_validation], days[first_test])]
         part = np.digitize(np.searchsorted(days, day), [first_validation, first_test])
     else:
         labelled = np.sort(time[is_labelled])
-        starts = [labelled[index] for index in _find_boundaries(len(labelled), split)]
-        draws_trips = len(days) == 1
-        if draws_trips:
-            starts[0] = starts[1]
+        first_validation, first_test = _find_boundaries(len(labelled), split)
+        starts = [labelled[first] for first in (first_test if draws_trips else first_validation, first_test)]
         part = np.digitize(time.view(np.int64), [start.view(np.int64) for start in starts])
     codes = part.astype(np.int8)
     arrival = rows["actual_arrival_time"].to_numpy(dtype="datetime64[us]")
     for index, start in enumerate(starts):
         codes[(codes == index) & (arrival >= start)] = -1
     if draws_trips:
-        trip, n_validation = rows["trip"].to_numpy(), round(is_labelled.sum() * split.validation_fraction)
-        codes[(codes == 0) & (trip <= _find_last_drawn(trip[(codes == 0) & is_labelled], n_validation))] = 1
+        trip, learned = rows["trip"].to_numpy(), codes == 0
+        last_drawn = _find_last_drawn(trip[learned & is_labelled], first_test - first_validation)
+        codes[learned & (trip <= last_drawn)] = 1
     return codes
 
 
@@ -107,8 +106,7 @@ def _find_last_drawn(trip: np.ndarray, n: int) -> np.integer[Any]:
     `trip` has the hash of each row.
     """
     hashes, counts = np.unique(trip, return_counts=True)
-    count = min(int(np.searchsorted(counts.cumsum(), n)) + 1, len(hashes) - 1)
-    return hashes[count - 1] if count > 0 else np.uint64(0)
+    return hashes[:-1][: np.searchsorted(counts.cumsum(), n) + 1].max(initial=0)
 
 
 def walk_forward(rows: pd.DataFrame, max_folds: int) -> list[np.ndarray]:

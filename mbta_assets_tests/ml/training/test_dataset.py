@@ -98,9 +98,7 @@ def test_the_validation_part_of_a_single_day_is_trips_of_all_hours_before_the_te
     assert np.isin(part[before], LEARNED_PARTS).all() and (part[~before & (rows["time_stamp"] < begin)] == "").all()
     assert (part == "test").sum() == round(0.15 * len(rows))
     assert 0 <= (part == "validation").sum() - round(0.15 * len(rows)) < 5
-    assert (
-        pd.Series(part[before]).groupby([rows["service_date"][before], rows["trip_id"][before]]).nunique() == 1
-    ).all()
+    assert (rows.assign(part=part)[before].groupby(["service_date", "trip_id"])["part"].nunique() == 1).all()
     order = np.random.default_rng(seed).permutation(len(rows))
     assert (assign_parts(rows.iloc[order], SPLIT) == part[order]).all()
 
