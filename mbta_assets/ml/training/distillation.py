@@ -115,7 +115,7 @@ class DistillationData:
     """Rows that students are trained on, with the predictions of their teacher."""
 
     train: Arrays
-    """n rows; those without a label are trained towards the teacher alone."""
+    """n rows, observed and synthetic; those without a label are trained towards the teacher alone."""
     validation: Arrays
     teacher: np.ndarray
     """(n,) predictions of the teacher for the training rows, in units of the scale."""
@@ -205,7 +205,7 @@ def distill_student(
     `held_out` are the teachers that did not learn the validation part. `teacher` sets the student's columns and size.
     """
     folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.folds)
-    all_columns = next(folds)
+    all_columns = next(folds).with_synthetic_rows()
     data = all_columns.select_columns_of(teacher)
     training = replace(training, epochs=limit_epochs(training.epochs, len(data.train), training.max_rows_seen))
     fraction, errors = select_mixture(
@@ -221,7 +221,7 @@ def distill_student(
     draft = data.draft(fitted, configuration, executor.torch_workers, of_held_out)
     draft = replace(draft, files={**draft.files, EARLIER_DAYS_FILE: earlier})
     del distillation_data, data, all_columns
-    all_columns = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
+    all_columns = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed).with_synthetic_rows()
     data = all_columns.select_columns_of(teacher)
     final_data = _teach(data, all_columns, final, fraction, training)
     final_student, final_control = executor.train_networks(

@@ -14,6 +14,7 @@ from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_pr
 from mbta_assets.ml.training.network import count_parameters
 from mbta_assets.ml.training.network_trainer import Fitted
 from mbta_assets.ml.training.network_weights import to_files
+from mbta_assets.ml.training.synthetic_rows import add_synthetic_rows
 from mbta_assets.ml.training.training_data import TrainingData
 from mbta_assets.ml.training.tuning import Configuration
 from mbta_assets.storage.bundle import Bundle, Draft, library_versions
@@ -72,6 +73,10 @@ class NetworkData:
     def select_columns_of(self, model: Bundle) -> Self:
         """Drop the columns that a stored model does not read."""
         return self.drop_columns(set(self.preprocessor.feature_names) - set(model.manifest["features"]))
+
+    def with_synthetic_rows(self) -> Self:
+        """Add rows without a label where the training rows are few; see `add_synthetic_rows`."""
+        return replace(self, data=add_synthetic_rows(self.data))
 
     @property
     def train(self) -> Arrays:

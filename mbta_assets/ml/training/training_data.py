@@ -51,6 +51,13 @@ class TrainingRows:
             raise ValueError("There is no block of rows.")
         return gathered
 
+    @classmethod
+    def concat(cls, blocks: Sequence[Self]) -> Self:
+        """Concatenate the rows of blocks, in order."""
+        ends = np.cumsum([len(block) for block in blocks])
+        places = (np.arange(end - len(block), end) for block, end in zip(blocks, ends, strict=True))
+        return cls.gather(zip(blocks, places, strict=True), int(ends[-1]))
+
     def _allocate(self, n: int) -> Self:
         """Return n rows with the columns and types of these, whose values are not set."""
 
