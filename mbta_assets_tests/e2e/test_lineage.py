@@ -90,6 +90,7 @@ def test_the_manifests_tell_a_dense_network_that_each_model_comes_from(store: Pa
     halved = next(row for row in pruned["candidates"] if row["name"] == "neurons-50")
     assert json.loads(halved["layers"])[0][0] == teacher["layers"][0][0] / 2
     assert student["teacher"]["pruned_teacher"] == bundles.current_digest("pruned_teacher")
+    assert student["synthetic_rows"] > 0 and "synthetic_rows" not in teacher
     assert quantized["student"] == bundles.current_digest("distilled_student")
     assert quantized["parity"]["rows"] >= leaderboard(store)["schedule"]["n"]
     assert quantized["parity"]["max_seconds"] <= quantized["parity"]["bound_seconds"]

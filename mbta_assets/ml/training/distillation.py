@@ -170,7 +170,8 @@ class DistilledStudent:
 
     def describe(self) -> dict[str, Any]:
         """Return errors and sizes; see `NetworkData.describe`."""
-        return {**self.data.describe(self.fitted), "tree_fraction": self.tree_fraction}
+        of_distillation = {"tree_fraction": self.tree_fraction, "synthetic_rows": self.data.synthetic_rows}
+        return {**self.data.describe(self.fitted), **of_distillation}
 
     def control_draft(self) -> Draft:
         """Return the bundle of the student trained on the labels alone."""
@@ -187,6 +188,7 @@ class DistilledStudent:
                 **{name: self.teachers[name].digest for name in ("pruned_teacher", "xgboost_model")},
                 "trees": self.tree_fraction,
             },
+            synthetic_rows=self.data.synthetic_rows,
             control={"asset": "untaught_student", "digest": control_digest},
         )
 
@@ -297,11 +299,9 @@ def _search(
     """
     trial_data = distillation_data.subsample(training.budget.rows, training.trial_epochs)
     max_bytes = training.size.for_network(teacher, _count_fixed_bytes(data, teacher))
+    configurations = select_configurations(training, trial_data.train, max_bytes)
     return executor.search(
-        run_trial,
-        select_configurations(training, trial_data.train, max_bytes),
-        [trial_data],
-        training.budget.build_halving(training.trial_epochs),
+        run_trial, configurations, [trial_data], training.budget.build_halving(training.trial_epochs)
     )
 
 

@@ -33,6 +33,8 @@ class NetworkData:
     data: TrainingData
     validation_places: np.ndarray
     """(v,) places of the validation rows among the rows of `LEARNED_PARTS`."""
+    synthetic_rows: int = 0
+    """Number of training rows, the last ones, that are mixed from others."""
 
     @classmethod
     def from_bundles(cls, training_set: Bundle, runtime_lookup: Bundle, seed: int) -> Self:
@@ -76,7 +78,8 @@ class NetworkData:
 
     def with_synthetic_rows(self) -> Self:
         """Add rows without a label where the training rows are few; see `add_synthetic_rows`."""
-        return replace(self, data=add_synthetic_rows(self.data))
+        data = add_synthetic_rows(self.data)
+        return replace(self, data=data, synthetic_rows=len(data.train) - len(self.data.train))
 
     @property
     def train(self) -> Arrays:
