@@ -29,6 +29,7 @@ def make_data(n: int, seed: int = 0) -> TrainingData:
 def test_observed_rows_come_first_and_unchanged_and_synthetic_ones_follow_up_to_a_maximum(
     n: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(synthetic_rows, "COPIES", 3)
     monkeypatch.setattr(synthetic_rows, "MAX_ROWS", 100)
     data = make_data(n)
     more = add_synthetic_rows(data)
