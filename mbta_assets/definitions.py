@@ -118,6 +118,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             trial_gpus=settings.trial_gpus,
             xgboost_workers=settings.xgboost_workers,
             torch_workers=settings.torch_workers,
+            threads=settings.training_threads,
         ),
         **build_storage(settings, source),
     }

@@ -130,6 +130,7 @@ def parse_bounds_file(value: object) -> object:
     return value if value == "none" or not isinstance(value, str) else resolve_path(Path(value))
 
 
+Count = Annotated[int, Ge(1)]
 StoragePath = Annotated[Path, AfterValidator(resolve_path), Accepts("a path")]
 ExistingDirectory = Annotated[DirectoryPath, BeforeValidator(parse_directory), Accepts("a directory that exists")]
 Day = Annotated[date, BeforeValidator(parse_date), Accepts("a date written YYYY-MM-DD")]

@@ -22,6 +22,7 @@ from mbta_assets.setting_types import (
     BoundsFile,
     BucketName,
     BucketPath,
+    Count,
     Cron,
     Dataset,
     Day,
@@ -146,13 +147,11 @@ class Settings(AgencySettings):
     store: StoragePath = variable("MBTA_STORE", ".local", "Directory of tables, bundles and reports.")
     start_date: Day = variable("MBTA_START_DATE", "2023-01-01", "First service date.")
     seed: Annotated[int, Ge(0)] = variable("MBTA_SEED", 0, "Seed of the simulation and of training.")
-    training_days: Annotated[int, Ge(1)] = variable(
+    training_days: Count = variable(
         "MBTA_TRAINING_DAYS", 28, "Number of latest service dates that models are trained on."
     )
-    tune_trials: Annotated[int, Ge(1)] = variable(
-        "MBTA_TUNE_TRIALS", 8, "Number of trials of each hyperparameter search."
-    )
-    backfill_days: Annotated[int, Ge(1)] | None = variable(
+    tune_trials: Count = variable("MBTA_TUNE_TRIALS", 8, "Number of trials of each hyperparameter search.")
+    backfill_days: Count | None = variable(
         "MBTA_BACKFILL_DAYS", None, "Number of service dates in one run of a backfill; unset, all of them."
     )
     stops_ahead: Literal["sample", "all"] = variable(
@@ -186,19 +185,19 @@ class Settings(AgencySettings):
     retrain_hours: Annotated[int, Ge(0)] = variable(
         "MBTA_RETRAIN_HOURS", 24, "Minimum number of hours between a training and one that drift leads to."
     )
-    poll_seconds: Annotated[int, Ge(1)] = variable(
+    poll_seconds: Count = variable(
         "MBTA_POLL_SECONDS", 60, "Interval at which the source is polled for changed service dates, in seconds."
     )
-    keep_versions: Annotated[int, Ge(1)] = variable(
+    keep_versions: Count = variable(
         "MBTA_KEEP_VERSIONS",
         20,
         "Number of latest promotions and rollbacks whose versions are kept, and of versions of each model and training "
         "set that are kept besides those that are needed.",
     )
-    keep_staged_days: Annotated[int, Ge(1)] = variable(
+    keep_staged_days: Count = variable(
         "MBTA_KEEP_STAGED_DAYS", 14, "Number of days for which refused service dates and abandoned files are kept."
     )
-    keep_plots: Annotated[int, Ge(1)] = variable(
+    keep_plots: Count = variable(
         "MBTA_KEEP_PLOTS",
         100,
         "Number of latest trainings whose plots are kept; older ones are deleted from Dagster with their runs.",
@@ -220,10 +219,10 @@ class Settings(AgencySettings):
         0,
         "Number of arrivals that a candidate has to predict live, in the shadow, before it is promoted; 0: none.",
     )
-    live_max_age_seconds: Annotated[int, Ge(1)] = variable(
+    live_max_age_seconds: Count = variable(
         "MBTA_LIVE_MAX_AGE_SECONDS", 300, "Age of a vehicle's report, in seconds, after which it is not predicted."
     )
-    live_max_feed_age_seconds: Annotated[int, Ge(1)] = variable(
+    live_max_feed_age_seconds: Count = variable(
         "MBTA_LIVE_MAX_FEED_AGE_SECONDS", 90, "Age of the feed, in seconds, after which live predictions are not ready."
     )
     live_dead_band_seconds: Annotated[int, Ge(0)] = variable(
@@ -272,7 +271,7 @@ class Settings(AgencySettings):
     google_impersonate_service_account: ServiceAccount | None = variable(
         "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT", None, "Service account to impersonate."
     )
-    gcp_retry_seconds: Annotated[int, Ge(1)] = variable(
+    gcp_retry_seconds: Count = variable(
         "GCP_RETRY_SECONDS", 600, "Time for which a call of Google Cloud is retried before it fails, in seconds."
     )
     bigquery_emulator_host: Endpoint | None = variable(
@@ -300,13 +299,16 @@ class Settings(AgencySettings):
     ray_address: str | None = variable(
         "RAY_ADDRESS", None, "Ray cluster that runs trials and distributed training; unset, this machine."
     )
-    trial_cpus: Annotated[int, Ge(1)] = variable("MBTA_TRIAL_CPUS", 1, "Number of Ray CPUs of a trial.")
+    trial_cpus: Count = variable("MBTA_TRIAL_CPUS", 1, "Number of Ray CPUs of a trial.")
     trial_gpus: Annotated[int, Ge(0)] = variable("MBTA_TRIAL_GPUS", 0, "Number of Ray GPUs of a trial.")
-    xgboost_workers: Annotated[int, Ge(1)] = variable(
+    xgboost_workers: Count = variable(
         "MBTA_XGBOOST_WORKERS", 1, "Number of Ray workers that train the final XGBoost model."
     )
-    torch_workers: Annotated[int, Ge(1)] = variable(
-        "MBTA_TORCH_WORKERS", 1, "Number of Ray workers that train each final network."
+    torch_workers: Count = variable("MBTA_TORCH_WORKERS", 1, "Number of Ray workers that train each final network.")
+    training_threads: Count | None = variable(
+        "MBTA_TRAINING_THREADS",
+        None,
+        "Number of threads of a final training on this machine, which its weights depend on; unset, all usable cores.",
     )
     wandb_mode: Literal["online", "offline", "disabled"] = variable(
         "WANDB_MODE", "offline", "Where Weights & Biases logs trials."

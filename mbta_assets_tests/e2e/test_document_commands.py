@@ -152,6 +152,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, feeds: FeedServer) -> Clone:
         "MBTA_SOURCE": "files",
         "MBTA_FILES_DIR": f"{root}/small",
         "MBTA_TUNE_TRIALS": "1",
+        "MBTA_TRAINING_THREADS": "1",
         "MBTA_VEHICLE_POSITIONS": f"{feeds.url}/positions.pb",
         "MBTA_GTFS_STATIC": str(gtfs_day.WMATA / gtfs_day.STATIC),
     }

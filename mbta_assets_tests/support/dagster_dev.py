@@ -48,6 +48,7 @@ def environment(store: Path, upstream: Path, **variables: str) -> dict[str, str]
         "MBTA_FILES_DIR": str(upstream),
         "MBTA_START_DATE": "2024-04-01",
         "MBTA_TUNE_TRIALS": "1",
+        "MBTA_TRAINING_THREADS": "1",  # tests run side by side
         "WANDB_MODE": "disabled",
         "PYTHONPATH": str(ROOT),
     }
