@@ -98,6 +98,20 @@ class StudentSpace(dg.Config):
         )
 
 
+class SyntheticRowsConfig(dg.Config):
+    """Rows without a label, made of others, from which a student learns more of its teachers."""
+
+    per_row: int = Field(default=7, ge=0, description="Number of synthetic rows for each observed one.")
+    max_rows: int = Field(
+        default=300_000,
+        ge=0,
+        description="Number of rows, observed and synthetic, beyond which no further ones are made.",
+    )
+    replaced: float = Field(
+        default=0.2, ge=0, le=1, description="Fraction of the values of a synthetic row that are those of another row."
+    )
+
+
 class StudentConfig(SearchConfig):
     """Search and final training of the student."""
 
@@ -131,6 +145,9 @@ class StudentConfig(SearchConfig):
         description="Fractions of the trees in the mixture with the pruned teacher, of which validation selects one.",
     )
     space: StudentSpace = Field(default=StudentSpace(), description="Search space.")
+    synthetic_rows: SyntheticRowsConfig = Field(
+        default=SyntheticRowsConfig(), description="Rows beside the observed ones, labelled by the teachers."
+    )
     loss: TeacherLossConfig = Field(default=TeacherLossConfig(), description="Loss towards labels and teacher.")
     architecture: ArchitectureConfig = Field(
         default=ArchitectureConfig(), description="Architecture that is not searched."
@@ -142,7 +159,9 @@ class StudentConfig(SearchConfig):
     def build_training(self, trials: int, seed: int) -> "StudentTraining":
         """Return the hyperparameters as plain data."""
         # Imports torch; see `distilled_student`.
-        from mbta_assets.ml.training.distillation import SizeBudget, StudentTraining
+        from mbta_assets.ml.training.distillation import StudentTraining
+        from mbta_assets.ml.training.size_budget import SizeBudget
+        from mbta_assets.ml.training.synthetic_rows import SyntheticRows
 
         return StudentTraining(
             self.space.build_search_space(),
@@ -153,6 +172,7 @@ class StudentConfig(SearchConfig):
             self.max_rows_seen,
             SizeBudget(self.max_size_bytes, self.max_fraction_of_teacher, self.min_network_bytes),
             self.tree_fractions,
+            SyntheticRows(**self.synthetic_rows.model_dump()),
             self.loss.build_distillation(),
             self.architecture.build_network(),
             self.optimization.build_training(),

@@ -99,21 +99,21 @@ def require_resources(resources: Resources, workers: int) -> None:
 
 def map_tasks(
     function: Callable[[Item, Any, Resources], Value],
-    items: Sequence[Item],
-    data: Any,
+    items: Sequence[tuple[Item, Any]],
     resources: Resources = ONE_CORE,
 ) -> list[Value]:
-    """Return `function(item, data, resources)` of each item, in order, run in parallel within a `ray_session`.
+    """Return `function(item, data, resources)` of each item and its data, in order, run in parallel.
 
-    `data` is stored once for all tasks. A task whose node is lost runs again on another.
+    Call it within a `ray_session`. Data that several items have is stored once. A task whose node is lost runs again
+    on another.
     """
     import ray  # see `ray_session`
 
-    shared = ray.put(data)
+    stored = {key: ray.put(data) for key, data in {id(data): data for _, data in items}.items()}
     task: Any = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=MAX_RETRIES_ON_NODE_FAILURE)(
         function
     )
-    tasks = [task.remote(item, shared, resources) for item in items]
+    tasks = [task.remote(item, stored[id(data)], resources) for item, data in items]
     progress, pending = ProgressLog("parallel training", "networks"), tasks
     while pending:
         _, pending = ray.wait(pending, timeout=LINE_SECONDS, fetch_local=False)

@@ -5,7 +5,6 @@ that did not learn the validation part. Then the student goes on training for fe
 final teachers. The control `untaught_student` is the same network trained on the labels alone.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -27,13 +26,13 @@ from mbta_assets.ml.training.hyperparameters import (
     apply_configuration,
     limit_epochs,
 )
-from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_data import RESIDUAL_TO, NetworkData
 from mbta_assets.ml.training.network_trainer import Fitted, Further, Targets, fit, predict, train_further
 from mbta_assets.ml.training.network_weights import from_bundle
-from mbta_assets.ml.training.onnx_export import to_onnx
 from mbta_assets.ml.training.search_spaces import SearchSpace
+from mbta_assets.ml.training.size_budget import SizeBudget, count_bytes, count_fixed_bytes
+from mbta_assets.ml.training.synthetic_rows import SyntheticRows
 from mbta_assets.ml.training.training_data import sample_indices
 from mbta_assets.ml.training.tuning import Configuration, Report
 from mbta_assets.storage.bundle import Bundle, Draft
@@ -44,29 +43,6 @@ HELD_OUT = "student_held_out"
 """Name of the student that was not trained on the validation part, in the registry."""
 MAX_FOLD_ROWS = 150_000
 """Maximum number of rows that a student learns to predict an earlier service day; see `earlier_days`."""
-SHARE_OF_OTHERS = 0.25
-"""Size of a network, compared with the other files of a bundle, which hardly makes the bundle larger."""
-MANIFEST_BYTES, INTERVAL_BYTES = 5_000, 3_000
-"""Sizes to reserve for the manifest of a student, without its provenance, and for its prediction interval."""
-
-
-@dataclass(frozen=True)
-class SizeBudget:
-    """Maximum size of the bundle of a quantized student, and what its network may have of it in any case."""
-
-    max_bytes: int
-    max_fraction_of_teacher: float
-    min_network_bytes: int
-    """Size that a network may have whatever the lookup and the names of many stops take of the bundle.
-
-    Where these alone take several times as much, it may have as much as `SHARE_OF_OTHERS` of them.
-    """
-
-    def for_network(self, teacher: Bundle, fixed_bytes: int) -> int:
-        """Return the maximum size in bytes of the network of a student of this teacher, beside other files."""
-        of_bundle = int(min(self.max_bytes, teacher.size_bytes * self.max_fraction_of_teacher))
-        beside_others = min(of_bundle, int(SHARE_OF_OTHERS * fixed_bytes))
-        return max(of_bundle - fixed_bytes, self.min_network_bytes, beside_others)
 
 
 @dataclass(frozen=True)
@@ -101,6 +77,7 @@ class StudentTraining:
     size: SizeBudget
     tree_fractions: Sequence[float]
     """Fractions of the trees in the mixture with the network that are tried as a teacher."""
+    synthetic_rows: SyntheticRows
     distillation: DistillationConfig
     """Weighting of the loss; a configuration sets the weight of the teacher."""
     network: NetworkConfig
@@ -207,7 +184,7 @@ def distill_student(
     `held_out` are the teachers that did not learn the validation part. `teacher` sets the student's columns and size.
     """
     folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.folds)
-    all_columns = next(folds).with_synthetic_rows()
+    all_columns = next(folds).with_synthetic_rows(training.synthetic_rows)
     data = all_columns.select_columns_of(teacher)
     training = replace(training, epochs=limit_epochs(training.epochs, len(data.train), training.max_rows_seen))
     fraction, errors = select_mixture(
@@ -217,18 +194,19 @@ def distill_student(
     trials = _search(distillation_data, data, teacher, training, executor)
     configuration = tuning.best_result(trials).configuration
     of_labels = _without_teacher(configuration)
-    fitted, control = executor.train_networks(train_configuration, [configuration, of_labels], distillation_data)
-    earlier = _predict_earlier_days(folds, fitted, data, teacher, configuration, training, executor)
+    students = [(item, distillation_data) for item in (configuration, of_labels)]
+    fitted, control = executor.train_networks(train_configuration, students)
+    earlier = _predict_earlier_days(folds, fitted, data, teacher, of_labels, training, executor)
     of_held_out = {"dnn_teacher": teacher, "pruned_held_out": held_out.network, "xgboost_held_out": held_out.trees}
     draft = data.draft(fitted, configuration, executor.torch_workers, of_held_out)
     draft = replace(draft, files={**draft.files, EARLIER_DAYS_FILE: earlier})
-    del distillation_data, data, all_columns
-    all_columns = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed).with_synthetic_rows()
+    del students, distillation_data, data, all_columns
+    learned = NetworkData.of_learned_parts(training_set, runtime_lookup, training.seed)
+    all_columns = learned.with_synthetic_rows(training.synthetic_rows)
     data = all_columns.select_columns_of(teacher)
     final_data = _teach(data, all_columns, final, fraction, training)
-    final_student, final_control = executor.train_networks(
-        train_final, [(configuration, fitted.network), (of_labels, control.network)], final_data
-    )
+    started = [(configuration, fitted.network), (of_labels, control.network)]
+    final_student, final_control = executor.train_networks(train_final, [(item, final_data) for item in started])
     return DistilledStudent(
         trials,
         fraction,
@@ -247,7 +225,7 @@ def _predict_earlier_days(
     fitted: Fitted,
     data: NetworkData,
     teacher: Bundle,
-    configuration: Configuration,
+    of_labels: Configuration,
     training: StudentTraining,
     executor: TrainingExecutor,
 ) -> bytes:
@@ -255,15 +233,15 @@ def _predict_earlier_days(
 
     Teachers have learned these days. `fitted` is the student that did not learn the validation part of `data`.
     """
+    days, students = list[NetworkData](), list[tuple[Configuration, DistillationData]]()
+    for fold in folds:
+        day = fold.select_columns_of(teacher)
+        rows = _make_data(day, np.zeros(len(day.train), np.float32), training)
+        students.append((of_labels, rows.subsample(MAX_FOLD_ROWS, training.epochs).end_after(fitted.best_epoch)))
+        days.append(day.drop_training_rows())
+    networks = [of_day.network for of_day in executor.train_networks(train_configuration, students)]
     error = data.validation.absolute_errors(predict(fitted.network, data.validation))
-
-    def train(fold: NetworkData) -> Network:
-        untaught = _make_data(fold, np.zeros(len(fold.train), np.float32), training)
-        untaught = untaught.subsample(MAX_FOLD_ROWS, training.epochs).end_after(fitted.best_epoch)
-        return executor.train_network(train_configuration, _without_teacher(configuration), untaught).network
-
-    rows = read_labelled(data.training_set, "validation")
-    return predict_earlier_days((fold.select_columns_of(teacher) for fold in folds), train, rows, error)
+    return predict_earlier_days(days, networks, read_labelled(data.training_set, "validation"), error)
 
 
 def _teach(
@@ -298,7 +276,7 @@ def _search(
     It has one fold: the teacher has learned the days of earlier ones.
     """
     trial_data = distillation_data.subsample(training.budget.rows, training.trial_epochs)
-    max_bytes = training.size.for_network(teacher, _count_fixed_bytes(data, teacher))
+    max_bytes = training.size.for_network(teacher, count_fixed_bytes(data, teacher))
     configurations = select_configurations(training, trial_data.train, max_bytes)
     return executor.search(
         run_trial, configurations, [trial_data], training.budget.build_halving(training.trial_epochs)
@@ -382,19 +360,6 @@ def run_trial(configuration: Configuration, data: DistillationData, report: Repo
     train_configuration(configuration, data, resources, report)
 
 
-def count_bytes(configuration: Configuration, network: NetworkConfig, train: Arrays) -> int:
-    """Return the size of a network with this configuration as ONNX with int8 weights, as most students are served."""
-    architecture, _ = apply_configuration(configuration, network, TrainConfig())
-    return len(quantize_weights(to_onnx(Network.from_training_rows(architecture, train).eval())))
-
-
 def _without_teacher(configuration: Configuration) -> Configuration:
     """Return the configuration of the control, which is trained on the labels alone."""
     return {**configuration, "weight": 0.0}
-
-
-def _count_fixed_bytes(data: NetworkData, teacher: Bundle) -> int:
-    """Return the size of the files of a bundle beside the network: preprocessor, interval and manifest."""
-    preprocessor = sum(map(len, data.preprocessor.to_files().values()))
-    provenance = len(json.dumps(data.make_provenance({"dnn_teacher": teacher}), indent=1))
-    return preprocessor + INTERVAL_BYTES + MANIFEST_BYTES + provenance

@@ -6,7 +6,7 @@ them has learned.
 """
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,21 +26,21 @@ MIN_RATIO, MAX_RATIO = 0.7, 1.1
 
 
 def predict_earlier_days(
-    folds: Iterable[NetworkData],
-    train: Callable[[NetworkData], Network],
+    folds: Sequence[NetworkData],
+    networks: Sequence[Network],
     validation: pd.DataFrame,
     validation_error: np.ndarray,
 ) -> bytes:
     """Return a Parquet file with predictions of the service days that folds predict from the days before.
 
-    `train` returns a network for a fold. `validation` are the labelled rows of the validation part with all columns,
-    and `validation_error` (n,) the absolute errors in seconds of the student there. Columns of the file are the `place`
+    Each network has learned the training rows of a fold. `validation` are the labelled rows of the validation part with
+    all columns, and `validation_error` (n,) the absolute errors in seconds of the student there. Columns are the place
     of the row among those of `LEARNED_PARTS`, its predicted `delay` in seconds, and the `error_ratio`: how large the
     student's errors are at this distance, relative to those of the network.
     """
     places, delays, ratios = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
-    for fold in folds:
-        network, rows = train(fold), fold.validation
+    for fold, network in zip(folds, networks, strict=True):
+        rows = fold.validation
         of_validation = fold.preprocessor.transform(validation, RESIDUAL_TO)
         error = of_validation.absolute_errors(predict(network, of_validation))
         curve = fit_error_ratio(validation["stops_ahead"].to_numpy(dtype=np.int64), validation_error, error)

@@ -76,16 +76,16 @@ class TrainingExecutor:
         return self._train_data_parallel(function, item, data)
 
     def train_networks(
-        self, function: Callable[[Item, Any, Resources], Value], items: Sequence[Item], data: Any
+        self, function: Callable[[Item, Any, Resources], Value], items: Sequence[tuple[Item, Any]]
     ) -> list[Value]:
-        """Return `function(item, data, resources)` of each item, each of which trains one network.
+        """Return `function(item, data, resources)` of each item and its data, each of which trains one network.
 
         They run as parallel tasks, or one after the other if each is trained data-parallel.
         """
-        if self.torch_workers == 1:
+        if self.torch_workers == 1 and items:
             self._start_session()
-            return compute.map_tasks(function, items, data, self.trial_resources)
-        return [self._train_data_parallel(function, item, data) for item in items]
+            return compute.map_tasks(function, items, self.trial_resources)
+        return [self._train_data_parallel(function, item, data) for item, data in items]
 
     def close(self) -> None:
         """End the Ray session, if there is one."""

@@ -14,7 +14,7 @@ from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_pr
 from mbta_assets.ml.training.network import count_parameters
 from mbta_assets.ml.training.network_trainer import Fitted
 from mbta_assets.ml.training.network_weights import to_files
-from mbta_assets.ml.training.synthetic_rows import add_synthetic_rows
+from mbta_assets.ml.training.synthetic_rows import SyntheticRows, add_synthetic_rows
 from mbta_assets.ml.training.training_data import TrainingData
 from mbta_assets.ml.training.tuning import Configuration
 from mbta_assets.storage.bundle import Bundle, Draft, library_versions
@@ -76,9 +76,13 @@ class NetworkData:
         """Drop the columns that a stored model does not read."""
         return self.drop_columns(set(self.preprocessor.feature_names) - set(model.manifest["features"]))
 
-    def with_synthetic_rows(self) -> Self:
+    def drop_training_rows(self) -> Self:
+        """Drop the training rows, which take most of the memory."""
+        return replace(self, data=replace(self.data, train=self.data.train.take(np.arange(0))))
+
+    def with_synthetic_rows(self, config: SyntheticRows) -> Self:
         """Add rows without a label where the training rows are few; see `add_synthetic_rows`."""
-        data = add_synthetic_rows(self.data)
+        data = add_synthetic_rows(self.data, config)
         return replace(self, data=data, synthetic_rows=len(data.train) - len(self.data.train))
 
     @property

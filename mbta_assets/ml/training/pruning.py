@@ -203,7 +203,7 @@ def prune_teacher(
     seed = training.optimization.seed
     data = NetworkData.from_bundles(training_set, runtime_lookup, seed).select_columns_of(teacher)
     fine_tuning = FineTuning.from_teacher(held_out_teacher, data, training)
-    candidates = executor.train_networks(make_candidate, [UNPRUNED, *training.cuts], fine_tuning)
+    candidates = executor.train_networks(make_candidate, [(cut, fine_tuning) for cut in (UNPRUNED, *training.cuts)])
     selected = select_candidate(candidates, training.max_error_increase, training.preferred_size)
     held_out = data.draft(
         selected.fitted,
@@ -214,7 +214,7 @@ def prune_teacher(
     data = NetworkData.of_learned_parts(training_set, runtime_lookup, seed).select_columns_of(teacher)
     fine_tuning = FineTuning.from_teacher(teacher, data, training)
     cuts = [UNPRUNED] if selected.cut == UNPRUNED else [UNPRUNED, selected.cut]
-    final = executor.train_networks(fine_tune_cut, cuts, fine_tuning)
+    final = executor.train_networks(fine_tune_cut, [(cut, fine_tuning) for cut in cuts])
     return PrunedTeacher(
         candidates,
         selected,

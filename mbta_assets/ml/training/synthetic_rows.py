@@ -4,30 +4,36 @@ A teacher predicts any row. So a copy of a row in which some values are those of
 learned between the rows that were observed (Buciluă, Caruana and Niculescu-Mizil 2006). Nothing else learns from them.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 from mbta_assets.transit import schema
 
-COPIES = 7
-"""Number of synthetic rows for each observed one."""
-MAX_ROWS = 300_000
-"""Number of rows, observed and synthetic, beyond which no further ones are made."""
-REPLACED = 0.2
-"""Fraction of the values of a synthetic row that are those of another row."""
 OF_THE_TIME = schema.feature_group("calendar", "time_of_day", "network")
 """Model inputs that are the same for all rows of a time; a synthetic row keeps its own, as there are no other times."""
 
 
-def add_synthetic_rows(data: TrainingData) -> TrainingData:
+@dataclass(frozen=True)
+class SyntheticRows:
+    """How many synthetic rows there are, and how far they are from observed ones."""
+
+    per_row: int
+    """Number of synthetic rows for each observed one."""
+    max_rows: int
+    """Number of rows, observed and synthetic, beyond which no further ones are made."""
+    replaced: float
+    """Fraction of the values of a synthetic row that are those of another row."""
+
+
+def add_synthetic_rows(data: TrainingData, config: SyntheticRows) -> TrainingData:
     """Append synthetic rows to the training rows by the seed, unless there are many; they have no label.
 
     Each is a copy of a row with some values of another one that is about an event as many stops ahead.
     """
     rows, random = data.train, np.random.default_rng(data.seed)
-    count = min(COPIES * len(rows), MAX_ROWS - len(rows))
+    count = min(config.per_row * len(rows), config.max_rows - len(rows))
     if count <= 0:
         return data
     copies = rows.take(np.resize(random.permutation(len(rows)), count))
@@ -36,7 +42,7 @@ def add_synthetic_rows(data: TrainingData) -> TrainingData:
     place, partner = (np.lexsort((random.random(count), stops_ahead)) for _ in range(2))
     others = np.empty_like(place)
     others[place] = partner
-    has_other = random.random((count, len(data.feature_names))) < REPLACED
+    has_other = random.random((count, len(data.feature_names))) < config.replaced
     has_other[:, [name in OF_THE_TIME for name in data.feature_names]] = False
     of_numeric, of_codes = np.split(has_other, [rows.numeric.shape[1]], axis=1)
     synthetic = replace(

@@ -75,7 +75,7 @@ def test_parallel_tasks_survive_the_loss_of_a_node(ray: LocalRayCluster, tmp_pat
         return item * data
 
     wait_for_kill = ray.kill_first_busy_node(tmp_path)
-    assert compute.map_tasks(multiply_slowly, list(range(9)), 10) == [10 * n for n in range(9)]
+    assert compute.map_tasks(multiply_slowly, [(n, 10) for n in range(9)]) == [10 * n for n in range(9)]
     assert wait_for_kill()
 
 

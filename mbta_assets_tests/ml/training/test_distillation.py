@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ from mbta_assets.ml.training.compute import ONE_CORE
 from mbta_assets.ml.training.distillation import (
     FURTHER,
     DistillationData,
-    SizeBudget,
-    count_bytes,
     distillation_targets,
     select_mixture,
     train_configuration,
@@ -20,13 +17,9 @@ from mbta_assets.ml.training.hyperparameters import (
     DistillationConfig,
     NetworkConfig,
     TrainConfig,
-    apply_configuration,
     limit_epochs,
 )
-from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network_trainer import fit, predict
-from mbta_assets.ml.training.onnx_export import to_onnx
-from mbta_assets.storage import bundle
 from mbta_assets_tests.ml.conftest import MakeProblem, Problem
 
 pytestmark = pytest.mark.xdist_group("networks")
@@ -88,17 +81,6 @@ def test_the_mixture_has_the_fraction_of_trees_with_the_smallest_validation_erro
     assert select_mixture(rows, target + near, target + far, (0.0, 1.0))[0] == 0
 
 
-@pytest.mark.parametrize("numeric", ["none", "piecewise_linear"])
-def test_the_size_of_a_configuration_is_that_of_its_trained_network_in_int8(
-    numeric: str, train: Problem, validation: Problem
-) -> None:
-    configuration = {"hidden": [48, 24], "numeric": numeric, "bins": 8, "numeric_dim": 2, "weight": 0.5}
-    architecture, _ = apply_configuration(configuration, NetworkConfig(), TrainConfig())
-    network = fit(architecture, TrainConfig(epochs=1), train.rows, validation.rows).network
-    size = len(quantize_weights(to_onnx(network)))
-    assert count_bytes(configuration, NetworkConfig(), train.rows) == pytest.approx(size, rel=0.01)
-
-
 @pytest.mark.parametrize(("configured", "chosen", "epochs"), [(16, 9, 9), (16, 1, 3), (2, 1, 2)])
 def test_a_student_of_an_earlier_day_is_trained_for_the_epochs_that_were_chosen(
     configured: int, chosen: int, epochs: int, make_problem: MakeProblem, validation: Problem
@@ -123,17 +105,6 @@ def test_a_final_student_goes_on_from_the_one_that_validation_chose(
     assert all(value.equal(before[name]) for name, value in chosen.network.state_dict().items())
     error = validation.rows.mean_absolute_error(predict(final.network, validation.rows))
     assert error < chosen.validation_error
-
-
-def test_a_network_has_what_other_files_leave_of_the_bundle_but_never_less_than_the_minimum(tmp_path: Path) -> None:
-    teacher = bundle.write(tmp_path, "network", {"weights": bytes(800_000)})
-    budget = SizeBudget(60_000, 1 / 8, 20_000)
-    assert budget.for_network(teacher, 25_000) == 35_000
-    assert budget.for_network(teacher, 55_000) == budget.for_network(teacher, 80_000) == 20_000
-    assert budget.for_network(teacher, 120_000) == 30_000
-    assert budget.for_network(teacher, 900_000) == 60_000
-    small_teacher = bundle.write(tmp_path / "small", "network", {"weights": bytes(320_000)})
-    assert 15_000 < SizeBudget(60_000, 1 / 8, 1).for_network(small_teacher, 25_000) < 16_000
 
 
 def test_more_rows_than_a_training_should_see_get_fewer_epochs() -> None:

@@ -15,7 +15,6 @@ from mbta_assets.ml.training.assembly import build_training_set
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, SplitConfig, read_labelled, read_rows
 from mbta_assets.ml.training.earlier_days import MAX_RATIO, MIN_RATIO, fit_error_ratio, predict_earlier_days
 from mbta_assets.ml.training.hyperparameters import NetworkConfig, TrainConfig
-from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.network_data import NetworkData
 from mbta_assets.ml.training.network_trainer import fit
 from mbta_assets.storage.bundle import Draft
@@ -60,12 +59,13 @@ def test_each_earlier_day_is_predicted_by_a_network_that_learned_the_days_before
     runtime_lookup = registry.put("runtime_lookup", lookup)
     _, *folds = NetworkData.iterate_folds(training_set, runtime_lookup, 0, 3)
 
-    def train(fold: NetworkData) -> Network:
-        return fit(NetworkConfig(hidden=(8,)), TrainConfig(epochs=2), fold.train, fold.validation).network
+    of_folds = [fit(NetworkConfig(hidden=(8,)), TrainConfig(epochs=2), fold.train, fold.validation) for fold in folds]
+    networks = [fitted.network for fitted in of_folds]
+    days = [fold.drop_training_rows() for fold in folds]
 
     validation = read_labelled(training_set, "validation")
     error = np.full(len(validation), 1e-3)  # of a student that is never wrong
-    stored = parquet.read_table(io.BytesIO(predict_earlier_days(folds, train, validation, error))).to_pandas()
+    stored = parquet.read_table(io.BytesIO(predict_earlier_days(days, networks, validation, error))).to_pandas()
     of_days = learned.iloc[stored["place"]]
     days = sorted(learned["service_date"][learned["part"] == "train"].unique())
     assert stored["place"].is_monotonic_increasing and of_days["delay_seconds"].notna().all()

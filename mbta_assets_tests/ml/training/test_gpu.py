@@ -239,12 +239,13 @@ class TestOnRay:
         def multiply(item: float, data: float, resources: Resources) -> tuple[str, float]:
             return resources.device, (torch.tensor(item, device=resources.device) * data).item()
 
-        assert executor.train_networks(multiply, [1.0, 2.0, 3.0], 10.0) == [("cuda", 10), ("cuda", 20), ("cuda", 30)]
+        items = [(1.0, 10.0), (2.0, 10.0), (3.0, 10.0)]
+        assert executor.train_networks(multiply, items) == [("cuda", 10), ("cuda", 20), ("cuda", 30)]
 
     def test_a_data_parallel_worker_trains_the_networks_of_one_process(
         self, executor: TrainingExecutor, training_data: TrainingData
     ) -> None:
-        executor.train_networks(lambda *_: None, [None], None)  # starts the session
+        executor.train_networks(lambda *_: None, [(None, None)])  # starts the session
         of_worker = distributed.train_data_parallel(train_networks, CUT, training_data, 1, ON_GPU)
         in_this_process = train_networks(CUT, training_data, ON_GPU)
         assert to_files(of_worker[0].network) == to_files(in_this_process[0].network)
@@ -254,7 +255,7 @@ class TestOnRay:
     def test_a_data_parallel_worker_trains_the_trees_of_one_process(
         self, tree_devices: set[str], executor: TrainingExecutor, training_data: TrainingData
     ) -> None:
-        executor.train_networks(lambda *_: None, [None], None)  # starts the session
+        executor.train_networks(lambda *_: None, [(None, None)])  # starts the session
         train, validation = training_data.train.relative_to("lookup"), training_data.validation.relative_to("lookup")
         trainer = make_trainer(ON_GPU)
         of_worker = distributed.train_trees_data_parallel(trainer, [train], validation, 1, ON_GPU)
@@ -265,7 +266,7 @@ class TestOnRay:
     def test_two_workers_that_share_a_gpu_train_a_network_as_good_as_that_of_one_process(
         self, executor: TrainingExecutor, training_data: TrainingData
     ) -> None:
-        executor.train_networks(lambda *_: None, [None], None)  # starts the session
+        executor.train_networks(lambda *_: None, [(None, None)])  # starts the session
         data = make_teacher_data(training_data)
         of_two_workers = distributed.train_data_parallel(
             teacher.train_configuration, SMALL_TEACHER, data, 2, HALF_A_GPU

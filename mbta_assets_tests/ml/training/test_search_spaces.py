@@ -24,6 +24,7 @@ from mbta_assets.ml.training.hyperparameters import (
 from mbta_assets.ml.training.int8_variants import quantize_weights
 from mbta_assets.ml.training.network import Network
 from mbta_assets.ml.training.onnx_export import to_onnx
+from mbta_assets.ml.training.size_budget import count_bytes
 from mbta_assets.ml.training.teacher import TeacherData
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
 from mbta_assets.ml.training.tuning import Configuration
@@ -107,9 +108,9 @@ def test_students_are_no_larger_than_the_size_budget(train: Problem, max_bytes: 
 def test_where_no_student_is_small_enough_the_smallest_is_tried(train: Problem) -> None:
     (selected,) = select_students(train, 10)
     configurations = StudentConfig().space.build_search_space().draw_configurations(24, 0)
-    sizes = [distillation.count_bytes(configuration, ARCHITECTURE, train.rows) for configuration in configurations]
+    sizes = [count_bytes(configuration, ARCHITECTURE, train.rows) for configuration in configurations]
     assert len(set(sizes)) > 1
-    assert distillation.count_bytes(selected, ARCHITECTURE, train.rows) == min(sizes)
+    assert count_bytes(selected, ARCHITECTURE, train.rows) == min(sizes)
 
 
 def test_a_teacher_reads_the_calendar_only_where_its_configuration_says_so(data_with_month: TrainingData) -> None:

@@ -123,7 +123,7 @@ def test_workers_that_this_machine_can_never_start_are_an_error(monkeypatch: pyt
             compute.require_resources(Resources(cpus=50_000), workers=2)
     executor = TrainingExecutor(trial_resources=Resources(cpus=1, gpus=1_000))
     with pytest.raises(ValueError, match="lower MBTA_TRIAL_GPUS or the number of workers"):
-        executor.train_networks(lambda *_: None, [None], None)
+        executor.train_networks(lambda *_: None, [(None, None)])
 
 
 @pytest.mark.xdist_group("ray")
@@ -131,4 +131,5 @@ def test_parallel_tasks_return_their_values_in_order(ray: LocalRayCluster) -> No
     def look_up(item: str, data: dict[str, int], resources: Resources) -> int:
         return data[item]
 
-    assert compute.map_tasks(look_up, ["b", "a", "b"], {"a": 1, "b": 2}) == [2, 1, 2]
+    data, other = {"a": 1, "b": 2}, {"a": 3}
+    assert compute.map_tasks(look_up, [("b", data), ("a", other), ("a", data), ("b", data)]) == [2, 3, 1, 2]
