@@ -140,7 +140,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, feeds: FeedServer) -> Clone:
         (root / ".venv" / name).symlink_to(Path(sys.prefix) / name)
     (root / ".venv/.installed").touch()
     real_day.write_days(root / "DIR", real_day.DAYS)
-    small_network.write(root / "small", small_network.days_from(FIRST_DAY, DEMO_DAYS))
+    small_network.write(root / "small", small_network.days_from(FIRST_DAY, DEMO_DAYS), every=4)
     (root / ".feeds").mkdir()
     for name in (gtfs_day.SNAPSHOTS, gtfs_day.STATIC):
         shutil.copy(gtfs_day.WMATA / name, root / ".feeds")

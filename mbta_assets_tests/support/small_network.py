@@ -26,10 +26,12 @@ DAYS = days_from(MONDAY, 3)
 """Service days that most tests use."""
 
 
-def write(directory: Path, days: Iterable[date], seed: int = 0, tables: Iterable[str] = schema.UPSTREAM) -> None:
-    """Write or replace service days of tables, a file for each day."""
+def write(
+    directory: Path, days: Iterable[date], seed: int = 0, tables: Iterable[str] = schema.UPSTREAM, every: int = 1
+) -> None:
+    """Write or replace service days of tables, a file for each day; see `make_day`."""
     for day in days:
-        upstream = make_day(day, seed)
+        upstream = make_day(day, seed, every)
         for table in tables:
             rows = upstream[table]
             path = directory / table / f"service_date={day}" / "part.parquet"
@@ -37,22 +39,23 @@ def write(directory: Path, days: Iterable[date], seed: int = 0, tables: Iterable
             rows.drop(columns="service_date").to_parquet(path, index=False)
 
 
-def make_day(day: date, seed: int = 0) -> dict[str, pd.DataFrame]:
-    """Return the tables of a service day.
+def make_day(day: date, seed: int = 0, every: int = 1) -> dict[str, pd.DataFrame]:
+    """Return the tables of a service day, with the first of `every` so many trips.
 
     One week is simulated, and other weeks of the same half-year are copies of it with shifted times.
     """
     simulated = MONDAY + timedelta(days=day.weekday())
-    return {table: _shift(rows, day - simulated) for table, rows in _simulate(simulated, seed).items()}
+    return {table: _shift(rows, day - simulated) for table, rows in _simulate(simulated, seed, every).items()}
 
 
 @cache
-def _simulate(day: date, seed: int) -> dict[str, pd.DataFrame]:
+def _simulate(day: date, seed: int, every: int) -> dict[str, pd.DataFrame]:
     source = SyntheticSource(seed)
     tables = {table: source.read(table, day).rows for table in schema.UPSTREAM}
-    begins = tables["schedule"].groupby("trip_id")["departure_time"].min().dt.tz_convert(TIME_ZONE).dt.hour
+    begins = tables["schedule"].groupby("trip_id")["departure_time"].min().sort_values()
+    early = begins.index[begins.dt.tz_convert(TIME_ZONE).dt.hour < END_HOUR]
     trips = tables["trip"][tables["trip"]["route_id"] == LINE]
-    selected = set(trips["id"]) & set(begins.index[begins < END_HOUR])
+    selected = early[early.isin(trips["id"])][::every]
     for table, name in (("trip", "id"), ("vehicle", "trip_id"), ("schedule", "trip_id")):
         tables[table] = tables[table][tables[table][name].isin(selected)].reset_index(drop=True)
     visited = pd.concat([tables["schedule"]["stop_id"], tables["vehicle"]["stop_id"]]).unique()
