@@ -1,6 +1,5 @@
 """The split of a training set into parts and its samples, on rows that can be checked by hand."""
 
-import tempfile
 from datetime import date
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from mbta_assets.ml.training.dataset import (
     walk_forward,
 )
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows
-from mbta_assets.storage.bundle import Draft
+from mbta_assets.storage.bundle import Bundle, Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.provenance import MixedVersions
 from mbta_assets.transit import schema
@@ -240,12 +239,17 @@ def test_every_fold_has_labels_to_learn_and_to_predict_and_half_of_the_days(labe
         assert days[0].nunique() >= train_days[labelled].nunique() // 2
 
 
-@given(st.sets(st.integers(0, 399), max_size=60))
-def test_rows_at_some_places_are_read_in_order(places: set[int]) -> None:
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a stored training set of 400 rows."""
     built = build_training_set(make_samples([40] * 10, 40).items(), SPLIT)
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+    return ModelRegistry(tmp_path_factory.mktemp("stored")).put("training_set", built.draft({}, 40))
+
+
+@given(places=st.sets(st.integers(0, 399), max_size=60))
+def test_rows_at_some_places_are_read_in_order(stored: Bundle, places: set[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "BATCH_ROWS", 37)
-        stored = ModelRegistry(Path(folder)).put("training_set", built.draft({}, 40))
         learned = read_rows(stored, parts=LEARNED_PARTS)
         index = np.array(sorted(place for place in places if place < len(learned)), dtype=np.int64)
         taken = take_rows(stored, LEARNED_PARTS, index)
