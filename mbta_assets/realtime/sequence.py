@@ -36,9 +36,15 @@ class SnapshotSequence:
         self._latest_header = 0
         self._recent: deque[bytes] = deque(maxlen=RECENT_SNAPSHOTS)
 
+    @property
+    def is_full(self) -> bool:
+        """Return whether there are as many snapshots as a further one is compared with."""
+        return len(self._recent) == RECENT_SNAPSHOTS
+
     def remember(self, content: bytes, snapshot: Snapshot, fetched_at: float) -> None:
-        """Take in a snapshot of before a restart."""
-        self._recent.append(hashlib.sha256(content).digest())
+        """Take in a snapshot of before a restart, from the latest one backwards, until there are enough."""
+        if not self.is_full:
+            self._recent.appendleft(hashlib.sha256(content).digest())
         header_time = snapshot.header_time or 0
         if header_time <= fetched_at + MAX_CLOCK_ERROR_SECONDS:
             self.header_time = max(self.header_time, header_time)

@@ -19,8 +19,6 @@ from mbta_assets.sources.gtfs.editions import Editions, StaticFeedError
 
 MAX_BACKOFF_SECONDS = 300.0
 CLOCK_JUMP_SECONDS = 5.0
-RECENT_BATCHES = 5
-"""Number of latest batches that are compared with after a restart."""
 MAX_BATCH_SPAN_SECONDS = 900.0
 """Time that the snapshots of a batch may span, so that a reader of some hours finds it."""
 MAX_BATCH_BYTES, MAX_WAITING_BYTES = 64 * 2**20, 256 * 2**20
@@ -185,9 +183,11 @@ class SnapshotPoller(Poller):
         if days:
             begin = (days[0] - days[0].replace(1970, 1, 1)).total_seconds()
             pieces = self.archive.find_pieces(self.feed, begin, self.clocks.wall() + 10_000 * DAY_SECONDS)
-        for piece in [piece for piece in pieces if piece.feed == self.feed][-RECENT_BATCHES:]:
+        for piece in reversed([piece for piece in pieces if piece.feed == self.feed]):
+            if self._sequence.is_full:
+                return
             try:
-                for snapshot in self.archive.read_piece(piece):
+                for snapshot in reversed(self.archive.read_piece(piece)):
                     parsed = parse_feed(snapshot.content, snapshot.place)
                     self._sequence.remember(snapshot.content, parsed, snapshot.fetched_at)
             except (ArchiveError, FeedError) as error:

@@ -10,13 +10,14 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from mbta_assets.realtime import sequence
 from mbta_assets.realtime.fetching import Fetcher, compute_backoff, open_client
 from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
@@ -237,6 +238,27 @@ def test_a_restarted_collector_knows_what_it_has(feeds: FeedServer, recorder: Me
         again.poll()
     assert answers(recorder) == {"new": 2, "unchanged": 1, "older": 2}
     assert stored(place) == [content(0), content(5), content(10)]
+
+
+def test_a_restarted_collector_compares_with_as_many_snapshots_as_one_that_goes_on(
+    feeds: FeedServer, recorder: MetricsRecorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, contents = DirectoryPlace(tmp_path), [content(n) for n in range(12)]
+
+    def poll_after_a_restart(numbers: Sequence[int], batch: float) -> None:
+        feeds.requests.clear()
+        feeds.plays["/positions.pb"] = in_turn([Reply(content(n)) for n in numbers])
+        poller = make_poller(feeds, place, recorder, batch=batch)
+        for _ in numbers:
+            poller.poll()
+        poller.flush()
+
+    poll_after_a_restart(range(12), batch=0)
+    poll_after_a_restart(range(12), batch=60)
+    assert stored(place) == contents
+    monkeypatch.setattr(sequence, "RECENT_SNAPSHOTS", 3)
+    poll_after_a_restart([9, 12, 10, 8], batch=60)
+    assert sorted(stored(place)) == sorted([*contents, content(12), contents[8]])
 
 
 def test_what_cannot_be_written_waits(feeds: FeedServer, recorder: MetricsRecorder, tmp_path: Path) -> None:
