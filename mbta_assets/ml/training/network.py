@@ -142,6 +142,31 @@ class Network(nn.Module):
         )
 
 
+class _PiecewiseLinear(PiecewiseLinearEmbeddings):
+    """The same embedding, whose bins are clipped by one operation in place of four and their concatenation."""
+
+    lower: Tensor
+    """(d, bins) smallest fraction to which each bin is filled: the first bin of a feature has none."""
+    upper: Tensor
+    """(d, bins) largest fraction: the last bin of a feature has none."""
+
+    def __init__(self, edges: list[Tensor], embedding_dim: int) -> None:
+        super().__init__(edges, embedding_dim, activation=False, version="B")
+        lower, upper = torch.zeros_like(self.impl.weight), torch.ones_like(self.impl.weight)
+        lower[:, 0] = -torch.inf
+        upper[:, -1] = torch.inf
+        for feature, of_feature in enumerate(edges):
+            if len(of_feature) == 2:  # its only bin is the last one
+                lower[feature, -1] = -torch.inf
+        self.register_buffer("lower", lower, persistent=False)
+        self.register_buffer("upper", upper, persistent=False)
+
+    def forward(self, scaled: Tensor) -> Tensor:
+        """Map scaled features (n, d) to their embeddings (n, d, embedding_dim)."""
+        filled = torch.addcmul(self.impl.bias, self.impl.weight, scaled[..., None]).clamp(self.lower, self.upper)
+        return self.linear0(scaled) + self.linear(filled)
+
+
 def count_parameters(network: Network) -> dict[str, int]:
     """Count all parameters, those outside the category embeddings, and those of the latter that are not zero."""
     dense = [value for name, value in network.named_parameters() if not name.startswith("table.")]
@@ -157,7 +182,7 @@ def _create_numeric_embedding(config: NetworkConfig, features: int, edges: Seque
     if config.numeric == "piecewise_linear":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*just two bin edges")
-            return PiecewiseLinearEmbeddings(list(edges), config.numeric_dim, activation=False, version="B")
+            return _PiecewiseLinear(list(edges), config.numeric_dim)
     if config.numeric == "periodic":
         return PeriodicEmbeddings(
             features,

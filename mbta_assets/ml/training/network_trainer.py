@@ -249,12 +249,14 @@ class _TrainingLoop:
 
     def _loss(self, rows: Tensor) -> Tensor:
         """Return the weighted Huber loss of the rows with these indices, after dropout of category codes."""
-        codes = self.codes[rows]
+        scaled, codes, targets, weights = (
+            values.index_select(0, rows) for values in (self.scaled, self.codes, self.targets, self.weights)
+        )
         codes = codes * (torch.rand(codes.shape, device=codes.device) >= self.network.config.category_dropout)
-        error = (self.network.residual(self.scaled[rows], codes)[:, None] - self.targets[rows]).abs()
+        error = (self.network.residual(scaled, codes)[:, None] - targets).abs()
         delta = self.huber_delta
         loss = torch.where(error < delta, error**2 / (2 * delta), error - delta / 2)
-        return (self.weights[rows] * loss).sum(dim=1).mean()
+        return (weights * loss).sum(dim=1).mean()
 
 
 def _select_labelled(rows: Arrays, max_rows: int) -> Arrays:

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rtdl_num_embeddings import PiecewiseLinearEmbeddings
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.hyperparameters import NetworkConfig, NumericEmbedding, TrainConfig
@@ -218,6 +221,20 @@ def test_each_bin_holds_as_many_training_values_and_missing_ones_do_not_count() 
     present = encoding[~torch.isnan(torch.from_numpy(rows.numeric[:, 0]))]
     reached = (present > 0).sum(dim=0)
     assert reached.diff().abs().numpy() == pytest.approx(np.full(7, 6_000 / 8), abs=60)
+
+
+@pytest.mark.filterwarnings("ignore:.*just two bin edges")
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 2**32 - 1))
+def test_bins_are_filled_as_by_the_library(bins: list[int], seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    edges = [torch.rand(n + 1, generator=random).cumsum(0) - 2 for n in bins]
+    network = Network(NetworkConfig(hidden=(), numeric="piecewise_linear"), len(bins), [1], [], edges)
+    of_network: Any = network.embed_numeric
+    of_library = PiecewiseLinearEmbeddings(edges, network.config.numeric_dim, activation=False, version="B")
+    torch.nn.init.normal_(of_network.linear.weight, generator=random)
+    of_library.load_state_dict(of_network.state_dict())
+    scaled = 4 * torch.randn(32, len(bins), generator=random)
+    assert torch.equal(of_network(scaled), of_library(scaled))
 
 
 def test_a_kink_in_a_feature_is_learned_where_a_linear_layer_alone_cannot() -> None:
