@@ -108,6 +108,8 @@ def compute_whole_trips(warehouse: Warehouse, source: Source, training_set: Mapp
         sizes = stored[stored["time_stamp"] >= pd.Timestamp(begin)].groupby("trip_id").size()
         sizes = sizes.iloc[np.argsort([crc32(str(trip).encode()) for trip in sizes.index], kind="stable")]
         sizes = sizes[sizes.cumsum() <= left]
+        if sizes.empty:
+            continue
         with suppress(MissingPartition, SourceError):  # the upstream tables of a stored day may be gone
             rows = compute_trip_features(warehouse, source, day, list(sizes.index))
             tables.append(rows[rows["time_stamp"] >= pd.Timestamp(begin)])

@@ -71,6 +71,16 @@ def test_of_days_that_were_made_again_or_removed_nothing_is_measured(store: Stor
         assert measure_steadiness({"schedule": np.zeros(0)}, {}, rows)["schedule"] is None
 
 
+def test_a_day_before_the_test_part_is_not_joined(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse, every, manifest = store
+    joined = list[object]()
+    monkeypatch.setattr("mbta_assets.defs.production.leaderboard.compute_trip_features", lambda *of: joined.append(of))
+    later = str(every["time_stamp"].max() + pd.Timedelta("1min"))
+    training_set = manifest | {"parts": [{"part": "test", "from": later}]}
+    assert compute_whole_trips(warehouse, SyntheticSource(0), training_set).empty
+    assert not joined
+
+
 def test_of_days_whose_upstream_tables_are_gone_nothing_is_measured(store: Store, tmp_path: Path) -> None:
     warehouse, _, manifest = store
     upstream = ParquetTables(tmp_path)
