@@ -29,8 +29,8 @@ DAYS = 10
 PARALLEL_RUNS = 2
 DEFAULT_TUNE_TRIALS = 4
 """Number of trials of each search without MBTA_TUNE_TRIALS: fewer than the platform's default, to take less time."""
-ROWS_PER_DAY = 60_000
-"""Number of rows of a service day that models are trained on: half of what the platform takes of so few."""
+ROWS_PER_DAY = 40_000
+"""Number of rows of a service day that models are trained on: a third of what the platform takes of so few."""
 
 
 def run_demo() -> None:
