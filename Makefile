@@ -7,6 +7,8 @@ STATIC = $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && 
 # Three processes on two cores: many tests wait for servers. Tests that share a costly fixture are a group, which one
 # process runs; the groups that take longest begin first.
 WORKERS = --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+# Containers often set it. Each process that starts would compile Dagster, torch and Ray again.
+unexport PYTHONDONTWRITEBYTECODE
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 
