@@ -227,7 +227,7 @@ def test_each_bin_holds_as_many_training_values_and_missing_ones_do_not_count() 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 2**32 - 1))
 def test_bins_are_filled_as_by_the_library(bins: list[int], seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    edges = [torch.rand(n + 1, generator=random).cumsum(0) - 2 for n in bins]
+    edges = [(0.01 + torch.rand(n + 1, generator=random)).cumsum(0) - 2 for n in bins]
     network = Network(NetworkConfig(hidden=(), numeric="piecewise_linear"), len(bins), [1], [], edges)
     of_network: Any = network.embed_numeric
     of_library = PiecewiseLinearEmbeddings(edges, network.config.numeric_dim, activation=False, version="B")
