@@ -95,10 +95,9 @@ class XGBoostTrainer:
             unit = validation.slowdown if self.unit == SECONDS else validation.unit
             mean_unit = float(unit.mean(dtype=np.float64))
             weights = {"seconds": unit, "validation": None} if report else {"validation": None}
-            threads = self.resources.threads
             # Each round predicts these rows: from a matrix of quantiles that takes several times as long.
             evals = [
-                (xgboost.DMatrix(features, target, weight=weight, nthread=threads), name)
+                (xgboost.DMatrix(features, target, weight=weight, nthread=self.resources.threads), name)
                 for name, weight in weights.items()
             ]
             early_stopping = xgboost.callback.EarlyStopping(
