@@ -143,7 +143,7 @@ class Network(nn.Module):
 
 
 class _PiecewiseLinear(PiecewiseLinearEmbeddings):
-    """The same embedding, whose bins are clipped by one operation in place of four and their concatenation."""
+    """Embed as the library does, with bins clipped by one operation in place of four and their concatenation."""
 
     lower: Tensor
     """(d, bins) smallest fraction to which each bin is filled: the first bin of a feature has none."""
@@ -155,9 +155,8 @@ class _PiecewiseLinear(PiecewiseLinearEmbeddings):
         lower, upper = torch.zeros_like(self.impl.weight), torch.ones_like(self.impl.weight)
         lower[:, 0] = -torch.inf
         upper[:, -1] = torch.inf
-        for feature, of_feature in enumerate(edges):
-            if len(of_feature) == 2:  # its only bin is the last one
-                lower[feature, -1] = -torch.inf
+        if self.impl.single_bin_mask is not None:
+            lower[self.impl.single_bin_mask, -1] = -torch.inf  # the only bin of a feature is its last one
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("upper", upper, persistent=False)
 
