@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -18,15 +17,21 @@ WANTS_THE_CORES = {
     "xgboost_model", "dnn_teacher", "pruned_teacher", "distilled_student", "quantized_student", "model_leaderboard",
     "production_model",
 }  # fmt: skip
+# The asset of the program ends once a step of another run waits for its slot, if it is the one to be waited for.
 PROGRAM = """
 import json, sys, time
 import dagster as dg
 
+span, waits = sys.argv[1], sys.argv[2] == "waits"
+
 @dg.asset(pool={pool!r})
-def tuned():
+def tuned(context):
     began = time.time()
-    time.sleep(1)
-    with open(sys.argv[1], "w") as file:
+    if not waits:
+        print("began", flush=True)
+        while not context.instance.event_log_storage.get_concurrency_info({pool!r}).pending_step_count:
+            time.sleep(0.1)
+    with open(span, "w") as file:
         json.dump([began, time.time()], file)
 
 defs = dg.Definitions([tuned], executor=dg.in_process_executor)
@@ -48,20 +53,20 @@ def test_all_that_trains_or_is_timed_shares_one_pool(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_two_steps_of_the_pool_never_run_at_once_though_their_runs_do(tmp_path: Path) -> None:
+def test_a_step_of_the_pool_waits_until_that_of_another_run_has_ended(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        instance.get_runs()  # so that its databases are there before two processes want to make them
-        assert instance.event_log_storage.get_pool_limits() == []
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(pool=pools(tmp_path)["dnn_teacher"]))
-    spans = [tmp_path / "first.json", tmp_path / "second.json"]
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-
-    def run(span: Path) -> None:
-        subprocess.run([sys.executable, str(program), str(span)], env=environment, check=True, timeout=600)
-
-    with ThreadPoolExecutor() as side_by_side:
-        list(side_by_side.map(run, spans))
-    first, second = sorted(json.loads(path.read_text()) for path in spans)
-    assert first[1] <= second[0], "the second began before the first had ended"
+    command = [sys.executable, str(program)]
+    holds = [*command, str(tmp_path / "first.json"), "holds"]
+    with subprocess.Popen(holds, env=environment, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            assert first.stdout is not None and first.stdout.readline() == "began\n"
+            second = [*command, str(tmp_path / "second.json"), "waits"]
+            subprocess.run(second, env=environment, check=True, timeout=600)
+            assert first.wait(60) == 0
+        finally:
+            first.kill()
+    spans = [json.loads((tmp_path / name).read_text()) for name in ("first.json", "second.json")]
+    assert spans[0][1] <= spans[1][0], "the second began before the first had ended"
