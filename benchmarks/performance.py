@@ -162,7 +162,7 @@ def measure_searches(store: Path) -> Iterator[Table]:
     for name, timed in search.measure_searches(store):
         first = timed.seconds[search.ONE_AFTER_THE_OTHER]
         rows = [
-            Row(f"{way}: best error {timed.errors[way]:.2f} s", seconds, seconds / first)
+            Row(f"{way}: {timed.steps[way]} steps, best error {timed.errors[way]:.2f} s", seconds, seconds / first)
             for way, seconds in timed.seconds.items()
         ]
         yield Table(f"{search.TRIALS} fits of {name}, each with one core", rows)

@@ -26,10 +26,13 @@ ONE_AFTER_THE_OTHER, IN_A_SEARCH, WITH_HALVING = "one after the other", "trials 
 
 @dataclass
 class TimedExecutor(TrainingExecutor):
-    """Runs the trials of a search in three ways, and keeps how long each took and the smallest error it found."""
+    """Runs the trials of a search in three ways, and keeps how long each took, and what it found in how many steps."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
+    """The smallest error of a trial."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """Steps of all trials, each until it was stopped."""
 
     def search(
         self,
@@ -59,6 +62,7 @@ class TimedExecutor(TrainingExecutor):
         results = run()
         self.seconds[name] = time.perf_counter() - started_at
         self.errors[name] = tuning.best_result(results).best
+        self.steps[name] = sum(len(result.curve) for result in results)
         return results
 
 
@@ -76,7 +80,7 @@ def measure_searches(store: Path) -> Iterator[tuple[str, TimedExecutor]]:
     yield "boosted trees", _measure(lambda executor: search_trees(rows, training, executor))
     folds = NetworkData.iterate_folds(training_set, runtime_lookup, SEED, 1)
     of_teacher = TeacherConfig(folds=1).build_training(TRIALS, SEED)
-    yield "networks", _measure(lambda executor: search_teachers(folds, True, of_teacher, executor))
+    yield "networks", _measure(lambda executor: search_teachers(folds, of_teacher, executor))
 
 
 def _measure(search: Callable[[TrainingExecutor], object]) -> TimedExecutor:

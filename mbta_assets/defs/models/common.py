@@ -132,10 +132,10 @@ class SearchConfig(dg.Config):
         default=40_000, ge=100, description="Maximum number of training rows of a fold, and of validation rows."
     )
     halving_factor: int = Field(
-        default=3, ge=2, description="At each rung of successive halving the best 1 / factor of the trials go on."
+        default=2, ge=2, description="At each rung of successive halving the best 1 / factor of the trials go on."
     )
     grace_fraction: float = Field(
-        default=0.5, gt=0, le=1, description="Fraction of a full trial after which it is first compared with others."
+        default=0.2, gt=0, le=1, description="Fraction of a full trial after which it is first compared with others."
     )
 
     def build_budget(self, trials: int) -> SearchBudget:

@@ -275,7 +275,8 @@ def _search(
 
     It has one fold: the teacher has learned the days of earlier ones.
     """
-    trial_data = distillation_data.subsample(training.budget.rows, training.trial_epochs)
+    sample = distillation_data.subsample(training.budget.rows, training.trial_epochs)
+    trial_data = replace(sample, optimization=sample.optimization.for_trials(training.trial_epochs))
     max_bytes = training.size.for_network(teacher, count_fixed_bytes(data, teacher))
     configurations = select_configurations(training, trial_data.train, max_bytes)
     return executor.search(

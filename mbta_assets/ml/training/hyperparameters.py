@@ -4,12 +4,14 @@ The ranges they are searched in belong to `search_spaces`; their defaults for a 
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from mbta_assets.ml.training.tuning import Configuration, Halving
 
 ABSOLUTE, HUBER = "reg:absoluteerror", "reg:pseudohubererror"
 """Losses of trees, by XGBoost's names."""
+TRIAL_AVERAGE_DECAY = 0.85
+"""Decay of the moving average of the weights in a trial."""
 NumericEmbedding = Literal["none", "linear_relu", "periodic", "piecewise_linear"]
 
 ALL_INPUTS, REDUCED_INPUTS = "all", "steady"
@@ -66,11 +68,21 @@ class TrainConfig:
     """Number of epochs without a smaller validation error after which training stops."""
     early_stopping_rows: int = 20_000
     """Maximum number of validation rows, evenly spaced, for the error after each epoch."""
+    average_decay: float = 0.0
+    """Decay of the moving average of the weights, a step; 0 for the weights of the last step."""
     seed: int = 0
     threads: int = 1
     """Number of CPU threads; the weights depend on it."""
     device: str = "cpu"
     """Torch device."""
+
+    def for_trials(self, epochs: int) -> Self:
+        """Return the optimization of trials of so many epochs.
+
+        Trials are compared in the middle of their schedule, where the learning rate is at its highest and the weights
+        of a single step say little of what they lead to.
+        """
+        return replace(self, epochs=epochs, average_decay=TRIAL_AVERAGE_DECAY)
 
 
 MIN_EPOCHS = 3
@@ -79,6 +91,11 @@ MIN_EPOCHS = 3
 def limit_epochs(epochs: int, rows: int, max_rows_seen: int) -> int:
     """Return a smaller number of epochs of many rows: as many as see `max_rows_seen`, but `MIN_EPOCHS` or more."""
     return min(epochs, max(MIN_EPOCHS, round(max_rows_seen / max(1, rows))))
+
+
+def limit_trees(trees: int, rows: int, max_rows_seen: int) -> int:
+    """Return a smaller number of trees of a round of many rows: as many as see `max_rows_seen`, but one or more."""
+    return min(trees, max(1, max_rows_seen // max(1, rows)))
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,8 @@ class BoostingConfig:
     """Number of rounds without a smaller validation error after which training stops."""
     rounds_per_step: int
     """Number of rounds between two reports of a trial; a step of its learning curve."""
+    trees_per_round: int = 1
+    """Number of trees of a round, which adds their mean."""
 
     @property
     def steps(self) -> int:

@@ -8,11 +8,12 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training import process_group
@@ -110,7 +111,7 @@ def fine_tune(
 
     The best epoch is one from `first_epoch_to_keep` on; without validation rows it is the last one. The same rows,
     configuration (threads included) and initial weights give the same weights, bit for bit. In a process group every
-    rank ends with the same network.
+    rank ends with the same network. With `average_decay`, the weights are a moving average of those of all steps.
 
     Raises FloatingPointError if the validation error is not finite, and ValueError if there are fewer epochs than
     `first_epoch_to_keep`.
@@ -125,12 +126,12 @@ def fine_tune(
         best: tuple[float, int, dict[str, Tensor]] | None = None
         for epoch in range(1, config.epochs + 1):
             loop.run_epoch(on_step)
-            error = early_stopping_rows.mean_absolute_error(predict(network, early_stopping_rows))
+            error = early_stopping_rows.mean_absolute_error(predict(loop.averaged, early_stopping_rows))
             _require_finite(error, config)
             history.append(error)
             progress.update(epoch, config.epochs, f"validation error {error:.1f} s")
             if epoch >= first_epoch_to_keep and (best is None or error < best[0]):
-                best = error, epoch, {name: value.clone() for name, value in network.state_dict().items()}
+                best = error, epoch, {name: value.clone() for name, value in loop.averaged.state_dict().items()}
             if on_epoch:
                 on_epoch(epoch, error)
             if best and epoch - best[1] >= config.patience:
@@ -166,6 +167,7 @@ def _train_to_the_end(loop: "_TrainingLoop", on_step: OnStep | None) -> Fitted:
         loop.run_epoch(on_step)
         progress.update(epoch, config.epochs)
     progress.end(config.epochs)
+    network.load_state_dict(loop.averaged.state_dict())
     network.cpu().eval()
     _require_finite(float(sum(value.detach().abs().sum() for value in network.parameters())), config)
     return Fitted(network, float("nan"), 0, (), config.epochs)
@@ -230,6 +232,13 @@ class _TrainingLoop:
             total_steps=self.steps * config.epochs,
             pct_start=config.warmup_fraction,
         )
+        averaging = get_ema_multi_avg_fn(config.average_decay)
+        self.average = AveragedModel(network, multi_avg_fn=averaging) if config.average_decay else None
+
+    @property
+    def averaged(self) -> Network:
+        """Return the network with the average of the weights, or the trained one if they are not averaged."""
+        return cast(Network, self.average.module) if self.average else self.network
 
     def run_epoch(self, on_step: OnStep | None) -> None:
         """Train on the rows once, in random order, without those that do not fill the last batch."""
@@ -245,7 +254,9 @@ class _TrainingLoop:
             self.optimizer.step()
             self.schedule.step()
             self.step += 1
-        process_group.broadcast_buffers(self.network)
+            if self.average:
+                self.average.update_parameters(self.network)
+        process_group.broadcast_buffers(self.averaged)
 
     def _loss(self, rows: Tensor) -> Tensor:
         """Return the weighted Huber loss of the rows with these indices, after dropout of category codes."""

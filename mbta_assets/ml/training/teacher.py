@@ -99,8 +99,7 @@ def train_teacher(
     """
     folds = NetworkData.iterate_folds(training_set, runtime_lookup, training.seed, training.budget.search_folds)
     data = next(folds)
-    has_calendar = not CALENDAR_FEATURES.isdisjoint(data.preprocessor.feature_names)
-    trials = search_teachers(chain([data], folds), has_calendar, training, executor)
+    trials = search_teachers(chain([data], folds), training, executor)
     configuration = tuning.best_result(trials).configuration
     dropped = CALENDAR_FEATURES if configuration["inputs"] == REDUCED_INPUTS else ()
 
@@ -118,18 +117,16 @@ def train_teacher(
 
 
 def search_teachers(
-    folds: Iterable[NetworkData], has_calendar: bool, training: TeacherTraining, executor: TrainingExecutor
+    folds: Iterable[NetworkData], training: TeacherTraining, executor: TrainingExecutor
 ) -> list[tuning.Result]:
-    """Run the hyperparameter search on subsamples of folds, which are taken one at a time.
-
-    `has_calendar` says whether the training set has the columns of the calendar.
-    """
+    """Run the hyperparameter search on subsamples of folds, which are taken one at a time."""
     budget, seed = training.budget, training.seed
-    optimization = replace(training.optimization, epochs=training.trial_epochs, seed=seed)
+    optimization = replace(training.optimization, seed=seed).for_trials(training.trial_epochs)
     samples = [
         TeacherData(fold.data.drop_unlabelled().subsample(budget.rows), training.network, optimization)
         for fold in folds
     ]
+    has_calendar = not CALENDAR_FEATURES.isdisjoint(samples[0].data.feature_names)
     return executor.search(
         run_trial,
         select_configurations(training.space, budget.trials, seed, has_calendar),

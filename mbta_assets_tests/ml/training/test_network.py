@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ from rtdl_num_embeddings import PiecewiseLinearEmbeddings
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.training.hyperparameters import NetworkConfig, NumericEmbedding, TrainConfig
 from mbta_assets.ml.training.network import Network
-from mbta_assets.ml.training.network_trainer import Fitted, fit, label_targets, predict
+from mbta_assets.ml.training.network_trainer import Fitted, fine_tune, fit, label_targets, predict
 from mbta_assets.ml.training.network_weights import from_files, to_files
 from mbta_assets.progress import lines
 from mbta_assets_tests.ml.conftest import Problem
@@ -128,6 +129,32 @@ def test_the_best_epoch_is_kept(train: Problem, validation: Problem) -> None:
     fitted = fit(SMALL, config, train.rows, validation.rows)
     assert len(fitted.history) == 6
     assert fitted.validation_error == min(fitted.history) == fitted.history[fitted.best_epoch - 1]
+
+
+@pytest.mark.parametrize("n_validation", [None, 0])
+@pytest.mark.parametrize("decay", [0.5, 0.85])
+def test_averaged_weights_are_a_moving_average_of_those_of_all_steps(
+    decay: float, n_validation: int | None, train: Problem, validation: Problem
+) -> None:
+    held_out = validation.rows.take(np.arange(len(validation.rows))[:n_validation])
+    steps = list[dict[str, torch.Tensor]]()
+    untrained = Network.from_training_rows(SMALL, train.rows)
+    trained, averaged = copy.deepcopy(untrained), copy.deepcopy(untrained)
+
+    def keep_weights(*_: int) -> None:
+        steps.append({name: value.detach().clone() for name, value in trained.named_parameters()})
+
+    config = TrainConfig(epochs=1)
+    fine_tune(trained, config, train.rows, held_out, on_step=keep_weights)
+    keep_weights()
+    fitted = fine_tune(averaged, replace(config, average_decay=decay), train.rows, held_out)
+    for name, value in averaged.named_parameters():
+        expected = steps[1][name]  # the first are those before any step
+        for weights in steps[2:]:
+            expected = decay * expected + (1 - decay) * weights[name]
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+    if len(held_out):
+        assert fitted.validation_error == held_out.mean_absolute_error(predict(averaged, held_out))
 
 
 def test_training_ends_when_validation_stops_improving(train: Problem, validation: Problem) -> None:
