@@ -129,14 +129,6 @@ class XGBoostConfig(SearchConfig):
     grace_fraction: float = Field(
         default=0.25, gt=0, le=1, description="Fraction of a full trial after which it is first compared with others."
     )
-    trees_per_round: int = Field(
-        default=3, ge=1, description="Trees of a boosting round of the final training, which adds their mean."
-    )
-    max_rows_seen: int = Field(
-        default=400_000,
-        ge=1,
-        description="Training rows, each counted once a tree of a round, beyond which rounds have fewer trees.",
-    )
     space: XGBoostSpace = Field(default=XGBoostSpace(), description="Search space.")
 
     def build_training(self, trials: int, seed: int) -> XGBoostTraining:
@@ -145,10 +137,7 @@ class XGBoostConfig(SearchConfig):
             self.space.build_search_space(),
             self.build_budget(trials),
             BoostingConfig(self.trial_rounds, self.patience_rounds, min(self.rounds_per_step, self.trial_rounds)),
-            BoostingConfig(
-                self.rounds, self.patience_rounds, min(self.rounds_per_step, self.rounds), self.trees_per_round
-            ),
-            self.max_rows_seen,
+            BoostingConfig(self.rounds, self.patience_rounds, min(self.rounds_per_step, self.rounds)),
             seed,
         )
 

@@ -93,11 +93,6 @@ def limit_epochs(epochs: int, rows: int, max_rows_seen: int) -> int:
     return min(epochs, max(MIN_EPOCHS, round(max_rows_seen / max(1, rows))))
 
 
-def limit_trees(trees: int, rows: int, max_rows_seen: int) -> int:
-    """Return a smaller number of trees of a round of many rows: as many as see `max_rows_seen`, but one or more."""
-    return min(trees, max(1, max_rows_seen // max(1, rows)))
-
-
 @dataclass(frozen=True)
 class DistillationConfig:
     """Weighting of the labels and of the teacher's predictions in the loss of a student."""
@@ -120,8 +115,6 @@ class BoostingConfig:
     """Number of rounds without a smaller validation error after which training stops."""
     rounds_per_step: int
     """Number of rounds between two reports of a trial; a step of its learning curve."""
-    trees_per_round: int = 1
-    """Number of trees of a round, which adds their mean."""
 
     @property
     def steps(self) -> int:

@@ -21,7 +21,7 @@ from mbta_assets.ml.training.compute import Resources
 from mbta_assets.ml.training.cross_fitting import FIT_COLUMNS, CrossFittedPreprocessor, fit_once
 from mbta_assets.ml.training.dataset import LEARNED_PARTS, iterate_rows, make_provenance, read_rows, walk_forward
 from mbta_assets.ml.training.executor import TrainingExecutor
-from mbta_assets.ml.training.hyperparameters import ABSOLUTE, HUBER, BoostingConfig, SearchBudget, limit_trees
+from mbta_assets.ml.training.hyperparameters import ABSOLUTE, HUBER, BoostingConfig, SearchBudget
 from mbta_assets.ml.training.search_spaces import SearchSpace
 from mbta_assets.ml.training.training_data import TrainingData, TrainingRows, subsample_mask
 from mbta_assets.ml.training.tuning import Configuration, Report
@@ -40,14 +40,7 @@ class XGBoostTraining:
     budget: SearchBudget
     trial_boosting: BoostingConfig
     boosting: BoostingConfig
-    max_rows_seen: int
-    """Number of training rows, each counted once a tree of a round, of which there are more only with a single tree."""
     seed: int
-
-    def limit_boosting(self, rows: int) -> BoostingConfig:
-        """Return the rounds and early stopping of the final training on so many rows."""
-        trees = limit_trees(self.boosting.trees_per_round, rows, self.max_rows_seen)
-        return replace(self.boosting, trees_per_round=trees)
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ def train_xgboost(
     feature_names = fitted.preprocessor.feature_names
     trials = search_trees(rows, training, executor)
     trainers = {
-        base: XGBoostTrainer(configuration, training.limit_boosting(int(rows.train.sum())), training.seed)
+        base: XGBoostTrainer(configuration, training.boosting, training.seed)
         for base, configuration in select_configurations(trials).items()
     }
     validation = rows.with_bases(fitted, rows.validation)

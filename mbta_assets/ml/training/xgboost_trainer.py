@@ -123,7 +123,6 @@ class XGBoostTrainer:
             **{name: value for name, value in self.configuration.items() if name not in NOT_FOR_XGBOOST},
             "tree_method": "hist",
             "eval_metric": "mae",
-            "num_parallel_tree": self.boosting.trees_per_round,
             "base_score": base_score,
             "seed": self.seed,
             "nthread": self.resources.threads,

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbta_assets.defs.models.xgboost_model import IN_SCALE, XGBoostConfig
+from mbta_assets.defs.models.xgboost_model import IN_SCALE
 from mbta_assets.ml.inference.arrays import Arrays
 from mbta_assets.ml.inference.run_time import OutdatedModel
 from mbta_assets.ml.training import xgboost_trainer
-from mbta_assets.ml.training.hyperparameters import BoostingConfig, limit_trees
+from mbta_assets.ml.training.hyperparameters import BoostingConfig
 from mbta_assets.ml.training.xgboost_model import select_bases
 from mbta_assets.ml.training.xgboost_trainer import SCALE, SECONDS, XGBoostTrainer
 from mbta_assets.storage import bundle
@@ -51,28 +51,6 @@ def test_reported_errors_are_seconds_and_the_best_round_is_that_of_the_smallest_
     assert points[0][0] == 1 and points[-1][0] == len(errors)
     silent = xgboost_trainer.fit(trainer, train, validation)
     assert silent.save_raw("ubj") == booster.save_raw("ubj")
-
-
-def test_a_round_of_several_trees_adds_their_mean() -> None:
-    train, validation = make_rows(3_000, 0), make_rows(2_000, 1)
-
-    def fit(trees: int) -> tuple[int, np.ndarray]:
-        boosting = BoostingConfig(30, 20, 1, trees_per_round=trees)
-        booster = xgboost_trainer.fit(XGBoostTrainer(IN_SCALE, boosting, seed=0), train)
-        assert booster.num_boosted_rounds() == 30
-        return len(booster.get_dump()), booster.inplace_predict(xgboost_trainer.stack_features(validation))
-
-    (n_single, of_single), (n_several, of_several) = fit(1), fit(3)
-    assert n_several == 3 * n_single
-    assert np.std(of_several) == pytest.approx(np.std(of_single), rel=0.1)  # a sum of three would be thrice as large
-
-
-def test_more_rows_than_a_training_should_see_get_fewer_trees_a_round_but_one() -> None:
-    rows = (0, 100, 133_333, 133_334, 200_000, 200_001, 9_000_000)
-    assert [limit_trees(3, n, 400_000) for n in rows] == [3, 3, 3, 2, 2, 1, 1]
-    training = XGBoostConfig().build_training(trials=1, seed=0)
-    assert [training.limit_boosting(n).trees_per_round for n in (10_000, 9_000_000)] == [3, 1]
-    assert training.limit_boosting(10_000).max_rounds == training.boosting.max_rounds
 
 
 def test_the_mean_of_trees_of_both_bases_is_the_mean_of_their_delays(tmp_path: Path) -> None:
