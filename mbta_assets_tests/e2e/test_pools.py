@@ -55,6 +55,8 @@ def test_all_that_trains_or_is_timed_shares_one_pool(tmp_path: Path) -> None:
 @pytest.mark.integration
 def test_a_step_of_the_pool_waits_until_that_of_another_run_has_ended(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.event_log_storage.get_pool_limits() == []
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(pool=pools(tmp_path)["dnn_teacher"]))
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -104,11 +104,14 @@ class DistillationData:
         """Return the training rows of worker `rank` of `world_size` (see `Arrays.shard`), with all validation rows."""
         return replace(self, train=self.train.shard(rank, world_size), teacher=self.teacher[rank::world_size])
 
-    def subsample(self, max_rows: int, epochs: int) -> Self:
-        """Draw at most `max_rows` training rows by the seed and set the number of epochs."""
+    def subsample(self, max_rows: int) -> Self:
+        """Draw at most `max_rows` training rows by the seed."""
         rows = sample_indices(len(self.train), max_rows, self.optimization.seed)
-        optimization = replace(self.optimization, epochs=epochs)
-        return replace(self, train=self.train.take(rows), teacher=self.teacher[rows], optimization=optimization)
+        return replace(self, train=self.train.take(rows), teacher=self.teacher[rows])
+
+    def for_trials(self, max_rows: int, epochs: int) -> Self:
+        """Draw at most `max_rows` training rows by the seed, for trials of so many epochs."""
+        return replace(self.subsample(max_rows), optimization=self.optimization.for_trials(epochs))
 
     def end_after(self, epochs: int) -> Self:
         """Set the number of epochs that another training chose, and drop the validation rows, which do not choose here.
@@ -237,7 +240,7 @@ def _predict_earlier_days(
     for fold in folds:
         day = fold.select_columns_of(teacher)
         rows = _make_data(day, np.zeros(len(day.train), np.float32), training)
-        students.append((of_labels, rows.subsample(MAX_FOLD_ROWS, training.epochs).end_after(fitted.best_epoch)))
+        students.append((of_labels, rows.subsample(MAX_FOLD_ROWS).end_after(fitted.best_epoch)))
         days.append(day.drop_training_rows())
     networks = [of_day.network for of_day in executor.train_networks(train_configuration, students)]
     error = data.validation.absolute_errors(predict(fitted.network, data.validation))
@@ -275,8 +278,7 @@ def _search(
 
     It has one fold: the teacher has learned the days of earlier ones.
     """
-    sample = distillation_data.subsample(training.budget.rows, training.trial_epochs)
-    trial_data = replace(sample, optimization=sample.optimization.for_trials(training.trial_epochs))
+    trial_data = distillation_data.for_trials(training.budget.rows, training.trial_epochs)
     max_bytes = training.size.for_network(teacher, count_fixed_bytes(data, teacher))
     configurations = select_configurations(training, trial_data.train, max_bytes)
     return executor.search(

@@ -143,6 +143,6 @@ def test_a_student_of_weight_0_does_not_depend_on_its_teacher(train: Problem, va
 
 
 def test_a_subsample_keeps_the_teachers_prediction_of_each_row(train: Problem, validation: Problem) -> None:
-    data = make_distillation_data(train, validation, train.rows.base, epochs=9).subsample(100, epochs=4)
+    data = make_distillation_data(train, validation, train.rows.base, epochs=9).for_trials(100, epochs=4)
     assert len(data.train) == 100 and data.optimization.epochs == 4
     assert np.array_equal(data.teacher, data.train.base)
