@@ -15,8 +15,11 @@ import pytest
 from google.transit.gtfs_realtime_pb2 import FeedMessage
 
 from mbta_assets.live.command import serve
+from mbta_assets.live.following import FEED, ArchiveKeeper
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
 from mbta_assets.sources.files import FilesSource
+from mbta_assets.sources.gtfs.archive import FeedArchive
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
 from mbta_assets.transit.service_day import service_date_at, start_time
 from mbta_assets_tests.live.days import FeedSnapshot, as_fed, list_delays, make_snapshots, shift
@@ -204,6 +207,39 @@ def test_the_feed_is_served_from_memory_with_conditional_requests(live: Live, sn
             assert status == 404 and json.loads(body)["error"].endswith((".", "all.", "/metrics."))
         assert fetch(f"{url}/readyz")[0] == fetch(f"{url}/healthz")[0] == 200
         assert b'mbta_live_updates_total{outcome="new"} 1.0' in fetch(f"{url}/metrics")[2]
+
+
+def test_an_archive_that_cannot_be_written_is_a_problem_and_the_feed_stays_ready(
+    live: Live, server: FeedServer, snapshots: list[FeedSnapshot], tmp_path: Path
+) -> None:
+    keep = ArchiveKeeper(FeedArchive(DirectoryPlace(tmp_path / "kept")), live.state)
+    obstacle = tmp_path / "kept" / FEED
+    obstacle.parent.mkdir()
+    obstacle.write_text("a file where the folder should be")
+    with serve(live.state, "127.0.0.1", 0) as running:
+        url = f"http://127.0.0.1:{running.server_port}"
+
+        def read_health() -> tuple[int, str, list[str]]:
+            status, _, body = fetch(f"{url}/readyz")
+            content = json.loads(body)
+            return status, content["status"], content.get("problems", [])
+
+        def keep_and_count(snapshot: FeedSnapshot) -> bytes:
+            keep(snapshot.content, snapshot.made_at.timestamp(), None)
+            return b"\n".join(line for line in fetch(f"{url}/metrics")[2].splitlines() if b"mbta_live_problem{" in line)
+
+        live.play(snapshots[-1])
+        assert read_health() == (200, "ready", [])
+        assert keep_and_count(snapshots[-2]) == b'mbta_live_problem{part="archive"} 1.0'
+        status, ready, [lost] = read_health()
+        assert (status, ready) == (200, "ready") and "would lose them" in lost
+        server.plays["/feed"] = lambda request: Reply(status=500)
+        live.follower.poll()
+        status, ready, problems = read_health()
+        assert (status, ready) == (503, "not ready") and lost in problems and len(problems) == 2
+        obstacle.unlink()
+        assert keep_and_count(snapshots[-1]) == b'mbta_live_problem{part="feed"} 1.0'
+        assert lost not in read_health()[2]
 
 
 @contextmanager

@@ -134,9 +134,11 @@ class LiveApp:
         return _json({"status": "alive"})
 
     def _get_readiness(self, request: Request, _: str) -> Response:
-        """Return 200, or 503 with the reasons for which the feed should not be relied on."""
+        """Return 503 if the feed should not be relied on, else 200, both with what is wrong."""
         problems = self._state.list_problems()
-        return _json({"status": "not ready", "problems": problems}, 503) if problems else _json({"status": "ready"})
+        is_ready = not self._state.list_problems(of_feed_only=True)
+        status = {"status": "ready" if is_ready else "not ready", **({"problems": problems} if problems else {})}
+        return _json(status, 200 if is_ready else 503)
 
     def _get_metrics(self, request: Request, _: str) -> Response:
         return Response(generate_latest(self._state.registry), content_type=CONTENT_TYPE_LATEST)

@@ -19,6 +19,8 @@ from mbta_assets.serving.live.trip_updates import encode_json, encode_protobuf
 
 UPDATE_BUCKETS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 ETAG_DIGITS = 32
+RECORDS = frozenset({"archive", "published"})
+"""Parts whose problems lose records for a restart or an evaluation; the published feed is as good as without them."""
 
 
 class Content:
@@ -101,6 +103,7 @@ class LiveState:
         self._vehicles = self._gauge("vehicles", "Vehicles in the published feed.")
         self._gauge("feed_age_seconds", "Age of the feed.").set_function(lambda: self.feed_age_seconds or 0.0)
         self._model = self._gauge("model", "1 for the model version.", ["version"])
+        self._problem = self._gauge("problem", "1 for each part that has a problem.", ["part"])
 
     def _counter(self, name: str, description: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"mbta_live_{name}", description, labels or [], registry=self.registry)
@@ -130,14 +133,16 @@ class LiveState:
     def report_problem(self, part: str, message: str | None) -> None:
         """Record what is wrong with a part, None if nothing is."""
         with self._lock:
-            self._problems.pop(part, None)
             if message is not None:
                 self._problems[part] = message
+                self._problem.labels(part).set(1)
+            elif self._problems.pop(part, None):
+                self._problem.remove(part)
 
-    def list_problems(self) -> list[str]:
-        """Return the reasons for which the published feed should not be relied on."""
+    def list_problems(self, *, of_feed_only: bool = False) -> list[str]:
+        """Return what is wrong, or only the reasons for which the published feed should not be relied on."""
         with self._lock:
-            problems = list(self._problems.values())
+            problems = [message for part, message in self._problems.items() if not (of_feed_only and part in RECORDS)]
         if self.published is None:
             problems.append("Nothing has been published yet.")
         age = self.feed_age_seconds
