@@ -16,7 +16,7 @@ from werkzeug.wrappers import Request, Response
 from mbta_assets.serving import logs
 from mbta_assets.serving.live.page import render_live_page
 from mbta_assets.serving.live.publication import StopPrediction, TripPrediction
-from mbta_assets.serving.live.state import Content, LiveState, Published
+from mbta_assets.serving.live.state import RECORDS, Content, LiveState, Published
 
 CACHE_CONTROL = "public, max-age=5"
 REVALIDATED = "no-cache"
@@ -135,9 +135,10 @@ class LiveApp:
 
     def _get_readiness(self, request: Request, _: str) -> Response:
         """Return 503 if the feed should not be relied on, else 200, both with what is wrong."""
-        problems = self._state.list_problems()
-        is_ready = not self._state.list_problems(of_feed_only=True)
-        status = {"status": "ready" if is_ready else "not ready", **({"problems": problems} if problems else {})}
+        problems = self._state.find_problems()
+        is_ready = problems.keys() <= RECORDS
+        reasons = {"problems": list(problems.values())} if problems else {}
+        status = {"status": "ready" if is_ready else "not ready", **reasons}
         return _json(status, 200 if is_ready else 503)
 
     def _get_metrics(self, request: Request, _: str) -> Response:

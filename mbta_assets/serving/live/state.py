@@ -139,16 +139,20 @@ class LiveState:
             elif self._problems.pop(part, None):
                 self._problem.remove(part)
 
-    def list_problems(self, *, of_feed_only: bool = False) -> list[str]:
-        """Return what is wrong, or only the reasons for which the published feed should not be relied on."""
+    def find_problems(self) -> dict[str, str]:
+        """Return what is wrong by part; the published feed can be relied on if all of these are `RECORDS`."""
         with self._lock:
-            problems = [message for part, message in self._problems.items() if not (of_feed_only and part in RECORDS)]
+            problems = dict(self._problems)
         if self.published is None:
-            problems.append("Nothing has been published yet.")
+            problems["publication"] = "Nothing has been published yet."
         age = self.feed_age_seconds
         if age is None:
-            problems.append("No snapshot of the feed has been taken in yet.")
+            problems["feed_age"] = "No snapshot of the feed has been taken in yet."
         elif age > self.max_feed_age_seconds:
             limit = f"MBTA_LIVE_MAX_FEED_AGE_SECONDS is {self.max_feed_age_seconds:g}"
-            problems.append(f"The latest snapshot of the feed is {age:.0f} s old; {limit}.")
+            problems["feed_age"] = f"The latest snapshot of the feed is {age:.0f} s old; {limit}."
         return problems
+
+    def list_problems(self) -> list[str]:
+        """Return what is wrong."""
+        return list(self.find_problems().values())
