@@ -5,7 +5,7 @@ materialize, each service day of a table by itself, and then what it has.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -31,8 +31,8 @@ class RunState:
     """Seconds that each ended step took."""
     underway: str = ""
     """Step that began last and has not ended."""
-    failed: dict[str, set[str]] = field(default_factory=dict)
-    """Checks of each step that did not pass."""
+    failed: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """By step, the checks that did not pass, each with what its evaluations say."""
     said: dict[str, str] = field(default_factory=dict)
     """What each step logged last, its progress say."""
     cursor: str | None = None
@@ -54,7 +54,8 @@ class RunState:
                 elif event.event_type == EVALUATED:
                     check = event.asset_check_evaluation_data
                     if not check.passed:
-                        self.failed.setdefault(event.step_key or "", set()).add(check.check_name)
+                        of_step = self.failed.setdefault(event.step_key or "", {})
+                        of_step.setdefault(check.check_name, []).append(_describe_failure(check))
             self.cursor, has_more = page.cursor, page.has_more
         self.underway = ""
         for step in instance.get_run_step_stats(self.run_id):
@@ -68,7 +69,8 @@ def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Cons
     """Show the progress of some runs until `is_over`, in a terminal as a bar.
 
     `name` is what they make, in the plural. A line is printed for each step once it has ended in all of them, with the
-    longest of its durations. Runs are those that began after `since`, in epoch seconds.
+    longest of its durations, and below it one for each check that did not pass. Runs are those that began after
+    `since`, in epoch seconds.
     """
     printed: set[str] = set()
     found: dict[str, RunState] = {}
@@ -82,20 +84,36 @@ def follow_runs(name: str, runs: int, is_over: Callable[[], bool], console: Cons
             for step in _list_ended(states, runs, ended):
                 if step not in printed:
                     printed.add(step)
-                    seconds = max(state.durations.get(step, 0.0) for state in states)
-                    failed = sorted(set[str]().union(*(state.failed.get(step, ()) for state in states)))
-                    line = format_duration_of_step(step, seconds, failed)
-                    console.print(line, highlight=False, soft_wrap=True)
+                    for line in _format_step(step, states):
+                        console.print(line, highlight=False, markup=False, soft_wrap=True)
             _move(bar, states)
             if ended:
                 return
             time.sleep(POLL_SECONDS)
 
 
-def format_duration_of_step(step: str, seconds: float, failed: Sequence[str] = ()) -> str:
-    """Return the line of a step that has ended, or of all of them, with the checks that did not pass."""
-    warning = f"  did not pass: {', '.join(failed)}" if failed else ""
-    return f"  {step:40}{seconds:6.1f} s{warning}"
+def format_duration_of_step(step: str, seconds: float) -> str:
+    """Return the line of a step that has ended, or of all of them."""
+    return f"  {step:40}{seconds:6.1f} s"
+
+
+def _format_step(step: str, states: Sequence[RunState]) -> Iterator[str]:
+    """Yield the line of a step that has ended, and one for each check that did not pass, with its first reason."""
+    yield format_duration_of_step(step, max(state.durations.get(step, 0.0) for state in states))
+    failed: dict[str, list[str]] = {}
+    for state in states:
+        for check, reasons in state.failed.get(step, {}).items():
+            failed.setdefault(check, []).extend(reasons)
+    for check, reasons in sorted(failed.items()):
+        distinct = sorted(set(reasons))
+        yield f"    {check} {distinct[0]}{f' (and {len(distinct) - 1} more)' if len(distinct) > 1 else ''}"
+
+
+def _describe_failure(check: dg.AssetCheckEvaluation) -> str:
+    """Return whether a check that did not pass warns or fails, on which partition, and why."""
+    verb = "warns" if check.severity == dg.AssetCheckSeverity.WARN else "fails"
+    partition = f" on {check.partition}" if check.partition else ""
+    return f"{verb}{partition}: {check.description}" if check.description else f"{verb}{partition}"
 
 
 def _find_runs(instance: dg.DagsterInstance, number: int, since: float) -> list[str]:

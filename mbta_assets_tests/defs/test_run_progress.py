@@ -5,7 +5,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -38,7 +38,7 @@ def broken_table() -> None:
 
 @dg.asset_check(asset=slow_table)
 def is_old() -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN)
+    return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="no day [of] this year")
 
 
 @dg.asset_check(asset=slow_table)
@@ -71,11 +71,25 @@ def follow(console: Console, *ranges: tuple[str, str], assets: Callable[[], list
     return ran
 
 
-def test_the_line_of_a_step_names_the_checks_that_did_not_pass(home: Path) -> None:
+def test_below_the_line_of_a_step_is_why_its_checks_did_not_pass(home: Path) -> None:
+    @dg.asset(partitions_def=DAYS, backfill_policy=SINGLE_RUN)
+    def checked_table(context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+        for day in context.partition_keys:
+            yield dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey("checked_table"), check_name="in_bounds", passed=False, metadata={},
+                partition=day, description="too few rows",
+            )  # fmt: skip
+        yield dg.Output(None)
+
     output = io.StringIO()
-    follow(Console(file=output, width=60), ("2024-03-04", "2024-03-05"), assets=lambda: [slow_table, is_old, is_whole])
-    lines = {line.split()[0]: re.split(r"[0-9] s", line)[1] for line in output.getvalue().splitlines()[2:]}
-    assert lines == {"slow_table": "", "slow_table_is_old": "  did not pass: is_old", "slow_table_is_whole": ""}
+    assets = [slow_table, is_old, is_whole, checked_table]
+    days = ("2024-03-04", "2024-03-05"), ("2024-03-06", "2024-03-06")
+    follow(Console(file=output, width=60), *days, assets=lambda: assets)
+    lines = [re.sub(r" +[0-9.]+ s$", "", line) for line in output.getvalue().splitlines()[2:]]
+    below = {name: lines[lines.index(f"  {name}") + 1 :] for name in ("slow_table_is_old", "checked_table")}
+    assert below["slow_table_is_old"][0] == "    is_old warns: no day [of] this year"
+    assert below["checked_table"][0] == "    in_bounds fails on 2024-03-04: too few rows (and 2 more)"
+    assert len(lines) == 6
 
 
 def test_each_step_is_a_line_once_all_runs_have_ended_it(home: Path) -> None:
