@@ -11,6 +11,7 @@ import dagster as dg
 
 from mbta_assets.defs import automation, models, training, transit, upstream
 from mbta_assets.defs.executor import step_executor
+from mbta_assets.defs.freshness import newest_day_checks
 from mbta_assets.defs.io_managers import BundleIOManager, TablesIOManager, UpstreamIOManager
 from mbta_assets.defs.labels import label_assets
 from mbta_assets.defs.metadata import CODE_REFERENCES
@@ -57,6 +58,7 @@ def build_defs(settings: Settings | None = None, **resource_overrides: Any) -> d
             *dg.load_asset_checks_from_modules(MODULES),
             *dg.load_asset_checks_from_package_module(models),
             *(definition for definition in daily if isinstance(definition, dg.AssetChecksDefinition)),
+            *newest_day_checks(settings),
         ],
         jobs=automation.JOBS,
         schedules=automation.schedules(settings),

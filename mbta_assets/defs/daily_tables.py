@@ -17,7 +17,6 @@ import dagster as dg
 import pandas as pd
 import pyarrow as arrow
 
-from mbta_assets.defs.freshness import NIGHTLY, newest_day_check
 from mbta_assets.defs.metadata import code_reference, daily_table_metadata
 from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, ServiceDays
 from mbta_assets.storage.tables import Frame, TableStore
@@ -127,17 +126,13 @@ def daily_table(
     name: str | None = None,
     deps: Sequence[str] = (),
     checks: Sequence[Check] = (),
-    expected_nightly: bool = False,
     **options: Any,
 ) -> Callable[[Callable[..., DailyOutput]], DailyAsset]:
     """Make a daily table of a function that returns a DailyOutput.
 
-    Every table is checked against its schema besides its `checks`, and with `expected_nightly` for its newest service
-    day. Of `deps`, optional upstream tables are left out where the deployment's source has none. Takes further
-    arguments of `dagster.asset`.
+    Every table is checked against its schema besides its `checks`. Of `deps`, optional upstream tables are left out
+    where the deployment's source has none. Takes further arguments of `dagster.asset`.
     """
-    if expected_nightly:
-        options["freshness_policy"] = NIGHTLY
 
     def decorate(function: Callable[..., DailyOutput]) -> DailyAsset:
         table = name or function.__name__
@@ -157,8 +152,7 @@ def daily_table(
                 check_specs=specs,
                 **options,
             )
-            newest_day = [newest_day_check(table, days)] if expected_nightly else []
-            return [asset(_yield_outputs(function, all_checks, specs)), _require_all_days(table), *newest_day]
+            return [asset(_yield_outputs(function, all_checks, specs)), _require_all_days(table)]
 
         return DailyAsset(table, build)
 

@@ -5,32 +5,46 @@ would hide that last night is missing. The check `newest_day_published` looks at
 """
 
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from mbta_assets.defs.dagster_internals import get_current_datetime
-from mbta_assets.defs.partitions import ServiceDays
+from mbta_assets.defs.partitions import service_days
+from mbta_assets.settings import Settings
 from mbta_assets.storage.tables import TableStore
+from mbta_assets.transit.service_day import SERVICE_DAY_START_HOUR, TIME_ZONE
 
 NIGHTLY = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=36))
 """For daily tables: a nightly run may take two hours longer than the one before, and be repeated during the day."""
 WEEKLY = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=8), fail_window=timedelta(days=15))
 """For the decision about the production model, which is fresh even if the model stays because none is better."""
 NEWEST_DAY_PUBLISHED = "newest_day_published"
-MAX_HOURS_TO_PUBLISH = 5
-"""Hours after the end of a service day within which it is published: the nightly run begins after one or more."""
+EXPECTED_NIGHTLY = ("transit_features", "delay_predictions")
+"""Tables whose newest service day is checked."""
+HOURS_AFTER_NIGHTLY = 3
+"""Hours after the nightly run begins within which it has published its service days."""
 
 
-def newest_day_check(table: str, days: ServiceDays) -> dg.AssetChecksDefinition:
-    """Return the check that the latest service day that should be published is, whichever days a run made."""
+def newest_day_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
+    """Return the checks that the latest service day that should be published is, whichever days a run made."""
+    return [_newest_day_check(table, settings) for table in EXPECTED_NIGHTLY]
+
+
+def _newest_day_check(table: str, settings: Settings) -> dg.AssetChecksDefinition:
+    days = service_days(settings)
+    since_end = timedelta(hours=settings.nightly_hour - SERVICE_DAY_START_HOUR + HOURS_AFTER_NIGHTLY)
 
     @dg.asset_check(
         asset=table,
         name=NEWEST_DAY_PUBLISHED,
-        description=f"Require the service day that ended last to be published within {MAX_HOURS_TO_PUBLISH} hours.",
+        description="Require the service day that ended last to be published within "
+        f"{HOURS_AFTER_NIGHTLY} hours of the nightly run's beginning.",
     )
     def check(table_store: dg.ResourceParam[TableStore]) -> dg.AssetCheckResult:
-        time = get_current_datetime() - timedelta(hours=MAX_HOURS_TO_PUBLISH)
+        # Schedules run by the clock on the wall, and so does the difference of two local times. One that is skipped, as
+        # the clock goes forward, is taken as earlier than those that follow.
+        time = (get_current_datetime().astimezone(ZoneInfo(TIME_ZONE)) - since_end).replace(fold=1)
         expected = days.get_partition_keys(current_time=time)[-1:]
         published = [str(day) for day in table_store.days(table)]
         # Before a table is made for the first time, none of its service days is expected.

@@ -21,6 +21,7 @@ from mbta_assets.defs.daily_tables import (
     daily_spec,
     daily_table,
 )
+from mbta_assets.defs.freshness import NIGHTLY
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import plot_metadata, table_metadata
 from mbta_assets.defs.partitions import requested_days
@@ -142,7 +143,7 @@ POINT_IN_TIME_CORRECT = check_making(
     description=schema.TransitFeatures.__doc__,
     deps=["agency_predictions"],
     kinds={"pandas"},
-    expected_nightly=True,
+    freshness_policy=NIGHTLY,
     checks=[
         KEYS_UNIQUE,
         Check("labels_cover", labels_cover.__doc__ or "", _labels_cover),

@@ -1,23 +1,25 @@
 """Daily tables: each service day is made, audited and published by itself."""
 
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pandas as pd
 import pytest
 from pyarrow import parquet
 
+from mbta_assets.defs import automation, freshness
+from mbta_assets.defs.dagster_internals import cron_string_iterator
 from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, daily_table
-from mbta_assets.defs.freshness import newest_day_check
+from mbta_assets.defs.freshness import newest_day_checks
 from mbta_assets.defs.io_managers import StoredTable, TablesIOManager
 from mbta_assets.defs.partitions import UnknownServiceDay, service_days
 from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError
 from mbta_assets.storage.parquet_tables import ParquetTables
-from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import schema
 
 DAYS = [date(2024, 3, 1) + timedelta(days=n) for n in range(4)]
@@ -205,21 +207,43 @@ def test_partitions_follow_the_settings_of_the_definitions() -> None:
     assert service_days(Settings(start_date=date(2019, 9, 15))).get_first_partition_key() == "2019-09-15"
 
 
-def evaluate_newest_day(tables: ParquetTables, day: date) -> dg.AssetCheckResult:
-    """Publish a service day, and evaluate the check of the newest one."""
-    tables.write("trip", day, to_arrow("trip", trips(day)))
-    result = newest_day_check("trip", service_days(Settings()))(table_store=tables)
+def evaluate_newest_day(tables: ParquetTables, settings: Settings | None = None) -> dg.AssetCheckResult:
+    """Evaluate the check of the newest service day."""
+    result = newest_day_checks(settings or Settings())[0](table_store=tables)
     assert isinstance(result, dg.AssetCheckResult)
     return result
 
 
+def publish_features(tables: ParquetTables, day: date) -> None:
+    tables.write("transit_features", day, schema.arrow_schema(schema.TransitFeatures).empty_table())
+
+
 def test_a_backfill_of_a_past_day_does_not_hide_that_last_night_is_missing(tmp_path: Path) -> None:
     tables = ParquetTables(tmp_path)
-    nothing_yet = newest_day_check("trip", service_days(Settings()))(table_store=tables)
-    assert isinstance(nothing_yet, dg.AssetCheckResult) and nothing_yet.passed
-    past = evaluate_newest_day(tables, date(2024, 1, 10))
+    assert evaluate_newest_day(tables).passed
+    publish_features(tables, date(2024, 1, 10))
+    past = evaluate_newest_day(tables)
     assert not past.passed and "is not published; the newest is 2024-01-10" in (past.description or "")
     newest = service_days(Settings()).get_last_partition_key()
     for key in service_days(Settings()).get_partition_keys()[-2:]:  # of which the last may have ended just now
-        result = evaluate_newest_day(tables, date.fromisoformat(key))
+        publish_features(tables, date.fromisoformat(key))
+    result = evaluate_newest_day(tables)
     assert result.passed and result.metadata["newest_published"].value == newest
+
+
+@pytest.mark.parametrize("night", [date(2024, 2, 20), date(2024, 3, 9), date(2024, 11, 2)])  # two change the clocks
+@pytest.mark.parametrize("hour", range(3, 24))
+def test_the_freshness_schedule_sees_that_the_night_before_is_missing_and_never_one_to_come(
+    hour: int, night: date, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, tables = Settings(nightly_hour=hour), ParquetTables(tmp_path)
+    publish_features(tables, night - timedelta(days=1))
+    nightly = datetime.combine(night + timedelta(days=1), time(hour), ZoneInfo("America/New_York"))
+    [schedule] = [each for each in automation.schedules(settings) if each.name == "freshness"]
+    ticks = cron_string_iterator(nightly.timestamp() + 1, str(schedule.cron_schedule), schedule.execution_timezone)
+    tick = next(ticks)
+    for at, passes in ((nightly, True), (tick - timedelta(minutes=1), True), (tick + timedelta(seconds=5), False)):
+        monkeypatch.setattr(freshness, "get_current_datetime", lambda at=at: at.astimezone(UTC))
+        assert evaluate_newest_day(tables, settings).passed == passes, at
+    publish_features(tables, night)
+    assert evaluate_newest_day(tables, settings).passed

@@ -4,7 +4,7 @@ import dagster as dg
 
 from mbta_assets.defs.automation import pruning
 from mbta_assets.defs.dagster_internals import BaseAssetGraph
-from mbta_assets.defs.freshness import NEWEST_DAY_PUBLISHED
+from mbta_assets.defs.freshness import EXPECTED_NIGHTLY, NEWEST_DAY_PUBLISHED
 from mbta_assets.defs.production import promotion
 from mbta_assets.settings import Settings
 from mbta_assets.storage.model_registry import ModelRegistry
@@ -50,16 +50,10 @@ def prune_versions() -> None:
     pruning.prune()
 
 
-NIGHTLY_TABLES = ("transit_features", "delay_predictions")
-"""Tables whose latest service day is expected every night."""
-
 freshness = dg.define_asset_job(
     "freshness",
     selection=dg.AssetSelection.checks(
-        *(
-            dg.AssetCheckKey(dg.AssetKey(table), NEWEST_DAY_PUBLISHED)
-            for table in ("transit_features", "delay_predictions")
-        )
+        *(dg.AssetCheckKey(dg.AssetKey(table), NEWEST_DAY_PUBLISHED) for table in EXPECTED_NIGHTLY)
     ),
     description="Check that the service day that ended last is published.",
 )

@@ -14,6 +14,7 @@ from mbta_assets.defs.automation.jobs import (
     training,
 )
 from mbta_assets.defs.automation.runs import get_last_training_time, is_training_run, list_unfinished_runs
+from mbta_assets.defs.freshness import HOURS_AFTER_NIGHTLY
 from mbta_assets.defs.partitions import service_days
 from mbta_assets.defs.upstream import list_upstream_tables, reads_in_place
 from mbta_assets.settings import Settings
@@ -22,8 +23,6 @@ from mbta_assets.transit.service_day import TIME_ZONE
 
 NIGHTS_PER_DAY = 2
 """Nights on which a service day is made: the one after it, and the next, when late data has been corrected."""
-HOURS_AFTER_NIGHTLY = 3
-"""Hours after the nightly run begins within which it has published its service days."""
 MIN_TRAINING_AGE = timedelta(days=6)
 """A little less than a week, so that a training one week ago to the hour does not count as this week's."""
 
@@ -61,7 +60,7 @@ def nightly_freshness(settings: Settings) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
         name="freshness",
         job=freshness,
-        cron_schedule=f"0 {min(settings.nightly_hour + HOURS_AFTER_NIGHTLY, 23)} * * *",
+        cron_schedule=f"0 {(settings.nightly_hour + HOURS_AFTER_NIGHTLY) % 24} * * *",
         execution_timezone=TIME_ZONE,
         default_status=default_schedule_status(settings),
         description="Check that the service day that ended last is published.",

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mbta_assets.defs.daily_tables import DailyOutput, ServiceDay, check_frame, daily_table
+from mbta_assets.defs.freshness import NIGHTLY
 from mbta_assets.defs.io_managers import StoredTable
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.monitoring.history import plot_history, plot_predictions, read_history, write_history
@@ -55,7 +56,7 @@ MetricValues = dict[tuple[str, str, str], float | None]
     group_name="monitoring",
     description=schema.DelayPredictions.__doc__,
     kinds={"numpy"},
-    expected_nightly=True,
+    freshness_policy=NIGHTLY,
     checks=[check_frame(predictions_unique)],
 )
 def delay_predictions(
