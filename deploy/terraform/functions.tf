@@ -18,6 +18,13 @@ resource "google_cloud_run_v2_service" "predictor" {
         name  = "MBTA_MODEL"
         value = "gs://${google_storage_bucket.models.name}"
       }
+      dynamic "env" {
+        for_each = { for name, value in var.settings : name => value if contains(local.predictor_settings, name) }
+        content {
+          name  = env.key
+          value = env.value
+        }
+      }
     }
   }
 

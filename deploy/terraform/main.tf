@@ -37,6 +37,17 @@ locals {
     MBTA_FEED_ARCHIVE = local.feeds
     WANDB_MODE        = "disabled"
   })
+
+  # Those of `settings` that the predictor reads: how often it looks for a new model, and which agency it predicts for.
+  predictor_settings = [
+    "MBTA_REFRESH_SECONDS",
+    "MBTA_AGENCY_NAME",
+    "MBTA_TIME_ZONE",
+    "MBTA_SERVICE_DAY_START_HOUR",
+    "MBTA_TERMINAL_STOPS",
+    "MBTA_ACCURACY_WINDOWS",
+    "MBTA_FOREIGN_MODEL",
+  ]
 }
 
 resource "google_project_service" "used" {

@@ -32,7 +32,7 @@ variable "image_tag" {
 }
 
 variable "settings" {
-  description = "Settings (docs/settings.md) for Dagster, such as MBTA_SOURCE. No secrets: they would be in the state."
+  description = "Settings (docs/settings.md), such as MBTA_SOURCE. No secrets: they would be in the state."
   type        = map(string)
   default     = {}
 }

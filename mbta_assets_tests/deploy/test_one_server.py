@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from mbta_assets.settings import Settings
 from mbta_assets_tests.deploy import compose
 from mbta_assets_tests.deploy.conftest import DOCKERFILE
-from mbta_assets_tests.deploy.variables import list_variables
+from mbta_assets_tests.deploy.variables import PREDICTOR_VARIABLES, list_variables
 from mbta_assets_tests.support import small_network
 from mbta_assets_tests.support.dagster_dev import ROOT, DagsterDev, eventually, free_port
 from mbta_assets_tests.support.image import Image, read_instructions
@@ -74,6 +75,16 @@ def test_something_reads_every_variable(services: dict[str, Any]) -> None:
     names = {variable for service in services.values() for variable in service.get("environment", {})}
     assert {"DAGSTER_POSTGRES_URL", "MBTA_AUTOMATION", "MBTA_MODEL"} <= names
     assert names <= list_variables()
+
+
+def test_the_predictor_gets_the_settings_that_it_reads_and_no_others() -> None:
+    """Without those of the agency, it would refuse the model that the daemon has trained."""
+    given = {name: f"value of {name}" for name in list_variables()} | {PASSWORD: "tram"}
+    environment = compose.read_services(**given)["predictor"]["environment"]
+    assert environment == {"MBTA_MODEL": "/store"} | {name: given[name] for name in PREDICTOR_VARIABLES}
+    assert "env_file" not in compose.read_file()["services"]["predictor"], "it has secrets, and paths of other images"
+    unset = compose.read_services(**{PASSWORD: "tram"})["predictor"]["environment"]
+    assert Settings.from_environment(unset) == Settings(model="/store")
 
 
 def test_every_volume_is_declared_and_used_and_the_predictor_only_reads(services: dict[str, Any]) -> None:

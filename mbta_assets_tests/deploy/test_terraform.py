@@ -21,7 +21,7 @@ from mbta_assets_tests.deploy.terraform import (
     find_objects,
     split_conditional,
 )
-from mbta_assets_tests.deploy.variables import list_variables
+from mbta_assets_tests.deploy.variables import PREDICTOR_VARIABLES, list_variables
 from mbta_assets_tests.support.dagster_dev import ROOT
 from mbta_assets_tests.support.image import Image
 
@@ -115,6 +115,15 @@ def test_something_reads_every_environment_variable() -> None:
     names = in_objects | in_containers
     assert {"DAGSTER_POSTGRES_URL", "FUNCTION_TARGET", "MBTA_DEPLOYMENT", "MBTA_MODEL", "CLOUD_RUN_REGION"} <= names
     assert names <= list_variables()
+
+
+def test_the_predictor_gets_the_settings_that_it_reads_and_no_others() -> None:
+    """Without those of the agency, it would refuse the model that the runs have trained."""
+    container = find_containers()["google_cloud_run_v2_service.predictor"]
+    assert [entry["name"] for entry in container["env"]] == ["MBTA_MODEL"]
+    [dynamic] = container["dynamic"]
+    assert "var.settings : name => value if contains(local.predictor_settings, name)" in dynamic["env"]["for_each"]
+    assert set(LOCALS["predictor_settings"]) == PREDICTOR_VARIABLES
 
 
 def test_the_webserver_is_read_only_and_the_other_is_for_the_event_function_alone() -> None:

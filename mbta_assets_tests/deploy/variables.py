@@ -2,7 +2,7 @@
 
 import re
 
-from mbta_assets.settings import VARIABLES
+from mbta_assets.settings import VARIABLES, AgencySettings, Settings
 from mbta_assets_tests.support.dagster_dev import ROOT
 
 INSTANCE_FILES = ("deploy/postgres.yaml", "deploy/google-cloud.yaml")
@@ -14,6 +14,12 @@ OTHER_VARIABLES = {
     "POSTGRES_PASSWORD",
     "POSTGRES_USER",
 }
+AGENCY_VARIABLES = {
+    str(field.validation_alias) for name, field in AgencySettings.model_fields.items() if name != "accuracy_bounds"
+}
+"""Settings that say which agency it is, but for a file of which only the asset checks read the content."""
+PREDICTOR_VARIABLES = AGENCY_VARIABLES | {str(Settings.model_fields["refresh_seconds"].validation_alias)}
+"""Settings of a deployment that the predictor reads, besides the place of its model."""
 
 
 def list_variables() -> set[str]:
