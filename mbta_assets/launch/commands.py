@@ -22,6 +22,10 @@ from mbta_assets.settings import VARIABLES, Settings
 DEFAULT_IMAGE = "mbta-training"
 SOURCE_PREFIX = "source of "
 """Prefix of an asset that is made from nothing but the source, beside the source's version of it."""
+PATHS_OF_THE_IMAGE = ("store", "google_application_credentials")
+"""Settings with paths that steps elsewhere have of their own: the image's store, and their service account."""
+OTHER_PATHS = ("files_dir", "gtfs_static", "vehicle_positions", "trip_updates", "feed_archive", "accuracy_bounds")
+"""The other settings that may be paths."""
 
 
 def compile_selection(selection: str, output: Path, image: str | None) -> None:
@@ -52,12 +56,12 @@ def submit_selection(selection: str, partition: str, *, follow: bool, use_cache:
     """
     from mbta_assets.launch.vertex import VertexAI  # Google's client takes seconds to import
 
-    definitions = build_defs()
-    vertex = VertexAI.from_settings(Settings.from_environment())
+    definitions, settings = build_defs(), Settings.from_environment()
+    vertex, environment = VertexAI.from_settings(settings), remote_environment(settings)
     steps = select_steps(definitions, selection)
     with dg.DagsterInstance.get() as instance:
         versions = external_inputs(definitions, steps, partition, instance)
-        job = vertex.submit(steps, partition, public_environment(), versions, use_cache=use_cache)
+        job = vertex.submit(steps, partition, environment, versions, use_cache=use_cache)
         if not job.is_new:
             message = f"The same pipeline was submitted before and is {job.state.lower()}; nothing was submitted."
             if not follow:
@@ -84,8 +88,8 @@ def run_job(selection: str, partition: str) -> None:
     """Run one asset as a custom job of Vertex AI, and report it to the instance of DAGSTER_HOME."""
     from mbta_assets.launch.vertex import VertexAI  # Google's client takes seconds to import
 
-    definitions = build_defs()
-    vertex = VertexAI.from_settings(Settings.from_environment())
+    definitions, settings = build_defs(), Settings.from_environment()
+    vertex, environment = VertexAI.from_settings(settings), remote_environment(settings)
     steps = select_steps(definitions, selection)
     if len(steps) > 1:
         raise LaunchError(
@@ -93,7 +97,7 @@ def run_job(selection: str, partition: str) -> None:
         )
     [step] = steps
     launch = f"job-{uuid.uuid4().hex[:12]}"
-    name = vertex.submit_job(step, partition, public_environment(), launch)
+    name = vertex.submit_job(step, partition, environment, launch)
     print(name)
     with dg.DagsterInstance.get() as instance:
         reports = get_resource(definitions, "reports")
@@ -106,9 +110,28 @@ def run_job_step(asset: str, partition: str, upstream: str, launch: str) -> None
 
 
 def public_environment() -> dict[str, str]:
-    """Return the variables of this process that are settings and no secrets, as the environment of steps."""
+    """Return the variables of this process that are settings and no secrets, as the environment of steps here."""
     names = [variable.name for variable in VARIABLES if not variable.secret]
     return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def remote_environment(settings: Settings) -> dict[str, str]:
+    """Return the settings that are no secrets as the environment of steps on other machines.
+
+    Raise LaunchError if one of them is a path of this machine, where such steps would find nothing.
+    """
+    paths = []
+    for variable in VARIABLES:
+        value = getattr(settings, variable.field) if variable.field in OTHER_PATHS else None
+        if isinstance(value, Path) or (value not in (None, "none") and "://" not in value):
+            paths.append(f"{variable.name} is {str(value)!r}, a path of this machine.")
+    if paths:
+        raise LaunchError(
+            f"{' '.join(paths)} Steps on other machines cannot read it: submit without it (upstream tables with "
+            "MBTA_SOURCE=bigquery, gtfs or lamp), or run these assets here with `dg launch`."
+        )
+    secrets = [variable.field for variable in VARIABLES if variable.secret]
+    return settings.dump_environment(exclude=[*PATHS_OF_THE_IMAGE, *secrets])
 
 
 def external_inputs(

@@ -1,8 +1,9 @@
 """The commands of `mbta-assets launch` that submit: what they submit, and what they say when nothing is submitted."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -11,9 +12,9 @@ from click.testing import CliRunner, Result
 from mbta_assets.cli import main
 from mbta_assets.definitions import build_defs
 from mbta_assets.launch import LaunchError
-from mbta_assets.launch.commands import external_inputs, list_days
+from mbta_assets.launch.commands import OTHER_PATHS, PATHS_OF_THE_IMAGE, external_inputs, list_days
 from mbta_assets.launch.lineage import select_steps
-from mbta_assets.settings import Settings
+from mbta_assets.settings import VARIABLES, Settings
 from mbta_assets_tests.defs.automation.conftest import day, write_upstream
 from mbta_assets_tests.launch.conftest import FakeVertexAI
 
@@ -23,15 +24,11 @@ RANGE = f"{day(0)}...{day(2)}"
 
 
 @pytest.fixture
-def source(tmp_path: Path, server: FakeVertexAI, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set the environment of a deployment whose source is three days of files, and return their directory."""
-    directory = tmp_path / "files"
-    write_upstream(directory, day(0), day(1), day(2))
+def vertex(tmp_path: Path, server: FakeVertexAI, monkeypatch: pytest.MonkeyPatch) -> FakeVertexAI:
+    """Set the environment of somebody who submits, and return the server."""
     variables = {
         "DAGSTER_HOME": str(tmp_path),
         "MBTA_STORE": str(tmp_path / "store"),
-        "MBTA_SOURCE": "files",
-        "MBTA_FILES_DIR": str(directory),
         "GCP_PROJECT": "transit-1",
         "VERTEX_IMAGE": "an/image:1",
         "VERTEX_LOCATION": "us-east4",
@@ -40,7 +37,7 @@ def source(tmp_path: Path, server: FakeVertexAI, monkeypatch: pytest.MonkeyPatch
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return directory
+    return server
 
 
 def launch_submit(*options: str) -> Result:
@@ -48,12 +45,7 @@ def launch_submit(*options: str) -> Result:
     return CliRunner().invoke(main, ["launch", "submit", "--select", "group:upstream", "--partition", RANGE, *options])
 
 
-def cache_keys(server: FakeVertexAI) -> list[Any]:
-    """Return the external inputs of each job that was created."""
-    return [job["runtimeConfig"]["parameterValues"]["external_inputs"] for _, job in server.created]
-
-
-@pytest.mark.usefixtures("source")
+@pytest.mark.usefixtures("vertex")
 def test_a_range_that_is_submitted_again_is_a_new_job_once_it_has_ended(server: FakeVertexAI) -> None:
     first = launch_submit()
     assert first.exit_code == 0, first.output
@@ -64,7 +56,7 @@ def test_a_range_that_is_submitted_again_is_a_new_job_once_it_has_ended(server: 
     assert len(server.created) == 2
 
 
-@pytest.mark.usefixtures("source")
+@pytest.mark.usefixtures("vertex")
 def test_a_range_that_is_submitted_again_while_it_runs_is_said_and_fails(server: FakeVertexAI) -> None:
     name = launch_submit().stdout.strip()
     server.states = [("PIPELINE_STATE_RUNNING", {})]
@@ -75,7 +67,7 @@ def test_a_range_that_is_submitted_again_while_it_runs_is_said_and_fails(server:
     assert len(server.created) == 1
 
 
-@pytest.mark.usefixtures("source")
+@pytest.mark.usefixtures("vertex")
 def test_a_range_that_is_submitted_again_while_it_runs_is_followed(server: FakeVertexAI) -> None:
     name = launch_submit().stdout.strip()
     server.states = [("PIPELINE_STATE_RUNNING", {}), ("PIPELINE_STATE_SUCCEEDED", {})]
@@ -86,7 +78,7 @@ def test_a_range_that_is_submitted_again_while_it_runs_is_followed(server: FakeV
     assert len(server.created) == 1
 
 
-@pytest.mark.usefixtures("source")
+@pytest.mark.usefixtures("vertex")
 def test_every_step_is_executed_without_the_cache(server: FakeVertexAI) -> None:
     assert launch_submit("--no-cache").exit_code == 0
     assert launch_submit().exit_code == 0
@@ -100,13 +92,71 @@ def test_every_step_is_executed_without_the_cache(server: FakeVertexAI) -> None:
     assert caching == [{False}, {True}]
 
 
+def test_a_step_elsewhere_gets_the_settings_but_no_path_of_this_machine_and_no_secret(
+    vertex: FakeVertexAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = tmp_path / "layout.json"
+    layout.write_text('{"trip": {"table": "trip.df"}}')
+    given = {
+        "MBTA_TIME_ZONE": "Europe/Berlin",
+        "MBTA_TUNE_TRIALS": "3",
+        "MBTA_VEHICLE_POSITIONS": "https://example.org/positions.pb",
+        "MBTA_FEED_ARCHIVE": "gs://bucket/feeds",
+        "MBTA_ACCURACY_BOUNDS": "none",
+    }
+    here = {
+        "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json"),
+        "MBTA_ALERT_WEBHOOK": "https://example.org/secret",
+        "BIGQUERY_UPSTREAM_LAYOUT": str(layout),
+    }
+    for name, value in {**given, **here}.items():
+        monkeypatch.setenv(name, value)
+    submitted = launch_submit()
+    assert submitted.exit_code == 0, submitted.output
+    [(_, job)] = vertex.created
+    environment = job["runtimeConfig"]["parameterValues"]["environment"]
+    assert environment.items() >= given.items()
+    assert not {"MBTA_STORE", "GOOGLE_APPLICATION_CREDENTIALS", "MBTA_ALERT_WEBHOOK"} & set(environment)
+    assert json.loads(environment["BIGQUERY_UPSTREAM_LAYOUT"]) == {"trip": {"table": "trip.df"}}
+    assert str(tmp_path) not in str(environment)
+    assert Settings.from_environment(environment).time_zone == "Europe/Berlin"
+
+
+@pytest.mark.parametrize("field", OTHER_PATHS)
+@pytest.mark.parametrize("command", ["submit", "job"])
+def test_a_path_of_this_machine_is_refused_by_name_before_anything_is_submitted(
+    vertex: FakeVertexAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, field: str
+) -> None:
+    path = tmp_path / "files"
+    path.mkdir() if field == "files_dir" else path.write_text("mode,route_id,bin,year,predictions,share_accurate\n")
+    [variable] = [entry.name for entry in VARIABLES if entry.field == field]
+    monkeypatch.setenv(variable, str(path))
+    refused = CliRunner().invoke(main, ["launch", command, "--select", "key:trip", "--partition", str(day(0))])
+    assert refused.exit_code == 1
+    assert f"{variable} is {str(path)!r}, a path of this machine." in refused.output
+    assert vertex.created == []
+
+
+def test_every_setting_that_may_be_a_path_is_known() -> None:
+    paths = {entry.field for entry in VARIABLES if re.search("path|directory", entry.accepts)}
+    assert paths == {*PATHS_OF_THE_IMAGE, *OTHER_PATHS, "bigquery_upstream_layout"}, "steps get the last one's content"
+
+
 @pytest.mark.parametrize("number", range(3))
-def test_a_change_of_any_day_of_a_range_makes_the_cache_miss(source: Path, server: FakeVertexAI, number: int) -> None:
-    server.states = [("PIPELINE_STATE_SUCCEEDED", {})]
-    launch_submit()
-    write_upstream(source, day(number), tables=("vehicle",), late_seconds=90)
-    launch_submit()
-    before, after = (dict(entry.split("=") for entry in inputs.split(",")) for inputs in cache_keys(server))
+def test_the_external_inputs_of_a_range_change_with_any_day_of_the_source(
+    tmp_path: Path, instance: dg.DagsterInstance, number: int
+) -> None:
+    files = tmp_path / "files"
+    write_upstream(files, day(0), day(1), day(2))
+    definitions = build_defs(Settings(store=tmp_path / "store", source="files", files_dir=files))
+    steps = select_steps(definitions, "group:upstream")
+
+    def inputs() -> dict[str, str]:
+        return dict(entry.split("=") for entry in external_inputs(definitions, steps, RANGE, instance).split(","))
+
+    before = inputs()
+    write_upstream(files, day(number), tables=("vehicle",), late_seconds=90)
+    after = inputs()
     assert {name for name in before if before[name] != after[name]} == {"source of vehicle"}
 
 
