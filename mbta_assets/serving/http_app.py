@@ -83,7 +83,7 @@ class HttpApp:
         except Unavailable as error:
             response = _json_response(openapi.format_error(str(error)), 503)
             response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-        except CloudError as error:
+        except (BundleError, CloudError) as error:
             response = _json_response(openapi.format_error(str(error)), 503)
         except BodyTooLarge as error:
             response = _json_response(openapi.format_error(str(error)), 413)
@@ -168,7 +168,7 @@ class HttpApp:
         return self._send_history(request, "text/csv; charset=utf-8", AccuracyHistory.to_csv)
 
     def _send_history(self, request: Request, content_type: str, write: Callable[[AccuracyHistory], str]) -> Response:
-        """Return errors over weeks as text, all of them or those of the page. Raises Unavailable."""
+        """Return errors over weeks as text, all of them or those of the page. Raises Unavailable or BundleError."""
         try:
             history = self._read_history().select(request.args.get("by"), request.args.get("of"))
             return Response(write(history), content_type=content_type)

@@ -34,6 +34,8 @@ from mbta_assets_tests.support.image import read_instructions
 from mbta_assets_tests.support.other_networks import OTHER_NETWORK, with_network
 
 JSON = {"Content_Type": "application/json"}
+NEED_A_SOURCE = ("/readyz", "/network", "/accuracy.json", "/accuracy.csv")
+"""Paths that answer with JSON when the store cannot be read."""
 SHARED_CASES = "MBTA_SHARED_CASES"
 """Environment variable that names a directory of odd inputs, in directories of their own."""
 
@@ -356,7 +358,7 @@ def test_without_a_model_responses_name_the_command_that_makes_one_and_the_first
         assert server.request("/healthz").status == 200
         for path, body in (("/readyz", None), ("/predict", {"queries": [query_json()]}), ("/network", None)):
             response = server.request(path, body)
-            assert "dagster asset materialize --select production_model" in assert_refused(response, 503)["error"]
+            assert "-m mbta_assets.definitions --select production_model" in assert_refused(response, 503)["error"]
             assert response.headers["Retry-After"]
         page = server.request("/")
         assert page.status == 503
@@ -396,7 +398,7 @@ def test_on_a_fresh_volume_the_process_lives_says_what_to_do_and_serves_the_firs
         assert server.request("/healthz").json() == {"status": "alive"}
         assert server.request("/openapi.json").status == server.request("/metrics").status == 200
         remedy = "readable for the user" if volume == "unreadable" else "--select production_model"
-        for path, body in (("/readyz", None), ("/predict", {"queries": [query_json()]}), ("/network", None)):
+        for path, body in (("/predict", {"queries": [query_json()]}), *((path, None) for path in NEED_A_SOURCE)):
             message = assert_refused(server.request(path, body), 503)["error"]
             assert str(store) in message
             assert remedy in message
@@ -417,7 +419,7 @@ def test_with_a_wrong_setting_the_process_lives_and_names_it(tmp_path: Path, var
     server = FunctionServer.start("predict", tmp_path / "log", **{variable: value})
     try:
         assert server.request("/healthz").status == 200
-        for path, body in (("/readyz", None), ("/predict", {"queries": [query_json()]})):
+        for path, body in (("/predict", {"queries": [query_json()]}), *((path, None) for path in NEED_A_SOURCE)):
             assert value in assert_refused(server.request(path, body), 503)["error"]
     finally:
         server.stop()
@@ -453,7 +455,7 @@ def test_a_damaged_report_is_named_and_predictions_go_on(
     with serve_predictions(store_copy.root, tmp_path / "log") as server:
         message = assert_refused(server.request("/network"), 503)["error"]
         assert report in message
-        assert f"dagster asset materialize --select {remedy}" in message
+        assert f"-m mbta_assets.definitions --select {remedy}" in message
         assert server.request("/").status == 503
         assert server.request("/predict", {"queries": [query_json()]}).status == 200
         path.write_bytes(intact)
