@@ -40,7 +40,7 @@ IDENTIFIER = re.compile(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`")
 FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|sql|md|yaml|yml|toml|json|csv|html))`")
 LAUNCHERS = {"dg": create_dg_cli(), "dagster": create_dagster_cli()}
 COMMAND = re.compile(r"(?:\.venv/bin/)?(?:mbta-assets|dg|dagster|make|python|pytest)(?: .*)?")
-PLACEHOLDERS = {"SELECTION": "*"}
+PLACEHOLDERS = {"SELECTION": "production_model"}
 """Values in place of words in upper case that a command would not take; others are taken as they are."""
 COMPOSED = {"report_uri"}
 """Names that the code puts together."""
@@ -85,6 +85,12 @@ def require_valid_launch(options: dict[str, object]) -> None:
     job = options.get("job") or options.get("job_name")
     assert selection or job, "neither assets nor a job are launched"
     keys = require_assets(str(selection)) if selection else None
+    if keys:
+        partition = options.get("partition") or options.get("partition_range")
+        is_partitioned = any(load_repository().asset_graph.get(key).is_partitioned for key in keys)
+        assert bool(partition) == is_partitioned, f"{selection} is partitioned: {is_partitioned}"
+    if "select" in options:
+        assert options["module_name"], "without -m, `dagster asset materialize` finds no definitions"
     if job:
         assert job in load_jobs()
     if config:
@@ -213,6 +219,8 @@ def test_identifiers_and_files_exist(document: Path) -> None:
         ],
         ["dg", "launch", "--job", "roll_back"],
         ["dagster", "asset", "materialize", "-m", "mbta_assets.definitions", "--select", "trips"],
+        ["dagster", "asset", "materialize", "--select", "production_model"],
+        ["dagster", "asset", "materialize", "-m", "mbta_assets.definitions", "--select", "network_snapshot"],
         ["mbta-assets", "backfill", "--first", "2024-09-09"],
         ["mbta-assets", "launch", "job", "--select", "key:teacher"],
         ["export", "MBTA_COLOUR=red"],

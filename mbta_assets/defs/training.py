@@ -19,6 +19,7 @@ from mbta_assets.ml.training.assembly import MIN_CALENDAR_DAYS, TrainingSet, bui
 from mbta_assets.ml.training.baseline import fit_runtime_lookup
 from mbta_assets.plots.tables import count_by_time, draw_routes_by_day, draw_split
 from mbta_assets.storage.bundle import Bundle, Draft
+from mbta_assets.storage.materialize import materialize_command
 from mbta_assets.transit import schema
 from mbta_assets.transit.sampling import sample_table
 
@@ -130,12 +131,11 @@ def _sample_features(
         yield day, sample
     if missing:
         columns, first, last = sorted(set().union(*missing.values())), min(missing), max(missing)
-        partitions = f"--partition {first}" if first == last else f"--partition-range {first}...{last}"
+        partition = str(first) if first == last else f"{first}...{last}"
         raise dataset.TrainingSetError(
             f"No training set can be made: {len(missing)} of {len(days)} service days, {', '.join(map(str, missing))}, "
             f"were made before transit_features had the column {', '.join(columns)}. Make them again, then "
-            "training_set: dagster asset materialize -m mbta_assets.definitions --select transit_features "
-            f"{partitions}"
+            f"training_set: {materialize_command('transit_features', partition)}"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from mbta_assets.serving.refreshing_cache import LoadError
 from mbta_assets.serving.templates import open_template
+from mbta_assets.storage.materialize import ANY_DAY, materialize_command
 from mbta_assets.storage.reports import ACCURACY_HISTORY
 
 TEMPLATE = "accuracy.html"
@@ -40,7 +41,7 @@ class NoHistory(Exception):
     def __init__(self) -> None:
         super().__init__(
             "There are no figures yet: they are made with the predictions of a service day. Make them with: "
-            "dagster asset materialize --select group:monitoring --partition YYYY-MM-DD"
+            f"{materialize_command('group:monitoring', ANY_DAY)}"
         )
 
 
@@ -80,7 +81,7 @@ class AccuracyHistory:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise LoadError(
                 f"The report {ACCURACY_HISTORY} is damaged ({type(error).__name__}: {error}). Make it again with: "
-                "dagster asset materialize --select prediction_accuracy --partition YYYY-MM-DD"
+                f"{materialize_command('prediction_accuracy', ANY_DAY)}"
             ) from error
 
     def list_members(self, dimension: str) -> list[tuple[str, Errors]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mbta_assets.serving.refreshing_cache import LoadError
+from mbta_assets.storage.materialize import materialize_command
 from mbta_assets.storage.reports import LEADERBOARD
 
 SHOWN_BASELINES = ("runtime_lookup", "persistence", "schedule")
@@ -36,7 +37,7 @@ def parse_leaderboard(content: bytes) -> dict[str, ModelAccuracy]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LoadError(
             f"The report {LEADERBOARD} is damaged ({type(error).__name__}: {error}). "
-            "Make it again with: dagster asset materialize --select model_leaderboard"
+            f"Make it again with: {materialize_command('model_leaderboard')}"
         ) from error
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError
+from mbta_assets.storage.materialize import materialize_command
 from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
 from mbta_assets.storage.reports import ReportStore
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 PRODUCTION_ASSET = "production_model"
 MAX_CLOUD_RETRY_SECONDS = 20
 """Upper limit of GCP_RETRY_SECONDS here, because a client is waiting for a response."""
-MAKE_A_MODEL = f"Make one with: dagster asset materialize --select {PRODUCTION_ASSET}"
+MAKE_A_MODEL = f"Make one with: {materialize_command(PRODUCTION_ASSET)}"
 LOCATION_HELP = (
     "A model location is a store, a directory such as .local; one model of a store, such as "
     ".local/bundles/production_model; the directory of one bundle, with its manifest.json; gs://bucket; or "

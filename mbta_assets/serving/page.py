@@ -22,6 +22,7 @@ from mbta_assets.serving.openapi import CLOCK_TIME_PATTERN
 from mbta_assets.serving.predictor import Predictor
 from mbta_assets.serving.refreshing_cache import LoadError, RefreshingCache, Unavailable
 from mbta_assets.serving.templates import open_template
+from mbta_assets.storage.materialize import ANY_DAY, materialize_command
 from mbta_assets.storage.reports import LEADERBOARD, NETWORK_SNAPSHOT
 from mbta_assets.transit.distances import DEPARTURE
 from mbta_assets.transit.formulas import STOPS_AHEAD
@@ -35,7 +36,7 @@ CONTENT_SECURITY_POLICY = (
 """Response header with which the browser loads nothing but the page itself."""
 SHOWN_DISTANCES = tuple(str(stops) for stops in (DEPARTURE, *STOPS_AHEAD))
 """Numbers of stops ahead whose errors are shown."""
-MAKE_A_SNAPSHOT = "Make it again with: dagster asset materialize --select network_snapshot"
+MAKE_A_SNAPSHOT = materialize_command("network_snapshot", ANY_DAY)
 EARLY_SECONDS, LATE_SECONDS, VERY_LATE_SECONDS = -60, 120, 300
 
 
@@ -200,7 +201,9 @@ def _parse_snapshot(content: bytes) -> NetworkSnapshot:
     try:
         return NetworkSnapshot.from_bytes(content)
     except DamagedSnapshot as error:
-        raise LoadError(f"The report {NETWORK_SNAPSHOT} is damaged. {error} {MAKE_A_SNAPSHOT}") from error
+        raise LoadError(
+            f"The report {NETWORK_SNAPSHOT} is damaged. {error} Make it again with: {MAKE_A_SNAPSHOT}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ def _predict_rows(snapshot: NetworkSnapshot, rows: np.ndarray, predictor: Predic
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Unavailable(
             f"The report {NETWORK_SNAPSHOT} of {snapshot.service_date} does not fit the model {predictor.version[:16]} "
-            f"({type(error).__name__}: {error}). {MAKE_A_SNAPSHOT}"
+            f"({type(error).__name__}: {error}). Make it again with: {MAKE_A_SNAPSHOT}"
         ) from error
 
 
@@ -344,7 +347,14 @@ def render_page(view: NetworkView) -> str:
         index = view.times.index(view.time)
         earlier = view.times[index - 1] if index > 0 else None
         later = view.times[index + 1] if index + 1 < len(view.times) else None
-    return _template().render(view=view, earlier=earlier, later=later, error=None, shown_distances=SHOWN_DISTANCES)
+    return _template().render(
+        view=view,
+        earlier=earlier,
+        later=later,
+        error=None,
+        shown_distances=SHOWN_DISTANCES,
+        make_a_snapshot=MAKE_A_SNAPSHOT,
+    )
 
 
 def render_error_page(message: str) -> str:

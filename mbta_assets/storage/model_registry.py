@@ -22,6 +22,7 @@ from typing import Any, Self
 from mbta_assets.storage import bundle
 from mbta_assets.storage.atomic import lock_directory, sync
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
+from mbta_assets.storage.materialize import materialize_command
 
 SHADOW_MODEL = "shadow_model"
 """Name of the candidate that predicts live beside the production model; its pointer is cleared when none does."""
@@ -170,7 +171,7 @@ class ModelRegistry:
         """Read and verify the current version of an asset. Raises BundleError."""
         digest = self.current_digest(asset)
         if digest is None:
-            command = f"dagster asset materialize --select {asset}"
+            command = materialize_command(asset)
             raise BundleError(f"{asset} has no version in {self.location} yet. Make one with: {command}")
         return self.get(asset, digest)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mbta_assets.storage.bundle import Bundle, BundleError
+from mbta_assets.storage.materialize import materialize_command
 
 INPUTS = "inputs"
 TRAINING_SET = "training_set"
@@ -115,5 +116,5 @@ def _mixed_versions(name: str, digests: Mapping[str, str], consumer: str) -> Mix
     return MixedVersions(
         f"{consumer or 'A model'} would mix two versions of {name}: {describe(*first)}, and {describe(*second)}. "
         f"Make everything from {name} on in one run: "
-        f"dagster asset materialize -m mbta_assets.definitions --select '{selection}'"
+        f"{materialize_command(selection)}"
     )

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as arrow
 import pyarrow.compute as pc
 
+from mbta_assets.storage.materialize import materialize_command
 from mbta_assets.storage.sorting import sort_rows
 from mbta_assets.transit import schema
 from mbta_assets.transit.table import row_order
@@ -124,7 +125,7 @@ def missing_partition(table: str, day: date, location: str, days: Sequence[date]
     hint = f"The nearest stored are {' and '.join(map(str, nearest))}." if days else "No day of it is stored."
     return MissingPartition(
         f"{table} of service day {day} is not in {location}. {hint} Make it with: "
-        f"dagster asset materialize --select {table} --partition {day}"
+        f"{materialize_command(table, str(day))}"
     )
 
 

@@ -116,11 +116,11 @@ def test_what_cannot_be_shown_is_said(store_copy: ModelStore, tmp_path: Path) ->
         report.write_bytes(content[:-20])
         for path in ("/accuracy", "/accuracy.json", "/accuracy.csv"):
             damaged = server.request(path)
-            assert damaged.status == 503 and b"dagster asset materialize --select prediction_accuracy" in damaged.body
+            assert damaged.status == 503 and b"-m mbta_assets.definitions --select prediction_accuracy" in damaged.body
         report.unlink()
         for path in ("/accuracy", "/accuracy.json", "/accuracy.csv"):
             missing = server.request(path)
-            assert missing.status == 404 and b"dagster asset materialize --select group:monitoring" in missing.body
+            assert missing.status == 404 and b"-m mbta_assets.definitions --select group:monitoring" in missing.body
 
 
 @pytest.mark.parametrize(

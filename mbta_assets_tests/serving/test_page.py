@@ -278,7 +278,7 @@ def test_without_reports_the_page_names_the_command_for_a_snapshot_and_the_reaso
     model_store: ModelStore,
 ) -> None:
     html = render_page(build_view(model_store, None))
-    assert "dagster asset materialize --select network_snapshot" in html
+    assert "dagster asset materialize -m mbta_assets.definitions --select network_snapshot" in html
     assert "(promoted)" in html
 
 

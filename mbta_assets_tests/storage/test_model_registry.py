@@ -102,7 +102,7 @@ def test_a_damaged_version_is_refused_and_repaired_by_storing_it_again(
 
 
 def test_without_a_version_the_error_names_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="dagster asset materialize --select model"):
+    with pytest.raises(BundleError, match="dagster asset materialize -m mbta_assets.definitions --select model"):
         ModelRegistry(tmp_path).current("model")
 
 

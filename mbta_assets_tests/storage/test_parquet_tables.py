@@ -64,7 +64,7 @@ def test_the_error_of_a_missing_partition_names_the_nearest_days_and_the_command
     with pytest.raises(MissingPartition) as error:
         tables.read("toy", [DAY, NEXT_DAY])
     assert "The nearest stored are 2023-10-03." in str(error.value)
-    assert "dagster asset materialize --select toy --partition 2023-10-04" in str(error.value)
+    assert "-m mbta_assets.definitions --select toy --partition 2023-10-04" in str(error.value)
 
 
 def test_the_content_version_depends_on_values_and_not_on_their_encoding() -> None:

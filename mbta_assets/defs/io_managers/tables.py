@@ -31,6 +31,7 @@ from mbta_assets.defs.daily_tables import (
 from mbta_assets.defs.memory import collect_new_objects, release_memory
 from mbta_assets.defs.partitions import to_days
 from mbta_assets.sources import SourceError
+from mbta_assets.storage.materialize import ANY_DAY, materialize_command
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
 from mbta_assets.transit.checks import Problem
@@ -189,7 +190,7 @@ def load_table(tables: DailyTables, context: dg.InputContext) -> TableInput:
     else:
         days = tables.days(table)[-narrowing["last_days"] :] if "last_days" in narrowing else tables.days(table)
         if not days:
-            command = f"dagster asset materialize --select {table} --partition YYYY-MM-DD"
+            command = materialize_command(table, ANY_DAY)
             raise MissingPartition(f"No service day of {table} is stored yet. Make one with: {command}")
     stored = StoredTable(tables, table, days, narrowing.get("columns"))
     return stored.read_all() if context.dagster_type.typing_type is pd.DataFrame else stored

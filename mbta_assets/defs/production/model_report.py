@@ -24,6 +24,7 @@ from mbta_assets.ml.evaluation.promotion_gate import Decision
 from mbta_assets.ml.inference.monotone import group_rows
 from mbta_assets.plots.style import draw_png
 from mbta_assets.storage.bundle import Bundle
+from mbta_assets.storage.materialize import materialize_command
 from mbta_assets.storage.model_registry import Move
 from mbta_assets.storage.reports import ReportStore, name_model_report
 from mbta_assets.transit.formulas import STOPS_AHEAD
@@ -100,6 +101,7 @@ def render_report(
         worst_routes=_list_worst_routes(row, lookup),
         decision=history.decision,
         moves=history.moves,
+        command=f"{materialize_command('group:training or group:models or group:production')} --config run_config.yaml",
         run_config=yaml.safe_dump(dict(history.run_config), sort_keys=False),
         limits=LIMITS,
         plots=[(caption, _embed(*drawings[name])) for name, caption in CAPTIONS.items() if name in drawings],

@@ -31,6 +31,7 @@ from mbta_assets.ml.training.dataset import (
     select_split_columns,
 )
 from mbta_assets.storage.bundle import Draft
+from mbta_assets.storage.materialize import ANY_DAY, materialize_command
 from mbta_assets.transit import schema
 from mbta_assets.transit.table import FeatureGroup
 
@@ -173,8 +174,7 @@ def _too_little(days: Collection[date], reason: str) -> TrainingSetError:
     span = f"service day {min(days)}" if len(days) == 1 else f"{len(days)} service days {min(days)} to {max(days)}"
     return TrainingSetError(
         f"No training set can be made of the {span}: {reason}. Materialize more service days, then training_set "
-        "again: dagster asset materialize -m mbta_assets.definitions --select 'group:upstream or group:transit' "
-        "--partition YYYY-MM-DD"
+        f"again: {materialize_command('group:upstream or group:transit', ANY_DAY)}"
     )
 
 
