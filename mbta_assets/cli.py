@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from mbta_assets.counts import format_count
 from mbta_assets.gcp import CloudError
 from mbta_assets.launch import LaunchError
 from mbta_assets.storage.bundle import BundleError
@@ -166,7 +167,8 @@ def prune(dry_run: bool) -> None:
     for row in plan.to_table(now) + pruning.describe_runs(trainings, now):
         click.echo(f"{row['size_bytes']:>14,} bytes  {row['age_days']:>6} days  {row['name']}")
     verb = "would be removed" if dry_run else "removed"
-    counts = f"{len(plan.versions)} versions, {len(plan.files)} files and {len(trainings)} runs"
+    versions, files = format_count(len(plan.versions), "version"), format_count(len(plan.files), "file")
+    counts = f"{versions}, {files} and {format_count(len(trainings), 'run')}"
     click.echo(f"{plan.size_bytes:>14,} bytes  in {counts} {verb}.")
 
 

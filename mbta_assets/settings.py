@@ -229,7 +229,7 @@ class Settings(AgencySettings):
         "MBTA_LIVE_DEAD_BAND_SECONDS", 0, "Change of a predicted time, in seconds, up to which the earlier one is kept."
     )
     dagster_url: URL | None = variable(
-        "MBTA_DAGSTER_URL", None, "Dagster webserver to which upstream events are reported."
+        "MBTA_DAGSTER_URL", None, "Dagster webserver to which upstream events are reported, and which alerts link to."
     )
     dagster_audience: URL | None = variable(
         "MBTA_DAGSTER_AUDIENCE",

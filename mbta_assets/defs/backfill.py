@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 from rich.console import Console
 
+from mbta_assets.counts import format_count
 from mbta_assets.defs.demo import PARALLEL_RUNS, materialize, print_results, run_selections, split_days
 from mbta_assets.defs.partitions import service_days, to_days
 from mbta_assets.ml.evaluation.paired_days import CONFIDENCE_LEVEL, compare_by_day
@@ -94,7 +95,7 @@ def list_days(day_range: DayRange, source: Source, settings: Settings) -> list[d
 def fetch_days(source: Source, days: Sequence[date]) -> list[FetchedDay]:
     """Fetch service days, with a progress bar in a terminal. Raises SourceError."""
     console = Console()
-    print(f"{len(days)} service days from {days[0]} to {days[-1]}, source {source.name}", flush=True)
+    print(f"{format_count(len(days), 'service day')} from {days[0]} to {days[-1]}, source {source.name}", flush=True)
     fetched: list[FetchedDay] = []
     with Bar(console, "fetching", "days") as bar:
         for day in source.fetch(days):
@@ -117,8 +118,8 @@ def require_own_store(store: Path, days: Sequence[date]) -> None:
     others = [day for day in ParquetTables(store).days(FEATURES) if day >= days[0] and day not in set(days)]
     if others:
         sys.exit(
-            f"The store {store} has {len(others)} service days from {others[0]} to {others[-1]} that are not of this "
-            "backfill, and models are trained on the latest. Set MBTA_STORE to another directory."
+            f"The store {store} has {format_count(len(others), 'service day')} from {others[0]} to {others[-1]} "
+            "outside this backfill, and models are trained on the latest. Set MBTA_STORE to another directory."
         )
 
 

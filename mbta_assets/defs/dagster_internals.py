@@ -19,6 +19,9 @@ from dagster._core.definitions.assets.definition.asset_spec import AssetExecutio
 # The type of `repository_def.asset_graph`, which resolves ancestors and the checks of assets.
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
+# Names of jobs that Dagster gives to selections of assets that belong to none, which say nothing to people.
+from dagster._core.definitions.assets.job.asset_job import is_reserved_asset_job_name
+
 # The tag of a materialization or observation that holds its data version, needed to report one from outside a run.
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
@@ -55,6 +58,9 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 # Dagster's clock, which its tests can freeze and its daemon uses.
 from dagster._time import get_current_datetime, get_current_timestamp
+
+# The error of a failed step as the event log has it, with its causes.
+from dagster._utils.error import SerializableErrorInfo
 
 # Cron expressions as the daemon reads them, daylight saving time included.
 from dagster._utils.schedules import cron_string_iterator, is_valid_cron_string
@@ -96,6 +102,7 @@ __all__ = [
     "RepositorySnap",
     "ResourceSnap",
     "RunLauncher",
+    "SerializableErrorInfo",
     "StaleStatus",
     "StepExecutionContext",
     "WorkerStatus",
@@ -103,6 +110,7 @@ __all__ = [
     "find_materialization",
     "get_current_datetime",
     "get_current_timestamp",
+    "is_reserved_asset_job_name",
     "is_valid_cron_string",
     "latest_check_records",
     "latest_check_records_by_partition",

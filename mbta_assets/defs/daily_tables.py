@@ -17,6 +17,7 @@ import dagster as dg
 import pandas as pd
 import pyarrow as arrow
 
+from mbta_assets.counts import format_count
 from mbta_assets.defs.metadata import code_reference, daily_table_metadata
 from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, ServiceDays
 from mbta_assets.storage.tables import Frame, TableStore
@@ -204,7 +205,7 @@ def unpublished_days_failure(table: str, reasons: Mapping[str, str]) -> dg.Failu
     The reasons are its cause, which Dagster prints last.
     """
     sentences = [f"{table} of service day {day} was not published: {reason}" for day, reason in reasons.items()]
-    failure = dg.Failure(f"{table}: {len(reasons)} service days were not published.", allow_retries=False)
+    failure = dg.Failure(f"{table}: {format_count(len(reasons), 'service day')} not published.", allow_retries=False)
     failure.__cause__ = UnpublishedDays("\n".join(sentences))
     return failure
 

@@ -83,7 +83,7 @@ def test_a_store_with_other_days_that_models_would_learn_from_is_refused(tmp_pat
     for day in days(-1, 2):
         store.write("transit_features", day, schema.arrow_schema(schema.TransitFeatures).empty_table())
     backfill.require_own_store(tmp_path, days(2, 3))
-    with pytest.raises(SystemExit, match=r"1 service days from 2024-03-08 .* Set MBTA_STORE to another directory"):
+    with pytest.raises(SystemExit, match=r"1 service day from 2024-03-08 .* Set MBTA_STORE to another directory"):
         backfill.require_own_store(tmp_path, days(0, 1))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from mbta_assets.counts import format_count
 from mbta_assets.defs.dagster_internals import ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.resources.settings import TrainingLogs
@@ -43,7 +44,8 @@ def prune(
         plan = apply_plan(model_registry, plan)
     trainings = prune_plots(context.instance, training_logs.keep_plots, dry_run=config.dry_run)
     rows = plan.to_table(now) + describe_runs(trainings, now)
-    context.log.info(f"{'Would remove' if config.dry_run else 'Removed'} {len(rows)} items, {plan.size_bytes:,} bytes.")
+    removed = f"{format_count(len(rows), 'item')}, {format_count(plan.size_bytes, 'byte')}"
+    context.log.info(f"{'Would remove' if config.dry_run else 'Removed'} {removed}.")
     context.add_output_metadata({"items": table_metadata(rows), "size_bytes": plan.size_bytes, "count": len(rows)})
 
 

@@ -24,6 +24,7 @@ from functools import cached_property
 
 import dagster as dg
 
+from mbta_assets.counts import format_count
 from mbta_assets.defs.automation.cursor import Cursor, PendingRun, Versions, get_table, is_reported, reported_key
 from mbta_assets.defs.automation.jobs import default_sensor_status, select_downstream_assets, service_day
 from mbta_assets.defs.automation.reports import fetch_reports, is_materialized_since
@@ -130,7 +131,7 @@ def upstream_changes(settings: Settings) -> dg.SensorDefinition:
         requests = [_build_request(day, cursor.pending[day]) for day in (*lost, *planned)]
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else f"Nothing to do; {len(cursor.pending)} runs are pending.",
+            skip_reason=None if requests else f"Nothing to do; {format_count(len(cursor.pending), 'pending run')}.",
             cursor=cursor.to_text(),
             asset_events=_build_observations(cursor, planned) if in_place else [],
         )

@@ -4,19 +4,22 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from mbta_assets.defs.automation.jobs import JOBS
-from mbta_assets.defs.dagster_internals import PARTITION_NAME_TAG
+from mbta_assets.defs.automation.runs import partition_ranges
+from mbta_assets.defs.dagster_internals import SerializableErrorInfo, is_reserved_asset_job_name
 from mbta_assets.settings import Settings
 from mbta_assets.storage.model_registry import ModelRegistry
 
 PRODUCTION_MODEL = "production_model"
 TIMEOUT_SECONDS = 10
 MAX_ERROR_CHARACTERS = 2_000
+MAX_NAMED_ASSETS = 4
+"""Assets that the summary of a run names; all of them are in its field `assets`."""
 INTERVAL_SECONDS = 30
 
 
@@ -65,22 +68,62 @@ def build_failure_message(settings: Settings, context: dg.RunFailureSensorContex
     run = context.dagster_run
     events = context.get_step_failure_events()
     steps = [event.step_key for event in events]
-    errors = [event.step_failure_data.error_display_string for event in events]
-    error = "\n".join(errors)[:MAX_ERROR_CHARACTERS] or str(context.failure_event.message)
-    for secret in settings.secrets:
-        error = error.replace(secret, "***")
-    partition = run.tags.get(PARTITION_NAME_TAG)
-    service_day = f" of service day {partition}" if partition else ""
+    errors = [f"{event.step_key}: {describe_cause(event.step_failure_data.error)}" for event in events]
+    error = _limit_errors(settings, errors or [str(context.failure_event.message)])
     failed_steps = f" at {', '.join(filter(None, steps))}" if steps else ""
+    url = f"{settings.dagster_url.rstrip('/')}/runs/{run.run_id}" if settings.dagster_url else None
+    summary = f"Run {run.run_id[:8]} of {_describe_work(run)} failed{failed_steps}."
     return {
         "event": "run_failure",
-        "text": f"Run {run.run_id[:8]} of {run.job_name}{service_day} failed{failed_steps}.",
+        "text": "\n".join(filter(None, [summary, error, url])),
         "run_id": run.run_id,
+        "url": url,
         "job": run.job_name,
-        "partition": partition,
+        "assets": _list_selected(run),
+        "partition": ", ".join(_list_partitions(run)) or None,
         "steps": steps,
         "error": error,
     }
+
+
+def describe_cause(error: SerializableErrorInfo | None) -> str:
+    """Return the cause of an error, then each error that it led to, a line for each; Dagster's own wrappers are not."""
+    causes: list[str] = []
+    while error:
+        if error.cause is None or not (error.cls_name or "").startswith("Dagster"):
+            causes.append(error.message.strip())
+        error = error.cause
+    return "\n".join(reversed(causes)) or "unknown"
+
+
+def _limit_errors(settings: Settings, errors: Sequence[str]) -> str:
+    """Return errors without secrets, each with its share of the characters that a message has room for."""
+    share = MAX_ERROR_CHARACTERS // len(errors)
+    for secret in settings.secrets:
+        errors = [error.replace(secret, "***") for error in errors]
+    return "\n".join(error[:share] for error in errors)
+
+
+def _describe_work(run: dg.DagsterRun) -> str:
+    """Return what a run makes: its job, or assets that were selected without one, and the service days."""
+    selected = _list_selected(run)
+    work = run.job_name
+    if selected and is_reserved_asset_job_name(run.job_name):
+        more = len(selected) - MAX_NAMED_ASSETS
+        work = ", ".join(selected[:MAX_NAMED_ASSETS]) + (f" and {more} more" if more > 0 else "")
+    days = _list_partitions(run)
+    return f"{work} of service day {', '.join(days)}" if days else work
+
+
+def _list_selected(run: dg.DagsterRun) -> list[str]:
+    """Return the selected assets of a run, or its checks if it only evaluates those; none if its job says them."""
+    keys = run.asset_selection or run.asset_check_selection or ()
+    return sorted(key.to_user_string() for key in keys)
+
+
+def _list_partitions(run: dg.DagsterRun) -> list[str]:
+    """Return the service days of a run, a range as Dagster's commands take it."""
+    return [first if first == last else f"{first}...{last}" for first, last in partition_ranges(run)]
 
 
 def production_model_changed(settings: Settings) -> dg.SensorDefinition:

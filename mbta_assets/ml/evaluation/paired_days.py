@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mbta_assets.counts import format_count
+
 CONFIDENCE_LEVEL = 0.95
 
 
@@ -30,7 +32,7 @@ class DailyDifference:
     def __str__(self) -> str:
         """Return the difference in words."""
         bounds = ", no interval" if self.half_width is None else f" ± {self.half_width:.2f}"
-        days = "1 day" if self.days == 1 else f"{self.days} days"
+        days = format_count(self.days, "day")
         return f"{self.model:18}{self.mean:+9.2f} s{bounds}; better on {self.better_days} of {days}"
 
 

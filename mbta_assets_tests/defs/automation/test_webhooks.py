@@ -12,7 +12,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mbta_assets.defs.automation.webhooks import run_failure
+from mbta_assets.defs.automation.webhooks import MAX_ERROR_CHARACTERS, run_failure
+from mbta_assets.defs.dagster_internals import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+from mbta_assets.defs.daily_tables import unpublished_days_failure
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets_tests.defs.automation.conftest import Deployment, promote
 
@@ -155,9 +157,66 @@ def test_a_failed_run_is_posted(deployment: Deployment, webhook: Webhook, caplog
     run = failed_run(deployment)
     alert(deployment, run, caplog)
     [message] = webhook.received
-    assert message["text"] == f"Run {run.run_id[:8]} of breaks of service day 2024-03-04 failed at fails."
+    assert message["text"].splitlines() == [
+        f"Run {run.run_id[:8]} of breaks of service day 2024-03-04 failed at fails.",
+        "fails: OSError: disk full",
+    ]
+    assert message["url"] is None
     assert (message["event"], message["run_id"], message["partition"]) == ("run_failure", run.run_id, "2024-03-04")
     assert "disk full" in message["error"]
+
+
+def test_an_alert_says_the_cause_of_each_failed_step_what_was_made_and_where_the_run_is(
+    deployment: Deployment, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    @dg.asset
+    def unreadable() -> None:
+        try:
+            raise FileNotFoundError("part.parquet")
+        except OSError as error:
+            raise ValueError("table vehicle cannot be read: load it again" + " " * 3_000) from error
+
+    @dg.asset
+    def unpublished() -> None:
+        raise unpublished_days_failure("unpublished", {"2024-03-05": "it has no rows"})
+
+    others = [dg.AssetSpec(f"other_{n}") for n in range(4)]
+    definitions = dg.Definitions(assets=[unreadable, unpublished, *others])
+    run_id = (
+        definitions.resolve_implicit_global_asset_job_def()
+        .execute_in_process(
+            instance=deployment.instance,
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey("unreadable"), dg.AssetKey("unpublished")],
+            tags={ASSET_PARTITION_RANGE_START_TAG: "2024-03-04", ASSET_PARTITION_RANGE_END_TAG: "2024-03-06"},
+        )
+        .run_id
+    )
+    run = deployment.instance.get_run_by_id(run_id)
+    assert run
+    deployment = with_settings(deployment, alert_webhook=webhook.address, dagster_url="https://dagster.example/")
+    alert(deployment, run, caplog)
+    [message] = webhook.received
+    lines = message["text"].splitlines()
+    assert lines[0].startswith(f"Run {run_id[:8]} of unpublished, unreadable of service day 2024-03-04...2024-03-06 ")
+    assert "unreadable: FileNotFoundError: part.parquet" in lines
+    assert any(line.startswith("ValueError: table vehicle cannot be read: load it again") for line in lines)
+    [reason] = [line for line in lines if line.startswith("unpublished: ")]
+    assert reason.endswith("unpublished of service day 2024-03-05 was not published: it has no rows")
+    assert "Error occurred while executing" not in message["text"]
+    assert "1 service day not published" in message["text"]
+    assert lines[-1] == message["url"] == f"https://dagster.example/runs/{run_id}"
+    assert message["assets"] == ["unpublished", "unreadable"]
+
+
+def test_no_part_of_a_secret_is_posted_where_an_error_is_cut(
+    deployment: Deployment, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = with_settings(deployment, alert_webhook=webhook.address, wandb_api_key="hunter2")
+    beginning = "fails: OSError: "
+    run = failed_run(deployment, "x" * (MAX_ERROR_CHARACTERS - len(beginning) - 3) + "hunter2")
+    alert(deployment, run, caplog)
+    assert "hun" not in webhook.received[0]["error"]
 
 
 @pytest.mark.parametrize("code", [None, 500])
