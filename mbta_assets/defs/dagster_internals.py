@@ -107,6 +107,7 @@ __all__ = [
     "StepExecutionContext",
     "WorkerStatus",
     "cron_string_iterator",
+    "find_last_event_id",
     "find_materialization",
     "get_current_datetime",
     "get_current_timestamp",
@@ -120,6 +121,15 @@ __all__ = [
     "serialize_value",
     "suppress_final_report",
 ]
+
+
+def find_last_event_id(instance: dg.DagsterInstance) -> int:
+    """Return the position of the last event in the event log, -1 if there is none.
+
+    `DagsterInstance` has no public method for it but in the order of one asset's events.
+    """
+    last = instance.event_log_storage.get_maximum_record_id()
+    return -1 if last is None else last
 
 
 def latest_check_records(

@@ -155,8 +155,8 @@ def ingest_reports(cursor: Cursor, instance: dg.DagsterInstance, tables: Iterabl
     At the first tick, a report counts as handled if its service day was made after it.
     """
     is_first_tick = cursor.read_until < 0
-    for report in fetch_reports(instance, tables, cursor.read_until):
-        cursor.read_until = max(cursor.read_until, report.storage_id)
+    reports, cursor.read_until = fetch_reports(instance, tables, cursor.read_until)
+    for report in reports:
         key = reported_key(report.table)
         if is_first_tick and is_materialized_since(instance, report, JOINED_TABLE):
             cursor.handled.setdefault(report.day, {})[key] = report.version

@@ -5,6 +5,7 @@ import json
 import zlib
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -113,12 +114,53 @@ def test_observations_without_the_id_of_an_event_are_no_reports(followed: Deploy
     assert followed.run_until_idle() == []
 
 
+def test_each_observation_is_read_once_also_if_it_is_no_report(
+    followed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    fetch = followed.instance.fetch_observations
+
+    def fetch_and_count(*arguments: Any, **options: Any) -> Any:
+        page = fetch(*arguments, **options)
+        read.append(len(page.records))
+        return page
+
+    monkeypatch.setattr(followed.instance, "fetch_observations", fetch_and_count)
+    for expected in (3, 2):
+        for n in range(expected):
+            report(followed, f"gs://b/vehicle#{n}", somebody="else")
+        assert followed.tick() == []
+        assert sum(read) == expected
+        read.clear()
+    assert followed.tick() == []
+    assert sum(read) == 0
+
+
+def test_a_report_that_comes_while_others_are_read_is_read_at_the_next_tick(
+    followed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, late = followed.instance.fetch_observations, ["vehicle", "schedule"]
+
+    def fetch_and_report(*arguments: Any, **options: Any) -> Any:
+        page = fetch(*arguments, **options)
+        while late:
+            report(followed, "gs://b/late#1", table=late.pop(0))
+        return page
+
+    monkeypatch.setattr(followed.instance, "fetch_observations", fetch_and_report)
+    report(followed, "gs://b/trip#1", table="trip")
+    first, read_until = reports.fetch_reports(followed.instance, TABLES, after_storage_id=-1)
+    second, _ = reports.fetch_reports(followed.instance, TABLES, read_until)
+    assert [report.table for report in first] == ["trip"]
+    assert [report.table for report in second] == ["vehicle", "schedule"]
+
+
 def test_more_reports_than_a_page_holds_are_all_read(followed: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "PAGE_SIZE", 3)
     for n in range(8):
         report(followed, f"gs://b/vehicle#{n}")
-    fetched = [fetched.version for fetched in reports.fetch_reports(followed.instance, TABLES, after_storage_id=-1)]
-    assert fetched == [f"gs://b/vehicle#{n}" for n in range(8)]
+    fetched, _ = reports.fetch_reports(followed.instance, TABLES, after_storage_id=-1)
+    assert [report.version for report in fetched] == [f"gs://b/vehicle#{n}" for n in range(8)]
     assert followed.run_until_idle() == [str(day(0))]
 
 
