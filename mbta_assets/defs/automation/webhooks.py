@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 
-from mbta_assets.defs.automation.jobs import JOBS
 from mbta_assets.defs.automation.runs import partition_ranges
 from mbta_assets.defs.dagster_internals import SerializableErrorInfo, is_reserved_asset_job_name
 from mbta_assets.settings import Settings
@@ -131,7 +130,6 @@ def production_model_changed(settings: Settings) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="production_model_changed",
-        jobs=JOBS,
         description="Post the version in production to MBTA_PROMOTION_WEBHOOK after each change, rollbacks included, "
         "until it is accepted. The first tick posts the current version.",
         default_status=dg.DefaultSensorStatus.RUNNING,

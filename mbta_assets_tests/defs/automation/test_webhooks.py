@@ -249,3 +249,7 @@ def test_without_a_webhook_a_failed_run_is_only_logged(
 ) -> None:
     alert(deployment, failed_run(deployment), caplog)
     assert "of breaks of service day 2024-03-04 failed" in caplog.text + "".join(capfd.readouterr())
+
+
+def test_sensors_that_only_notify_show_no_job_that_they_would_start(deployment: Deployment) -> None:
+    assert [list(deployment.defs.resolve_sensor_def(name).targets) for name in ("run_failure", SENSOR)] == [[], []]
