@@ -36,6 +36,7 @@ from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, Lau
 from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
+    AssetCheckPartitionInfo,
 )
 
 # The statuses of runs that are queued, starting, running or being canceled, kept complete by Dagster.
@@ -113,6 +114,7 @@ __all__ = [
     "get_current_timestamp",
     "is_reserved_asset_job_name",
     "is_valid_cron_string",
+    "latest_check_outcomes",
     "latest_check_records",
     "latest_check_records_by_partition",
     "observe",
@@ -140,6 +142,18 @@ def latest_check_records(
     `DagsterInstance` has no public method for the records of several checks.
     """
     return instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+
+
+def latest_check_outcomes(
+    instance: dg.DagsterInstance, keys: Sequence[dg.AssetCheckKey], after_event_id: int | None = None
+) -> Sequence[AssetCheckPartitionInfo]:
+    """Return the latest status of each check on each partition, of those that changed after a position, if given.
+
+    The records of `latest_check_records_by_partition` have descriptions too, and are only the latest ones.
+    """
+    outcomes = instance.event_log_storage.get_asset_check_partition_info(keys, after_event_id)
+    # Dagster's own filter also selects partitions that were materialized since.
+    return [item for item in outcomes if after_event_id is None or item.latest_check_event_storage_id > after_event_id]
 
 
 def latest_check_records_by_partition(

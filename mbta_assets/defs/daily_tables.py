@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as arrow
 
 from mbta_assets.counts import format_count
+from mbta_assets.defs.dagster_internals import AssetCheckExecutionRecordStatus, latest_check_outcomes
 from mbta_assets.defs.metadata import code_reference, daily_table_metadata
 from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, ServiceDays
 from mbta_assets.storage.tables import Frame, TableStore
@@ -244,12 +245,25 @@ def _require_all_days(table: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=table,
         name="all_days_published",
-        description="Fail a run in which a service day was not published, after all others are made.",
+        description="Fail a run in which a service day was not published, after all others are made, and warn of those "
+        "that earlier runs have not published.",
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         reasons = list_unpublished_days(context.instance, context.run.run_id, table)
         if reasons:
             raise unpublished_days_failure(table, reasons)
-        return dg.AssetCheckResult(passed=True)
+        # What other runs have not published is no failure of this one, which may only evaluate the check.
+        outcomes = latest_check_outcomes(context.instance, [dg.AssetCheckKey(dg.AssetKey(table), PUBLISHED)])
+        failed = AssetCheckExecutionRecordStatus.FAILED
+        days = sorted(str(item.partition_key) for item in outcomes if item.latest_execution_status == failed)
+        return dg.AssetCheckResult(
+            passed=not days,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{format_count(len(days), 'service day')} not published when last made, up to {days[-1]}; "
+            f"the check {PUBLISHED} has the reason of each."
+            if days
+            else None,
+            metadata={"unpublished": ", ".join(days) or "none"},
+        )
 
     return check

@@ -58,6 +58,21 @@ class Store:
 
     def run(self, make: Callable[[date], Any], days: list[date] = DAYS) -> dg.ExecuteInProcessResult:
         """Make the service days from the first to the last of `days` of both tables."""
+        tags = {
+            "dagster/asset_partition_range_start": str(days[0]),
+            "dagster/asset_partition_range_end": str(days[-1]),
+        }
+        job = self.define(make).resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False)
+
+    def check(self, table: str, name: str) -> dg.AssetCheckEvaluation:
+        """Evaluate a check by itself, as the button "Execute" of the UI does."""
+        job = self.define(trips).resolve_job_def(f"{name}_of_{table}")
+        [evaluation] = job.execute_in_process(instance=self.instance).get_asset_check_evaluations()
+        return evaluation
+
+    def define(self, make: Callable[[date], Any]) -> dg.Definitions:
+        """Return definitions of both tables, with a job for each check of a whole table."""
 
         @daily_table(name="trip")
         def trip() -> DailyOutput:
@@ -65,17 +80,18 @@ class Store:
 
         policy = dg.BackfillPolicy.single_run()
         built: list[Any] = [part for asset in (trip, stops) for part in asset.build(service_days(Settings()), policy)]
-        definitions = dg.Definitions(
+        jobs = [
+            dg.define_asset_job(f"{key.name}_of_{key.asset_key.to_user_string()}", dg.AssetSelection.checks(key))
+            for part in built
+            if isinstance(part, dg.AssetChecksDefinition)
+            for key in part.check_keys
+        ]
+        return dg.Definitions(
+            jobs=jobs,
             assets=[part for part in built if not isinstance(part, dg.AssetChecksDefinition)],
             asset_checks=[part for part in built if isinstance(part, dg.AssetChecksDefinition)],
             resources={"tables": TablesIOManager(tables=self.tables)},
         )
-        job = definitions.resolve_implicit_global_asset_job_def()
-        tags = {
-            "dagster/asset_partition_range_start": str(days[0]),
-            "dagster/asset_partition_range_end": str(days[-1]),
-        }
-        return job.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False)
 
 
 @pytest.fixture
@@ -118,6 +134,19 @@ def test_bad_days_are_refused_and_the_others_are_published_downstream_too(store:
     assert f"trip of service day {DAYS[1]} was not published: schema_holds: column direction_id" in failure_message(
         result
     )
+
+
+def test_the_check_of_all_days_evaluated_by_itself_sees_the_days_that_were_not_published(store: Store) -> None:
+    assert store.check("trip", "all_days_published").passed
+    store.run(bad_on(*DAYS[1:3]))
+    refused = store.check("trip", "all_days_published")
+    assert not refused.passed
+    assert refused.severity == dg.AssetCheckSeverity.WARN
+    assert (refused.description or "").startswith(f"2 service days not published when last made, up to {DAYS[2]}")
+    assert store.run(trips, DAYS[:2]).success
+    assert not store.check("trip", "all_days_published").passed
+    assert store.run(trips, DAYS[2:3]).success
+    assert store.check("trip", "all_days_published").passed
 
 
 def test_a_refused_day_keeps_the_version_that_was_published_before(store: Store) -> None:
