@@ -203,7 +203,7 @@ class Settings(AgencySettings):
         "Number of latest trainings whose plots are kept; older ones are deleted from Dagster with their runs.",
     )
     alert_webhook: URL | None = variable(
-        "MBTA_ALERT_WEBHOOK", None, "URL to which failed runs are posted as JSON.", secret=True
+        "MBTA_ALERT_WEBHOOK", None, "URL to which failed runs and checks are posted as JSON.", secret=True
     )
     promotion_webhook: URL | None = variable(
         "MBTA_PROMOTION_WEBHOOK", None, "URL to which a new production model is posted as JSON.", secret=True

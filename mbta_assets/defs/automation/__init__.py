@@ -1,8 +1,8 @@
 """Jobs, schedules and sensors of a deployment.
 
 Schedules run at set times (`schedules`), one sensor follows the source (`upstream`), others start training
-(`retraining`), judge a candidate again (`live_evidence`) or notify people and services (`webhooks`). What a run makes
-is defined by the assets.
+(`retraining`), judge a candidate again (`live_evidence`) or notify people and services (`webhooks`, `check_alerts`).
+What a run makes is defined by the assets.
 
 Schedules and sensors that start runs are off until they are switched on in the UI, or all of them by MBTA_AUTOMATION;
 those that only notify are on.
@@ -10,6 +10,7 @@ those that only notify are on.
 
 import dagster as dg
 
+from mbta_assets.defs.automation.check_alerts import checks_changed
 from mbta_assets.defs.automation.jobs import JOBS
 from mbta_assets.defs.automation.live_evidence import live_evidence
 from mbta_assets.defs.automation.retraining import drift, retraining, unnoticed_changes, with_conditions
@@ -35,6 +36,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         drift,
         live_evidence,
         run_failure,
+        checks_changed,
         production_model_changed,
     )
     return [build_sensor(settings) for build_sensor in factories]

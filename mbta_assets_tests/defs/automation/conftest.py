@@ -1,10 +1,13 @@
 """A deployment whose source is tiny service days as files, and a stand-in for the daemon that runs its sensors."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from unittest import mock
 
@@ -19,6 +22,8 @@ from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
 
+TOKEN = "T0K3N"
+"""Secret part of the address of a webhook."""
 MONDAY = date(2024, 3, 4)
 STOPS = ("70061", "70063", "70065", "70067")
 TABLES = ("vehicle", "trip", "stop", "schedule")
@@ -243,3 +248,35 @@ def promote(deployment: Deployment, content: bytes = b"a model", why: str = "pro
 @pytest.fixture
 def production_model(deployment: Deployment) -> None:
     promote(deployment)
+
+
+@dataclass
+class Webhook:
+    """A server that answers with some codes in turn, repeating the last one, and records the messages it receives."""
+
+    address: str
+    codes: list[int] = field(default_factory=lambda: [200])
+    received: list[dict[str, Any]] = field(default_factory=list)
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            hook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(hook.codes.pop(0) if len(hook.codes) > 1 else hook.codes[0])
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hook = Webhook(f"http://127.0.0.1:{server.server_port}/hooks/{TOKEN}")
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield hook
+    server.shutdown()
+    server.server_close()
+
+
+def with_settings(deployment: Deployment, **settings: Any) -> Deployment:
+    return Deployment(deployment.settings.model_copy(update=settings), deployment.instance)

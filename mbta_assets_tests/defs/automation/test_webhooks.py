@@ -1,13 +1,7 @@
 """Sensors notify people and serving through webhooks that really listen, refuse or are gone."""
 
-import json
 import logging
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -16,40 +10,12 @@ from mbta_assets.defs.automation.webhooks import MAX_ERROR_CHARACTERS, run_failu
 from mbta_assets.defs.dagster_internals import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from mbta_assets.defs.daily_tables import unpublished_days_failure
 from mbta_assets.storage.model_registry import ModelRegistry
-from mbta_assets_tests.defs.automation.conftest import Deployment, promote
+from mbta_assets_tests.defs.automation.conftest import TOKEN, Deployment, Webhook, promote, with_settings
 
 pytestmark = pytest.mark.integration
 
-TOKEN = "T0K3N"
 SENSOR = "production_model_changed"
-
-
-@dataclass
-class Webhook:
-    """A server that answers with some codes in turn, repeating the last one, and records the messages it receives."""
-
-    address: str
-    codes: list[int] = field(default_factory=lambda: [200])
-    received: list[dict[str, Any]] = field(default_factory=list)
-
-
-@pytest.fixture
-def webhook() -> Iterator[Webhook]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            hook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(hook.codes.pop(0) if len(hook.codes) > 1 else hook.codes[0])
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hook = Webhook(f"http://127.0.0.1:{server.server_port}/hooks/{TOKEN}")
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield hook
-    server.shutdown()
-    server.server_close()
+NOTIFYING = ("run_failure", "checks_changed", SENSOR)
 
 
 @pytest.fixture
@@ -58,10 +24,6 @@ def refused() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}/hooks/{TOKEN}"
-
-
-def with_settings(deployment: Deployment, **settings: Any) -> Deployment:
-    return Deployment(deployment.settings.model_copy(update=settings), deployment.instance)
 
 
 def notify(deployment: Deployment) -> str:
@@ -252,4 +214,4 @@ def test_without_a_webhook_a_failed_run_is_only_logged(
 
 
 def test_sensors_that_only_notify_show_no_job_that_they_would_start(deployment: Deployment) -> None:
-    assert [list(deployment.defs.resolve_sensor_def(name).targets) for name in ("run_failure", SENSOR)] == [[], []]
+    assert [list(deployment.defs.resolve_sensor_def(name).targets) for name in NOTIFYING] == [[], [], []]
