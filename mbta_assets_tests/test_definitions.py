@@ -1,6 +1,8 @@
 """The definitions of a deployment: what they load, and what the UI shows about their assets and resources."""
 
 import inspect
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,24 @@ def test_every_asset_has_a_description_owners_tags_and_kinds(tmp_path: Path, dep
         assert name in SIDE_TABLES or node.backfill_policy == dg.BackfillPolicy.single_run(), name
         if name in schema.TABLES:
             assert node.metadata["dagster/column_schema"].columns, name
+
+
+@pytest.mark.parametrize(
+    "deployment", [{}, GCP, IN_PLACE, {"source": "gtfs"}], ids=["local", "gcp", "in place", "gtfs"]
+)
+def test_no_text_that_the_ui_shows_has_indented_lines(tmp_path: Path, deployment: dict[str, Any]) -> None:
+    # Markdown takes them for code.
+    defs = build_defs(make_settings(tmp_path, **deployment))
+    shown = json.loads(serialize_value(RepositorySnap.from_def(defs.get_repository_def())))
+    assert [text for text in list_texts(shown) if re.search(r"\n[ \t]+\S", text)] == []
+
+
+def list_texts(value: Any) -> list[str]:
+    """Return the texts in a value of JSON."""
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for part in parts for text in list_texts(part)]
 
 
 def test_the_kinds_of_assets_name_where_the_deployment_stores_them(tmp_path: Path) -> None:

@@ -94,14 +94,19 @@ class Check:
         return dg.AssetCheckSeverity.ERROR if self.blocking else dg.AssetCheckSeverity.WARN
 
 
+def describe_rule(rule: Callable[..., Problem]) -> str:
+    """Return the first paragraph of a rule's docstring on one line; the others are about its arguments."""
+    return " ".join((inspect.getdoc(rule) or "").split("\n\n")[0].split())
+
+
 def check_rows(rule: Callable[[arrow.Table], Problem], *, blocking: bool = True) -> Check:
     """Return the check of a rule that needs the rows alone."""
-    return Check(rule.__name__, rule.__doc__ or "", lambda audit: rule(audit.rows), blocking)
+    return Check(rule.__name__, describe_rule(rule), lambda audit: rule(audit.rows), blocking)
 
 
 def check_frame(rule: Callable[[pd.DataFrame], Problem], *, blocking: bool = True) -> Check:
     """Return the check of a rule that needs the rows alone, as a frame."""
-    return Check(rule.__name__, rule.__doc__ or "", lambda audit: rule(schema.to_frame(audit.rows)), blocking)
+    return Check(rule.__name__, describe_rule(rule), lambda audit: rule(schema.to_frame(audit.rows)), blocking)
 
 
 def check_making(name: str, description: str, *, blocking: bool = True) -> Check:
@@ -118,9 +123,9 @@ def _row_count_anomaly(audit: Audit) -> Problem:
     return row_count_anomaly(len(audit.rows), recent)
 
 
-SCHEMA_HOLDS = Check("schema_holds", schema_holds.__doc__ or "", _schema_holds)
+SCHEMA_HOLDS = Check("schema_holds", describe_rule(schema_holds), _schema_holds)
 KEYS_UNIQUE = check_rows(keys_unique)
-ROW_COUNT_ANOMALY = Check("row_count_anomaly", row_count_anomaly.__doc__ or "", _row_count_anomaly, blocking=False)
+ROW_COUNT_ANOMALY = Check("row_count_anomaly", describe_rule(row_count_anomaly), _row_count_anomaly, blocking=False)
 
 
 def daily_table(
@@ -171,7 +176,7 @@ def daily_spec(table: str, *, deps: Sequence[str]) -> DailyAsset:
             dg.AssetSpec(
                 table,
                 deps=select_deps(deps, tables),
-                description=schema.TABLES[table].__doc__,
+                description=inspect.getdoc(schema.TABLES[table]),
                 group_name="transit",
                 metadata={**daily_table_metadata(table), **code_reference(schema.TABLES[table])},
                 partitions_def=days,

@@ -1,5 +1,6 @@
 """Group `transit`: the point-in-time join of the upstream tables, the features computed from it, and their checks."""
 
+import inspect
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
@@ -20,6 +21,7 @@ from mbta_assets.defs.daily_tables import (
     check_rows,
     daily_spec,
     daily_table,
+    describe_rule,
 )
 from mbta_assets.defs.freshness import NIGHTLY
 from mbta_assets.defs.io_managers import StoredTable
@@ -79,13 +81,13 @@ def _labels_cover(audit: Audit) -> Problem:
 
 @daily_table(
     group_name="transit",
-    description=schema.RawTransitData.__doc__,
+    description=inspect.getdoc(schema.RawTransitData),
     deps=["vehicle", "trip", "stop", "schedule"],
     kinds={"sql"},
     retry_policy=READ_RETRY_POLICY,
     checks=[
         KEYS_UNIQUE,
-        Check("inputs_used", inputs_used.__doc__ or "", _inputs_used),
+        Check("inputs_used", describe_rule(inputs_used), _inputs_used),
         ROW_COUNT_ANOMALY,
     ],
 )
@@ -134,19 +136,20 @@ def describe_account(account: Accounting) -> dict[str, Any]:
 
 POINT_IN_TIME_CORRECT = check_making(
     "point_in_time_correct",
-    f"{point_in_time_correct.__doc__} Only the last service day of a run is compared: the code is the same for all.",
+    f"{describe_rule(point_in_time_correct)} Only the last service day of a run is compared: the code is the same for "
+    "all.",
 )
 
 
 @daily_table(
     group_name="transit",
-    description=schema.TransitFeatures.__doc__,
+    description=inspect.getdoc(schema.TransitFeatures),
     deps=["agency_predictions"],
     kinds={"pandas"},
     freshness_policy=NIGHTLY,
     checks=[
         KEYS_UNIQUE,
-        Check("labels_cover", labels_cover.__doc__ or "", _labels_cover),
+        Check("labels_cover", describe_rule(labels_cover), _labels_cover),
         POINT_IN_TIME_CORRECT,
         check_rows(features_present, blocking=False),
         ROW_COUNT_ANOMALY,

@@ -1,5 +1,6 @@
 """Group `upstream`: the tables of a service day, read from the source, or observed where they stay in place."""
 
+import inspect
 from collections.abc import Sequence
 from datetime import date
 
@@ -36,7 +37,7 @@ def _stored_table(table: str) -> DailyAsset:
     @daily_table(
         name=table,
         group_name="upstream",
-        description=schema.SOURCE_TABLES[table].__doc__,
+        description=inspect.getdoc(schema.SOURCE_TABLES[table]),
         retry_policy=READ_RETRY_POLICY,
     )
     def upstream(source: dg.ResourceParam[Source]) -> DailyOutput:
@@ -54,7 +55,7 @@ def _observed_table(table: str) -> DailyAsset:
         @dg.observable_source_asset(
             name=table,
             group_name="upstream",
-            description=f"{schema.SOURCE_TABLES[table].__doc__} It is loaded by others and read where it is.",
+            description=f"{inspect.getdoc(schema.SOURCE_TABLES[table])} It is loaded by others and read where it is.",
             metadata=daily_table_metadata(table),
             tags={**GROUPS["upstream"].tags, "dagster/kind/bigquery": ""},
             partitions_def=days,

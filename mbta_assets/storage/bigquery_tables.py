@@ -5,6 +5,7 @@ and records it in the table `stored_days`, all or nothing. That ledger distingui
 that was never stored. How columns are matched with those of an existing table is in `storage.bigquery_columns`.
 """
 
+import inspect
 import re
 import uuid
 from collections.abc import Iterable, Sequence
@@ -336,4 +337,4 @@ def _description(table: str) -> str | None:
     """Return the description of a table: the docstring of its model."""
     if table == LEDGER:
         return LEDGER_DESCRIPTION
-    return schema.TABLES[table].__doc__ if table in schema.TABLES else None
+    return inspect.getdoc(schema.TABLES[table]) if table in schema.TABLES else None

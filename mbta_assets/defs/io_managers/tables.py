@@ -1,6 +1,12 @@
 """Dagster IO managers of daily tables.
 
 Where tables are stored is up to `storage`; the resources in `defs.resources` choose it.
+
+An asset returns a DailyOutput, of which every requested service day is made. A day that breaks a blocking check, or
+that cannot be made from its inputs, is not published: the version that was published before stays, and the other days
+go on. The step fails if no day is published. A consumer receives a StoredTable, or the rows themselves if it is
+annotated with `pd.DataFrame`: of the partitions mapped to it, or, if it is not partitioned, of all published service
+days. `AssetIn(metadata={"columns": [...], "last_days": n})` narrows its input.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -70,14 +76,7 @@ TableInput: TypeAlias = StoredTable | pd.DataFrame
 
 
 class TablesIOManager(dg.ConfigurableIOManager):
-    """Daily tables, partitioned by service day: each day is made, audited and published by itself.
-
-    An asset returns a DailyOutput, of which every requested service day is made. A day that breaks a blocking check,
-    or that cannot be made from its inputs, is not published: the version that was published before stays, and the
-    other days go on. The step fails if no day is published. A consumer receives a StoredTable, or the rows themselves
-    if it is annotated with `pd.DataFrame`: of the partitions mapped to it, or, if it is not partitioned, of all
-    published service days. `AssetIn(metadata={"columns": [...], "last_days": n})` narrows its input.
-    """
+    """Daily tables, partitioned by service day: each day is made, audited and published by itself."""
 
     tables: dg.ResourceDependency[TableStore]
     min_labelled_share: float = Field(
@@ -182,7 +181,7 @@ class UpstreamIOManager(dg.ConfigurableIOManager):
 
 
 def load_table(tables: DailyTables, context: dg.InputContext) -> TableInput:
-    """Return what a consumer of a table receives, as `TablesIOManager` describes. Raises MissingPartition."""
+    """Return what a consumer of a table receives, as this module describes. Raises MissingPartition."""
     table = context.asset_key.path[-1]
     narrowing: Mapping[str, Any] = context.definition_metadata
     if context.step_context.entity_partitions_def:

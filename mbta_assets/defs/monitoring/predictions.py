@@ -1,5 +1,6 @@
 """Group `monitoring`: predictions of the production model for each service day, their accuracy, and their checks."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date
@@ -54,7 +55,7 @@ MetricValues = dict[tuple[str, str, str], float | None]
 
 @daily_table(
     group_name="monitoring",
-    description=schema.DelayPredictions.__doc__,
+    description=inspect.getdoc(schema.DelayPredictions),
     kinds={"numpy"},
     freshness_policy=NIGHTLY,
     checks=[check_frame(predictions_unique)],
@@ -91,7 +92,7 @@ def delay_predictions(
 
 @daily_table(
     group_name="monitoring",
-    description=schema.PredictionAccuracy.__doc__,
+    description=inspect.getdoc(schema.PredictionAccuracy),
     deps=["schedule", "stop", "agency_predictions"],
     kinds={"pandas", "scipy"},
     checks=[check_frame(drift_within_bounds, blocking=False), check_frame(accuracy_within_bounds, blocking=False)],
