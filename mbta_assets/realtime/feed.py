@@ -8,16 +8,22 @@ import bz2
 import gzip
 import json
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from google.transit.gtfs_realtime_pb2 import FeedEntity, FeedHeader, FeedMessage
 
+from mbta_assets.realtime.utf8 import make_utf8
+
 GZIP, BZIP2, BYTE_ORDER_MARK = b"\x1f\x8b", b"BZh", b"\xef\xbb\xbf"
 """First bytes of compressed content, and of JSON that some servers write."""
 MAX_SHOWN_BYTES = 40
+MAX_TIME = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
+"""Time, epoch seconds, from which one in a feed is none, such as one in milliseconds."""
 
 
 class FeedError(ValueError):
@@ -36,16 +42,16 @@ class Snapshot:
     entities: list[Any]
     """Entities as `FeedEntity`, blank ones included."""
     header_time: int | None
-    """Time at which the agency made it, epoch seconds; None where the header has none."""
+    """Time at which the agency made it, epoch seconds; None where the header has none that can be."""
     unreadable: int = 0
-    """Number of records in JSON that are no entities."""
+    """Number of records that are no entities, or whose time is beyond `MAX_TIME`."""
 
 
 def parse_feed(content: bytes, place: str) -> Snapshot:
     """Parse a snapshot; `place` says in errors where it is from. Raises FeedError.
 
     A record that cannot be read is counted and left out, unless none can be read. Fields that are not in the standard
-    are ignored.
+    are ignored, and text that is not UTF-8 has its other bytes as `\\xff`.
     """
     plain = decompress(content, place)
     if plain.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"{":
@@ -64,7 +70,26 @@ def parse_feed(content: bytes, place: str) -> Snapshot:
             f"{place}: {describe_bytes(plain)} has no header of a GTFS-realtime feed. Check that the address is of a "
             "feed in protobuf or JSON."
         )
-    return Snapshot(list(message.entity), message.header.timestamp or None)
+    make_utf8(message, plain)
+    return _make_snapshot(message.header, message.entity, [], place)
+
+
+def _make_snapshot(header: FeedHeader, entities: Iterable[FeedEntity], reasons: list[str], place: str) -> Snapshot:
+    """Return a snapshot without the entities of an impossible time; `reasons` has why further records are left out."""
+    readable = []
+    for entity in entities:
+        time = max(entity.vehicle.timestamp, entity.trip_update.timestamp)
+        if time < MAX_TIME:
+            readable.append(entity)
+        else:
+            reasons.append(f"the timestamp {time} of entity {entity.id!r} is no time in seconds")
+    if reasons and not readable:
+        raise FeedError(
+            f"{place}: none of its {len(reasons)} records can be read; the first because: {reasons[0]}. Check that the "
+            "address is of a GTFS-realtime feed."
+        )
+    header_time = header.timestamp if header.timestamp < MAX_TIME else None
+    return Snapshot(readable, header_time or None, len(reasons))
 
 
 def decompress(content: bytes, place: str) -> bytes:
@@ -113,7 +138,7 @@ def _parse_json(plain: bytes, place: str) -> Snapshot:
             f"{place}: the JSON has {', '.join(document) or 'no fields'}, and a feed has 'header' and 'entity'. Check "
             "that the address is of a GTFS-realtime feed."
         )
-    message, unreadable, reason = FeedMessage(), 0, ""
+    message, reasons = FeedMessage(), []
     try:
         json_format.ParseDict({"header": header}, message, ignore_unknown_fields=True)
     except json_format.ParseError as error:
@@ -123,10 +148,5 @@ def _parse_json(plain: bytes, place: str) -> Snapshot:
         try:
             entities.append(json_format.ParseDict(record, FeedEntity(), ignore_unknown_fields=True))
         except (json_format.ParseError, AttributeError, TypeError) as error:
-            unreadable, reason = unreadable + 1, reason or str(error)
-    if unreadable and not entities:
-        raise FeedError(
-            f"{place}: none of its {unreadable} records can be read; the first because: {reason}. Check that the "
-            "address is of a GTFS-realtime feed."
-        )
-    return Snapshot(entities, message.header.timestamp or None, unreadable)
+            reasons.append(str(error))
+    return _make_snapshot(message.header, entities, reasons, place)

@@ -127,6 +127,19 @@ def test_what_is_no_snapshot_is_counted_as_what_it_is(live: Live, snapshots: lis
     assert live.play(snapshots[-1]).feed_time == at
 
 
+def test_a_vehicle_with_text_that_is_not_utf_8_costs_no_other_vehicle(
+    live: Live, settings: Settings, model_store: ModelStore, snapshots: list[FeedSnapshot]
+) -> None:
+    expected = list_delays(Live(settings, model_store, live.server).play(snapshots[-1]))
+    message = FeedMessage.FromString(snapshots[-1].content)
+    added = message.entity.add()
+    added.CopyFrom(message.entity[0])
+    added.id = added.vehicle.vehicle.id = added.vehicle.trip.trip_id = "####"
+    content = message.SerializeToString().replace(b"####", b"\xff\xfe\xe9 ")
+    assert list_delays(live.play(FeedSnapshot(snapshots[-1].made_at, content))) == expected
+    assert live.state.list_problems() == []
+
+
 def test_a_model_promoted_in_the_middle_predicts_the_next_update(
     live: Live, model_store: ModelStore, snapshots: list[FeedSnapshot]
 ) -> None:

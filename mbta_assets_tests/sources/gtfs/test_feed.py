@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pyarrow as arrow
 import pytest
+from google.protobuf import json_format
+from google.transit.gtfs_realtime_pb2 import FeedMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,6 +167,41 @@ def test_a_record_that_cannot_be_read_is_left_out() -> None:
     builder = add(text)
     assert builder.take()[0]["vehicle_id"].to_pylist() == ["a"]
     assert builder.unused == 2
+
+
+@given(st.binary(min_size=4, max_size=4), st.binary(min_size=4, max_size=4))
+def test_text_that_is_not_utf_8_costs_no_vehicle_and_keeps_ids_apart(vehicle_id: bytes, trip_id: bytes) -> None:
+    entities = [vehicle("aaaa", 5, trip={"trip_id": "tttt"}), vehicle("good", 5, trip={"trip_id": "one"})]
+    content = make_feed(9, entities).replace(b"aaaa", vehicle_id).replace(b"tttt", trip_id)
+    rows = read_positions(content).to_pylist()
+    expected = [text.decode(errors="backslashreplace") or None for text in (vehicle_id, trip_id)]
+    assert [(row["vehicle_id"], row["trip_id"]) for row in rows] == [tuple(expected), ("good", "one")]
+
+
+def test_text_that_is_not_utf_8_is_found_in_every_field() -> None:
+    message = FeedMessage()
+    message.header.gtfs_realtime_version = "2.0####"
+    entity = message.entity.add(id="####")
+    entity.trip_update.trip.trip_id = entity.vehicle.vehicle.label = entity.stop.stop_id = "####"
+    entity.trip_update.stop_time_update.add(stop_id="####")
+    entity.alert.header_text.translation.add(text="####", language="####")
+    entity.trip_modifications.selected_trips.add(trip_ids=["fine", "####"])
+    content = message.SerializeToString()
+    [read] = parse_feed(content.replace(b"####", b"B\xe9b\xff"), "a test").entities
+    json_format.MessageToDict(read)  # raises an error at bytes
+    assert str(entity).count("####") == 8
+    assert str(read) == str(entity).replace("####", r"B\\xe9b\\xff")
+
+
+@pytest.mark.parametrize("time", [1_700_000_000_000, 2**63, 2**64 - 1])
+def test_an_entity_with_an_impossible_time_is_left_out(time: int) -> None:
+    update = {"trip": {"trip_id": "t"}, "timestamp": time}
+    entities = [vehicle("a", time), {"trip_update": update}, vehicle("b", 5), vehicle("c", None)]
+    builder = add(make_feed(time, entities), 7.5)
+    assert [(row["vehicle_id"], row["reported_at"]) for row in builder.take()[0].to_pylist()] == [("b", 5), ("c", 7)]
+    assert builder.unused == 2
+    with pytest.raises(FeedError, match=f"a test: none of its 1 records .* the timestamp {time} of entity '0' is no"):
+        parse_feed(make_feed(5, [vehicle("a", time)]), "a test")
 
 
 FOREIGN = {
