@@ -129,9 +129,9 @@ class AddressFollower:
         """Fetch the feed once, publish what is new, and return the seconds after which to do it again."""
         answer = self.fetcher.fetch()
         began = time.perf_counter()
-        outcome = answer.outcome
+        outcome, problem = answer.outcome, answer.problem
         if outcome == "new":
-            outcome, _ = self.service.take(answer.content, time.time(), self.fetcher.address, keep=self.keep)
+            outcome, problem = self.service.take(answer.content, time.time(), self.fetcher.address, keep=self.keep)
             if outcome in WORKING:
                 self.fetcher.accept(answer)
             if outcome in ("new", "empty"):
@@ -143,7 +143,8 @@ class AddressFollower:
             self.state.report_problem("feed", None)
             return self.interval_seconds
         self._failures += 1
-        self.state.report_problem("feed", f"{self.fetcher.address}: {outcome}. {answer.problem}".strip())
+        address = self.fetcher.address
+        self.state.report_problem("feed", f"{address}: {outcome}. {problem.removeprefix(f'{address}: ')}".strip())
         longest = max(MAX_BACKOFF_SECONDS, self.interval_seconds)
         return max(answer.retry_after, compute_backoff(self.interval_seconds, longest, self._failures))
 
@@ -152,8 +153,20 @@ class AddressFollower:
             self._publish(time.perf_counter())
 
     def _publish(self, began: float) -> None:
-        self.service.publish(self.state.clock(), began)
+        publish(self.service, self.state, began)
         self._published_at = time.monotonic()
+
+
+def publish(service: LiveService, state: LiveState, began: float) -> None:
+    """Publish the predictions of now; where that fails unexpectedly, log it and let health say so until it works."""
+    try:
+        service.publish(state.clock(), began)
+    except Exception as error:
+        logs.write_exception("publishing failed", error)
+        problem = f"Publishing failed unexpectedly, and is tried again. {type(error).__name__}: {error}"
+        state.report_problem("publishing", problem)
+    else:
+        state.report_problem("publishing", None)
 
 
 def follow_archive(
@@ -175,13 +188,14 @@ def follow_archive(
                 if isinstance(snapshot, UnreadablePiece):
                     problems.append(snapshot.problem)
                     continue
-                outcome, _ = service.take(snapshot.content, snapshot.fetched_at, snapshot.place)
+                outcome, problem = service.take(snapshot.content, snapshot.fetched_at, snapshot.place)
                 count += outcome in ("new", "empty")
+                problems += [problem] if outcome == "failed" else []
         except (ArchiveError, CloudError) as error:
             problems.append(str(error))
         state.report_problem("feed", " ".join(problems) or None)
         if count or time.monotonic() - published_at >= REPUBLISH_SECONDS:
-            service.publish(state.clock(), began)
+            publish(service, state, began)
             published_at = time.monotonic()
         stop.wait(interval_seconds)
 

@@ -69,13 +69,27 @@ class LiveService:
         """Take in a snapshot that was fetched at a time in epoch seconds; return what it is, and the problem with it.
 
         Only one that is new changes the state. A snapshot that the archive may not have yet is given to `keep` before.
+        One that fails unexpectedly is logged and left out, so that those after it are taken in.
         """
+        try:
+            classified = self._take(content, fetched_at, place, keep)
+        except Exception as error:
+            logs.write_exception("taking in a snapshot failed", error, place=place)
+            classified = Classified(
+                "failed", f"{place}: taking it in failed unexpectedly. {type(error).__name__}: {error}"
+            )
+        self._state.count_outcome(classified.outcome)
+        if classified.problem:
+            logs.write("WARNING", "snapshot not taken in", outcome=classified.outcome, problem=classified.problem)
+        return classified.outcome, classified.problem
+
+    def _take(self, content: bytes, fetched_at: float, place: str, keep: Keep | None) -> Classified:
         try:
             snapshot = parse_feed(content, place)
         except FeedError as error:
-            return self._count(Classified("truncated" if error.is_truncated else "foreign", str(error)))
+            return Classified("truncated" if error.is_truncated else "foreign", str(error))
         if snapshot.entities and not any(entity.HasField("vehicle") for entity in snapshot.entities):
-            return self._count(Classified("foreign", f"{place or 'it'} has no vehicle positions"))
+            return Classified("foreign", f"{place or 'it'} has no vehicle positions")
         classified = self._sequence.classify(content, snapshot, fetched_at)
         if keep is not None and not classified.is_repeated:
             keep(content, fetched_at, classified.made_at)
@@ -83,7 +97,7 @@ class LiveService:
             at = datetime.fromtimestamp(classified.made_at or fetched_at, UTC)
             feed_time = datetime.fromtimestamp(snapshot.header_time or fetched_at, UTC)
             self.ingest(at, self._reader.read(snapshot, fetched_at, list_running_days(at)), feed_time)
-        return self._count(classified)
+        return classified
 
     def ingest(
         self, at: datetime, updates: Mapping[date, Sequence[VehicleUpdate]], feed_time: datetime | None = None
@@ -146,10 +160,3 @@ class LiveService:
             return made_at
         earliest = self._state.published.publication.made_at.replace(microsecond=0) + timedelta(seconds=1)
         return earliest if timedelta(0) < earliest - made_at <= MAX_CLOCK_STEP else made_at
-
-    def _count(self, classified: Classified) -> tuple[Outcome, str]:
-        """Count a snapshot, log its problem, and return what it is."""
-        self._state.count_outcome(classified.outcome)
-        if classified.problem:
-            logs.write("WARNING", "snapshot not taken in", outcome=classified.outcome, problem=classified.problem)
-        return classified.outcome, classified.problem

@@ -127,7 +127,7 @@ def _begins_with_header(content: bytes) -> bool:
 def _parse_json(plain: bytes, place: str) -> Snapshot:
     try:
         document = json.loads(plain.removeprefix(BYTE_ORDER_MARK))
-    except ValueError as error:  # also bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8, or brackets in brackets
         raise FeedError(
             f"{place}: {describe_bytes(plain)} is JSON that was cut short or damaged ({error}). Fetch it again.",
             is_truncated=True,

@@ -30,6 +30,7 @@ Outcome = Literal[
     "unreachable",
     "too_large",
     "not_kept",
+    "failed",
 ]
 """What an answer is. The first six are of a feed that works; `new`, `empty`, `from_the_future` and perhaps `older`
 bring a snapshot that is not in the archive yet."""
@@ -75,7 +76,7 @@ class Fetcher:
                 return self._read_response(response)
         except httpx2.TimeoutException as error:
             return Answer("timed_out", problem=f"{type(error).__name__} after {READ_SECONDS:.0f} s")
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             return Answer("unreachable", problem=f"{type(error).__name__}: {error}")
 
     def accept(self, answer: Answer) -> None:
@@ -106,7 +107,8 @@ class Fetcher:
         except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.DecodingError) as error:
             return Answer("truncated", problem=f"the answer ended after {size} bytes: {error}")
         names = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
-        validators = {name: response.headers[of] for name, of in names.items() if of in response.headers}
+        headers = {name: response.headers.get(of, "") for name, of in names.items()}
+        validators = {name: value for name, value in headers.items() if value and value.isascii()}
         return Answer("new", b"".join(blocks), validators=validators)
 
     def _read_file(self) -> Answer:

@@ -35,6 +35,8 @@ EDITIONS = "static/"
 TIMESTAMP = arrow.timestamp("us", "UTC")
 BATCH_SCHEMA = arrow.schema([("fetched_at", TIMESTAMP), ("made_at", TIMESTAMP), ("content", arrow.large_binary())])
 COMPRESSION_LEVEL = 9
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""Errors of reading from a zip; the last one is of a password or of an unknown compression."""
 PAGE_BYTES = 2**28
 """Snapshots of a batch are compressed as one page, as each repeats most of the one before."""
 
@@ -149,7 +151,7 @@ class FeedArchive:
         if piece.member:
             try:
                 content = _open_zip(self.place, piece.file).read(piece.member)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except DAMAGED_ZIP as error:
                 raise ArchiveError(f"{piece.member} in {piece.file.path} is damaged: {error}. Restore it.") from error
             return [FetchedSnapshot(piece.first, content, f"{piece.file.path}:{piece.member}")]
         stored = self.place.read(piece.file.path)
@@ -229,10 +231,10 @@ def _describe_snapshot(place: Place, file: StoredFile, member: str = "") -> Piec
 @lru_cache(maxsize=100_000)
 def _read_header_time(place: Place, file: StoredFile, member: str) -> float:
     """Return the time in the header of a snapshot, epoch seconds; 0 if it has none or cannot be read."""
-    content = _open_zip(place, file).read(member) if member else place.read(file.path)
     try:
+        content = _open_zip(place, file).read(member) if member else place.read(file.path)
         return float(parse_feed(content or b"", file.path).header_time or 0)
-    except FeedError:
+    except (FeedError, *DAMAGED_ZIP):
         return 0.0
 
 
