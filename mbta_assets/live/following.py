@@ -131,7 +131,9 @@ class AddressFollower:
         began = time.perf_counter()
         outcome, problem = answer.outcome, answer.problem
         if outcome == "new":
-            outcome, problem = self.service.take(answer.content, time.time(), self.fetcher.address, keep=self.keep)
+            outcome, problem = self.service.take(
+                answer.content, time.time(), self.fetcher.shown_address, keep=self.keep
+            )
             if outcome in WORKING:
                 self.fetcher.accept(answer)
             if outcome in ("new", "empty"):
@@ -143,7 +145,7 @@ class AddressFollower:
             self.state.report_problem("feed", None)
             return self.interval_seconds
         self._failures += 1
-        address = self.fetcher.address
+        address = self.fetcher.shown_address
         self.state.report_problem("feed", f"{address}: {outcome}. {problem.removeprefix(f'{address}: ')}".strip())
         longest = max(MAX_BACKOFF_SECONDS, self.interval_seconds)
         return max(answer.retry_after, compute_backoff(self.interval_seconds, longest, self._failures))

@@ -6,6 +6,7 @@ failures.
 
 import email.utils
 import random
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ CONNECT_SECONDS, READ_SECONDS, TOTAL_SECONDS = 10.0, 20.0, 120.0
 """Limits of connecting, of waiting for the next bytes, and of a whole answer."""
 MAX_RETRY_AFTER_SECONDS = 3600.0
 USER_AGENT = "mbta_assets (GTFS collector)"
+HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class Fetcher:
         self.address, self._client, self._max_bytes = address, client, max_bytes
         self._validators: dict[str, str] = {}
 
+    @property
+    def shown_address(self) -> str:
+        """Return the address as logs, health and errors may show it."""
+        return show_address(self.address)
+
     def fetch(self) -> Answer:
         """Fetch the feed unless it is the one that was accepted last. Failures are answers too."""
         if not self.address.startswith(("http://", "https://")):
@@ -76,8 +83,11 @@ class Fetcher:
                 return self._read_response(response)
         except httpx2.TimeoutException as error:
             return Answer("timed_out", problem=f"{type(error).__name__} after {READ_SECONDS:.0f} s")
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-            return Answer("unreachable", problem=f"{type(error).__name__}: {error}")
+        except httpx2.HTTPError as error:
+            problem = str(error).replace(self.address, self.shown_address)
+            return Answer("unreachable", problem=f"{type(error).__name__}: {problem}")
+        except (httpx2.InvalidURL, ValueError):  # whose message may have a part of the password
+            return Answer("unreachable", problem="it is no address of HTTP. Check it.")
 
     def accept(self, answer: Answer) -> None:
         """Make later requests conditional on an answer whose content could be read.
@@ -123,6 +133,22 @@ class Fetcher:
             return Answer("new", path.read_bytes(), validators=validators)
         except OSError as error:
             return Answer("unreachable", problem=f"{path}: {error.strerror}")
+
+
+def show_address(address: str) -> str:
+    """Return the address of a feed without its user and its query, which may have a password or a key.
+
+    A path stays as it is; of an address whose host cannot be told from a password nothing is shown.
+    """
+    if not address.startswith(("http://", "https://")):
+        return address
+    begin, mark, _ = address.partition("#")[0].partition("?")
+    scheme, _, rest = begin.partition("://")
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    if not HOST.fullmatch(host):
+        return f"{scheme}://..."
+    return f"{scheme}://{host}{slash}{path}{mark and '?...'}"
 
 
 def compute_backoff(first: float, longest: float, failures: int) -> float:

@@ -15,13 +15,15 @@ from mbta_assets.live.following import FEED, AddressFollower, follow_archive, re
 from mbta_assets.live.service import LiveService
 from mbta_assets.live.timetables import Timetables
 from mbta_assets.realtime.fetching import Fetcher, open_client
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.serving import Predictor
 from mbta_assets.serving.live.state import LiveState
 from mbta_assets.serving.refreshing_cache import LoadError, RefreshingCache
 from mbta_assets.settings import Settings
 from mbta_assets.sources.gtfs.archive import FetchedSnapshot
+from mbta_assets.sources.gtfs.editions import StaticFeedError
 from mbta_assets.sources.gtfs.source import GtfsSource
-from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, Reply
+from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, Reply, in_turn
 from mbta_assets_tests.sources.gtfs.messages import make_feed, vehicle
 from mbta_assets_tests.sources.gtfs.network import local_time, make_source
 from mbta_assets_tests.support.dagster_dev import eventually
@@ -29,6 +31,7 @@ from mbta_assets_tests.support.dagster_dev import eventually
 pytestmark = pytest.mark.integration
 DAY = date(2026, 5, 12)
 MORNING = local_time(DAY, "08:00")
+TRIP = {"trip": {"trip_id": "morning"}}
 NESTED = b'{"header": ' + b"[" * 1_000_000
 
 
@@ -100,6 +103,28 @@ def test_a_header_that_is_not_ascii_is_not_sent_back(live: Live, server: FeedSer
     assert live.count("new") == 3
     assert "if-none-match" not in server.requests[-1].headers
     assert server.requests[-1].headers["if-modified-since"] == "yesterday"
+
+
+def test_health_shows_no_password_and_no_key_of_an_address(
+    live: Live, server: FeedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = server.url.removeprefix("http://")
+    replies = [Reply(b"<html>"), Reply(NESTED), Reply(status=500), Reply(make_feed(1, [{"trip_update": TRIP}]))]
+    server.plays["/feed?key=hunter2"] = in_turn(replies)
+    addresses = [f"http://me:hunter2@{host}/feed?key=hunter2", "http://me:hunter2@127.0.0.1:1/", "http://me:hunter2/@["]
+    for address in [addresses[0]] * len(replies) + addresses[1:]:
+        live.follow(address).poll()
+        [problem] = [problem for problem in live.state.list_problems() if problem.startswith("http")]
+        shown = f"http://{host}/feed?...: " if host in address else "http://"
+        assert problem.startswith(shown) and "hunter2" not in problem
+    live.source.static_feeds.address = "https://me:hunter2@feeds.example/gtfs.zip?key=hunter2"
+    live.source.static_feeds.editions.place = DirectoryPlace(Path("/nowhere"))
+    with pytest.raises(
+        StaticFeedError, match=r"MBTA_GTFS_STATIC, https://feeds\.example/gtfs\.zip\?\.\.\., is no file"
+    ):
+        live.source.static_feeds.find(DAY)
+    output = capsys.readouterr()
+    assert "snapshot not taken in" in output.out and "hunter2" not in output.out + output.err
 
 
 @pytest.mark.parametrize("address", ["http://[", "http://127.0.0.1:port/feed", "http://\udce9/"])

@@ -195,7 +195,7 @@ def _run(pollers: Sequence[Poller], recorder: MetricsRecorder, stop: threading.E
     threads = [threading.Thread(target=run, args=[poller], name=poller.feed) for poller in pollers]
     for thread in threads:
         thread.start()
-    logger.info("Collecting %s", ", ".join(f"{poller.feed} from {poller.fetcher.address}" for poller in pollers))
+    logger.info("Collecting %s", ", ".join(f"{poller.feed} from {poller.fetcher.shown_address}" for poller in pollers))
     while not stop.wait(LOG_SECONDS):
         logger.info(recorder.describe_minute())
     for thread in threads:

@@ -128,7 +128,7 @@ class SnapshotPoller(Poller):
         if answer.outcome == "not_modified":
             return "not_modified", ""
         try:
-            snapshot = parse_feed(answer.content, self.fetcher.address)
+            snapshot = parse_feed(answer.content, self.fetcher.shown_address)
         except FeedError as error:
             return ("truncated" if error.is_truncated else "foreign"), str(error)
         self.fetcher.accept(answer)
@@ -208,7 +208,7 @@ class StaticPoller(Poller):
             if answer.outcome == "not_modified":
                 self.editions.confirm(self._digest, time.time())
                 return "not_modified", ""
-            self._digest, is_new = self.editions.add(answer.content, time.time(), self.fetcher.address)
+            self._digest, is_new = self.editions.add(answer.content, time.time(), self.fetcher.shown_address)
         except StaticFeedError as error:
             return ("truncated" if answer.content.startswith(b"PK") else "foreign"), str(error)
         except (ArchiveError, CloudError) as error:

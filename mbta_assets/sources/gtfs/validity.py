@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 
+from mbta_assets.realtime.fetching import show_address
 from mbta_assets.sources.gtfs.editions import Editions, Sighting, StaticFeedError, digest_static_feed
 from mbta_assets.sources.gtfs.static_feed import StaticFeed
 from mbta_assets.transit.service_day import start_time
@@ -46,8 +47,9 @@ class StaticFeeds:
                 return digest
         if not candidates:
             raise StaticFeedError(
-                f"There is no static feed in {self.editions.place.name}, and MBTA_GTFS_STATIC, {self.address}, is no "
-                "file. Run `mbta-assets collect`, or set MBTA_GTFS_STATIC to the path of a GTFS schedule."
+                f"There is no static feed in {self.editions.place.name}, and MBTA_GTFS_STATIC, "
+                f"{show_address(self.address)}, is no file. Run `mbta-assets collect`, or set MBTA_GTFS_STATIC to the "
+                "path of a GTFS schedule."
             )
         held = "; ".join(self._read(digest).bounds for digest in candidates[:3])
         raise StaticFeedError(

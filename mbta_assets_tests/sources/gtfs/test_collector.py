@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from mbta_assets.realtime import sequence
-from mbta_assets.realtime.fetching import Fetcher, compute_backoff, open_client
+from mbta_assets.realtime.fetching import Fetcher, compute_backoff, open_client, show_address
 from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
 from mbta_assets.sources import open_source
@@ -477,3 +477,31 @@ def test_the_same_snapshots_come_out_as_went_in(feeds: FeedServer, recorder: Met
     poller.flush()
     read = [s.content for s in FeedArchive(place).read_snapshots(FEED, 0, 2e9) if isinstance(s, FetchedSnapshot)]
     assert read == contents
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://feeds.example/a.pb", "https://feeds.example/a.pb"),
+        ("https://me:secret@feeds.example:81/a@b.pb?key=secret#secret", "https://feeds.example:81/a@b.pb?..."),
+        ("https://me:se@cret@feeds.example?key=https://secret", "https://feeds.example?..."),
+        ("https://[::1]:8080/a.pb", "https://[::1]:8080/a.pb"),
+        ("https://me:sec/ret@feeds.example/a.pb", "https://..."),
+        ("/feeds/a?b.pb", "/feeds/a?b.pb"),
+    ],
+)
+def test_an_address_is_shown_without_user_and_query(address: str, shown: str) -> None:
+    assert show_address(address) == shown
+
+
+def test_the_health_of_a_feed_has_no_key_of_its_address(feeds: FeedServer, tmp_path: Path) -> None:
+    feeds.plays["/feed?key=hunter2"] = in_turn([Reply(b"<html>"), Reply(b'{"no": 1}')])
+    recorder = MetricsRecorder({"vehicle_positions": -1.0, "static": -1.0})
+    place = DirectoryPlace(tmp_path)
+    with open_client() as client:
+        fetcher = Fetcher(f"{feeds.url}/feed?key=hunter2", client, 2**20)
+        archive = FeedArchive(place)
+        SnapshotPoller("vehicle_positions", fetcher, archive, recorder, interval_seconds=1, batch_seconds=1).poll()
+        StaticPoller(fetcher, Editions(place), recorder, interval_seconds=1).poll()
+    health = json.dumps(recorder.describe_health())
+    assert health.count("/feed?...") == 2 and "hunter2" not in health + recorder.describe_minute()
