@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
-from urllib.parse import unquote
 
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -58,7 +57,7 @@ class LiveApp:
             response.headers["Allow"] = "GET, HEAD"
         else:
             try:
-                response = handler(request, unquote(rest))
+                response = handler(request, rest)
             except Exception as error:
                 logs.write_exception("request failed", error, path=request.path)
                 response = _error("Internal error; it has been logged.", 500)
