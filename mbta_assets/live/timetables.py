@@ -16,7 +16,7 @@ import pyarrow as arrow
 
 from mbta_assets.gcp import CloudError
 from mbta_assets.realtime.places import ArchiveError
-from mbta_assets.serving import Stop, StopTime, Timetable, Trip, VehicleUpdate
+from mbta_assets.serving import Stop, StopTime, Timetable, Trip, VehicleUpdate, logs
 from mbta_assets.sources import Source, SourceError
 from mbta_assets.sources.gtfs.editions import StaticFeedError
 from mbta_assets.sources.gtfs.source import GtfsSource
@@ -48,36 +48,59 @@ class Timetables:
         self._stored: dict[date, _Stored] = {}
         self._active: dict[date, tuple[str, ActiveDay]] = {}
         self._indexes: dict[date, tuple[tuple[str, ...], TripIndex]] = {}
+        self._threads: dict[date, threading.Thread] = {}
         self._lock = threading.Lock()
         self.problems: dict[date, str] = {}
         """Why a timetable cannot be read, by service day."""
 
     def read(self, service_date: date) -> Timetable | None:
-        """Return the timetable of a day, the same object until the source has another; None if it cannot be read."""
+        """Return the timetable of a day, the same object until the source has another; None if it cannot be read.
+
+        Only the first time of a day waits until it is read; later it is compared with the source's in the background.
+        """
+        stored = self._stored.get(service_date)
+        if stored is None:
+            self.read_ahead(service_date).join()
+            stored = self._stored.get(service_date)
+        else:
+            pause = RETRY_SECONDS if stored.timetable is None else CHECK_SECONDS
+            if time.monotonic() - stored.checked_at >= pause:
+                self.read_ahead(service_date)
+        return stored.timetable if stored else None
+
+    def read_ahead(self, service_date: date) -> threading.Thread:
+        """Read the timetable of a day in the background, in one thread at a time, and return that."""
         with self._lock:
-            now, stored = time.monotonic(), self._stored.get(service_date)
-            pause = RETRY_SECONDS if stored and stored.timetable is None else CHECK_SECONDS
-            if stored is not None and now - stored.checked_at < pause:
-                return stored.timetable
-            timetable, version = (stored.timetable, stored.version) if stored else (None, "")
-            try:
-                current = self._describe_version(service_date)
-                if timetable is None or current != version:
-                    timetable, version = self._load(service_date), current
-                self.problems.pop(service_date, None)
-            except (SourceError, StaticFeedError, ArchiveError, CloudError) as error:
-                self.problems[service_date] = str(error)
-            self._stored[service_date] = _Stored(timetable, version, now)
+            thread = self._threads.get(service_date)
+            if thread is None:
+                thread = threading.Thread(target=self._refresh, args=[service_date], name="timetable", daemon=True)
+                self._threads[service_date] = thread
+                thread.start()
+            return thread
+
+    def _refresh(self, service_date: date) -> None:
+        """Read the timetable of a day, unless the stored one is still the source's."""
+        stored = self._stored.get(service_date)
+        timetable, version = (stored.timetable, stored.version) if stored else (None, "")
+        problem = None
+        try:
+            current = self._describe_version(service_date)
+            if timetable is None or current != version:
+                timetable, version = self._load(service_date), current
+        except (SourceError, StaticFeedError, ArchiveError, CloudError) as error:
+            problem = str(error)
+        except Exception as error:
+            logs.write_exception("reading a timetable failed", error, service_date=service_date)
+            problem = f"Reading the timetable of {service_date} failed unexpectedly. {type(error).__name__}: {error}"
+        with self._lock:
+            self._stored[service_date] = _Stored(timetable, version, time.monotonic())
+            self.problems = {day: text for day, text in self.problems.items() if day != service_date}
+            if problem is not None:
+                self.problems[service_date] = problem
             for day in sorted(self._stored)[:-DAYS_IN_MEMORY]:
                 del self._stored[day]
                 self.problems.pop(day, None)
-            return timetable
-
-    def read_ahead(self, service_date: date) -> threading.Thread:
-        """Read the timetable of a day in the background."""
-        thread = threading.Thread(target=self.read, args=[service_date], name="timetable", daemon=True)
-        thread.start()
-        return thread
+            del self._threads[service_date]
 
     def index(self, service_date: date) -> TripIndex:
         """Return the index of the trips of a day and of the days before and after it."""

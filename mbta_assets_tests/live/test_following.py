@@ -223,6 +223,7 @@ def test_another_edition_during_the_day_makes_the_state_again_and_nothing_is_los
     assert before and not {key[0] for key in before} & removed
     Editions(DirectoryPlace(directory)).add((WMATA / "gtfs.zip").read_bytes(), NOON - 3600, "test")
     monkeypatch.setattr(timetables, "CHECK_SECONDS", 0.0)  # as if they had passed
+    live.timetables.read_ahead(WMATA_DAY).join()
     assert list_delays(live.play(snapshots[-1])) == expected
 
 
