@@ -40,7 +40,7 @@ class Snapshot:
     """A feed as it was at one time."""
 
     entities: list[Any]
-    """Entities as `FeedEntity`, blank ones included."""
+    """Entities as `FeedEntity`, blank ones included, and those not that the feed has deleted."""
     header_time: int | None
     """Time at which the agency made it, epoch seconds; None where the header has none that can be."""
     unreadable: int = 0
@@ -75,9 +75,14 @@ def parse_feed(content: bytes, place: str) -> Snapshot:
 
 
 def _make_snapshot(header: FeedHeader, entities: Iterable[FeedEntity], reasons: list[str], place: str) -> Snapshot:
-    """Return a snapshot without the entities of an impossible time; `reasons` has why further records are left out."""
+    """Return a snapshot without entities that are deleted or of an impossible time.
+
+    `reasons` has why further records are left out.
+    """
     readable = []
     for entity in entities:
+        if entity.is_deleted:
+            continue
         time = max(entity.vehicle.timestamp, entity.trip_update.timestamp)
         if time < MAX_TIME:
             readable.append(entity)

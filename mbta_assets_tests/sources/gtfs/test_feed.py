@@ -160,6 +160,15 @@ def test_a_trip_without_stops_is_known_to_be_canceled() -> None:
     assert (row["trip_id"], row["trip_relationship"], row["stop_id"]) == ("t", "CANCELED", None)
 
 
+def test_a_deleted_entity_says_nothing() -> None:
+    update = {"trip": {"trip_id": "t", "schedule_relationship": "CANCELED"}}
+    gone = [{"is_deleted": True, **vehicle("a", 5)}, {"is_deleted": True, "trip_update": update}, {"is_deleted": True}]
+    builder = add(make_feed(9, [*gone, vehicle("b", 5)]))
+    positions, updates = builder.take()
+    assert positions["vehicle_id"].to_pylist() == ["b"]
+    assert len(updates) == builder.unused == 0
+
+
 def test_a_record_that_cannot_be_read_is_left_out() -> None:
     good = {"id": "1", "vehicle": {"vehicle": {"id": "a"}, "timestamp": 5}}
     bad = {"id": "2", "vehicle": {"vehicle": {"id": "b"}, "timestamp": "noon"}}
