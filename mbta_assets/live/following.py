@@ -132,7 +132,7 @@ class AddressFollower:
         outcome, problem = answer.outcome, answer.problem
         if outcome == "new":
             outcome, problem = self.service.take(
-                answer.content, time.time(), self.fetcher.shown_address, keep=self.keep
+                answer.content, time.time(), self.fetcher.shown_address, keep=self.keep, is_mixed=False
             )
             if outcome in WORKING:
                 self.fetcher.accept(answer)

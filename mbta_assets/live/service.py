@@ -6,8 +6,10 @@ Where snapshots come from is up to `following`.
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TypeAlias
+from zoneinfo import ZoneInfo
 
 from mbta_assets.gcp import CloudError
 from mbta_assets.live.publication_archive import PublicationArchive
@@ -26,6 +28,7 @@ from mbta_assets.serving.live.network_view import Network
 from mbta_assets.serving.live.publication import Publication
 from mbta_assets.serving.live.state import LiveState, Published
 from mbta_assets.serving.refreshing_cache import RefreshingCache, Unavailable
+from mbta_assets.transit.service_day import TIME_ZONE
 
 READ_AHEAD = timedelta(hours=3)
 """Time before midnight, at which a service day begins, from which its timetable is read."""
@@ -61,18 +64,23 @@ class LiveService:
         self._sequence = SnapshotSequence()
         self._published = published
         self._network = Network({})
-        self._taken_at = time.monotonic()
+        self._taken_at: datetime | None = None
+        self._has_had_vehicles = False
         self._read_ahead_for: date | None = None
         self._publications = 0
 
-    def take(self, content: bytes, fetched_at: float, place: str, *, keep: Keep | None = None) -> tuple[Outcome, str]:
+    def take(
+        self, content: bytes, fetched_at: float, place: str, *, keep: Keep | None = None, is_mixed: bool = True
+    ) -> tuple[Outcome, str]:
         """Take in a snapshot that was fetched at a time in epoch seconds; return what it is, and the problem with it.
 
+        Where snapshots of other feeds may be among them (`is_mixed`), one without vehicles is of another feed;
+        otherwise it is empty once one had vehicles, as that of a feed which has trip updates too may be at night.
         Only one that is new changes the state. A snapshot that the archive may not have yet is given to `keep` before.
         One that fails unexpectedly is logged and left out, so that those after it are taken in.
         """
         try:
-            classified = self._take(content, fetched_at, place, keep)
+            classified = self._take(content, fetched_at, place, keep, is_mixed)
         except Exception as error:
             logs.write_exception("taking in a snapshot failed", error, place=place)
             classified = Classified(
@@ -83,31 +91,39 @@ class LiveService:
             logs.write("WARNING", "snapshot not taken in", outcome=classified.outcome, problem=classified.problem)
         return classified.outcome, classified.problem
 
-    def _take(self, content: bytes, fetched_at: float, place: str, keep: Keep | None) -> Classified:
+    def _take(self, content: bytes, fetched_at: float, place: str, keep: Keep | None, is_mixed: bool) -> Classified:
         try:
             snapshot = parse_feed(content, place)
         except FeedError as error:
             return Classified("truncated" if error.is_truncated else "foreign", str(error))
-        if snapshot.entities and not any(entity.HasField("vehicle") for entity in snapshot.entities):
+        vehicles = [entity for entity in snapshot.entities if entity.HasField("vehicle")]
+        if snapshot.entities and not vehicles and (is_mixed or not self._has_had_vehicles):
             return Classified("foreign", f"{place or 'it'} has no vehicle positions")
+        self._has_had_vehicles |= bool(vehicles)
+        snapshot = replace(snapshot, entities=vehicles)
         classified = self._sequence.classify(content, snapshot, fetched_at)
         if keep is not None and not classified.is_repeated:
             keep(content, fetched_at, classified.made_at)
         if classified.outcome in ("new", "empty"):
             at = datetime.fromtimestamp(classified.made_at or fetched_at, UTC)
             feed_time = datetime.fromtimestamp(snapshot.header_time or fetched_at, UTC)
-            self.ingest(at, self._reader.read(snapshot, fetched_at, list_running_days(at)), feed_time)
+            taken_at = datetime.fromtimestamp(fetched_at, UTC)
+            self.ingest(at, self._reader.read(snapshot, fetched_at, list_running_days(at)), feed_time, taken_at)
         return classified
 
     def ingest(
-        self, at: datetime, updates: Mapping[date, Sequence[VehicleUpdate]], feed_time: datetime | None = None
+        self,
+        at: datetime,
+        updates: Mapping[date, Sequence[VehicleUpdate]],
+        feed_time: datetime | None = None,
+        taken_at: datetime | None = None,
     ) -> None:
-        """Take in the vehicle updates of a time; `feed_time` is that of the header if it is another one."""
+        """Take in the vehicle updates of a time; that of the header and that of the fetch are given if they differ."""
         self._engine.ingest(at, updates)
-        self._state.feed_time, self._taken_at = feed_time or at, time.monotonic()
+        self._state.feed_time, self._taken_at = feed_time or at, taken_at or at
         unreadable = [message for day, message in sorted(self._timetables.problems.items()) if day in self._engine.days]
         self._state.report_problem("timetable", " ".join(unreadable) or None)
-        tomorrow = (at + READ_AHEAD).date()
+        tomorrow = (at + READ_AHEAD).astimezone(ZoneInfo(TIME_ZONE)).date()
         if tomorrow != self._read_ahead_for:
             self._read_ahead_for = tomorrow
             self._timetables.read_ahead(tomorrow)
@@ -123,7 +139,7 @@ class LiveService:
         except Unavailable as error:
             self._state.report_problem("model", f"There is no model. {error}")
             return
-        idle = timedelta(seconds=0 if is_replay else time.monotonic() - self._taken_at)
+        idle = max(made_at - (self._taken_at or made_at), timedelta(0))
         queries = self._engine.list_queries(self._find_next_time(made_at), self._state.feed_time, idle)
         try:
             publication = queries.predict(predictor, self._dead_band)

@@ -15,15 +15,15 @@ import pytest
 from google.transit.gtfs_realtime_pb2 import FeedMessage
 
 from mbta_assets.live.command import serve
-from mbta_assets.live.following import FEED, ArchiveKeeper
+from mbta_assets.live.following import FEED, ArchiveKeeper, rebuild
 from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
 from mbta_assets.sources.files import FilesSource
-from mbta_assets.sources.gtfs.archive import FeedArchive
+from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
 from mbta_assets.transit.service_day import service_date_at, start_time
 from mbta_assets_tests.live.days import FeedSnapshot, as_fed, list_delays, make_snapshots, shift
-from mbta_assets_tests.live.harness import Live, fetch, files_settings
+from mbta_assets_tests.live.harness import MAX_AGE, Live, fetch, files_settings
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.serving.test_stream import read_tables
 from mbta_assets_tests.sources.gtfs.feed_server import FeedServer, Reply
@@ -82,11 +82,25 @@ def test_a_feed_that_stops_is_named_and_its_predictions_drop_out(
     assert count(live, "server_error") == 1
     assert any("server_error" in problem for problem in live.state.list_problems())
     assert any("MBTA_LIVE_MAX_FEED_AGE_SECONDS" in problem for problem in live.state.list_problems())
-    live.service._taken_at -= 31  # as if half a minute had passed
-    live.service.publish(live.state.clock())
+    live.service.publish(live.state.clock() + timedelta(seconds=31))
     assert live.state.published and not live.state.published.publication.trips
     assert live.play(snapshots[-1]).trips
     assert not any("server_error" in problem for problem in live.state.list_problems())
+
+
+def test_what_is_made_again_from_the_archive_is_as_old_as_it_was(
+    settings: Settings, model_store: ModelStore, server: FeedServer, snapshots: list[FeedSnapshot], tmp_path: Path
+) -> None:
+    live = Live(settings, model_store, server)
+    archive, made_at = FeedArchive(DirectoryPlace(tmp_path / "kept")), snapshots[-1].made_at
+    archive.append(FEED, [FetchedSnapshot(made_at.timestamp() + 2, snapshots[-1].content)])
+    assert rebuild(live.service, archive, made_at) == 1
+    trips = []
+    for seconds in (2, 100, MAX_AGE.seconds + 3):
+        live.service.publish(made_at + timedelta(seconds=seconds))
+        assert live.state.published
+        trips.append(len(live.state.published.publication.trips))
+    assert trips[0] >= trips[1] > 0 and trips[2] == 0
 
 
 def test_a_feed_that_goes_back_in_time_or_doubles_changes_nothing(

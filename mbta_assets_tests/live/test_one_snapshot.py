@@ -4,9 +4,9 @@ import bz2
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -35,7 +35,8 @@ TRIP = {"trip": {"trip_id": "morning"}}
 NESTED = b'{"header": ' + b"[" * 1_000_000
 
 
-class Live(NamedTuple):
+@dataclass(frozen=True)
+class Live:
     """Live predictions without a model."""
 
     source: GtfsSource
@@ -125,6 +126,36 @@ def test_health_shows_no_password_and_no_key_of_an_address(
         live.source.static_feeds.find(DAY)
     output = capsys.readouterr()
     assert "snapshot not taken in" in output.out and "hunter2" not in output.out + output.err
+
+
+def test_a_feed_without_vehicles_is_empty_once_it_had_some_and_foreign_before(live: Live, server: FeedServer) -> None:
+    updates = {"trip_update": TRIP}
+    follower = live.follow(f"{server.url}/feed")
+    snapshots = [[updates], [vehicle("v", MORNING), updates], [updates], [{"is_deleted": True}]]
+    contents = [make_feed(MORNING + second, entities) for second, entities in enumerate(snapshots)]
+    server.plays["/feed"] = lambda request: Reply(contents[request.number])
+    expected = [(1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 1, 2)]
+    for second, counts in enumerate(expected):
+        follower.poll()
+        assert (live.count("foreign"), live.count("new"), live.count("empty")) == counts
+        assert live.state.feed_time == (datetime.fromtimestamp(MORNING + second, UTC) if second else None)
+        assert ("has no vehicle positions" in " ".join(live.state.list_problems())) == (second == 0)
+
+
+def test_a_deletion_alone_is_empty_from_the_start(live: Live, server: FeedServer) -> None:
+    server.plays["/feed"] = lambda request: Reply(make_feed(MORNING, [{"is_deleted": True, **vehicle("v", MORNING)}]))
+    live.follow(f"{server.url}/feed").poll()
+    assert live.count("empty") == 1
+
+
+@pytest.mark.parametrize(("clock", "ahead"), [("20:30", 0), ("21:30", 1), ("23:59", 1), ("24:30", 1)])
+def test_the_day_whose_timetable_is_read_ahead_is_one_of_the_agency(
+    live: Live, clock: str, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days: list[date] = []
+    monkeypatch.setattr(live.service._timetables, "read_ahead", days.append)
+    live.service.ingest(datetime.fromtimestamp(local_time(DAY, clock), UTC), {})
+    assert days == [DAY + timedelta(days=ahead)]
 
 
 @pytest.mark.parametrize("address", ["http://[", "http://127.0.0.1:port/feed", "http://\udce9/"])
