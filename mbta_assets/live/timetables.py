@@ -6,7 +6,7 @@ reports, and it is tried again.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, timedelta
 from typing import Any, TypeVar
@@ -17,10 +17,11 @@ import pyarrow as arrow
 from mbta_assets.gcp import CloudError
 from mbta_assets.realtime.places import ArchiveError
 from mbta_assets.serving import Stop, StopTime, Timetable, Trip, VehicleUpdate, logs
+from mbta_assets.serving.timetable import NO_FREQUENCY_TRIPS, FrequencyTrip
 from mbta_assets.sources import Source, SourceError
 from mbta_assets.sources.gtfs.editions import StaticFeedError
 from mbta_assets.sources.gtfs.source import GtfsSource
-from mbta_assets.sources.gtfs.trip_index import ActiveDay, TripIndex
+from mbta_assets.sources.gtfs.trip_index import ActiveDay, TripIndex, format_clock
 from mbta_assets.sources.gtfs.trips import ACTIVE, list_active_trips
 from mbta_assets.transit.service_day import start_time
 
@@ -138,17 +139,25 @@ class Timetables:
 
     def _load(self, day: date) -> Timetable:
         tables = {table: self._source.read(table, day).rows for table in ("schedule", "stop", "trip")}
-        return make_timetable(day, tables)
+        return Timetable(
+            day,
+            make_records(tables["schedule"], StopTime),
+            make_records(tables["stop"], Stop),
+            make_records(tables["trip"], Trip),
+            self._list_frequency_trips(day),
+        )
 
-
-def make_timetable(service_date: date, tables: dict[str, pd.DataFrame]) -> Timetable:
-    """Return the timetable of the upstream tables of a day."""
-    return Timetable(
-        service_date,
-        make_records(tables["schedule"], StopTime),
-        make_records(tables["stop"], Stop),
-        make_records(tables["trip"], Trip),
-    )
+    def _list_frequency_trips(self, day: date) -> Mapping[str, FrequencyTrip]:
+        """Return what identifies the trips of frequencies.txt of a day, by id."""
+        if not isinstance(self._source, GtfsSource):
+            return NO_FREQUENCY_TRIPS
+        trips = self._source.static_feeds.find(day)[1].trips(day)
+        names, feed_names, starts = (trips[name].to_pylist() for name in ("id", "trip_id", "first_seconds"))
+        return {
+            name: FrequencyTrip(feed_name, format_clock(start))
+            for name, feed_name, start in zip(names, feed_names, starts, strict=True)
+            if name != feed_name
+        }
 
 
 def make_records(rows: pd.DataFrame, record_type: type[Record]) -> Iterator[Record]:

@@ -5,10 +5,11 @@ It answers which trip a report is of, and at which stop visits of the trip it ma
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from mbta_assets.serving.scheduled_trip import (
     Position,
@@ -25,6 +26,18 @@ from mbta_assets.transit.plausibility import BLANKS, TimeRange
 
 Row = TypeVar("Row")
 Key = TypeVar("Key")
+
+
+class FrequencyTrip(NamedTuple):
+    """What identifies a run of a trip of frequencies.txt in GTFS."""
+
+    trip_id: str
+    """Trip, which has several runs a day."""
+    start_time: str
+    """HH:MM:SS, which may be past 24:00:00."""
+
+
+NO_FREQUENCY_TRIPS: Mapping[str, FrequencyTrip] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +81,7 @@ class Timetable:
         schedule: Iterable[StopTime],
         stops: Iterable[Stop] = (),
         trips: Iterable[Trip] = (),
+        frequency_trips: Mapping[str, FrequencyTrip] = NO_FREQUENCY_TRIPS,
     ) -> None:
         self.service_date = service_date
         """Date of the service day."""
@@ -78,6 +92,8 @@ class Timetable:
         """The stops by id, their positions None where they are not plausible."""
         self.trips = _first_by_key(trips, lambda trip: clean_id(trip.id), _trip_order)
         """The rows of `trip` by id, also of trips that are not scheduled."""
+        self.frequency_trips = frequency_trips
+        """What identifies the trips of frequencies.txt, by id."""
         self.box = plausibility.enclose_stops((stop.latitude, stop.longitude) for stop in self.stops.values())
         """The box in which vehicles can be."""
         self.scheduled_trips = self._order_trips(schedule)

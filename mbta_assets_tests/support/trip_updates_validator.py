@@ -238,6 +238,9 @@ class TripUpdatesValidator:
             return
         start = start_of_service_day(trip.start_date, self._static.time_zone)
         rows = self._static.stop_times.get(trip.trip_id, ())
+        if rows and self._static.frequencies.get(trip.trip_id) and _is_time(trip.start_time):
+            # The stop times of a trip by frequency say how long after its start it is where.
+            start += (to_seconds(trip.start_time) or 0) - (rows[0].departure or rows[0].arrival or 0)
         for update in updates:
             for name in ("arrival", "departure"):
                 event = getattr(update, name)

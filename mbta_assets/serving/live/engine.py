@@ -12,7 +12,6 @@ from mbta_assets.serving.live.dead_band import DeadBand
 from mbta_assets.serving.live.publication import PredictedStops, Publication, StopColumns, TripPrediction
 from mbta_assets.serving.predictor import Predictor
 from mbta_assets.serving.queries import VEHICLE_FIELDS, Queries, VehicleQueries
-from mbta_assets.serving.scheduled_trip import ScheduledTrip
 from mbta_assets.serving.stream import Stream
 from mbta_assets.serving.timetable import Timetable
 from mbta_assets.serving.trip_state import VehicleUpdate
@@ -44,11 +43,15 @@ class _Day:
 class VehiclePlace(NamedTuple):
     """The latest report of a vehicle on a trip and its queries."""
 
-    service_date: date
-    trip: ScheduledTrip
+    timetable: Timetable
     queries: VehicleQueries
     rank: tuple[datetime, int, date, str, str]
     """Sort key by which the place that counts among several comes last."""
+
+    @property
+    def service_date(self) -> date:
+        """Return the service day of the trip."""
+        return self.timetable.service_date
 
     @property
     def trip_id(self) -> str:
@@ -170,15 +173,14 @@ def _get_rank(place: VehiclePlace) -> tuple[datetime, int, date, str, str]:
 
 def _find_place(timetable: Timetable, queries: VehicleQueries) -> VehiclePlace:
     """Return the place of a vehicle with its queries."""
-    trip_id = queries.get("trip_id")
     rank = (
         queries.get("time_stamp"),
         queries.get("stops_behind"),
         timetable.service_date,
-        trip_id,
+        queries.get("trip_id"),
         queries.get("vehicle_id") or "",
     )
-    return VehiclePlace(timetable.service_date, timetable.scheduled_trips[trip_id], queries, rank)
+    return VehiclePlace(timetable, queries, rank)
 
 
 def _make_trip(place: VehiclePlace, stops: PredictedStops) -> TripPrediction:
@@ -186,9 +188,14 @@ def _make_trip(place: VehiclePlace, stops: PredictedStops) -> TripPrediction:
     route_id, direction_id, reported_at, latitude, longitude, status, stop_id, stop_sequence = _read_trip_values(
         place.queries.values
     )
+    timetable, trip_id = place.timetable, place.trip_id
+    scheduled, trip = timetable.scheduled_trips[trip_id], timetable.trips.get(trip_id)
+    if trip is not None:
+        route_id = route_id if trip.route_id is None else trip.route_id
+        direction_id = direction_id if trip.direction_id is None else trip.direction_id
     return TripPrediction(
         service_date=place.service_date,
-        trip_id=place.trip_id,
+        trip_id=trip_id,
         route_id=route_id,
         direction_id=direction_id,
         vehicle_id=place.vehicle_id,
@@ -199,6 +206,7 @@ def _make_trip(place: VehiclePlace, stops: PredictedStops) -> TripPrediction:
         current_stop_id=stop_id,
         current_stop_sequence=stop_sequence,
         stops=stops,
-        has_stop_sequences=place.trip.is_sequence_trusted,
-        repeated_stops=place.trip.repeated_stops,
+        has_stop_sequences=scheduled.is_sequence_trusted,
+        repeated_stops=scheduled.repeated_stops,
+        frequency_trip=timetable.frequency_trips.get(trip_id),
     )

@@ -15,6 +15,7 @@ import numpy as np
 from mbta_assets.serving.predictor import PredictedEvents, shift_time
 from mbta_assets.serving.queries import MICROSECONDS_PER_SECOND, Queries
 from mbta_assets.serving.scheduled_trip import to_microseconds
+from mbta_assets.serving.timetable import FrequencyTrip
 from mbta_assets.transit.distances import DEPARTURE
 
 
@@ -169,7 +170,9 @@ class TripPrediction:
     service_date: date
     trip_id: str
     route_id: str | None
+    """Route of the schedule; that of the report where the schedule has none."""
     direction_id: int | None
+    """Direction of the schedule; that of the report where the schedule has none."""
     vehicle_id: str
     reported_at: datetime
     latitude: float | None
@@ -183,6 +186,8 @@ class TripPrediction:
     """Whether stop sequences are those of the schedule; otherwise they are positions along the trip."""
     repeated_stops: frozenset[str] = frozenset()
     """Stops that the trip serves more than once, those behind the vehicle included."""
+    frequency_trip: FrequencyTrip | None = None
+    """What identifies a trip of frequencies.txt; None for others, which `trip_id` identifies."""
 
 
 @dataclass(frozen=True, slots=True)

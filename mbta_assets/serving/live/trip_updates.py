@@ -58,7 +58,9 @@ def encode_protobuf(publication: Publication) -> bytes:
         trip_update.timestamp = min(to_posix_seconds(trip.reported_at), timestamp)
         trip_update.vehicle.id = trip.vehicle_id
         descriptor = trip_update.trip
-        descriptor.trip_id = trip.trip_id
+        descriptor.trip_id, start_time = _identify_trip(trip)
+        if start_time is not None:
+            descriptor.start_time = start_time
         descriptor.start_date = _format_date(trip.service_date)
         descriptor.schedule_relationship = TripDescriptor.SCHEDULED
         if trip.route_id is not None:
@@ -131,6 +133,11 @@ def _make_increasing(times: Sequence[int]) -> Sequence[int]:
     return increasing
 
 
+def _identify_trip(trip: TripPrediction) -> tuple[str, str | None]:
+    """Return the trip in GTFS, and the start time of one of frequencies.txt, which has several runs."""
+    return trip.frequency_trip or (trip.trip_id, None)
+
+
 def _round_stops(stops: Sequence[StopPrediction]) -> RoundedStops:
     """Return the predictions for a trip in whole seconds."""
     if isinstance(stops, PredictedStops):
@@ -163,8 +170,10 @@ def _add_updates(container: Any, updates: Iterable[StopTimeUpdate]) -> None:
 
 def _make_json_entity(trip: TripPrediction, updates: Sequence[StopTimeUpdate], timestamp: int) -> dict[str, Any]:
     """Return the entity of a trip as in protobuf's JSON mapping."""
+    trip_id, start_time = _identify_trip(trip)
     descriptor = {
-        "tripId": trip.trip_id,
+        "tripId": trip_id,
+        "startTime": start_time,
         "startDate": _format_date(trip.service_date),
         "scheduleRelationship": "SCHEDULED",
         "routeId": trip.route_id,

@@ -86,7 +86,7 @@ class TripIndex:
         if is_other or (trip.relationship == "UNSCHEDULED" and not scheduled.is_frequent):
             trip_id = f"{trip.relationship}-{trip_id}"
         elif scheduled.is_frequent and trip.start_seconds is not None:
-            trip_id = f"{trip_id}@{_format_clock(trip.start_seconds)}"
+            trip_id = f"{trip_id}@{format_clock(trip.start_seconds)}"
         return ResolvedTrip(service_date, trip_id, scheduled.route_id, scheduled.direction_id)
 
     def _find_service_date(self, trip_id: str | None, reported_at: int) -> date:
@@ -121,6 +121,6 @@ def _find_only_trip(day: ActiveDay, trip: DescribedTrip) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _format_clock(seconds: int) -> str:
+def format_clock(seconds: int) -> str:
     """Return H:MM:SS as in the id of a trip that repeats."""
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

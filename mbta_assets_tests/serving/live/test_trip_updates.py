@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mbta_assets.serving.live.publication import Publication, StopPrediction, TripPrediction
 from mbta_assets.serving.live.trip_updates import encode_json, encode_protobuf, make_stop_time_updates
+from mbta_assets.serving.timetable import FrequencyTrip
 from mbta_assets_tests.support.publications import NOON, make_publication, make_stop, make_trip
 from mbta_assets_tests.support.static_feed import (
     Frequency,
@@ -90,7 +91,8 @@ def test_the_checker_finds_nothing_in_random_publications(
 
 @given(random_trips("1"))
 def test_the_json_is_that_of_the_protobuf(trips: tuple[TripPrediction, TripPrediction]) -> None:
-    publication = make_publication(*trips[1:])
+    run = replace(trips[1], frequency_trip=FrequencyTrip("1", "24:10:00"))
+    publication = make_publication(trips[0], run)
     message = FeedMessage.FromString(encode_protobuf(publication))
     assert json_format.Parse(encode_json(publication), FeedMessage()) == message
 
@@ -297,12 +299,28 @@ def test_the_checker_knows_trips_by_frequency(is_exact: bool, changes: dict[str,
     static.frequencies = {"1": [Frequency(11 * 3600, 13 * 3600, 600, is_exact)]}
     feed = FeedMessage.FromString(encode_protobuf(publication))
     update = feed.entity[0].trip_update
+    for stop in update.stop_time_update:
+        stop.arrival.ClearField("delay")  # it counts from the start
     for name, value in changes.items():
         if name == "vehicle":
             update.vehicle.id = value
         else:
             setattr(update.trip, name, value)
     found = TripUpdatesValidator(static).check(feed.SerializeToString(), SECONDS + 12)
+    assert {finding.rule for finding in found} == rules
+
+
+@pytest.mark.parametrize(("start_time", "rules"), [("12:00:40", set()), ("12:10:40", {"X004"})])
+def test_the_checker_counts_delays_of_a_trip_by_frequency_from_its_start(start_time: str, rules: set[str]) -> None:
+    trip = make_trip("run", "v1", _three_stops(), frequency_trip=FrequencyTrip("1", start_time))
+    static = make_static([replace(trip, trip_id="1")])
+    rows = [
+        row._replace(arrival=seconds, departure=seconds)
+        for row, seconds in zip(static.stop_times["1"], (0, 60, 120), strict=True)
+    ]
+    static.stop_times = {"1": rows}
+    static.frequencies = {"1": [Frequency(12 * 3600 + 40, 13 * 3600, 600, True)]}
+    found = TripUpdatesValidator(static).check(encode_protobuf(make_publication(trip)), SECONDS + 12)
     assert {finding.rule for finding in found} == rules
 
 
