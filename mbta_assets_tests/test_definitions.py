@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster_dg_core.context import DgContext
 
 import mbta_assets
 from mbta_assets.definitions import build_defs
@@ -202,3 +203,12 @@ def test_a_test_may_replace_one_resource(tmp_path: Path) -> None:
     assert defs.resources
     assert defs.resources["source"] == "another"
     assert defs.resources["table_store"].store == str(tmp_path)
+
+
+def test_the_code_location_has_one_name_whatever_the_folder_of_the_project(tmp_path: Path) -> None:
+    project = tmp_path / "another name"
+    project.mkdir()
+    (project / "pyproject.toml").write_bytes((PACKAGE.parent / "pyproject.toml").read_bytes())
+    workspace = (PACKAGE.parent / "workspace.yaml").read_text()
+    assert DgContext.for_project_environment(project, {}).code_location_name == "mbta_assets"
+    assert "location_name: mbta_assets\n" in workspace
