@@ -5,7 +5,7 @@ import dagster as dg
 from mbta_assets.defs.automation import pruning
 from mbta_assets.defs.dagster_internals import BaseAssetGraph
 from mbta_assets.defs.freshness import EXPECTED_NIGHTLY, NEWEST_DAY_PUBLISHED
-from mbta_assets.defs.production import promotion
+from mbta_assets.defs.production import promotion, rollback
 from mbta_assets.settings import Settings
 from mbta_assets.storage.model_registry import ModelRegistry
 
@@ -42,7 +42,7 @@ daily_predictions = dg.define_asset_job(
 
 @dg.job(description="Make an earlier version the production model again: the previous one, or the one that is named.")
 def rollback_production() -> None:
-    promotion.roll_back()
+    rollback.roll_back()
 
 
 @dg.job(description="Remove versions and refused service days that nothing needs any more, as MBTA_KEEP_… say.")

@@ -1,4 +1,4 @@
-"""Group `production`: the production model, and the op that rolls it back.
+"""Group `production`: the production model. The op that rolls it back is in `rollback`.
 
 A candidate that passes the gate replaces the production model; one that only waits for live evidence predicts in its
 shadow. The rules of the gate are in `ml.evaluation.promotion_gate`; the rules here are those that need Dagster or the
@@ -17,7 +17,6 @@ import pandas as pd
 from pydantic import Field
 
 from mbta_assets.defs.dagster_internals import (
-    DATA_VERSION_TAG,
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
     BaseAssetGraph,
@@ -49,9 +48,10 @@ from mbta_assets.transit import schema
 ASSET = "production_model"
 MAX_ATTEMPTS = 5
 """Decisions that are made again because another run promoted a model meanwhile."""
+ACCEPTED = "candidate_accepted"
+"""Check that warns of a refusal, which is no failure of the run: what is in production stays."""
 ROLLBACK_PREFIX = "rolled back"
 """Begins the reason of a rollback in the registry's history."""
-MIN_DIGEST_DIGITS = 6
 LIVE_EVIDENCE_DAYS = 14
 """Number of the latest service days with predictions that live evidence is taken from."""
 
@@ -115,6 +115,13 @@ class GateConfig(dg.Config):
     freshness_policy=WEEKLY,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="bundles",
+    check_specs=[
+        dg.AssetCheckSpec(
+            ACCEPTED,
+            asset=ASSET,
+            description="Require the gate not to refuse the candidate; it may wait in the shadow.",
+        )
+    ],
 )
 def production_model(
     context: dg.AssetExecutionContext,
@@ -161,8 +168,22 @@ def production_model(
             "candidate": quantized_student.digest,
             "training_set": training_set.digest,
             **{f"{name}_mae_seconds": mae for name, mae in _overall_maes(decision).items()},
-            **_describe_history(moves, reports),
+            **describe_history(moves, reports),
         },
+        check_results=[_check_acceptance(decision, quantized_student, moves)],
+    )
+
+
+def _check_acceptance(decision: Decision, candidate: Bundle, moves: Sequence[Move]) -> dg.AssetCheckResult:
+    """Return whether a candidate is in production or may come to be, and else the rules that refused it."""
+    in_production = [move.digest for move in moves[:1]] == [candidate.digest]
+    accepted = in_production or decision.waits
+    return dg.AssetCheckResult(
+        check_name=ACCEPTED,
+        passed=accepted,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=None if accepted else f"{candidate.digest[:16]} was refused: {' '.join(decision.reasons)}",
+        metadata={"candidate": candidate.digest},
     )
 
 
@@ -251,61 +272,6 @@ def update_shadow(registry: ModelRegistry, candidate: Bundle, decision: Decision
         registry.make_current(SHADOW_MODEL, None, why=f"{candidate.digest[:16]} {outcome}: {reasons}")
 
 
-class RollbackConfig(dg.Config):
-    """Version to roll back to."""
-
-    version: str = Field(
-        default="",
-        description=f"Digest of an earlier version or its first digits, {MIN_DIGEST_DIGITS} or more. "
-        "Empty: the one before the current version first became current.",
-    )
-
-
-@dg.op(description="Make an earlier version the production model again, after verifying its bytes.")
-def roll_back(
-    context: dg.OpExecutionContext,
-    config: RollbackConfig,
-    model_registry: dg.ResourceParam[ModelRegistry],
-    reports: dg.ResourceParam[ReportStore],
-) -> None:
-    moves = model_registry.moves(ASSET)
-    version = find_earlier_version(moves, config.version)
-    current = moves[0].digest
-    reason = f"{ROLLBACK_PREFIX} to {version[:16]} from {current[:16]}"
-    model_registry.set_current(ASSET, version, expected=current, why=reason)
-    context.log_event(
-        dg.AssetMaterialization(
-            ASSET,
-            description=reason,
-            metadata={"promoted": False, "decision": reason, **_describe_history(model_registry.moves(ASSET), reports)},
-            tags={DATA_VERSION_TAG: version},
-        )
-    )
-
-
-def find_earlier_version(moves: Sequence[Move], prefix: str) -> str:
-    """Return the digest of the one earlier version that begins with `prefix`.
-
-    An empty prefix means the version before the current one first became current. Raises dagster.Failure, which lists
-    all versions, if there is no such version or more than one.
-    """
-    history = [move.digest for move in moves]
-    if prefix:
-        matching = {digest for digest in history[1:] if digest.startswith(prefix)} - set(history[:1])
-        if len(prefix) >= MIN_DIGEST_DIGITS and len(matching) == 1:
-            return matching.pop()
-        problem = f"{prefix!r} does not name one earlier version of {ASSET} by {MIN_DIGEST_DIGITS} digits or more."
-    else:
-        # After a rollback the latest move left a version that rolling back once more must not return to.
-        first = len(history) - 1 - history[::-1].index(history[0]) if history else 0
-        if history[first + 1 :]:
-            return history[first + 1]
-        problem = f"{ASSET} has no version before the current one."
-    versions = [f"{move.digest[:16]} ({move.at or 'time unknown'}, {move.why or 'why unknown'})" for move in moves]
-    listed = "; ".join(versions) or "none"
-    raise dg.Failure(f"{problem} Its versions, the current one first: {listed}.", allow_retries=False)
-
-
 def find_failed_checks(
     instance: dg.DagsterInstance, graph: BaseAssetGraph, asset: dg.AssetKey
 ) -> tuple[int, list[str]]:
@@ -382,7 +348,7 @@ def _describe_decision(decision: Decision, candidate: Bundle, moves: Sequence[Mo
     return dg.MetadataValue.md("\n".join([outcome, "", *rules]))
 
 
-def _describe_history(moves: Sequence[Move], reports: ReportStore) -> dict[str, Any]:
+def describe_history(moves: Sequence[Move], reports: ReportStore) -> dict[str, Any]:
     """Return the versions that were in production as a table, the current one, and the location of its report."""
     if not moves:
         return {"current_version": dg.MetadataValue.text("none"), "history": dg.MetadataValue.text("none")}

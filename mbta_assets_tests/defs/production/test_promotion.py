@@ -18,7 +18,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mbta_assets.defs.automation.jobs import rollback_production
-from mbta_assets.defs.dagster_internals import CachingStaleStatusResolver, LoadingContextForTest, StaleStatus
+from mbta_assets.defs.dagster_internals import (
+    CachingStaleStatusResolver,
+    LoadingContextForTest,
+    StaleStatus,
+    latest_check_records,
+)
 from mbta_assets.defs.io_managers import BundleIOManager
 from mbta_assets.defs.production import promotion
 from mbta_assets.defs.resources.settings import TrainingSettings
@@ -311,6 +316,25 @@ def test_with_nothing_in_production_a_refusal_succeeds_and_says_what_to_do(deplo
     assert deployment.current_digest is None
     assert deployment.get_data_version() == metadata["current_version"] == "none"
     assert "nothing is in production yet. Train a better candidate" in metadata["decision"]
+
+
+def test_a_check_warns_of_a_refused_candidate_and_passes_where_it_is_in_production_or_waits(
+    deployment: Deployment,
+) -> None:
+    key = dg.AssetCheckKey(KEY, "candidate_accepted")
+    for candidate, gate, reason in (
+        (make_linear_model(0.0), {}, "was refused: "),
+        (make_linear_model(0.5), {}, None),
+        (make_linear_model(0.5), {}, None),
+        (make_linear_model(0.9), {"live_arrivals": 50}, None),
+        (make_linear_model(0.1), {}, "MAE"),
+    ):
+        deployment.promote(candidate, **gate)
+        evaluation = latest_check_records(deployment.instance, [key])[key].evaluation
+        assert evaluation
+        assert evaluation.severity == dg.AssetCheckSeverity.WARN
+        assert evaluation.passed is (reason is None)
+        assert (reason or "") in (evaluation.description or "")
 
 
 def test_the_launchpad_configures_the_gate(deployment: Deployment) -> None:
