@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from mbta_assets.storage.atomic import lock_directory
 from mbta_assets.storage.model_registry import ModelRegistry, StoredVersion
 from mbta_assets.storage.provenance import VERSION_DIGITS, list_references
+from mbta_assets.storage.reports import name_model_report
 
 if TYPE_CHECKING:
     from mbta_assets.settings import Settings
@@ -108,7 +109,9 @@ def make_plan(registry: ModelRegistry, retention: Retention, now: datetime) -> P
         rest = [item for item in stored.values() if (asset, item.version) not in required]
         newest_first = sorted(rest, key=lambda item: (item.stored_at, item.version), reverse=True)
         removable += newest_first[retention.keep_versions :]
-    return Plan(removable, list(_find_files(retention, now)))
+    moves = registry.moves(PRODUCTION)[: retention.keep_versions]
+    files = [*_find_files(retention, now), *_find_reports(retention, now, [move.digest for move in moves])]
+    return Plan(removable, files)
 
 
 def apply_plan(registry: ModelRegistry, plan: Plan) -> Plan:
@@ -152,6 +155,15 @@ def _list_roots(
     for item in stored[asset].values():
         if now - item.stored_at < MIN_AGE:
             yield item.version
+
+
+def _find_reports(retention: Retention, now: datetime, digests: Sequence[str]) -> Iterator[StoredFile]:
+    """Yield the local reports about production models other than those of some digests."""
+    names = set(map(name_model_report, digests))
+    for path in sorted(retention.store.glob(f"reports/{name_model_report('*')}")):
+        stored_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        if path.name not in names and now - stored_at > MIN_AGE:
+            yield StoredFile(path, path.stat().st_size, stored_at)
 
 
 def _find_files(retention: Retention, now: datetime) -> Iterator[StoredFile]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mbta_assets.cli import main
 from mbta_assets.storage.bundle import Bundle, BundleError, Draft
 from mbta_assets.storage.model_registry import REMOVED, SHADOW_MODEL, ModelRegistry
+from mbta_assets.storage.reports import ReportStore, name_model_report
 from mbta_assets.storage.retention import PRODUCTION, Retention, apply_plan, make_plan
 from mbta_assets_tests.support.dagster_dev import ROOT
 
@@ -279,3 +280,20 @@ def test_the_command_lists_with_size_and_age_and_removes_only_without_the_flag(t
     assert len(ModelRegistry(tmp_path).versions("model")) == 4
     assert "in 2 versions, 0 files and 0 runs removed." in CliRunner(env=variables).invoke(main, ["prune"]).output
     assert {stored.version for stored in ModelRegistry(tmp_path).versions("model")} == {d[:16] for d in digests[2:]}
+
+
+def test_reports_about_versions_that_cannot_be_rolled_back_to_go_and_others_stay(tmp_path: Path) -> None:
+    history, reports = History(tmp_path), ReportStore(tmp_path)
+    for content in range(3):
+        history.train(content, len(GRAPH) - 1)
+        history.promote()
+    names = [name_model_report(digest) for _, digest in history.moves]
+    others = ["model_leaderboard.json", "accuracy_history.json"]
+    for name in [*names, *others]:
+        path = reports.write(name, b"a report")["path"]
+        os.utime(path, ((NOW - timedelta(days=2)).timestamp(),) * 2)
+    young = name_model_report("0" * 64)
+    reports.write(young, b"of a promotion that is under way")
+    apply_plan(history.registry, make_plan(history.registry, Retention(tmp_path, 2, 14), NOW))
+    left = {path.name for path in reports.directory.glob("*.*") if not path.name.startswith(".")}
+    assert left == {*names[:2], *others, young}

@@ -74,7 +74,10 @@ def list_old_trainings(instance: dg.DagsterInstance, keep: int) -> list[dg.RunRe
 
 
 def may_have_plots(run: dg.DagsterRun) -> bool:
-    """Return whether a run made assets without partitions: only those have plots."""
+    """Return whether a run made assets without partitions, whose next run makes all of their plots again.
+
+    Runs of service days have plots too, and stay: with a run goes what Dagster knows of the days that it made.
+    """
     is_partitioned = {PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG} & set(run.tags)
     return not is_partitioned and (bool(run.asset_selection) or run.job_name == TRAINING_JOB)
 
