@@ -69,7 +69,9 @@ class ParquetTables:
         """Keep a service day that is not published for inspection, and return its directory."""
         directory = self._partition("staged", table, day)
         directory.mkdir(parents=True, exist_ok=True)
-        if rows is not None:
+        if rows is None:
+            (directory / "data.parquet").unlink(missing_ok=True)  # of an earlier refusal, for other reasons
+        else:
             _replace_file(directory / "data.parquet", rows)
         (directory / "reasons.txt").write_text("\n".join(reasons) + "\n")
         return str(directory)

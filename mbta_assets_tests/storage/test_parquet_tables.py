@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as arrow
 import pytest
+from pyarrow import parquet
 
 from mbta_assets.storage.parquet_tables import ParquetTables
 from mbta_assets.storage.tables import MissingPartition, content_version
@@ -56,6 +57,18 @@ def test_rows_of_another_day_leave_the_partition_as_it_was(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="2023-10-04"):
         tables.write("toy", DAY, make_rows(2, day=NEXT_DAY))
     assert tables.read("toy", [DAY]) == make_rows(1)
+
+
+def test_a_refused_day_has_the_rows_of_its_own_reasons_or_none(tmp_path: Path) -> None:
+    tables = ParquetTables(tmp_path)
+    tables.write("toy", DAY, make_rows(1))
+    directory = Path(tables.refuse("toy", DAY, make_rows(2), ["keys_unique: a row repeats"]))
+    assert parquet.read_table(directory / "data.parquet") == make_rows(2)
+    assert tables.refuse("toy", DAY, None, ["the file is cut short"]) == str(directory)
+    assert [path.name for path in directory.iterdir() if not path.name.startswith(".")] == ["reasons.txt"]
+    assert (directory / "reasons.txt").read_text() == "the file is cut short\n"
+    assert tables.refused_days("toy") == [DAY]
+    assert tables.read("toy", [DAY]) == make_rows(1), "the published version stays"
 
 
 def test_the_error_of_a_missing_partition_names_the_nearest_days_and_the_command_that_makes_it(tmp_path: Path) -> None:
