@@ -215,9 +215,11 @@ def format_explanation(content: Mapping[str, Any]) -> str:
         "",
         *(f"{name.replace('_', ' '):28}{_format(value):>12}" for name, value in prediction.items()),
         "",
-        f"run-time lookup: {_format(lookup['delay_seconds'])} s. The vehicle is {lookup['state']}; the run time is "
-        f"{_format(lookup['run_time_seconds'])} s by {lookup['source']}, "
-        f"{_format(lookup['elapsed_seconds'])} s of it had passed",
+        f"run-time lookup: a delay of {_format(lookup['delay_seconds'])} s",
+        f"    state of the vehicle: {lookup['state']}",
+        f"    run time: {_format(lookup['run_time_seconds'])} s, "
+        f"of which {_format(lookup['elapsed_seconds'])} s had passed",
+        f"    source of the run time: {lookup['source']}",
         "",
         f"{'place, time and schedule':28}{_format(content['known_at_first_seconds']):>12} s",
     ]
@@ -228,12 +230,13 @@ def format_explanation(content: Mapping[str, Any]) -> str:
             + ("" if feature["read_by_the_model"] else "   (not read by this model)")
             for feature in part["features"]
         ]
-    lines += [f"{'together':28}{prediction['delay_seconds']:>12.1f} s", "", "asked"]
+    lines += [f"{'predicted delay':28}{prediction['delay_seconds']:>12.1f} s"]
+    lines += ["", "features that say what is predicted"]
     lines += [f"    {feature['name']:28}{_format(feature['value']):>12}" for feature in content["asked"]]
     learned = "yes" if model["has_learned_from_the_day"] else "no"
     lines += ["", f"model    {model['digest']}", f"         has learned from this day: {learned}"]
     lines += [f"         {name} {model[name]}" for name in ("training_set", "git_commit") if model.get(name)]
-    lines += [f"data now {table} {version}" for table, version in content["data_versions"].items()]
+    lines += [f"stored   {table} {version}" for table, version in content["data_versions"].items()]
     return "\n".join(lines)
 
 
