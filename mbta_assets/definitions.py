@@ -1,4 +1,4 @@
-"""Dagster definitions of one deployment: the only module that knows where a deployment stores what.
+"""Dagster definitions of one deployment: its resources, bound to the assets.
 
 `defs` is the code location of the environment's settings.
 """
@@ -33,6 +33,7 @@ from mbta_assets.defs.resources.source import (
     TablesInPlaceResource,
 )
 from mbta_assets.settings import Settings, SettingsError
+from mbta_assets.storage.model_registry import cache_directory
 
 MODULES = [training, leaderboard, promotion]
 DAILY_MODULES = [transit, predictions, network_snapshot, width_correction]
@@ -181,7 +182,7 @@ def _build_gcp_storage(settings: Settings, source: SourceResource) -> dict[str, 
         keep_refused_days=settings.keep_staged_days,
     )
     upstream_tables = TablesInPlaceResource(source=source) if upstream.reads_in_place(settings) else tables
-    cache = str(store / "cache" / bucket)
+    cache = str(cache_directory(store, bucket))
     model_registry = GCSModelRegistryResource(account=account, bucket=bucket, cache=cache)
     return {
         "google": account,

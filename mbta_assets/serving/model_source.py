@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from mbta_assets.storage import bundle
 from mbta_assets.storage.bundle import MANIFEST, Bundle, BundleError
 from mbta_assets.storage.materialize import materialize_command
-from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry
+from mbta_assets.storage.model_registry import SHADOW_MODEL, ModelRegistry, cache_directory
 from mbta_assets.storage.reports import ReportStore
 
 if TYPE_CHECKING:
@@ -253,5 +253,5 @@ def _open_bucket(location: str, settings: "Settings | None") -> RegisteredModel:
     settings = settings or Settings.from_environment()
     account = Account.from_settings(settings)
     bucket = Bucket(replace(account, retry_seconds=min(account.retry_seconds, MAX_CLOUD_RETRY_SECONDS)), name)
-    directory = settings.store / "cache" / name
+    directory = cache_directory(settings.store, name)
     return RegisteredModel(GCSModelRegistry(bucket, directory), parts[1], GCSReportStore(bucket, directory))

@@ -36,6 +36,11 @@ MIN_MOVE_DELAY_SECONDS, MAX_MOVE_DELAY_SECONDS = 0.02, 2.0
 """Maximum of the random delay after the first attempt, which doubles with each further one up to the second value."""
 
 
+def cache_directory(store: Path, bucket: str) -> Path:
+    """Return the directory of a store in which what was read from a bucket is kept."""
+    return store / "cache" / bucket
+
+
 class PointerMoved(Exception):
     """Another writer changed the current version after it was read; decide again."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mbta_assets.storage.atomic import lock_directory
-from mbta_assets.storage.model_registry import ModelRegistry, StoredVersion
+from mbta_assets.storage.model_registry import ModelRegistry, StoredVersion, cache_directory
 from mbta_assets.storage.provenance import VERSION_DIGITS, list_references
 from mbta_assets.storage.reports import name_model_report
 
@@ -93,7 +93,7 @@ def open_registry(settings: "Settings") -> ModelRegistry:
     from mbta_assets.storage.gcs import GCSModelRegistry
 
     bucket = Bucket.from_settings(settings)
-    return GCSModelRegistry(bucket, settings.store / "cache" / bucket.name)
+    return GCSModelRegistry(bucket, cache_directory(settings.store, bucket.name))
 
 
 def make_plan(registry: ModelRegistry, retention: Retention, now: datetime) -> Plan:
