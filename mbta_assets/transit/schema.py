@@ -27,8 +27,6 @@ from mbta_assets.transit.table import (
     to_arrow_type,
 )
 
-STOP_VISIT = ["service_date", "trip_id", "stop_sequence"]
-"""Columns that identify a stop visit: a trip may serve the same stop twice."""
 ROW_KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp", "stop_sequence"]
 """Columns that identify a row of `raw_transit_data`, `transit_features` and `delay_predictions`."""
 EVENTS = ("arrival", "departure")
