@@ -67,7 +67,7 @@ def _inputs_used(audit: Audit) -> Problem:
     usages = (schema.to_frame(audit.tables.read("upstream_usage", [day])) for day in recent[-RECENT_DAYS:])
     shares = [share for share in map(matched_share, usages) if share is not None]
     unmatched = str(audit.made.metadata.get("unmatched", ""))
-    return inputs_used(audit.made.usage, shares, audit.bounds["min_matched_share"], unmatched)
+    return inputs_used(audit.made.usage, audit.bounds["min_matched_share"], shares, unmatched)
 
 
 def _labels_cover(audit: Audit) -> Problem:

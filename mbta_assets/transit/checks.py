@@ -21,8 +21,6 @@ from mbta_assets.transit.table import Table
 Problem: TypeAlias = str | None
 """A sentence that says what is wrong with the rows; None where nothing is."""
 
-MIN_LABELLED_SHARE = 0.05
-MIN_MATCHED_SHARE = 0.05
 MIN_SHARE_OF_MEDIAN = 0.5
 """Minimum share of labelled rows, or of matched reports, against the median of recent days."""
 MAX_MISSING_SHARE = 0.6
@@ -86,9 +84,7 @@ def keys_unique(rows: arrow.Table) -> Problem:
     return f"{repeated} rows repeat the key of another ({', '.join(schema.ROW_KEY)})" if repeated else None
 
 
-def labels_cover(
-    rows: arrow.Table, min_share: float = MIN_LABELLED_SHARE, recent_shares: Sequence[float] = ()
-) -> Problem:
+def labels_cover(rows: arrow.Table, min_share: float, recent_shares: Sequence[float] = ()) -> Problem:
     """Require enough rows to have a label: a minimum share, and half of the median share of recent days."""
     share = labelled_share(rows)
     if share is None:
@@ -104,10 +100,7 @@ def labelled_share(rows: arrow.Table) -> float | None:
 
 
 def inputs_used(
-    usage: pd.DataFrame,
-    recent_shares: Sequence[float] = (),
-    min_share: float = MIN_MATCHED_SHARE,
-    unmatched: str = "",
+    usage: pd.DataFrame, min_share: float, recent_shares: Sequence[float] = (), unmatched: str = ""
 ) -> Problem:
     """Require the join to use its inputs: some rows, a minimum share of reports, and half of the recent median.
 

@@ -36,6 +36,7 @@ from mbta_assets.defs.daily_tables import (
 )
 from mbta_assets.defs.memory import collect_new_objects, release_memory
 from mbta_assets.defs.partitions import to_days
+from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError
 from mbta_assets.storage.materialize import ANY_DAY, materialize_command
 from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
@@ -80,10 +81,13 @@ class TablesIOManager(dg.ConfigurableIOManager):
 
     tables: dg.ResourceDependency[TableStore]
     min_labelled_share: float = Field(
-        default=0.0, ge=0, le=1, description="A service day of features with a smaller share of labels is refused."
+        default=Settings.model_fields["min_labelled_share"].default,
+        ge=0,
+        le=1,
+        description="A service day of features with a smaller share of labels is refused.",
     )
     min_matched_share: float = Field(
-        default=0.0,
+        default=Settings.model_fields["min_matched_share"].default,
         ge=0,
         le=1,
         description="A service day is refused if a smaller share of its vehicles' reports match the schedule.",
