@@ -6,7 +6,7 @@ snapshot is, and what it changes, is up to `service`.
 
 import threading
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from mbta_assets.gcp import CloudError
+from mbta_assets.live.background_writer import BackgroundWriter
 from mbta_assets.live.service import Keep, LiveService
 from mbta_assets.realtime.fetching import WORKING, Fetcher, compute_backoff
 from mbta_assets.realtime.places import ArchiveError
@@ -51,23 +52,19 @@ class ArchiveKeeper:
 
     def __init__(self, archive: FeedArchive, state: LiveState) -> None:
         self._archive, self._state = archive, state
-        self._waiting: deque[FetchedSnapshot] = deque()
+        self._writer = BackgroundWriter(self._write, self._report, lambda kept: len(kept.content), MAX_WAITING_BYTES)
 
     def __call__(self, content: bytes, fetched_at: float, made_at: float | None) -> None:
         """Write a snapshot; a failure is a problem that health reports."""
-        self._waiting.append(FetchedSnapshot(fetched_at, content, made_at=made_at))
-        try:
-            while self._waiting:  # one file each: their times may span more than a reader of batches expects
-                self._archive.append(FEED, [self._waiting[0]])
-                self._waiting.popleft()
-        except (ArchiveError, CloudError) as error:
-            while sum(len(snapshot.content) for snapshot in self._waiting) > MAX_WAITING_BYTES:
-                self._waiting.popleft()
-            problem = f"Snapshots are not kept, so that a restart would lose them: {error}"
-            logs.write("ERROR", "snapshot not kept", waiting=len(self._waiting), error=str(error))
-            self._state.report_problem("archive", problem)
-        else:
-            self._state.report_problem("archive", None)
+        self._writer.add(FetchedSnapshot(fetched_at, content, made_at=made_at))
+
+    def _write(self, snapshot: FetchedSnapshot) -> None:
+        """Write a snapshot as a file: the times of several may span more than a reader of batches expects."""
+        self._archive.append(FEED, [snapshot])
+
+    def _report(self, problem: str | None) -> None:
+        message = problem and f"Snapshots are not kept, so that a restart would lose them: {problem}"
+        self._state.report_problem("archive", message)
 
 
 def rebuild(service: LiveService, archive: FeedArchive, now: datetime) -> int:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
-from mbta_assets.gcp import CloudError
+from mbta_assets.live.background_writer import BackgroundWriter
 from mbta_assets.live.publication_archive import PublicationArchive
 from mbta_assets.live.shadow import Shadow
 from mbta_assets.live.timetables import Timetables
@@ -19,7 +20,6 @@ from mbta_assets.live.updates import UpdateReader
 from mbta_assets.ml.inference.transit_network import ForeignNetwork
 from mbta_assets.realtime.feed import FeedError, parse_feed
 from mbta_assets.realtime.fetching import Outcome
-from mbta_assets.realtime.places import ArchiveError
 from mbta_assets.realtime.sequence import Classified, SnapshotSequence
 from mbta_assets.serving import Predictor, VehicleUpdate, logs
 from mbta_assets.serving.live.dead_band import DeadBand
@@ -36,6 +36,8 @@ MAX_CLOCK_STEP = timedelta(seconds=30)
 FULL_COLLECTION_EVERY = 1000
 """Number of publications after which all garbage is collected, not only recent ones: the reports of a day stay
 until it ends, so that a full collection takes longest and finds least."""
+MAX_UNARCHIVED = 100
+"""Number of publications that wait while the archive cannot be written."""
 Keep: TypeAlias = Callable[[bytes, float, float | None], None]
 """Keeps the content of a snapshot, with the times in epoch seconds at which it was fetched and made."""
 
@@ -62,7 +64,10 @@ class LiveService:
         self._engine, self._dead_band = Engine(timetables.read, max_age), DeadBand(dead_band_seconds)
         self._reader = UpdateReader(timetables)
         self._sequence = SnapshotSequence()
-        self._published = published
+        self._published: BackgroundWriter[Publication] | None = None
+        if published is not None:
+            append = partial(published.append, role="production")
+            self._published = BackgroundWriter(append, self._report_unarchived, lambda _: 1, MAX_UNARCHIVED)
         self._network = Network({})
         self._taken_at: datetime | None = None
         self._has_had_vehicles = False
@@ -152,19 +157,16 @@ class LiveService:
             self._network = Network(timetables)
         self._state.publish(Published(publication, self._network), time.perf_counter() - began)
         if self._published is not None:
-            self._archive(self._published, publication)
+            self._published.add(publication)
         if self._shadow is not None:
             self._shadow.predict(queries, is_replay=is_replay)
         self._publications += 1
         gc.collect(1 if self._publications % FULL_COLLECTION_EVERY else 2)
 
-    def _archive(self, archive: PublicationArchive, publication: Publication) -> None:
-        """Archive a publication; a failure is a problem in health until one can be written again."""
-        try:
-            if archive.append(publication, "production"):
-                self._state.report_problem("published", None)
-        except (ArchiveError, CloudError) as error:
-            self._state.report_problem("published", f"What was published cannot be archived. {error}")
+    def _report_unarchived(self, problem: str | None) -> None:
+        """Let health say why publications cannot be archived, until they are."""
+        message = problem and f"What was published cannot be archived. {problem}"
+        self._state.report_problem("published", message)
 
     def _find_next_time(self, made_at: datetime) -> datetime:
         """Return the time of a publication, in a later second than that of the one before.
