@@ -72,6 +72,7 @@ RULES = {
     "X007": "an entity has no trip update",
     "X008": "stops are not in the order of the schedule",
     "X009": "the trip does not run on its start date",
+    "X010": "an event is before the header's timestamp",
 }
 EARLIEST_POSIX_TIME, LATEST_POSIX_TIME = 1_104_537_600, 4_102_444_800
 """2005, when GTFS was published, and 2100: outside are milliseconds, and seconds since midnight."""
@@ -157,6 +158,7 @@ class TripUpdatesValidator:
             yield "E041", ""
         yield from self._check_stops(update.trip, update.stop_time_update)
         yield from _check_order(update.stop_time_update)
+        yield from _check_past(update.stop_time_update, header_time)
         yield from self._check_delays(update.trip, update.stop_time_update)
 
     def _check_trip(self, trip: Any) -> Iterator[tuple[str, str]]:
@@ -324,6 +326,14 @@ def _check_order(updates: Sequence[Any]) -> Iterator[tuple[str, str]]:
         if times and latest is not None and min(times) <= latest:
             yield "E022", f"{where}: {min(times)} after {latest}"
         latest = max(times, default=latest)
+
+
+def _check_past(updates: Iterable[Any], header_time: int) -> Iterator[tuple[str, str]]:
+    """Find events that would have happened before the feed was made, though they are predicted."""
+    for update in updates:
+        for event in (update.arrival, update.departure):
+            if event.HasField("time") and event.time < header_time:
+                yield "X010", f"{update.stop_id or update.stop_sequence}: {event.time} before {header_time}"
 
 
 def _is_same_visit(row: StaticStopTime, update: Any) -> bool:

@@ -4,6 +4,8 @@ https://gtfs.org/documentation/realtime/feed-entities/trip-updates/
 
 Times are whole POSIX seconds, rounded half up. Rounding never changes the order of two times, but it makes equal ones;
 as times must increase along a trip, a time that is not after that of the stop before is published one second after it.
+What has not happened by the latest report may be predicted for a time that has passed since: no time is published that
+is before the header's.
 `delay` is the published time minus the scheduled one. `uncertainty` is half the width of the prediction interval,
 rounded up to whole seconds: with the probability `confidence_level` of the publication, the vehicle comes in an
 interval of twice that width. It is left out where the model has no intervals.
@@ -53,7 +55,7 @@ def encode_protobuf(publication: Publication) -> bytes:
     message.header.gtfs_realtime_version = VERSION
     message.header.incrementality = FeedHeader.FULL_DATASET
     message.header.timestamp = timestamp
-    for trip, updates in _iter_trips(publication):
+    for trip, updates in _iter_trips(publication, timestamp):
         trip_update = message.entity.add(id=make_entity_id(trip)).trip_update
         trip_update.timestamp = min(to_posix_seconds(trip.reported_at), timestamp)
         trip_update.vehicle.id = trip.vehicle_id
@@ -79,7 +81,7 @@ def encode_json(publication: Publication) -> bytes:
     """
     timestamp = to_posix_seconds(publication.made_at)
     header = {"gtfsRealtimeVersion": VERSION, "incrementality": "FULL_DATASET", "timestamp": str(timestamp)}
-    entities = [_make_json_entity(trip, updates, timestamp) for trip, updates in _iter_trips(publication)]
+    entities = [_make_json_entity(trip, updates, timestamp) for trip, updates in _iter_trips(publication, timestamp)]
     feed = {"header": header, "entity": entities} if entities else {"header": header}
     return json.dumps(feed, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -89,8 +91,8 @@ def make_entity_id(trip: TripPrediction) -> str:
     return f"{_format_date(trip.service_date)}-{trip.trip_id}"
 
 
-def make_stop_time_updates(trip: TripPrediction) -> list[StopTimeUpdate]:
-    """Return the stop visits of a trip as they are published.
+def make_stop_time_updates(trip: TripPrediction, timestamp: int) -> list[StopTimeUpdate]:
+    """Return the stop visits of a trip as they are published in a feed with a header timestamp.
 
     Stop sequences are published if the schedule has them and they increase in the order of travel. Otherwise a stop id
     identifies the visit, and stops that the trip serves more than once are left out, as nothing would tell the visits
@@ -102,7 +104,7 @@ def make_stop_time_updates(trip: TripPrediction) -> list[StopTimeUpdate]:
     else:
         visits = visits.select([stop_id not in trip.repeated_stops for stop_id in visits.stop_ids])
         sequences = [None] * len(visits.times)
-    times = _make_increasing(visits.times)
+    times = _make_increasing(visits.times, timestamp)
     delays = map(sub, times, visits.scheduled)
     columns = zip(sequences, visits.stop_ids, visits.events, times, delays, visits.half_widths, strict=True)
     return list(map(StopTimeUpdate._make, columns))
@@ -123,13 +125,14 @@ def _has_usable_sequences(sequences: Sequence[int | None]) -> bool:
     return True
 
 
-def _make_increasing(times: Sequence[int]) -> Sequence[int]:
-    """Return times of which each is later than the one before, moved by as little as that takes."""
-    if all(map(lt, times, times[1:])):
+def _make_increasing(times: Sequence[int], earliest: int) -> Sequence[int]:
+    """Return times from the earliest on, each later than the one before, moved by as little as that takes."""
+    if all(map(lt, [earliest - 1, *times], times)):
         return times
-    increasing = list(times[:1])
-    for time in times[1:]:
-        increasing.append(max(time, increasing[-1] + 1))
+    increasing, previous = [], earliest - 1
+    for time in times:
+        previous = max(time, previous + 1)
+        increasing.append(previous)
     return increasing
 
 
@@ -145,10 +148,10 @@ def _round_stops(stops: Sequence[StopPrediction]) -> RoundedStops:
     return RoundedStops.from_predictions(stops)
 
 
-def _iter_trips(publication: Publication) -> Iterator[tuple[TripPrediction, list[StopTimeUpdate]]]:
+def _iter_trips(publication: Publication, timestamp: int) -> Iterator[tuple[TripPrediction, list[StopTimeUpdate]]]:
     """Yield the trips that have a stop visit to publish."""
     for trip in publication.trips:
-        updates = make_stop_time_updates(trip)
+        updates = make_stop_time_updates(trip, timestamp)
         if updates:
             yield trip, updates
 

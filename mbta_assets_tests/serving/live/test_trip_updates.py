@@ -102,8 +102,22 @@ def test_times_are_rounded_predictions_that_are_moved_by_ties_alone(
     trips: tuple[TripPrediction, TripPrediction],
 ) -> None:
     stops = [replace(stop, stop_sequence=index) for index, stop in enumerate(trips[0].stops)]
-    for index, update in enumerate(make_stop_time_updates(make_trip("1", "v1", tuple(stops)))):
+    for index, update in enumerate(make_stop_time_updates(make_trip("1", "v1", tuple(stops)), 0)):
         assert -0.5 < update.time - stops[index].predicted.timestamp() <= 0.5 + index
+
+
+@given(random_trips("1"), st.floats(-3000, 3000))
+def test_no_published_time_is_before_the_header(trips: tuple[TripPrediction, TripPrediction], seconds: float) -> None:
+    made_at = trips[1].reported_at + timedelta(seconds=seconds)
+    publication = make_publication(trips[1], made_at=made_at)
+    found = TripUpdatesValidator(make_static([trips[0]])).check(encode_protobuf(publication), made_at.timestamp())
+    assert found == []
+    timestamp = int(made_at.timestamp() // 1)
+    model = make_stop_time_updates(trips[1], 0)
+    for number, (update, as_predicted) in enumerate(
+        zip(make_stop_time_updates(trips[1], timestamp), model, strict=True)
+    ):
+        assert update.time == max(as_predicted.time, timestamp + number)
 
 
 def test_stops_that_nothing_identifies_are_left_out() -> None:
@@ -111,8 +125,8 @@ def test_stops_that_nothing_identifies_are_left_out() -> None:
         stops = tuple(replace(stop, **changes) for stop in _three_stops())  # type: ignore[arg-type]
         trip = make_trip("1", "v1", stops, has_stop_sequences=not changes)
         loop = replace(trip, has_stop_sequences=False, repeated_stops=frozenset({"s1", "behind"}))
-        assert [update.stop_id for update in make_stop_time_updates(loop)] == ["s2", "s3"]
-        sequences = [update.stop_sequence for update in make_stop_time_updates(trip)]
+        assert [update.stop_id for update in make_stop_time_updates(loop, 0)] == ["s2", "s3"]
+        sequences = [update.stop_sequence for update in make_stop_time_updates(trip, 0)]
         assert sequences == ([None] * 3 if changes else [10, 20, 30])
 
 
@@ -123,7 +137,7 @@ def test_a_trip_without_stops_and_a_publication_without_trips_are_valid() -> Non
 
 @pytest.mark.parametrize(("width", "uncertainty"), [(0.0, 0), (29.5, 30), (30.0, 30), (None, None)])
 def test_the_uncertainty_is_half_the_width_of_the_interval(width: float | None, uncertainty: int | None) -> None:
-    [update] = make_stop_time_updates(make_trip("1", "v1", (make_stop(1, NOON, 0.0, width),)))
+    [update] = make_stop_time_updates(make_trip("1", "v1", (make_stop(1, NOON, 0.0, width),)), 0)
     assert update.uncertainty == uncertainty
 
 
@@ -234,6 +248,7 @@ FAULTS = [
     ("X007", _set("entity.trip_update", None)),
     ("X008", _without_sequences),
     ("X009", _set("trip_update.trip.start_date", "20240307")),
+    ("X010", _set("update.arrival.time", SECONDS + 9)),
 ]
 ELSEWHERE = {"E006", "E009", "E013", "E017", "E018", "E019", "E046", "W005", "W007", "X001"}
 
