@@ -14,13 +14,18 @@ from mbta_assets.live.timetables import Timetables
 from mbta_assets.realtime.feed import Snapshot
 from mbta_assets.serving import Timetable, VehicleUpdate
 from mbta_assets.sources.conform import TIME_RANGES
-from mbta_assets.sources.gtfs.feed_rows import RECENT_REPORTS, describe_trip
+from mbta_assets.sources.gtfs.feed_rows import (
+    RECENT_REPORTS,
+    describe_trip,
+    identify_vehicle,
+    read_report_time,
+)
 from mbta_assets.sources.gtfs.trip_index import DescribedTrip
 from mbta_assets.transit.plausibility import is_plausible_position
 from mbta_assets.transit.service_day import start_time
 
 MAX_QUIET_SNAPSHOTS = 100
-"""Number of snapshots after which an entity that none had is forgotten: in some feeds, each report has another id."""
+"""Number of snapshots after which a vehicle that none had is forgotten: in some feeds, each report has another id."""
 _STATUSES = dict(map(reversed, VehiclePosition.VehicleStopStatus.items()))
 
 
@@ -41,39 +46,42 @@ class UpdateReader:
         self._number += 1
         default_time = snapshot.header_time or int(fetched_at)
         entities = [entity for entity in snapshot.entities if entity.HasField("vehicle")]
-        reports = [entity for entity in entities if self._is_new(entity.id, entity.vehicle, default_time)]
+        reports = [
+            (entity, read_report_time(entity.vehicle, snapshot, fetched_at))
+            for entity in entities
+            if self._is_new(identify_vehicle(entity), entity.vehicle, default_time)
+        ]
         self._forget()
-        return {day: self._make_updates(day, reports, default_time) for day in days}
+        return {day: self._make_updates(day, reports) for day in days}
 
-    def _is_new(self, entity_id: str, report: Any, default_time: int) -> bool:
-        """Return whether a report is not among the latest ones of its entity."""
+    def _is_new(self, vehicle_id: str, report: Any, default_time: int) -> bool:
+        """Return whether a report is not among the latest ones of its vehicle."""
         content = report.SerializePartialToString()
         if not report.timestamp:
             content += str(default_time).encode()
-        self._last_read[entity_id] = self._number
-        recent = self._recent[entity_id]
+        self._last_read[vehicle_id] = self._number
+        recent = self._recent[vehicle_id]
         if content in recent:
             return False
         recent.append(content)
         return True
 
     def _forget(self) -> None:
-        """Forget entities that have long been in no snapshot."""
+        """Forget vehicles that have long been in no snapshot."""
         if self._number % MAX_QUIET_SNAPSHOTS == 0:
-            for entity_id, number in list(self._last_read.items()):
+            for vehicle_id, number in list(self._last_read.items()):
                 if number <= self._number - MAX_QUIET_SNAPSHOTS:
-                    del self._last_read[entity_id], self._recent[entity_id]
+                    del self._last_read[vehicle_id], self._recent[vehicle_id]
 
-    def _make_updates(self, day: date, entities: Iterable[Any], default_time: int) -> list[VehicleUpdate]:
-        """Return the updates of a service day."""
+    def _make_updates(self, day: date, reports: Iterable[tuple[Any, int]]) -> list[VehicleUpdate]:
+        """Return the updates of a service day among entities with the times of their reports in epoch seconds."""
         timetable, index = self._timetables.read(day), self._timetables.index(day)
         first, end = (start_time(day) + timedelta(hours=hours) for hours in TIME_RANGES["updated_at"])
         updates = []
-        for entity in entities:
+        for entity, reported_at in reports:
             report = entity.vehicle
-            reported_at = report.timestamp or default_time
             updated_at = _to_time(reported_at)
-            vehicle_id = report.vehicle.id or report.vehicle.label or entity.id
+            vehicle_id = identify_vehicle(entity)
             if not vehicle_id or updated_at is None or not first <= updated_at < end:
                 continue
             trip = DescribedTrip(*describe_trip(report.trip))

@@ -117,13 +117,13 @@ class RowBuilder:
     def add(self, snapshot: Snapshot, fetched_at: float) -> None:
         """Add the rows of a snapshot that was fetched at a time in epoch seconds.
 
-        A report without a time of its own has that of the snapshot's header, or of the fetch.
+        A report without a time of its own has that of the snapshot's header, or of the fetch; see `read_report_time`.
         """
         self.unused += snapshot.unreadable
         default_time = snapshot.header_time or int(fetched_at)
         for entity in snapshot.entities:
             if entity.HasField("vehicle"):
-                self._add_position(entity, default_time)
+                self._add_position(entity, default_time, read_report_time(entity.vehicle, snapshot, fetched_at))
             elif entity.HasField("trip_update"):
                 self._add_update(entity, default_time)
             else:
@@ -156,11 +156,11 @@ class RowBuilder:
         self._update_of_row: list[int] = []
         self._update_stops: list[int | None] = []
 
-    def _add_position(self, entity: Any, default_time: int) -> None:
+    def _add_position(self, entity: Any, default_time: int, time: int) -> None:
         report = entity.vehicle
-        time = report.timestamp or default_time
-        digest = _digest(report, b"" if report.timestamp else str(time).encode())
-        last_reports = self._last_reports[entity.id]
+        digest = _digest(report, b"" if report.timestamp else str(default_time).encode())
+        vehicle_id = identify_vehicle(entity)
+        last_reports = self._last_reports[vehicle_id]
         if digest in last_reports:
             self.repeated += 1
             return
@@ -169,7 +169,7 @@ class RowBuilder:
         has_stop = report.HasField("current_stop_sequence")
         self._positions.append(
             (
-                report.vehicle.id or report.vehicle.label or entity.id or None,
+                vehicle_id or None,
                 time,
                 *describe_trip(report.trip),
                 _STATUSES[report.current_status],
@@ -220,6 +220,25 @@ def parse_day(text: str) -> date | None:
 
 def _digest(message: Any, addition: bytes = b"") -> bytes:
     return blake2b(message.SerializePartialToString() + addition, digest_size=16).digest()
+
+
+def identify_vehicle(entity: Any) -> str:
+    """Return the id of the vehicle of an entity, else its label, else the entity's id; empty without any.
+
+    In some feeds the id of an entity changes from snapshot to snapshot.
+    """
+    vehicle_id: str = entity.vehicle.vehicle.id or entity.vehicle.vehicle.label or entity.id
+    return vehicle_id
+
+
+def read_report_time(report: Any, snapshot: Snapshot, fetched_at: float) -> int:
+    """Return the time of a vehicle's report in a snapshot that was fetched at a time, all in epoch seconds.
+
+    A report without a time, or with one at which its snapshot had already been made and fetched, has that of the
+    snapshot's header, or of the fetch: the clock of its vehicle is ahead, or has another time zone.
+    """
+    default_time = snapshot.header_time or int(fetched_at)
+    return report.timestamp if 0 < report.timestamp <= max(default_time, fetched_at) else default_time
 
 
 def describe_trip(trip: Any) -> tuple[Any, ...]:

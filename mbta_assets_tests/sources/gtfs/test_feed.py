@@ -141,8 +141,39 @@ def test_a_report_is_one_row_however_often_it_is_repeated() -> None:
     assert builder.repeated == 4
 
 
+@pytest.mark.parametrize("named", [{"id": "v"}, {"label": "v"}])
+@pytest.mark.parametrize("ahead", [0, 3600])
+def test_a_vehicle_keeps_its_identity_when_the_ids_of_entities_change(named: dict[str, str], ahead: int) -> None:
+    builder = RowBuilder()
+    for second in range(5):
+        entity = {"id": f"entity-{second}", "vehicle": {"vehicle": named, "timestamp": 1_700_000_000 + ahead}}
+        builder.add(parse_feed(make_feed(1_700_000_000 + second, [entity]), "a test"), 0)
+    rows = builder.take()[0]
+    assert (rows["vehicle_id"].to_pylist(), rows["reported_at"].to_pylist()) == (["v"], [1_700_000_000])
+
+
 def test_a_report_without_any_time_has_that_of_the_fetch() -> None:
     assert read_positions(make_feed(None, [vehicle("a", None)]), 1234.9)["reported_at"].to_pylist() == [1234]
+
+
+@pytest.mark.parametrize(
+    ("header", "fetched_at", "reported_at", "expected"),
+    [
+        (1000, 1002, 990, 990),
+        (1000, 1002, 1002, 1002),  # the header may stay while the content changes
+        (1000, 900, 1000, 1000),
+        (1000, 1002, 1003, 1000),
+        (1000, 1002, 4600, 1000),
+        (None, 1002.7, 4600, 1002),
+    ],
+)
+def test_a_report_from_the_future_has_the_time_of_its_snapshot(
+    header: int | None, fetched_at: float, reported_at: int, expected: int
+) -> None:
+    builder, content = RowBuilder(), make_feed(header, [vehicle("v", reported_at)])
+    builder.add(parse_feed(content, "a test"), fetched_at)
+    builder.add(parse_feed(make_feed(header and header + 30, [vehicle("v", reported_at)]), "a test"), fetched_at + 30)
+    assert builder.take()[0]["reported_at"].to_pylist() == [expected]
 
 
 def test_an_update_that_comes_back_is_a_prediction_again() -> None:
