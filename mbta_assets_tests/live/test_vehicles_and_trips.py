@@ -11,7 +11,6 @@ from google.transit.gtfs_realtime_pb2 import FeedMessage
 from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.settings import Settings
 from mbta_assets.sources.gtfs.editions import Editions
-from mbta_assets_tests.live.days import FeedSnapshot
 from mbta_assets_tests.live.harness import Live
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.sources.gtfs.feed_server import FeedServer
@@ -49,7 +48,8 @@ def play(live: Live, tmp_path: Path) -> Play:
     static = StaticFeed.from_gtfs(tmp_path / "gtfs.zip")
 
     def play_snapshot(at: int, *entities: dict[str, Any]) -> FeedMessage:
-        live.play(FeedSnapshot(datetime.fromtimestamp(at, UTC), make_feed(at, entities)))
+        live.service.take(make_feed(at, entities), float(at), "a test")
+        live.service.publish(datetime.fromtimestamp(at, UTC), is_replay=True)
         assert live.state.published is not None
         content = live.state.published.protobuf.body
         assert TripUpdatesValidator(static).check(content, at) == []
@@ -84,10 +84,74 @@ def test_trips_of_frequencies_that_start_at_different_times_have_different_entit
     assert list_trips(feed) == ["F1", "F1"]
 
 
-def test_the_published_route_and_direction_are_those_of_the_schedule(live: Live, play: Play) -> None:
+def test_the_published_route_and_direction_are_those_of_the_schedule(play: Play) -> None:
     at = local_time(DAY, "08:05")
     trip = {"trip_id": "morning", "route_id": "Q", "direction_id": 1}
     [entity] = play(at, vehicle("v", at, trip=trip, stop_id="s2")).entity
     assert (entity.trip_update.trip.route_id, entity.trip_update.trip.direction_id) == ("R", 0)
     assert entity.trip_update.trip.HasField("direction_id")
     assert not entity.trip_update.trip.start_time
+
+
+def on_trip(vehicle_id: str, timestamp: int, stop_id: str | None = "s3", **trip: Any) -> dict[str, Any]:
+    """Return an entity of a vehicle on a trip, on its way to a stop."""
+    fields = {"trip": trip} if trip else {}
+    return vehicle(vehicle_id, timestamp, **fields, **({"stop_id": stop_id} if stop_id else {}))
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+@pytest.mark.parametrize(
+    ("trip", "stop_id"),
+    [
+        ({}, "s3"),
+        ({}, None),
+        ({"trip_id": "morning", "schedule_relationship": "CANCELED"}, "s3"),
+        ({"trip_id": "morning", "schedule_relationship": "ADDED"}, "s3"),
+        ({"trip_id": "extra", "schedule_relationship": "ADDED"}, "s3"),
+        ({"trip_id": "next"}, None),
+    ],
+)
+def test_a_vehicle_that_has_left_its_trip_is_no_longer_predicted_on_it(
+    play: Play, trip: dict[str, Any], stop_id: str | None, seconds: int
+) -> None:
+    at = local_time(DAY, "08:12")
+    assert list_trips(play(at, on_trip("v", at, trip_id="morning"))) == ["morning"]
+    assert list_trips(play(at + 30, on_trip("v", at + seconds, stop_id, **trip))) == []
+    assert list_trips(play(at + 60, on_trip("v", at + seconds, stop_id, **trip))) == []
+    assert list_trips(play(at + 90, on_trip("v", at + 90, trip_id="morning"))) == ["morning"]
+
+
+def test_a_vehicle_stays_on_its_trip_when_an_older_report_comes_later_or_one_names_no_stop(play: Play) -> None:
+    at = local_time(DAY, "08:12")
+    assert list_trips(play(at, on_trip("v", at, trip_id="morning"))) == ["morning"]
+    assert list_trips(play(at + 30, on_trip("v", at - 30))) == ["morning"]
+    assert list_trips(play(at + 60, on_trip("v", at + 60, None, trip_id="morning"))) == ["morning"]
+    assert list_trips(play(at + 301, on_trip("v", at + 301, None, trip_id="morning"))) == []
+
+
+def test_a_vehicle_that_takes_over_a_trip_is_predicted_on_it(play: Play) -> None:
+    at = local_time(DAY, "08:12")
+    play(at, on_trip("v1", at, trip_id="morning"), on_trip("v2", at - 10, trip_id="morning"))
+    [entity] = play(at + 30, on_trip("v1", at + 30)).entity
+    assert (entity.trip_update.trip.trip_id, entity.trip_update.vehicle.id) == ("morning", "v2")
+
+
+def test_a_report_from_the_future_is_of_the_time_of_its_snapshot(play: Play) -> None:
+    at = local_time(DAY, "08:12")
+    ahead = on_trip("v", at + 7200, "s2", trip_id="morning")
+    [entity] = play(at, ahead).entity
+    assert [update.stop_id for update in entity.trip_update.stop_time_update] == ["s2", "s3"]
+    assert entity.trip_update.timestamp == at
+    [entity] = play(at + 30, on_trip("v", at + 30, trip_id="morning")).entity
+    assert [update.stop_id for update in entity.trip_update.stop_time_update] == ["s3"]
+    assert list_trips(play(at + 331, ahead)) == []
+
+
+@pytest.mark.parametrize("named", [{"id": "v"}, {"label": "v"}])
+def test_a_vehicle_keeps_its_identity_when_the_ids_of_entities_change(live: Live, play: Play, named: Any) -> None:
+    at = local_time(DAY, "08:01")
+    for number, stop_id in enumerate(["s2", "s2", "s3", "s3"]):
+        report = {"vehicle": named, "trip": {"trip_id": "morning"}, "stop_id": stop_id, "timestamp": at + number // 2}
+        [entity] = play(at + 30 * number, {"id": f"entity-{number}", "vehicle": report}).entity
+        assert (entity.trip_update.vehicle.id, entity.id) == ("v", f"{DAY:%Y%m%d}-morning")
+    assert len(live.service._engine._days[DAY].updates) == 2  # repeated reports are taken in once

@@ -13,7 +13,7 @@ from mbta_assets.serving.live.publication import PredictedStops, Publication, St
 from mbta_assets.serving.predictor import Predictor
 from mbta_assets.serving.queries import VEHICLE_FIELDS, Queries, VehicleQueries
 from mbta_assets.serving.stream import Stream
-from mbta_assets.serving.timetable import Timetable
+from mbta_assets.serving.timetable import Timetable, clean_id
 from mbta_assets.serving.trip_state import VehicleUpdate
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
 from mbta_assets.transit.service_day import start_time
@@ -38,6 +38,14 @@ class _Day:
         self.updates: list[VehicleUpdate] = []
         """All updates, in the order in which they came, from which the stream is made again."""
         self.stream: Stream | None = None
+
+
+class _Assignment(NamedTuple):
+    """The trips of the latest update of a vehicle: one, unless simultaneous updates of a snapshot are of several."""
+
+    updated_at: datetime
+    trips: set[tuple[date, str | None]]
+    """Service days and trip ids; None is no trip."""
 
 
 class VehiclePlace(NamedTuple):
@@ -103,6 +111,7 @@ class Engine:
         """Begin without updates. Vehicles whose latest report is older than `max_age` are not predicted."""
         self._read_timetable, self._max_age = read_timetable, max_age
         self._days: dict[date, _Day] = {}
+        self._assignments: dict[str, _Assignment] = {}
 
     @property
     def days(self) -> list[date]:
@@ -117,6 +126,9 @@ class Engine:
         running = list_running_days(time)
         for ended in [service_date for service_date in self._days if service_date not in running]:
             del self._days[ended]
+            begin = start_time(running[0])
+            self._assignments = {key: row for key, row in self._assignments.items() if row.updated_at >= begin}
+        self._assign_vehicles(updates)
         for service_date in running:
             added = updates.get(service_date, ())
             if not added and service_date not in self._days:
@@ -148,7 +160,27 @@ class Engine:
             stream = self._days[service_date].stream
             if stream is not None:
                 places += [_find_place(stream.timetable, queries) for queries in stream.list_vehicles(since)]
-        return select_places(places)
+        return select_places(place for place in places if self._is_assigned(place))
+
+    def _assign_vehicles(self, updates: Mapping[date, Sequence[VehicleUpdate]]) -> None:
+        """Record the trips of the latest update of each vehicle; of simultaneous ones the later snapshot counts."""
+        latest: dict[str, _Assignment] = {}
+        for service_date, of_day in updates.items():
+            for update in of_day:
+                before, trip = latest.get(update.id), (service_date, clean_id(update.trip_id))
+                if before is None or update.updated_at > before.updated_at:
+                    latest[update.id] = _Assignment(update.updated_at, {trip})
+                elif update.updated_at == before.updated_at:
+                    before.trips.add(trip)
+        for vehicle_id, assignment in latest.items():
+            current = self._assignments.get(vehicle_id)
+            if current is None or assignment.updated_at >= current.updated_at:
+                self._assignments[vehicle_id] = assignment
+
+    def _is_assigned(self, place: VehiclePlace) -> bool:
+        """Return whether a vehicle is still on the trip of its place, by its latest update."""
+        assignment = self._assignments.get(place.vehicle_id)
+        return assignment is None or (place.service_date, place.trip_id) in assignment.trips
 
 
 def select_places(places: Iterable[VehiclePlace]) -> list[VehiclePlace]:
