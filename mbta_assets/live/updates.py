@@ -5,7 +5,7 @@ They are those of the rows of `vehicle` that `sources.gtfs` makes of the same sn
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from google.transit.gtfs_realtime_pb2 import VehiclePosition
@@ -22,7 +22,7 @@ from mbta_assets.sources.gtfs.feed_rows import (
 )
 from mbta_assets.sources.gtfs.trip_index import DescribedTrip
 from mbta_assets.transit.plausibility import is_plausible_position
-from mbta_assets.transit.service_day import start_time
+from mbta_assets.transit.service_day import start_time, to_time
 
 MAX_QUIET_SNAPSHOTS = 100
 """Number of snapshots after which a vehicle that none had is forgotten: in some feeds, each report has another id."""
@@ -80,7 +80,7 @@ class UpdateReader:
         updates = []
         for entity, reported_at in reports:
             report = entity.vehicle
-            updated_at = _to_time(reported_at)
+            updated_at = to_time(reported_at)
             vehicle_id = identify_vehicle(entity)
             if not vehicle_id or updated_at is None or not first <= updated_at < end:
                 continue
@@ -109,14 +109,6 @@ class UpdateReader:
             )
             updates.append(update)
         return updates
-
-
-def _to_time(seconds: int) -> datetime | None:
-    """Return epoch seconds as a time, None if no time is so far away."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, ValueError, OSError):
-        return None
 
 
 def _find_stop(timetable: Timetable | None, trip_id: str | None, stop_sequence: int | None) -> str | None:

@@ -22,6 +22,7 @@ from mbta_assets.transit.service_day import start_time
 
 TIME_RANGES = {
     "updated_at": (-12, 96),
+    "predicted_at": (-96, 96),
     "arrival_time": (MIN_SCHEDULED_HOURS, MAX_SCHEDULED_HOURS),
     "departure_time": (MIN_SCHEDULED_HOURS, MAX_SCHEDULED_HOURS),
 }
@@ -200,16 +201,21 @@ def _describe_rule(check: Any) -> str:
 def _apply_time_ranges(
     typed: dict[str, arrow.ChunkedArray], model: type[schema.Table], service_date: date, rejections: Rejections
 ) -> None:
-    """Make times that no trip of the day can have missing, and reject rows that had times and have none left."""
-    names = [name for name in TIME_RANGES if name in typed]
-    for name in names:
+    """Make times that no trip of the day can have missing, and reject rows that had times and have none left.
+
+    A time that must not be missing is not made up for by the others.
+    """
+    specs = model.to_schema().columns
+    nullable = [name for name in TIME_RANGES if name in typed and specs[name].nullable]
+    for name in (name for name in TIME_RANGES if name in typed):
         start, column = start_time(service_date), typed[name]
         first, end = (arrow.scalar(start + timedelta(hours=hours), column.type) for hours in TIME_RANGES[name])
         implausible = pc.or_(pc.less(column, first), pc.greater_equal(column, end))
         if not pc.any(implausible).as_py():
             continue
         typed[name] = pc.if_else(pc.fill_null(implausible, False), None, column)
-        has_none = np.logical_and.reduce([typed[other].is_null().to_numpy() for other in names])
+        others = nullable if specs[name].nullable else [name]
+        has_none = np.logical_and.reduce([typed[other].is_null().to_numpy() for other in others])
         rejections.add(_to_mask(implausible, len(column)) & has_none, Cause("time_out_of_range", name))
 
 

@@ -32,7 +32,8 @@ REMEDIES: dict[str, str] = {
     "missing_value": "Fill them in",
     "unknown_value": "It may be {rule}",
     "value_out_of_range": "It must be {rule}",
-    "time_out_of_range": "Write times in UTC or with their offset, and each day's rows with its own `service_date`",
+    "time_out_of_range": "Write times in UTC or with their offset, those of feeds in seconds since 1970, and rows of "
+    "each day with its own `service_date`",
 }
 
 

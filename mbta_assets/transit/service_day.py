@@ -3,7 +3,7 @@
 Nothing here knows tables; features, sources and partitions all take the definition from this module.
 """
 
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -13,6 +13,8 @@ from mbta_assets.agency import AGENCY
 TIME_ZONE = AGENCY.time_zone
 SERVICE_DAY_START_HOUR = AGENCY.service_day_start_hour
 """Local hour at which one service day ends and the next begins."""
+MAX_EPOCH_SECONDS = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+"""Epoch seconds, the end excluded, that are times: those of a feed in milliseconds by mistake are past it."""
 
 
 def start_time(service_date: date) -> datetime:
@@ -22,6 +24,11 @@ def start_time(service_date: date) -> datetime:
     """
     noon = datetime.combine(service_date, time(12), ZoneInfo(TIME_ZONE))
     return noon.astimezone(ZoneInfo("UTC")) - timedelta(hours=12)
+
+
+def to_time(epoch_seconds: float) -> datetime | None:
+    """Return epoch seconds, any number, as a time (UTC); None if they are before 1970 or not before the year 9999."""
+    return datetime.fromtimestamp(epoch_seconds, UTC) if 0 <= epoch_seconds < MAX_EPOCH_SECONDS else None
 
 
 def service_date_at(time: datetime) -> date:

@@ -154,6 +154,20 @@ def test_a_vehicle_with_text_that_is_not_utf_8_costs_no_other_vehicle(
     assert live.state.list_problems() == []
 
 
+def test_impossible_times_of_reports_leave_out_those_reports(live: Live, snapshots: list[FeedSnapshot]) -> None:
+    before = live.play(snapshots[-2])
+    message = FeedMessage.FromString(snapshots[-1].content)
+    for entity, reported_at in zip(
+        message.entity, (1, message.header.timestamp * 1000, 2**63, 2**64 - 1), strict=False
+    ):
+        entity.vehicle.timestamp = reported_at
+    after = live.play(FeedSnapshot(snapshots[-1].made_at, message.SerializeToString()))
+    assert len(after.trips) >= len(before.trips) - 4
+    message.header.timestamp = 2**64 - 1
+    live.play(FeedSnapshot(snapshots[-1].made_at, message.SerializeToString()))
+    assert count(live, "from_the_future") == 1
+
+
 def test_a_model_promoted_in_the_middle_predicts_the_next_update(
     live: Live, model_store: ModelStore, snapshots: list[FeedSnapshot]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as arrow
 
 from mbta_assets.realtime.feed import Snapshot
-from mbta_assets.sources.gtfs.feed_rows import TRIP, describe_trip, number_rows, relationship_of_stop
+from mbta_assets.sources.gtfs.feed_rows import TRIP, describe_trip, limit_time, number_rows, relationship_of_stop
 
 CANCELED_TRIP, SKIPPED_STOP = "canceled_trip", "skipped_stop"
 """Reasons for which stop times of the timetable are left out."""
@@ -48,7 +48,7 @@ class Alterations:
 
     def _add_update(self, update: Any, default_time: int) -> None:
         *trip_columns, relationship = describe_trip(update.trip)
-        trip, time = (*trip_columns, "SCHEDULED"), update.timestamp or default_time
+        trip, time = (*trip_columns, "SCHEDULED"), limit_time(update.timestamp or default_time)
         if relationship in ("CANCELED", "DELETED"):
             self._canceled[trip] = time
             return

@@ -26,6 +26,7 @@ from pyarrow import parquet
 
 from mbta_assets.realtime.feed import FeedError, parse_feed
 from mbta_assets.realtime.places import ArchiveError, Place, StoredFile
+from mbta_assets.transit.service_day import to_time
 
 FEEDS = ("vehicle_positions", "trip_updates", "published")
 DAY_SECONDS, MAX_BATCH_SECONDS = 86_400, 3600
@@ -230,12 +231,13 @@ def _describe_snapshot(place: Place, file: StoredFile, member: str = "") -> Piec
 
 @lru_cache(maxsize=100_000)
 def _read_header_time(place: Place, file: StoredFile, member: str) -> float:
-    """Return the time in the header of a snapshot, epoch seconds; 0 if it has none or cannot be read."""
+    """Return the time in the header of a snapshot, epoch seconds; 0 if it has none, or one that cannot be read."""
     try:
         content = _open_zip(place, file).read(member) if member else place.read(file.path)
-        return float(parse_feed(content or b"", file.path).header_time or 0)
+        header_time = parse_feed(content or b"", file.path).header_time or 0
     except (FeedError, *DAMAGED_ZIP):
         return 0.0
+    return float(header_time) if to_time(header_time) else 0.0
 
 
 @lru_cache(maxsize=1000)

@@ -16,6 +16,7 @@ import pyarrow as arrow
 from google.transit.gtfs_realtime_pb2 import TripDescriptor, TripUpdate, VehiclePosition
 
 from mbta_assets.realtime.feed import Snapshot
+from mbta_assets.transit.service_day import to_time
 
 TRIP = arrow.schema(
     [
@@ -60,6 +61,8 @@ STOP_TIME_UPDATES = arrow.schema(
 """A trip whose update has no stops has one row without a stop, so that a canceled trip is known."""
 
 _STOP_COLUMNS = arrow.schema(list(STOP_TIME_UPDATES)[1 + len(TRIP) :])
+MAX_ARROW_SECONDS = (2**63 - 1) // 10**6
+"""Distance from 1970 up to which a time is an Arrow timestamp in microseconds. Feeds may have any 64 bits."""
 RECENT_REPORTS = 8
 """Latest reports of a vehicle that a further one is compared with."""
 
@@ -170,7 +173,7 @@ class RowBuilder:
         self._positions.append(
             (
                 vehicle_id or None,
-                time,
+                limit_time(time),
                 *describe_trip(report.trip),
                 _STATUSES[report.current_status],
                 report.stop_id or None,
@@ -195,12 +198,17 @@ class RowBuilder:
         self._update_of_row += [len(self._update_trips)] * len(stops)
         self._update_stops += stops
         self._update_trips += self._trips.encode([update.trip])
-        self._update_times.append(update.timestamp or default_time)
+        self._update_times.append(limit_time(update.timestamp or default_time))
 
 
 def number_rows(rows: arrow.Table) -> arrow.Table:
     """Return rows with their place in a column `row`; a database keeps no order."""
     return rows.append_column("row", arrow.array(np.arange(len(rows))))
+
+
+def limit_time(epoch_seconds: int) -> int:
+    """Return epoch seconds, those that Arrow has no time for as the last one that it has: no service day has either."""
+    return max(-MAX_ARROW_SECONDS, min(epoch_seconds, MAX_ARROW_SECONDS))
 
 
 def parse_clock(text: str) -> int | None:
@@ -235,10 +243,13 @@ def read_report_time(report: Any, snapshot: Snapshot, fetched_at: float) -> int:
     """Return the time of a vehicle's report in a snapshot that was fetched at a time, all in epoch seconds.
 
     A report without a time, or with one at which its snapshot had already been made and fetched, has that of the
-    snapshot's header, or of the fetch: the clock of its vehicle is ahead, or has another time zone.
+    snapshot's header, or of the fetch: the clock of its vehicle is ahead, or has another time zone. What is no time,
+    such as one in milliseconds, stays as it is, for the report to be rejected.
     """
     default_time = snapshot.header_time or int(fetched_at)
-    return report.timestamp if 0 < report.timestamp <= max(default_time, fetched_at) else default_time
+    reported_at: int = report.timestamp
+    is_ahead = reported_at > max(default_time, fetched_at) and to_time(reported_at) is not None
+    return default_time if not reported_at or is_ahead else reported_at
 
 
 def describe_trip(trip: Any) -> tuple[Any, ...]:
@@ -266,9 +277,9 @@ def _describe_stop(stop: Any) -> tuple[Any, ...]:
         stop.stop_id or None,
         stop.stop_sequence if stop.HasField("stop_sequence") else None,
         relationship_of_stop(stop),
-        arrival.time or None,
+        limit_time(arrival.time) or None,
         arrival.delay if arrival.HasField("delay") else None,
-        departure.time or None,
+        limit_time(departure.time) or None,
         departure.delay if departure.HasField("delay") else None,
         events[0].uncertainty if events else None,
     )

@@ -41,7 +41,7 @@ from mbta_assets.sources.gtfs.trips import TripResolver
 from mbta_assets.sources.gtfs.validity import StaticFeeds
 from mbta_assets.sources.rejection import describe_rows
 from mbta_assets.transit.plausibility import SERVICE_DAY_HOURS
-from mbta_assets.transit.service_day import service_date_at, start_time
+from mbta_assets.transit.service_day import service_date_at, start_time, to_time
 
 NAME = "gtfs"
 FEED_OF_TABLE = {"vehicle": "vehicle_positions", "schedule": "trip_updates", "agency_predictions": "trip_updates"}
@@ -291,7 +291,7 @@ class GtfsSource(Source):
             begin = _window(min(days) - ONE_DAY)[0]
         pieces = self.archive.find_pieces(feed, begin)
         firsts = [piece.first for piece in pieces]
-        days = sorted({service_date_at(datetime.fromtimestamp(first, UTC)) for first in firsts if first})
+        days = sorted({service_date_at(time) for first in firsts if first and (time := to_time(first))})
         grouped = {}
         for day in days:
             if day not in skipped:

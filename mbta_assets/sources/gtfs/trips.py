@@ -1,14 +1,15 @@
 """To which service day and trip a report belongs.
 
 A report is of the service day in its `start_date`. Without one it is of the day on which its trip runs at about that
-time, and else of the day on which its time falls. A trip id that is missing is that of the only trip of its route and
+time, and else of the day on which its time falls; with a time that is none, such as one in milliseconds, of the day
+that is read, where it is rejected. A trip id that is missing is that of the only trip of its route and
 direction that starts then. A trip that repeats, as frequencies.txt says, is told apart by its start, `trip@08:30:00`.
 An added, duplicated or canceled trip that has the id of a scheduled one gets another, `ADDED-trip`: its times are not
 those of the timetable.
 """
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import cached_property
 
 import pyarrow as arrow
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from mbta_assets.sources.gtfs.editions import StaticFeedError
 from mbta_assets.sources.gtfs.feed_rows import TRIP, number_rows
 from mbta_assets.sources.gtfs.static_feed import CLOCK, StaticFeed
-from mbta_assets.transit.service_day import service_date_at, start_time
+from mbta_assets.transit.service_day import service_date_at, start_time, to_time
 
 MAX_SECONDS_FROM_TRIP = 6 * 3600
 """A report without a start date that is further from a trip's scheduled times is of no run of that day."""
@@ -95,7 +96,8 @@ class TripResolver:
         import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
 
         columns = [*TRIP.names, "reported_at"]
-        rows = number_rows(reports.select(columns)).append_column("day", _find_days(reports["reported_at"]))
+        days = _find_days(reports["reported_at"], otherwise=self._day)
+        rows = number_rows(reports.select(columns)).append_column("day", days)
         with duckdb.connect() as connection:
             connection.register("reports", rows)
             connection.register("active", self._active)
@@ -149,9 +151,10 @@ ACTIVE = arrow.schema(
 )
 
 
-def _find_days(times: arrow.ChunkedArray) -> arrow.Array:
-    """Return the service day on which each time in epoch seconds falls by the hour at which service days begin."""
+def _find_days(times: arrow.ChunkedArray, otherwise: date) -> arrow.Array:
+    """Return the service day on which each time in epoch seconds falls, another for those that are no times."""
     quarters = pc.divide(times, QUARTER_SECONDS)  # every time zone begins its hours at a quarter of UTC's
     distinct = pc.unique(quarters)
-    days = [service_date_at(datetime.fromtimestamp(quarter * QUARTER_SECONDS, UTC)) for quarter in distinct.to_pylist()]
+    begins = [to_time(quarter * QUARTER_SECONDS) for quarter in distinct.to_pylist()]
+    days = [otherwise if begin is None else service_date_at(begin) for begin in begins]
     return arrow.array(days, arrow.date32()).take(pc.index_in(quarters, value_set=distinct).combine_chunks())
