@@ -180,6 +180,24 @@ def test_a_day_that_cannot_be_read_does_not_stop_the_others(store: Store) -> Non
     assert "2024-03-03: it is cut short" in failure_message(result)
 
 
+def test_a_day_with_an_unexpected_error_does_not_stop_the_others(store: Store) -> None:
+    def make(day: date) -> pd.DataFrame:
+        if day == DAYS[1]:
+            raise ZeroDivisionError("no trips")
+        return trips(day) if day != DAYS[2] else pd.DataFrame({"id": [5]})
+
+    assert store.run(trips).success
+    before = store.tables.versions("trip", DAYS)
+    result = store.run(lambda day: trips(day, count=4) if day in (DAYS[0], DAYS[3]) else make(day))
+    assert not result.success
+    assert published(result, "trip") == [str(DAYS[0]), str(DAYS[3])]
+    after = store.tables.versions("trip", DAYS)
+    assert [after[day] == before[day] for day in DAYS] == [False, True, True, False]
+    assert outcomes(result, "trip", "published") == {str(day): day in (DAYS[0], DAYS[3]) for day in DAYS}
+    message = f"trip of service day {DAYS[1]} was not published: unexpected ZeroDivisionError: no trips"
+    assert message in failure_message(result)
+
+
 def test_a_run_of_one_bad_day_fails_at_its_table_and_makes_nothing_downstream(store: Store) -> None:
     result = store.run(bad_on(DAYS[0]), DAYS[:1])
     failed = [event.step_key for event in result.all_events if event.is_step_failure]
@@ -191,7 +209,7 @@ def test_a_run_of_one_bad_day_fails_at_its_table_and_makes_nothing_downstream(st
 def test_days_before_a_crash_are_reported_as_they_were_published(store: Store) -> None:
     def make(day: date) -> pd.DataFrame:
         if day == DAYS[2]:
-            raise RuntimeError("out of memory")
+            raise OSError("no space left")
         return trips(day)
 
     result = store.run(make)

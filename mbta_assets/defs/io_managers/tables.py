@@ -3,10 +3,10 @@
 Where tables are stored is up to `storage`; the resources in `defs.resources` choose it.
 
 An asset returns a DailyOutput, of which every requested service day is made. A day that breaks a blocking check, or
-that cannot be made from its inputs, is not published: the version that was published before stays, and the other days
-go on. The step fails if no day is published. A consumer receives a StoredTable, or the rows themselves if it is
-annotated with `pd.DataFrame`: of the partitions mapped to it, or, if it is not partitioned, of all published service
-days. `AssetIn(metadata={"columns": [...], "last_days": n})` narrows its input.
+that cannot be made, is not published: the version that was published before stays, and the other days go on. The step
+fails if no day is published. A consumer receives a StoredTable, or the rows themselves if it is annotated with
+`pd.DataFrame`: of the partitions mapped to it, or, if it is not partitioned, of all published service days.
+`AssetIn(metadata={"columns": [...], "last_days": n})` narrows its input.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -36,10 +36,11 @@ from mbta_assets.defs.daily_tables import (
 )
 from mbta_assets.defs.memory import collect_new_objects, release_memory
 from mbta_assets.defs.partitions import to_days
+from mbta_assets.gcp import CloudError
 from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError
 from mbta_assets.storage.materialize import ANY_DAY, materialize_command
-from mbta_assets.storage.tables import DailyTables, Frame, MissingPartition, TableStore, to_arrow
+from mbta_assets.storage.tables import DailyTables, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
 from mbta_assets.transit.checks import Problem
 
@@ -121,25 +122,39 @@ class TablesIOManager(dg.ConfigurableIOManager):
     def _make_and_publish(
         self, context: dg.OutputContext, table: str, day: date, output: DailyOutput
     ) -> Generator[dg.DagsterEvent, None, str | None]:
-        """Make a service day, publish it unless a check forbids it, and return why it was refused."""
-        try:
-            made = output.make(day)
-        except (SourceError, MissingPartition) as error:
-            self.tables.refuse(table, day, None, [str(error)])
-            yield from _report_outcomes(context, day, {}, str(error))
-            return str(error)
-        return (yield from self._audit_and_publish(context, table, day, made, output.checks))
+        """Make a service day, publish it unless a check forbids it, and return why it was refused.
 
-    def _audit_and_publish(
-        self, context: dg.OutputContext, table: str, day: date, made: ServiceDay | Frame, checks: Sequence[Check]
-    ) -> Generator[dg.DagsterEvent, None, str | None]:
-        """Evaluate the checks of a service day, publish it unless one forbids it, and return why it was refused."""
+        An error of the machine or of a service is none of the day, and raised, for Dagster to try the step again.
+        """
+        try:
+            audit = self._make(table, day, output)
+            outcomes = {check: check.rule(audit) for check in output.checks}
+        except (SourceError, MissingPartition) as error:
+            reason = str(error)
+        except (OSError, MemoryError, CloudError):
+            raise
+        except Exception as error:
+            context.log.exception(f"{table} of service day {day} could not be made.")
+            reason = f"unexpected {type(error).__name__}: {error}. The log of the step says where; report it"
+        else:
+            return (yield from self._publish(context, audit, outcomes))
+        self.tables.refuse(table, day, None, [reason])
+        yield from _report_outcomes(context, day, {}, reason)
+        return reason
+
+    def _make(self, table: str, day: date, output: DailyOutput) -> Audit:
+        """Make a service day, and return what its checks look at."""
+        made = output.make(day)
         made = made if isinstance(made, ServiceDay) else ServiceDay(made)
-        rows = to_arrow(table, made.rows)
         bounds = {"min_labelled_share": self.min_labelled_share, "min_matched_share": self.min_matched_share}
-        audit = Audit(table, day, rows, made, self.tables, bounds)
-        outcomes = {check: check.rule(audit) for check in checks}
-        refusals = [f"{check.name}: {outcomes[check]}" for check in checks if _refuses(check, outcomes[check])]
+        return Audit(table, day, to_arrow(table, made.rows), made, self.tables, bounds)
+
+    def _publish(
+        self, context: dg.OutputContext, audit: Audit, outcomes: Mapping[Check, Problem]
+    ) -> Generator[dg.DagsterEvent, None, str | None]:
+        """Publish a service day unless the outcome of a check forbids it, and return why it was refused."""
+        table, day, rows, made = audit.table, audit.day, audit.rows, audit.made
+        refusals = [f"{check.name}: {outcome}" for check, outcome in outcomes.items() if _refuses(check, outcome)]
         yield from self._store_rejected_rows(context, table, day, made)
         if refusals:
             metadata: dict[str, Any] = {"refused_rows": self.tables.refuse(table, day, rows, refusals), **made.metadata}
