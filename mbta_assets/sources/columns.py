@@ -20,15 +20,20 @@ MISSING_WORDS = ("", "nan", "NaN", "None", "null", "NULL", "NaT", "<NA>")
 """Text that means a missing value in every column but those with names shown to riders."""
 DECIMAL, WHOLE_DECIMAL = r"^-?[0-9]+\.[0-9]+$", r"^(-?[0-9]+)\.0$"
 """Patterns of a number with a point, and of one that was a whole number before it was taken for a float."""
-MAX_WHOLE_NUMBER = 2**53
-"""Largest whole number up to which each is a float of its own."""
+MAX_WHOLE_NUMBER = 2**53 - 1
+"""Largest whole number up to which no other one is the same float."""
+
+MAX_DIGITS = 18
+"""Digits that every whole number of so many has room for in int64."""
 
 _MICROSECONDS_PER_UNIT = {"s": 10**6, "ms": 10**3}
 _MAX_INT64 = 2**63 - 1
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?) ?(.*)")
 _OFFSET = re.compile(r"[+-][0-9]{2}(:?[0-9]{2})?")
-_DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})([T ]00:00(:00(\.0+)?)?( ?(Z|UTC|[+-]00:?00))?)?")
+_DAY = re.compile(
+    r"([0-9]{4})(?:-([0-9]{1,2})-([0-9]{1,2})|([0-9]{2})([0-9]{2}))([T ]00:00(:00(\.0+)?)?( ?(Z|UTC|[+-]00:?00))?)?"
+)
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
@@ -53,8 +58,10 @@ def convert_column(column: arrow.ChunkedArray, name: str, target: arrow.DataType
     if arrow.types.is_binary(actual) or arrow.types.is_large_binary(actual):
         return convert_column(column.cast(arrow.large_string()), name, target, parse=parse)  # validates UTF-8
     if arrow.types.is_decimal(actual):
-        column = column.cast(arrow.string()).cast(arrow.float64())  # Arrow's own cast to floats is not exact
-        return convert_column(column, name, target, parse=parse)
+        texts = column.cast(arrow.string())  # Arrow's own cast to floats is not exact
+        if arrow.types.is_string(target) or arrow.types.is_integer(target):
+            return _convert_whole_texts(texts, target)
+        return convert_column(texts.cast(arrow.float64()), name, target, parse=parse)
     if arrow.types.is_null(actual):
         return Conversion(column.cast(target))
     if _holds_text(actual):
@@ -70,6 +77,8 @@ def convert_column(column: arrow.ChunkedArray, name: str, target: arrow.DataType
         return Conversion(column.cast(target))
     if arrow.types.is_integer(target) and is_number:
         return _convert_whole_numbers(column)
+    if arrow.types.is_string(target) and arrow.types.is_integer(actual):
+        return Conversion(column.cast(target))
     if arrow.types.is_string(target) and is_number:
         numbers = _convert_whole_numbers(column)
         return Conversion(numbers.values.cast(target), numbers.unreadable)
@@ -167,9 +176,10 @@ def _parse_each(texts: arrow.StringArray, parse: Callable[[str], Any], target: a
 
 
 def _parse_day(text: str) -> date | None:
+    """Parse YYYY-MM-DD, also without its zeros or hyphens, and with a midnight behind it."""
     match = _DAY.fullmatch(text)
     try:
-        return date.fromisoformat(match[1]) if match else None
+        return date(*map(int, filter(None, match.groups()[:5]))) if match else None
     except ValueError:
         return None
 
@@ -195,9 +205,21 @@ def _parse_number(text: str) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
+def _convert_whole_texts(texts: arrow.ChunkedArray, target: arrow.DataType) -> Conversion:
+    """Convert decimals as text, `12.00`, to whole numbers in text or int64, without floats, which have fewer digits."""
+    pattern = r"^-?[0-9]+(\.0*)?$" if arrow.types.is_string(target) else rf"^-?[0-9]{{1,{MAX_DIGITS}}}(\.0*)?$"
+    is_whole = pc.match_substring_regex(texts, pattern)
+    values = pc.replace_substring_regex(pc.if_else(is_whole, texts, None), r"\..*$", "").cast(target)
+    return Conversion(
+        values, None if values.null_count == texts.null_count else pc.invert(pc.fill_null(is_whole, True))
+    )
+
+
 def _convert_whole_numbers(column: arrow.ChunkedArray) -> Conversion:
     """Convert numbers to int64. NaN is a missing value: pandas has floats where some whole numbers are missing."""
-    if arrow.types.is_integer(column.type) and not arrow.types.is_uint64(column.type):
+    if arrow.types.is_uint64(column.type):
+        return _convert_whole_texts(column.cast(arrow.string()), arrow.int64())
+    if arrow.types.is_integer(column.type):
         return Conversion(column.cast(arrow.int64()))
     numbers = column.cast(arrow.float64(), safe=False)
     numbers = pc.if_else(pc.is_nan(numbers), None, numbers)

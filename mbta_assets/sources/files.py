@@ -6,7 +6,7 @@ from status and content whether they have changed. Reading CSV is up to `csv_fil
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from functools import lru_cache
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pyarrow import dataset, parquet
 
 from mbta_assets.settings import Settings, SettingsError
-from mbta_assets.sources.columns import convert_column, is_text, without_views
+from mbta_assets.sources.columns import MAX_WHOLE_NUMBER, convert_column, is_text, without_views
 from mbta_assets.sources.conform import Part, conform
 from mbta_assets.sources.contract import AbsentData, Fault, Source, SourceRows, absent_day_fault, translate_faults
 from mbta_assets.sources.csv_files import CsvTable
@@ -183,14 +183,13 @@ def _read_day(path: Path, table: str, service_date: date) -> Part:
         file = dataset.dataset(path, format="parquet")
         columns = _contract_columns(table, file.schema.names)
         _require_service_date(file.schema.names)
-        days = pc.field("service_date")
-        is_of_day = _day_filter(file.schema.field("service_date").type, service_date) | days.is_null()
+        is_of_day = _day_filter(file, service_date) | pc.field("service_date").is_null()
         if any(arrow.types.is_string_view(file.schema.field(name).type) for name in columns):
             rows = without_views(file.to_table(columns=columns)).filter(is_of_day)  # Arrow cannot filter views
         else:
             rows = file.to_table(columns=columns, filter=is_of_day)
-        if rows["service_date"].null_count == len(rows):
-            raise _absent_day(_find_days(file.to_batches(columns=["service_date"])))
+        if not pc.any(pc.equal(_convert_days(rows["service_date"]), service_date)).as_py():
+            raise _fault_without_day(_find_days(file.to_batches(columns=["service_date"])), rows)
     return Part(rows, file.schema.names)
 
 
@@ -203,27 +202,38 @@ def _select_day(file: CsvTable, service_date: date) -> Part:
         days.update(pc.unique(of_batch.drop_null()).to_pylist())
         batches.append(batch.filter(pc.fill_null(pc.equal(of_batch, service_date), True)))
     if service_date not in days:
-        undated = next((value for batch in batches for value in batch["service_date"].to_pylist() if value), None)
-        if undated and not days:
-            raise Fault(f"its days cannot be read, such as {undated!r}", "Write them as YYYY-MM-DD", "service_date")
-        raise _absent_day(days)
+        raise _fault_without_day(days, arrow.concat_tables(batches) if batches else None)
     return Part(arrow.concat_tables(batches), file.columns)
 
 
-def _day_filter(dtype: arrow.DataType, service_date: date) -> pc.Expression:
-    """Return a filter for the rows of a day, in the type that the file has for days. Raises Fault."""
+def _day_filter(file: dataset.Dataset, service_date: date) -> pc.Expression:
+    """Return a filter for the rows of a day, in the type that the file has for days. Raises Fault.
+
+    Rows whose day is text that cannot be read pass it too, to be rejected.
+    """
+    dtype, column = file.schema.field("service_date").type, pc.field("service_date")
     _convert_days(arrow.chunked_array([], dtype))  # raises if the type cannot hold days
-    column = pc.field("service_date")
     if arrow.types.is_timestamp(dtype):
         # A range, so that a time other than midnight fails validation instead of being left out.
-        midnights = arrow.array([service_date, service_date + timedelta(days=1)]).cast(dtype)
+        midnights = arrow.array([service_date, service_date + timedelta(days=1)]).cast(arrow.timestamp(dtype.unit))
+        if dtype.tz is not None:
+            midnights = pc.assume_timezone(midnights, dtype.tz, ambiguous="earliest", nonexistent="earliest")
         return (column >= midnights[0]) & (column < midnights[1])
     if arrow.types.is_dictionary(dtype):
         column = column.cast(dtype.value_type)
         dtype = dtype.value_type
-    if is_text(dtype):  # also `2024-03-06 00:00:00`
-        return (column >= service_date.isoformat()) & (column < f"{service_date}~")
+    if is_text(dtype):
+        return column.isin(_find_texts_of_day(file, service_date).cast(dtype))
     return column == service_date
+
+
+def _find_texts_of_day(file: dataset.Dataset, service_date: date) -> arrow.Array:
+    """Return the distinct texts in the column `service_date` that mean a day, `2024-3-6`, or that mean none."""
+    batches = file.to_batches(columns=["service_date"])
+    distinct = [pc.unique(batch["service_date"].cast(arrow.string()).drop_null()) for batch in batches]
+    texts = pc.unique(arrow.chunked_array(distinct, arrow.string()))
+    days = _convert_days(arrow.chunked_array([texts])).combine_chunks()
+    return texts.filter(pc.fill_null(pc.equal(days, service_date), True))
 
 
 def _convert_days(column: arrow.ChunkedArray) -> arrow.ChunkedArray:
@@ -248,6 +258,14 @@ def _contract_columns(table: str, names: Sequence[str]) -> list[str]:
     if duplicate := next((name for name in columns if names.count(name) > 1), None):
         raise Fault(f"the column is there {names.count(duplicate)} times", "Keep one of them", duplicate)
     return columns
+
+
+def _fault_without_day(days: Collection[date], undated: arrow.Table | None) -> Fault:
+    """Return the fault of a file that does not have a day, but others, and rows whose day cannot be read."""
+    text = next(filter(None, undated["service_date"].to_pylist()), None) if undated else None
+    if text is None or days:
+        return _absent_day(days)
+    return Fault(f"its days cannot be read, such as {text!r}", "Write them as YYYY-MM-DD", "service_date")
 
 
 def _absent_day(days: Iterable[date]) -> AbsentData:
@@ -303,6 +321,7 @@ def _digest_days(path: Path, table: str, status: str) -> dict[date, str]:
     """Return a digest of the rows of each day in a file of many days; `status` is part of the cache key only."""
     digests: dict[date, Any] = {}
     undated = hashlib.sha256()  # rows without a day are rejected with each of them
+    unreadable: list[Any] = []
     file = CsvTable(path, table) if path.suffix == ".csv" else dataset.dataset(path, format="parquet")
     names = file.columns if isinstance(file, CsvTable) else file.schema.names
     _require_service_date(names)
@@ -310,10 +329,14 @@ def _digest_days(path: Path, table: str, status: str) -> dict[date, str]:
         days = _convert_days(batch["service_date"])
         values = _to_hashable_frame(batch.drop_columns("service_date"))
         hashes = pd.util.hash_pandas_object(values, index=False).to_numpy()
-        undated.update(hashes[days.is_null().to_numpy()].tobytes())
+        without_day = days.is_null()
+        undated.update(hashes[without_day.to_numpy()].tobytes())
+        unreadable = unreadable or batch.filter(without_day)["service_date"].drop_null().slice(0, 1).to_pylist()
         for day in pc.unique(days.drop_null()).to_pylist():
             of_day = pc.fill_null(pc.equal(days, day), False).to_numpy()
             digests.setdefault(day, hashlib.sha256()).update(hashes[of_day].tobytes())
+    if unreadable and not digests:
+        raise _fault_without_day([], arrow.table({"service_date": unreadable}))
     undated.update(repr(file.unreadable if isinstance(file, CsvTable) else []).encode())
     return {day: hashlib.sha256(digest.digest() + undated.digest()).hexdigest() for day, digest in digests.items()}
 
@@ -326,11 +349,24 @@ def _iterate_rows(file: CsvTable | dataset.Dataset, columns: list[str]) -> Itera
 
 
 def _to_hashable_frame(rows: arrow.Table) -> pd.DataFrame:
-    """Convert rows to pandas with column types that do not depend on whether a batch has missing values."""
+    """Convert rows to pandas with column types that do not depend on whether a batch has missing values.
+
+    Raises a Fault for lists and the like, which no column of the contract is read from.
+    """
     for index, column in enumerate(rows.schema):
-        if arrow.types.is_integer(column.type) or arrow.types.is_boolean(column.type):
-            rows = rows.set_column(index, column.name, rows[column.name].cast(arrow.int64()).cast(arrow.float64()))
-    return rows.to_pandas()
+        if arrow.types.is_nested(column.type):
+            raise Fault(f"its type is {column.type}, and must be a single value", "Correct the column", column.name)
+        if arrow.types.is_boolean(column.type):
+            rows = rows.set_column(index, column.name, rows[column.name].cast(arrow.int64()))
+        if arrow.types.is_integer(rows.schema.field(index).type) and _are_floats(rows[column.name]):
+            rows = rows.set_column(index, column.name, rows[column.name].cast(arrow.float64()))
+    return rows.to_pandas(types_mapper={arrow.int64(): pd.Int64Dtype(), arrow.uint64(): pd.UInt64Dtype()}.get)
+
+
+def _are_floats(numbers: arrow.ChunkedArray) -> bool:
+    """Return whether no two whole numbers (n,) are the same float."""
+    limits = pc.min_max(numbers).as_py()
+    return limits["min"] is None or max(-limits["min"], limits["max"]) <= MAX_WHOLE_NUMBER
 
 
 SOURCE = FilesSource

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mbta_assets.sources import SourceError, conform
@@ -231,6 +232,29 @@ def test_any_mix_of_spellings_of_ids_across_parts_gives_the_same_rows(
     rows, rejected = conform("vehicle", spelled, DAY, "test")
     pd.testing.assert_frame_equal(rows, conform("vehicle", plain, DAY, "test").rows)
     assert rejected.empty
+
+
+@given(
+    st.lists(st.none() | st.integers(0, 2**64 - 1), min_size=6, max_size=6),
+    st.sampled_from([arrow.uint64(), arrow.decimal128(38, 0), arrow.decimal128(38, 9), arrow.decimal256(60, 0)]),
+)
+@example([2**53, 2**53 + 1, 2**63, 2**64 - 1, None, 0], arrow.uint64())
+def test_large_ids_keep_every_digit(ids: list[int | None], dtype: arrow.DataType) -> None:
+    numbers = arrow.array([None if number is None else Decimal(number) for number in ids], arrow.decimal128(38, 0))
+    rows, rejected = conform("vehicle", make_vehicles(stop_id=numbers.cast(dtype)), DAY, "test")
+    assert rows["stop_id"].astype(object).where(rows["stop_id"].notna(), None).tolist() == [
+        None if number is None else str(number) for number in ids
+    ]
+    assert rejected.empty
+
+
+def test_a_whole_number_that_is_too_large_is_missing_and_not_another_one() -> None:
+    numbers = [2**53 + 1, 10**18 - 1, 10**18, 2**64 - 1, None, 7]
+    for dtype in (arrow.uint64(), arrow.decimal128(38, 3)):
+        column = arrow.array(list(map(str, numbers[:4])) + [None, "7"]).cast(arrow.decimal128(38, 0)).cast(dtype)
+        rows, _ = conform("vehicle", make_vehicles(current_stop_sequence=column), DAY, "test")
+        kept = rows["current_stop_sequence"].tolist()
+        assert kept[:2] == numbers[:2] and kept[5] == 7 and pd.isna(kept[2:5]).all()
 
 
 @pytest.mark.parametrize("ids", [["1.0", "2.5", "3"], ["A.0", "B.0", "007"], ["1.0.0", "2.0.1", "70061.00"]])

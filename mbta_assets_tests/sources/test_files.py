@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as arrow
+import pyarrow.compute as pc
 import pytest
 from pyarrow import csv, parquet
 
@@ -405,3 +406,70 @@ def test_a_row_of_another_day_in_a_partition_costs_itself(tmp_path: Path) -> Non
     undated = days.set_column(0, "service_date", arrow.array([None] * 4, arrow.date32()))
     filled = write(tmp_path, undated, "vehicle/service_date=2023-10-03/0.parquet").read("vehicle", DAY)
     assert filled.rows["service_date"].tolist() == [DAY] * 4
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "Pacific/Auckland", "America/New_York", "UTC", "+09:00"])
+def test_midnights_in_any_zone_are_the_days_of_that_zone(tmp_path: Path, zone: str) -> None:
+    days = [DAY + timedelta(days=n) for n in (-1, 0, 1)]
+    midnights = arrow.array([day for day in days for _ in range(3)]).cast(arrow.timestamp("us"))
+    rows = arrow.concat_tables([vehicles(day) for day in days])
+    source = write(tmp_path, with_column(rows, "service_date", pc.assume_timezone(midnights, zone)))
+    assert list(source.poll("vehicle", {})) == days
+    read = source.read("vehicle", DAY)
+    assert read.rows["id"].tolist() == ["R-0", "R-1", "R-2"]
+    assert read.rejected.empty
+
+
+WAYS_TO_WRITE_A_DAY = [
+    "2023-10-03",
+    "2023-10-3",
+    "20231003",
+    " 2023-10-03 ",
+    "2023-10-03 00:00:00",
+    "2023-10-03T00:00Z",
+]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize("kind", ["text", "dictionary"])
+def test_a_day_is_read_however_it_is_written(tmp_path: Path, suffix: str, kind: str) -> None:
+    rows = vehicles(n=len(WAYS_TO_WRITE_A_DAY) + 3)
+    texts = arrow.array([*WAYS_TO_WRITE_A_DAY, "03/10/2023", "2023-10-4", "2023-13-01"])
+    rows = with_column(rows, "service_date", texts if kind == "text" or suffix == "csv" else texts.dictionary_encode())
+    if suffix == "csv":
+        rows = with_column(rows, "updated_at", [NOON.isoformat()] * len(rows))
+    source = write(tmp_path, rows, f"vehicle.{suffix}")
+    assert sorted(source.poll("vehicle", {})) == [DAY, NEXT_DAY]
+    for day, n in ((DAY, len(WAYS_TO_WRITE_A_DAY)), (NEXT_DAY, 1)):
+        read = source.read("vehicle", day)
+        assert len(read.rows) == n
+        assert read.rejected["reason"].tolist() == ["unreadable_value"] * 2
+        assert "03/10/2023" in read.rejected["row"][0]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_file_without_a_readable_day_is_refused_when_it_is_polled_too(tmp_path: Path, suffix: str) -> None:
+    source = write(tmp_path, with_column(vehicles(), "service_date", ["03/10/2023"] * 3), f"vehicle.{suffix}")
+    assert "its days cannot be read, such as '03/10/2023'. Write them as YYYY-MM-DD" in refusal(source)
+    with pytest.raises(SourceError, match="its days cannot be read, such as '03/10/2023'"):
+        source.poll("vehicle", {})
+
+
+@pytest.mark.parametrize("dtype", [arrow.int64(), arrow.uint64()])
+@pytest.mark.parametrize("number", [2**53, 2**62])
+def test_a_change_of_the_last_digit_of_a_large_id_is_a_change(
+    tmp_path: Path, dtype: arrow.DataType, number: int
+) -> None:
+    versions: list[str] = []
+    for last in (0, 1):
+        ids = arrow.array([number + last, None, 5], dtype)
+        versions += write(tmp_path, with_column(vehicles(), "stop_id", ids)).poll("vehicle", {}).values()
+    assert versions[0].split("-")[1] != versions[1].split("-")[1]
+
+
+@pytest.mark.parametrize("value", [["70061"], {"id": "70061"}])
+def test_a_column_of_lists_or_records_is_named_when_the_file_is_polled(tmp_path: Path, value: object) -> None:
+    source = write(tmp_path, with_column(vehicles(), "stop_id", [value] * 3))
+    with pytest.raises(SourceError, match=r"table vehicle, column stop_id: its type is (list|struct).*Correct the col"):
+        source.poll("vehicle", {})
+    assert "column stop_id" in refusal(source)
