@@ -6,8 +6,8 @@ and a digest of their content:
     vehicle_positions/2026-02-16/1771257512000-1771257572000-3f9a….parquet
 
 Other archives are read too: `.pb` and `.json` files, compressed or not, in any directories or in zip files, with the
-time in their names (`1771257512.pb`) or else in their headers. Static feeds are in `editions`, what snapshots mean in
-`feed` and `feed_rows`.
+time in their names (`1771257512.pb`, not in the future) or else in their headers. Static feeds are in `editions`, what
+snapshots mean in `feed` and `feed_rows`.
 """
 
 import hashlib
@@ -31,6 +31,8 @@ from mbta_assets.transit.service_day import to_time
 FEEDS = ("vehicle_positions", "trip_updates", "published")
 DAY_SECONDS, MAX_BATCH_SECONDS = 86_400, 3600
 """Seconds of a day, and those after its end in which a batch that began on it may end."""
+MIN_EPOCH_SECONDS = 1e9
+"""Epoch seconds, of 2001, from which ten digits in the name of a file may be a time: GTFS-realtime is younger."""
 EDITIONS = "static/"
 """Prefix of the files of `editions`."""
 TIMESTAMP = arrow.timestamp("us", "UTC")
@@ -225,7 +227,10 @@ def _decode(stored: bytes, name: str, path: str) -> list[FetchedSnapshot]:
 def _describe_snapshot(place: Place, file: StoredFile, member: str = "") -> Piece:
     name = (member or file.path).rpartition("/")[2]
     match = _EPOCH.search(name)
-    fetched_at = float(match[1]) if match else _read_header_time(place, file, member)
+    fetched_at = float(match[1]) if match else 0.0
+    # Ten digits may also be an hour, 2026010203, or another date, which are epoch seconds of other decades.
+    if not MIN_EPOCH_SECONDS <= fetched_at <= datetime.now(UTC).timestamp() + DAY_SECONDS:
+        fetched_at = _read_header_time(place, file, member)
     return Piece(file, fetched_at, fetched_at, None, member)
 
 

@@ -218,6 +218,12 @@ def test_archives_of_others_are_read_by_the_times_in_their_names_or_headers(fore
     assert [second for second, _ in contents(archive, 30, 90)] == [30, 45, 60]
 
 
+@pytest.mark.parametrize("name", ["2026010203", "vp-2099123123", "feed_0102202603", "2026010203999", "9999999999"])
+def test_ten_digits_that_are_a_date_are_no_time_of_a_snapshot(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.pb").write_bytes(snapshot(30).content)
+    assert contents(FeedArchive(DirectoryPlace(tmp_path)), 0, 60) == [(30, snapshot(30).content)]
+
+
 def test_nothing_is_written_to_a_file_of_others(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w"):
         pass
