@@ -248,7 +248,9 @@ class BigQueryUpstreamTables:
         service_date = f"{_service_date_sql(columns)} = @service_date"
         if _are_dates(columns):
             return [service_date]
-        nearby = "TIMESTAMP(@service_date) AND TIMESTAMP_ADD(TIMESTAMP(@service_date), INTERVAL 48 HOUR)"
+        # East of UTC a service day begins before its date does there, by up to 14 hours.
+        midnight = "TIMESTAMP(@service_date)"
+        nearby = f"TIMESTAMP_SUB({midnight}, INTERVAL 24 HOUR) AND TIMESTAMP_ADD({midnight}, INTERVAL 48 HOUR)"
         return [f"{_coalesce(columns)} BETWEEN {nearby}", service_date]
 
     def _stat(self, table: str) -> TableInfo:

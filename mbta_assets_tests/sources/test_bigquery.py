@@ -18,7 +18,7 @@ from mbta_assets.defs.dagster_internals import observe
 from mbta_assets.gcp.account import Account
 from mbta_assets.gcp.bigquery import BigQuery
 from mbta_assets.settings import Settings, SettingsError
-from mbta_assets.sources import SourceError
+from mbta_assets.sources import SourceError, bigquery
 from mbta_assets.sources.bigquery import BigQuerySource, BigQueryUpstreamTables
 from mbta_assets.storage.bigquery_tables import BigQueryTables
 from mbta_assets.storage.parquet_tables import ParquetTables
@@ -179,6 +179,22 @@ def test_tables_with_another_layout_are_read_as_the_same_tables(
         assert to_arrow(table, tables.read(table, [DAYS[0]])).equals(contract_tables[table, DAYS[0]])
     assert tables.days("vehicle") == DAYS
     assert tables.days("stop") == DAYS
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "Pacific/Auckland", "America/New_York", "Pacific/Honolulu"])
+def test_a_day_of_timestamps_is_that_of_the_agencys_zone(
+    upstream: BigQueryTables, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setattr(bigquery, "TIME_ZONE", zone)
+    begin = pd.Timestamp(DAYS[1], tz=zone) + pd.Timedelta(hours=bigquery.SERVICE_DAY_START_HOUR)
+    times = [begin + pd.Timedelta(seconds=seconds) for seconds in (-1, 0, 86_399, 86_400)]
+    values = " UNION ALL ".join(f"SELECT {n} AS id, TIMESTAMP '{time}' AS at" for n, time in enumerate(times))
+    execute(upstream, f"CREATE TABLE `$.times` AS {values}")
+    tables = open_tables(upstream, {"vehicle": {"table": "times", "columns": {"service_date": "at"}}})
+    columns = tables._stat("vehicle").columns
+    sql = f"SELECT id FROM `{tables.path('vehicle')}` WHERE {' AND '.join(tables._conditions('vehicle', columns))}"
+    rows = upstream.bigquery.fetch_rows("Read", sql, {"service_date": DAYS[1]})
+    assert sorted(rows["id"].to_pylist()) == [1, 2]
 
 
 ODD_VALUES = {
