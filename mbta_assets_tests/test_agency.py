@@ -40,7 +40,7 @@ page = render_page(NetworkView("0" * 64, None, None, (), 0, (), None, None, None
 print(json.dumps({
     "overall": [[member, *value] for (dimension, member), value in values.items() if dimension == "predicted_horizon"],
     "terminal": sum(n for (_, member), (n, _) in values.items() if member.endswith("terminal")),
-    "problem": accuracy_within_bounds(windows), "color": line_color("Red"), "page": page,
+    "problem": accuracy_within_bounds(windows).problem, "color": line_color("Red"), "page": page,
 }))
 """
 

@@ -23,7 +23,7 @@ from mbta_assets.defs.metadata import code_reference, daily_table_metadata
 from mbta_assets.defs.partitions import DailyAsset, DailyDefinition, ServiceDays
 from mbta_assets.storage.tables import Frame, TableStore
 from mbta_assets.transit import schema
-from mbta_assets.transit.checks import RECENT_DAYS, Problem, keys_unique, row_count_anomaly, schema_holds
+from mbta_assets.transit.checks import RECENT_DAYS, Outcome, keys_unique, row_count_anomaly, schema_holds
 
 PUBLISHED = "published"
 """Check of every daily table: whether a service day was made and passed the blocking checks."""
@@ -31,8 +31,6 @@ PUBLISHED_DESCRIPTION = (
     "Require the service day to be made and to pass every blocking check. Where it fails, consumers go on reading the "
     "version that was published before, if there is one."
 )
-NOT_EVALUATED = "not evaluated"
-"""Outcome of a rule that does not look at every service day."""
 
 
 class UnpublishedDays(Exception):
@@ -48,7 +46,7 @@ class ServiceDay:
     """Rows of `RejectedRows`, if the making looks at rows that may be rejected."""
     usage: pd.DataFrame | None = None
     """Rows of `UpstreamUsage`."""
-    problems: Mapping[str, Problem] = field(default_factory=dict)
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     """Outcomes of checks that the making has evaluated, by name."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -76,7 +74,7 @@ class Audit:
     """Bounds that are settings, by name; see `TablesIOManager`."""
 
 
-Rule: TypeAlias = Callable[[Audit], Problem]
+Rule: TypeAlias = Callable[[Audit], Outcome]
 
 
 @dataclass(frozen=True)
@@ -94,31 +92,31 @@ class Check:
         return dg.AssetCheckSeverity.ERROR if self.blocking else dg.AssetCheckSeverity.WARN
 
 
-def describe_rule(rule: Callable[..., Problem]) -> str:
+def describe_rule(rule: Callable[..., Outcome]) -> str:
     """Return the first paragraph of a rule's docstring on one line; the others are about its arguments."""
     return " ".join((inspect.getdoc(rule) or "").split("\n\n")[0].split())
 
 
-def check_rows(rule: Callable[[arrow.Table], Problem], *, blocking: bool = True) -> Check:
+def check_rows(rule: Callable[[arrow.Table], Outcome], *, blocking: bool = True) -> Check:
     """Return the check of a rule that needs the rows alone."""
     return Check(rule.__name__, describe_rule(rule), lambda audit: rule(audit.rows), blocking)
 
 
-def check_frame(rule: Callable[[pd.DataFrame], Problem], *, blocking: bool = True) -> Check:
+def check_frame(rule: Callable[[pd.DataFrame], Outcome], *, blocking: bool = True) -> Check:
     """Return the check of a rule that needs the rows alone, as a frame."""
     return Check(rule.__name__, describe_rule(rule), lambda audit: rule(schema.to_frame(audit.rows)), blocking)
 
 
 def check_making(name: str, description: str, *, blocking: bool = True) -> Check:
-    """Return a check that is evaluated where the day is made, in `ServiceDay.problems`."""
-    return Check(name, description, lambda audit: audit.made.problems.get(name, NOT_EVALUATED), blocking)
+    """Return a check that is evaluated where the day is made, in `ServiceDay.outcomes`."""
+    return Check(name, description, lambda audit: audit.made.outcomes[name], blocking)
 
 
-def _schema_holds(audit: Audit) -> Problem:
+def _schema_holds(audit: Audit) -> Outcome:
     return schema_holds(audit.rows, audit.table)
 
 
-def _row_count_anomaly(audit: Audit) -> Problem:
+def _row_count_anomaly(audit: Audit) -> Outcome:
     recent = audit.tables.row_counts(audit.table, before=audit.day, days=RECENT_DAYS)
     return row_count_anomaly(len(audit.rows), recent)
 

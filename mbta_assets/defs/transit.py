@@ -46,7 +46,7 @@ from mbta_assets.transit.accounting import Accounting, account_for_rows
 from mbta_assets.transit.agency_delays import AGENCY_DELAY
 from mbta_assets.transit.checks import (
     RECENT_DAYS,
-    Problem,
+    Outcome,
     features_present,
     inputs_used,
     labels_cover,
@@ -58,10 +58,10 @@ rejected_rows = daily_spec("rejected_rows", deps=[*schema.SOURCE_TABLES, "raw_tr
 upstream_usage = daily_spec("upstream_usage", deps=["raw_transit_data"])
 
 
-def _inputs_used(audit: Audit) -> Problem:
+def _inputs_used(audit: Audit) -> Outcome:
     """Compare the use of the upstream rows with that of recent published days."""
     if audit.made.usage is None:
-        return None
+        return Outcome(None)
     published = audit.tables.days("raw_transit_data")
     recent = [day for day in audit.tables.days("upstream_usage") if day < audit.day and day in published]
     usages = (schema.to_frame(audit.tables.read("upstream_usage", [day])) for day in recent[-RECENT_DAYS:])
@@ -70,7 +70,7 @@ def _inputs_used(audit: Audit) -> Problem:
     return inputs_used(audit.made.usage, audit.bounds["min_matched_share"], shares, unmatched)
 
 
-def _labels_cover(audit: Audit) -> Problem:
+def _labels_cover(audit: Audit) -> Outcome:
     """Compare the share of labels with that of recent published days."""
     counts, labels = (
         audit.tables.row_counts(audit.table, audit.day, RECENT_DAYS, column) for column in (None, "delay_seconds")
@@ -134,11 +134,7 @@ def describe_account(account: Accounting) -> dict[str, Any]:
     }
 
 
-POINT_IN_TIME_CORRECT = check_making(
-    "point_in_time_correct",
-    f"{describe_rule(point_in_time_correct)} Only the last service day of a run is compared: the code is the same for "
-    "all.",
-)
+POINT_IN_TIME_CORRECT = check_making("point_in_time_correct", describe_rule(point_in_time_correct))
 
 
 @daily_table(
@@ -171,11 +167,11 @@ def transit_features(
         inputs = raw, vehicle.read(day), schedule.read(day), stop.read(day)
         predictions = read_agency_predictions(warehouse, source, day)
         rows = features.compute_feature_table(*inputs, agency_predictions=predictions)
-        problems = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(rows, *inputs)} if day == last else {}
+        outcomes = {POINT_IN_TIME_CORRECT.name: point_in_time_correct(rows, *inputs)}
         agency_delays = len(rows) - rows[AGENCY_DELAY].null_count
         metadata = {"agency_predictions": len(predictions), "agency_delays": agency_delays}
         plots = describe_features(rows) if day == last else {}
-        return ServiceDay(rows, problems=problems, metadata={**(metadata if len(predictions) else {}), **plots})
+        return ServiceDay(rows, outcomes=outcomes, metadata={**(metadata if len(predictions) else {}), **plots})
 
     return DailyOutput(make)
 

@@ -1,10 +1,12 @@
 """Rules that the daily tables must satisfy.
 
-Each rule looks at the rows of one service day and returns a sentence that says what is wrong, or None. Which rules
-block what is downstream, and how they become Dagster asset checks, is decided in `mbta_assets.defs`.
+Each rule looks at the rows of one service day and returns an `Outcome`: a sentence that says what is wrong, if anything
+is, and the numbers that it has judged by. Which rules block what is downstream, and how they become Dagster asset
+checks, is decided in `mbta_assets.defs`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeAlias
 
@@ -35,12 +37,21 @@ BOUNDS = ("greater_than_or_equal_to", "less_than_or_equal_to")
 NUMERIC_FEATURES = schema.columns_with_role(schema.TransitFeatures, "numeric")
 
 
-def schema_holds(rows: arrow.Table, table: str) -> Problem:
+@dataclass(frozen=True)
+class Outcome:
+    """Outcome of a rule."""
+
+    problem: Problem
+    numbers: Mapping[str, int | float | str] = field(default_factory=dict)
+    """What the rule has judged by, by name, whether it is kept or not."""
+
+
+def schema_holds(rows: arrow.Table, table: str) -> Outcome:
     """Require every column to have its type and range, and no value to be missing that must be present."""
     model = schema.TABLES[table]
-    if len(rows) and _validate(_select_extremes(rows, model), model) is None:
-        return None
-    return _validate(schema.to_frame(rows), model)
+    is_certain = bool(len(rows)) and _validate(_select_extremes(rows, model), model) is None
+    problem = None if is_certain else _validate(schema.to_frame(rows), model)
+    return Outcome(problem, {"rows": len(rows), "columns": rows.num_columns})
 
 
 def _validate(rows: pd.DataFrame, model: type[Table]) -> Problem:
@@ -73,25 +84,28 @@ def _find_extremes(values: arrow.ChunkedArray, spec: Any) -> arrow.Array:
     return arrow.array([*found, None] if values.null_count else found, values.type)
 
 
-def keys_unique(rows: arrow.Table) -> Problem:
+def keys_unique(rows: arrow.Table) -> Outcome:
     """Require every row to have a key of its own: service date, trip, vehicle, time stamp and stop sequence."""
     if not len(rows):
-        return None
+        return Outcome(None, {"rows": 0})
     # One number for a row, made of codes in place of values, takes less time to compare.
     codes = [rows[name].dictionary_encode().combine_chunks().indices for name in schema.ROW_KEY]
     keys = pack_columns([column.fill_null(-1).to_numpy() + 1 for column in codes])
     repeated = int(pd.Series(keys).duplicated().sum())
-    return f"{repeated} rows repeat the key of another ({', '.join(schema.ROW_KEY)})" if repeated else None
+    problem = f"{repeated} rows repeat the key of another ({', '.join(schema.ROW_KEY)})" if repeated else None
+    return Outcome(problem, {"rows": len(rows), "repeated_keys": repeated})
 
 
-def labels_cover(rows: arrow.Table, min_share: float, recent_shares: Sequence[float] = ()) -> Problem:
+def labels_cover(rows: arrow.Table, min_share: float, recent_shares: Sequence[float] = ()) -> Outcome:
     """Require enough rows to have a label: a minimum share, and half of the median share of recent days."""
     share = labelled_share(rows)
     if share is None:
-        return None
+        return Outcome(None, {"rows": 0})
     if share < min_share:
-        return f"only {share:.1%} of the rows have a label; the minimum is {min_share:.1%}"
-    return _far_below_recent(share, recent_shares, "of the rows have a label")
+        problem: Problem = f"only {share:.1%} of the rows have a label; the minimum is {min_share:.1%}"
+    else:
+        problem = _far_below_recent(share, recent_shares, "of the rows have a label")
+    return Outcome(problem, {"rows": len(rows), **_list_shares("labelled_share", share, min_share, recent_shares)})
 
 
 def labelled_share(rows: arrow.Table) -> float | None:
@@ -101,7 +115,7 @@ def labelled_share(rows: arrow.Table) -> float | None:
 
 def inputs_used(
     usage: pd.DataFrame, min_share: float, recent_shares: Sequence[float] = (), unmatched: str = ""
-) -> Problem:
+) -> Outcome:
     """Require the join to use its inputs: some rows, a minimum share of reports, and half of the recent median.
 
     `usage` is typed as `schema.UpstreamUsage`; `recent_shares` are the `matched_share` of recent days. `unmatched` is
@@ -109,16 +123,20 @@ def inputs_used(
     """
     vehicle_rows, schedule_rows = (_count_rows(usage, table) for table in ("vehicle", "schedule"))
     if not vehicle_rows:
-        return None
+        return Outcome(None, {"vehicle_rows": 0})
     share = matched_share(usage)
-    problem = None
+    problem: Problem = None
     if schedule_rows and not _count_rows(usage, "vehicle", outcome="matched"):
         problem = f"none of the {vehicle_rows:,} rows of `vehicle` match the {schedule_rows:,} rows of `schedule`"
     elif share is not None and share < min_share:
         problem = f"only {share:.1%} of the reports that name a trip match `schedule`; the minimum is {min_share:.1%}"
     elif share is not None:
         problem = _far_below_recent(share, recent_shares, "of the reports that name a trip match `schedule`")
-    return f"{problem}. {unmatched}".rstrip(" ") if problem and unmatched else problem
+    if problem and unmatched:
+        problem = f"{problem}. {unmatched}".rstrip(" ")
+    return Outcome(
+        problem, {"vehicle_rows": vehicle_rows, **_list_shares("matched_share", share, min_share, recent_shares)}
+    )
 
 
 def matched_share(usage: pd.DataFrame) -> float | None:
@@ -137,6 +155,17 @@ def _count_rows(usage: pd.DataFrame, table: str, **values: str) -> int:
     return int(usage.loc[selected, "row_count"].sum())
 
 
+def _list_shares(
+    name: str, share: float | None, min_share: float, recent_shares: Sequence[float]
+) -> dict[str, int | float | str]:
+    """Return a share and what it is compared with, by name."""
+    numbers: dict[str, int | float | str] = {} if share is None else {name: share}
+    numbers[f"min_{name}"] = min_share
+    if len(recent_shares) >= MIN_RECENT_DAYS:
+        numbers["median_of_recent_days"] = float(np.median(recent_shares))
+    return numbers
+
+
 def _far_below_recent(share: float, recent_shares: Sequence[float], what: str) -> Problem:
     """Require a share to be at least half of the median of recent days, if there are enough of them."""
     if len(recent_shares) < MIN_RECENT_DAYS:
@@ -147,33 +176,36 @@ def _far_below_recent(share: float, recent_shares: Sequence[float], what: str) -
     return f"{share:.1%} {what}, where recent days have about {median:.1%}"
 
 
-def features_present(rows: arrow.Table) -> Problem:
+def features_present(rows: arrow.Table) -> Outcome:
     """Require no numeric feature to be missing in most rows."""
     shares = {name: rows[name].null_count / max(len(rows), 1) for name in NUMERIC_FEATURES}
     excessive = {name: share for name, share in shares.items() if share > MAX_MISSING_SHARE}
-    return "; ".join(f"{name} is missing in {share:.0%} of the rows" for name, share in excessive.items()) or None
+    problem = "; ".join(f"{name} is missing in {share:.0%} of the rows" for name, share in excessive.items()) or None
+    rarest = max(shares, key=lambda name: shares[name])
+    numbers = {"largest_missing_share": shares[rarest], "max_missing_share": MAX_MISSING_SHARE}
+    return Outcome(problem, {"features": len(shares), "most_often_missing": rarest, **numbers})
 
 
-def row_count_anomaly(rows: int, recent: Mapping[date, int]) -> Problem:
+def row_count_anomaly(rows: int, recent: Mapping[date, int]) -> Outcome:
     """Require a number of rows that is near the median of recent service days, given by day."""
     if len(recent) < MIN_RECENT_DAYS:
-        return None
+        return Outcome(None, {"rows": rows, "recent_days": len(recent)})
     median = float(np.median(list(recent.values())))
-    if MIN_ROWS_AGAINST_MEDIAN * median <= rows <= MAX_ROWS_AGAINST_MEDIAN * median:
-        return None
-    return f"{rows:,} rows, where recent days have about {median:,.0f}"
+    is_near = MIN_ROWS_AGAINST_MEDIAN * median <= rows <= MAX_ROWS_AGAINST_MEDIAN * median
+    problem = None if is_near else f"{rows:,} rows, where recent days have about {median:,.0f}"
+    return Outcome(problem, {"rows": rows, "recent_days": len(recent), "median_of_recent_days": median})
 
 
 def point_in_time_correct(
     complete: arrow.Table, raw: arrow.Table, vehicle: pd.DataFrame, schedule: pd.DataFrame, stop: pd.DataFrame
-) -> Problem:
-    """Require features up to a moment to stay the same when all later vehicle updates are removed.
+) -> Outcome:
+    """Require features up to the middle of the service day to stay the same when all later vehicle updates are removed.
 
-    The moment is the time stamp in the middle of the service day's `raw_transit_data`, of which `complete` has the
+    The middle is the time stamp in the middle of `raw`, rows of `raw_transit_data`, of which `complete` has the
     features in the same order.
     """
     if not len(raw):
-        return None
+        return Outcome(None, {"rows_compared": 0})
     time_stamp = schema.to_frame(raw.select(["time_stamp"]))["time_stamp"]
     moment = time_stamp.iloc[len(raw) // 2]
     index = np.flatnonzero(time_stamp <= moment)[-MAX_COMPARED_ROWS:]
@@ -182,4 +214,6 @@ def point_in_time_correct(
     )
     compared = complete.select(NUMERIC_FEATURES).take(index)
     differing = [name for name in NUMERIC_FEATURES if not truncated[name].equals(compared[name])]
-    return f"updates after {moment} change {', '.join(differing)}" if differing else None
+    problem = f"updates after {moment} change {', '.join(differing)}" if differing else None
+    numbers = {"rows_compared": len(index), "features_compared": len(NUMERIC_FEATURES)}
+    return Outcome(problem, {"updates_removed_after": str(moment), **numbers, "features_changed": len(differing)})

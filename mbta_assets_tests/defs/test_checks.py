@@ -63,14 +63,19 @@ def list_failed_checks(result: dg.ExecuteInProcessResult) -> set[str]:
     return {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} - {NEWEST_DAY}
 
 
-def test_a_good_day_passes_every_check(tmp_path: Path) -> None:
+def test_a_good_day_passes_every_check_and_each_gives_its_numbers(tmp_path: Path) -> None:
     result = run(tmp_path, MattapanSource(0))
     assert result.success
     assert list_failed_checks(result) == set()
+    compared = next(
+        check for check in result.get_asset_check_evaluations() if check.check_name == "point_in_time_correct"
+    )
+    rows, changed = (compared.metadata[name].value for name in ("rows_compared", "features_changed"))
+    assert isinstance(rows, int) and rows > 1000 and changed == 0
     of_features = {
         check.check_name
         for check in result.get_asset_check_evaluations()
-        if check.asset_key == dg.AssetKey("transit_features") and check.partition == str(DAY)
+        if check.asset_key == dg.AssetKey("transit_features") and check.partition == str(DAY) and check.metadata
     }
     assert of_features == {
         "schema_holds", "keys_unique", "labels_cover", "point_in_time_correct", "features_present", "row_count_anomaly",
@@ -102,22 +107,22 @@ labels_cover = partial(checks.labels_cover, min_share=0.05)
 )
 def test_a_rule_names_the_column_that_breaks_it(
     features: arrow.Table,
-    rule: Callable[[arrow.Table], checks.Problem],
+    rule: Callable[[arrow.Table], checks.Outcome],
     column: str,
     value: float | None,
     problem: str,
 ) -> None:
-    assert rule(features) is None
+    assert rule(features).problem is None
     index = features.column_names.index(column)
     values = arrow.array([value] * len(features), features.schema.field(index).type)
     broken = features.set_column(index, column, values)
-    assert problem in (rule(broken) or "")
+    assert problem in (rule(broken).problem or "")
 
 
 def test_a_repeated_key_is_found(features: arrow.Table) -> None:
-    assert checks.keys_unique(features) is None
+    assert checks.keys_unique(features).problem is None
     twice = arrow.concat_tables([features, features.slice(0, 3)])
-    assert (checks.keys_unique(twice) or "").startswith("3 rows repeat the key")
+    assert (checks.keys_unique(twice).problem or "").startswith("3 rows repeat the key")
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,8 @@ def test_every_report_is_used_and_most_rows_have_a_label(tables: Tables, feature
     dropped = usage[usage["outcome"] == "dropped"]
     assert set(dropped["source_table"]) <= {"schedule", "trip", "stop"}, dropped
     schema.TransitFeatures.validate(features)
-    assert inputs_used(usage, 0.05) is None and labels_cover(to_arrow("transit_features", features), 0.05) is None
+    assert inputs_used(usage, 0.05).problem is None
+    assert labels_cover(to_arrow("transit_features", features), 0.05).problem is None
     labelled = features["delay_seconds"].notna().groupby(features["event"]).mean()
     assert labelled["arrival"] > 0.6 and labelled["departure"] > 0.4
     assert features["delay_seconds"].median() == pytest.approx(120, abs=120)

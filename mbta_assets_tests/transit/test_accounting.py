@@ -184,7 +184,7 @@ def test_ids_that_do_not_match_are_described_with_examples() -> None:
     assert (
         "16 reports have a trip_id that is not in `schedule`, such as '1.0'; `schedule` has ids such as '1'" in sentence
     )
-    problem = checks.inputs_used(accounted.usage, 0.05, unmatched=sentence)
+    problem = checks.inputs_used(accounted.usage, 0.05, unmatched=sentence).problem
     assert problem is not None and "none of the 16 rows of `vehicle`" in problem and "'1.0'" in problem
 
 
@@ -207,12 +207,12 @@ def test_every_kind_of_mismatch_is_described(changes: Row, words: list[str]) -> 
 def test_a_day_without_rows_has_an_account_and_passes() -> None:
     accounted = account({name: [] for name in schema.UPSTREAM})
     assert accounted.usage["row_count"].tolist() == [0, 0, 0, 0]
-    assert checks.inputs_used(accounted.usage, 0.05, [0.9, 0.9, 0.9]) is None
+    assert checks.inputs_used(accounted.usage, 0.05, [0.9, 0.9, 0.9]).problem is None
     only_schedule = account(plain_day.make_rows() | {"vehicle": []})
     assert list_dropped(only_schedule, "schedule") == {"trip_not_reported": 6}
-    assert checks.inputs_used(only_schedule.usage, 0.05) is None
+    assert checks.inputs_used(only_schedule.usage, 0.05).problem is None
     no_schedule = account(plain_day.make_rows() | {"schedule": []})
-    assert checks.inputs_used(no_schedule.usage, 0.05) is not None
+    assert checks.inputs_used(no_schedule.usage, 0.05).problem is not None
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,10 @@ def test_inputs_are_used_if_enough_reports_match(matched: int, recent: list[floa
     rows["vehicle"] += [report(60)] * 40 + [report(n, trip=None) for n in range(40)]
     usage = account(rows).usage
     assert checks.matched_share(usage) == pytest.approx(matched / 20)
-    problem = checks.inputs_used(usage, 0.06, recent)
-    assert (problem is None) == passes, problem
+    outcome = checks.inputs_used(usage, 0.06, recent)
+    assert (outcome.problem is None) == passes, outcome
+    assert outcome.numbers["matched_share"] == pytest.approx(matched / 20)
+    assert outcome.numbers.get("median_of_recent_days") == (sorted(recent)[1] if len(recent) == 3 else None)
 
 
 @pytest.mark.parametrize(
@@ -248,9 +250,9 @@ def test_inputs_are_used_if_enough_reports_match(matched: int, recent: list[floa
 )
 def test_labels_cover_enough_rows(share: float, recent: list[float], passes: bool) -> None:
     rows = arrow.table({"delay_seconds": [60.0 if number < 100 * share else None for number in range(100)]})
-    assert (checks.labels_cover(rows, 0.05, recent) is None) == passes
-    assert checks.labels_cover(rows.slice(0, 0), 0.05, recent) is None
-    assert checks.labels_cover(rows, 0.5) is not None
+    assert (checks.labels_cover(rows, 0.05, recent).problem is None) == passes
+    assert checks.labels_cover(rows.slice(0, 0), 0.05, recent).problem is None
+    assert checks.labels_cover(rows, 0.5).problem is not None
 
 
 def count_located(tables: Tables) -> int:

@@ -26,7 +26,6 @@ from mbta_assets.defs.dagster_internals import (
     suppress_final_report,
 )
 from mbta_assets.defs.daily_tables import (
-    NOT_EVALUATED,
     PUBLISHED,
     Audit,
     Check,
@@ -35,6 +34,7 @@ from mbta_assets.defs.daily_tables import (
     unpublished_days_failure,
 )
 from mbta_assets.defs.memory import collect_new_objects, release_memory
+from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.partitions import to_days
 from mbta_assets.gcp import CloudError
 from mbta_assets.settings import Settings
@@ -42,7 +42,7 @@ from mbta_assets.sources import SourceError
 from mbta_assets.storage.materialize import ANY_DAY, materialize_command
 from mbta_assets.storage.tables import DailyTables, MissingPartition, TableStore, to_arrow
 from mbta_assets.transit import schema
-from mbta_assets.transit.checks import Problem
+from mbta_assets.transit.checks import Outcome
 
 REJECTED_ROWS = "rejected_rows"
 UPSTREAM_USAGE = "upstream_usage"
@@ -150,11 +150,11 @@ class TablesIOManager(dg.ConfigurableIOManager):
         return Audit(table, day, to_arrow(table, made.rows), made, self.tables, bounds)
 
     def _publish(
-        self, context: dg.OutputContext, audit: Audit, outcomes: Mapping[Check, Problem]
+        self, context: dg.OutputContext, audit: Audit, outcomes: Mapping[Check, Outcome]
     ) -> Generator[dg.DagsterEvent, None, str | None]:
         """Publish a service day unless the outcome of a check forbids it, and return why it was refused."""
         table, day, rows, made = audit.table, audit.day, audit.rows, audit.made
-        refusals = [f"{check.name}: {outcome}" for check, outcome in outcomes.items() if _refuses(check, outcome)]
+        refusals = [f"{check.name}: {outcomes[check].problem}" for check in outcomes if _refuses(check, outcomes[check])]
         yield from self._store_rejected_rows(context, table, day, made)
         if refusals:
             metadata: dict[str, Any] = {"refused_rows": self.tables.refuse(table, day, rows, refusals), **made.metadata}
@@ -175,14 +175,15 @@ class TablesIOManager(dg.ConfigurableIOManager):
             rows = to_arrow(REJECTED_ROWS, made.rejected.assign(rejected_by=table))
             self.tables.write_part(REJECTED_ROWS, day, table, rows)
             if len(rows):
-                yield _report_side_table(context, REJECTED_ROWS, day, rows)
+                counts = made.rejected.groupby(["source_table", "reason"]).size().reset_index(name="row_count")
+                yield _report_side_table(context, REJECTED_ROWS, day, rows, counts)
 
     def _store_usage(self, context: dg.OutputContext, day: date, made: ServiceDay) -> Iterator[dg.DagsterEvent]:
         """Store the use of the upstream rows of a service day that is published."""
         if made.usage is not None:
             rows = to_arrow(UPSTREAM_USAGE, made.usage)
             self.tables.write(UPSTREAM_USAGE, day, rows, context.run_id)
-            yield _report_side_table(context, UPSTREAM_USAGE, day, rows)
+            yield _report_side_table(context, UPSTREAM_USAGE, day, rows, made.usage.drop(columns="service_date"))
 
 
 class UpstreamIOManager(dg.ConfigurableIOManager):
@@ -214,13 +215,20 @@ def load_table(tables: DailyTables, context: dg.InputContext) -> TableInput:
     return stored.read_all() if context.dagster_type.typing_type is pd.DataFrame else stored
 
 
-def _refuses(check: Check, outcome: Problem) -> bool:
-    return check.blocking and outcome is not None and outcome != NOT_EVALUATED
+def _refuses(check: Check, outcome: Outcome) -> bool:
+    return check.blocking and outcome.problem is not None
 
 
-def _report_side_table(context: dg.OutputContext, table: str, day: date, rows: arrow.Table) -> dg.DagsterEvent:
-    """Return the event that a table was written beside the output of a step."""
-    metadata: dict[str, Any] = {"dagster/row_count": len(rows), "made_by": context.asset_key.path[-1]}
+def _report_side_table(
+    context: dg.OutputContext, table: str, day: date, rows: arrow.Table, shown: pd.DataFrame
+) -> dg.DagsterEvent:
+    """Return the event that a table was written beside the output of a step, which shows some rows in the UI."""
+    names = [str(name) for name in shown.columns]
+    metadata: dict[str, Any] = {
+        "dagster/row_count": len(rows),
+        "made_by": context.asset_key.path[-1],
+        "counts": table_metadata([dict(zip(names, row, strict=True)) for row in shown.to_numpy()]),
+    }
     event = dg.AssetMaterialization(table, partition=str(day), metadata=metadata)
     return dg.DagsterEvent.asset_materialization(context.step_context, event)
 
@@ -228,18 +236,21 @@ def _report_side_table(context: dg.OutputContext, table: str, day: date, rows: a
 def _report_outcomes(
     context: dg.OutputContext,
     day: date,
-    outcomes: Mapping[Check, Problem],
+    outcomes: Mapping[Check, Outcome],
     reason: str | None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[dg.DagsterEvent]:
     """Yield the result of each check of a service day, and whether it was published, with the reason if it was not."""
     target = find_materialization(context, day)
     for check, outcome in outcomes.items():
-        if outcome != NOT_EVALUATED:
-            result = dg.AssetCheckResult(
-                check_name=check.name, passed=outcome is None, severity=check.severity, description=outcome
-            )
-            yield report_check(context, day, result, target, blocking=check.blocking)
+        result = dg.AssetCheckResult(
+            check_name=check.name,
+            passed=outcome.problem is None,
+            severity=check.severity,
+            description=outcome.problem,
+            metadata=outcome.numbers,
+        )
+        yield report_check(context, day, result, target, blocking=check.blocking)
     published = dg.AssetCheckResult(
         check_name=PUBLISHED, passed=reason is None, description=reason, metadata=metadata or {}
     )

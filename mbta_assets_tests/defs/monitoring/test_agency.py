@@ -176,7 +176,7 @@ def test_checks_do_not_judge_the_agency(made: tuple[Deployment, Predictions]) ->
     worst = rows.assign(value=rows["value"].mask(of_agency, 0.0), n=rows["n"].mask(of_agency, 10_000))
     for check in (accuracy_within_bounds, drift_within_bounds):
         assert check(worst) == check(rows[~of_agency])
-    assert drift_within_bounds(rows[of_agency]) is None
+    assert drift_within_bounds(rows[of_agency]).problem is None
 
 
 def test_a_day_without_trip_updates_is_made_without_them(tmp_path: Path) -> None:

@@ -406,13 +406,13 @@ def rename_stops(rows: pd.DataFrame) -> pd.DataFrame:
         (
             postpone_arrivals,
             "accuracy_within_bounds",
-            "of 0-3 min, Blue is 0.00, under 0.86 by 0.86",
+            "0.0% of the predictions for Blue, 0-3 min ahead, were accurate; of the agency's own 86",
         ),
         (postpone_arrivals, "drift_within_bounds", "error_drift of 1 is"),
-        (rename_stops, "drift_within_bounds", "unknown_share of stop_id is 1.00, over 0.01 by 0.99"),
+        (rename_stops, "drift_within_bounds", "unknown_share of stop_id is 1.00; the maximum is 0.01"),
     ],
 )
-def test_a_check_names_the_measure_that_crossed_its_bound_and_by_how_much(
+def test_a_check_names_the_measure_that_crossed_its_bound_and_the_bound(
     store: Path, unseen: pd.DataFrame, change: Change, check: str, message: str
 ) -> None:
     store_features(store, change(unseen))

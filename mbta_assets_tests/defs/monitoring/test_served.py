@@ -89,8 +89,8 @@ def test_predictions_are_those_that_were_published_once_a_minute(made: Deploymen
     assert of_role == {"production": [models.models[0].digest], "shadow": [models.models[1].digest]}
     minutes = rows["published_at"].dt.floor("min")
     assert rows.groupby(["role", minutes])["published_at"].nunique().max() == 1
-    assert rows["out_of_sample"].all() and predictions_unique(rows) is None
-    assert predictions_unique(pd.concat([rows, rows[:3]])) is not None
+    assert rows["out_of_sample"].all() and predictions_unique(rows).problem is None
+    assert predictions_unique(pd.concat([rows, rows[:3]])).problem is not None
     assert rows["time_stamp"].le(rows["published_at"]).all()
     event = made.instance.get_latest_materialization_event(dg.AssetKey("delay_predictions"))
     assert event and event.asset_materialization and "delays_by_stop" in event.asset_materialization.metadata
