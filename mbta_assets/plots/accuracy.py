@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mbta_assets.plots.style import choose_marked_line, name_columns
+from mbta_assets.plots.style import choose_marked_line, name_columns, name_lines
 
 AGENCY_STYLE, OURS_STYLE = "--", "-"
 MAX_LEGEND_ROWS = 24
@@ -76,5 +76,4 @@ def _list_days(*groups: Mapping[str, Mapping[str, float]]) -> list[str]:
 def _turn_days(axes: Any, days: Sequence[str]) -> None:
     """Turn the names of many days, and put the legend beside the plot, in columns that are as high at most."""
     name_columns(axes, days)
-    columns = 1 + (len(axes.lines) - 1) // MAX_LEGEND_ROWS
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=columns)
+    name_lines(axes, ncols=1 + (len(axes.lines) - 1) // MAX_LEGEND_ROWS)

@@ -19,8 +19,11 @@ from mbta_assets.plots.style import (
     SKY,
     VERMILION,
     choose_line,
+    count_in_integers,
     draw_bars,
     name_columns,
+    name_lines,
+    shorten_name,
 )
 from mbta_assets.plots.tables import compute_hours
 
@@ -30,20 +33,23 @@ MIN_ROWS = 20
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 PALE_BLUE, PALER_BLUE = "#8fbfe0", "#d6e6f2"
 MODEL_STYLES = {
-    "quantized_student": (VERMILION, "-"),
-    "distilled_student": (ORANGE, "-"),
-    "untaught_student": (ORANGE, ":"),
-    "dnn_teacher": (BLUE, "-"),
-    "pruned_teacher": (SKY, "-"),
-    "unpruned_teacher": (SKY, ":"),
-    "xgboost_model": (GREEN, "-"),
-    "oracle": (BLACK, "-"),
-    "runtime_lookup": (BLACK, "--"),
-    "agency": (PURPLE, "--"),
-    "persistence": (GREY, "--"),
-    "schedule": (GREY, "-."),
+    "quantized_student": (VERMILION, "-", "o"),
+    "distilled_student": (ORANGE, "-", "s"),
+    "untaught_student": (ORANGE, ":", "s"),
+    "dnn_teacher": (BLUE, "-", "^"),
+    "pruned_teacher": (SKY, "-", "v"),
+    "unpruned_teacher": (SKY, ":", "v"),
+    "xgboost_model": (GREEN, "-", "D"),
+    "oracle": (BLACK, "-", "*"),
+    "runtime_lookup": (BLACK, "--", "o"),
+    "agency": (PURPLE, "--", "s"),
+    "persistence": (GREY, "--", "x"),
+    "schedule": (GREY, "-.", "o"),
 }
-"""Colour and line of models, of their controls (dotted), and of baselines (with dashes)."""
+"""Colour, line and marker of models, of their controls (dotted), and of baselines (with dashes).
+
+They can be told apart without the colours.
+"""
 
 
 def draw_learning_curves(
@@ -56,7 +62,8 @@ def draw_learning_curves(
     for number, (name, curve) in enumerate(curves.items()):
         axes.plot([step for step, _ in curve], [value for _, value in curve], label=name, **choose_line(number))
     axes.set(xlabel=unit, ylabel=error, title=title)
-    axes.legend(ncols=2)
+    count_in_integers(axes.xaxis)
+    name_lines(axes)
 
 
 def draw_parallel_coordinates(axes: Any, trials: Sequence[Mapping[str, Any]], error: str) -> None:
@@ -111,8 +118,9 @@ def draw_residuals(by_hour: Any, by_distance: Any, by_route: Any, rows: pd.DataF
     order = {route: number for number, route in enumerate(largest)}
     number = routes[shown].map(order).to_numpy(dtype=np.int64)
     _draw_quantiles(by_route, number, residual[shown], "route", in_order=False)
-    by_route.set_xticks(range(len(largest)), largest, rotation=60)
-    by_hour.legend(loc="lower left")
+    name_columns(by_route, list(largest))
+    count_in_integers(by_hour.xaxis, by_distance.xaxis)
+    by_hour.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     by_distance.set_title("Residuals on the test rows")
 
 
@@ -122,13 +130,14 @@ def draw_calibration(axes: Any, coverage: Mapping[int, float], widths: Mapping[i
     axes.plot(distances, [100 * coverage[distance] for distance in distances], marker="o", label="coverage")
     axes.axhline(100 * level, color=GREY, linestyle="--", label="promised")
     axes.set(xlabel="stops ahead", ylabel="arrivals within the interval (%)", title="Calibration of the intervals")
+    count_in_integers(axes.xaxis)
     axes.set_ylim(min(80.0, *(100 * coverage[distance] - 2 for distance in distances)), 100)
     width = axes.twinx()
     width.plot(distances, [widths[distance] for distance in distances], color=ORANGE, marker=".", label="mean width")
     width.set(ylabel="mean width (seconds)", ylim=(0, None))
     width.grid(visible=False)
-    axes.legend(loc="lower left")
-    width.legend(loc="lower right")
+    axes.legend(loc="lower right", bbox_to_anchor=(0.8, 1), ncols=2)
+    width.legend(loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def draw_error_against_size(
@@ -141,17 +150,27 @@ def draw_error_against_size(
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def draw_errors(axes: Any, errors: Mapping[str, Mapping[str, float]], label: str, title: str) -> None:
-    """Draw the MAE in seconds of each model over the same groups, a line for each model, logarithmically."""
+def draw_errors(
+    axes: Any, errors: Mapping[str, Mapping[str, float]], label: str, title: str, emphasized: str = ""
+) -> None:
+    """Draw the MAE in seconds of each model over the same groups, a line for each model, logarithmically.
+
+    The line of the `emphasized` model is thicker, and above the others.
+    """
+    from matplotlib.ticker import LogFormatter  # takes a while to import, and only runs draw
+
     groups = list(dict.fromkeys(group for of_model in errors.values() for group in of_model))
     for number, (model, of_model) in enumerate(errors.items()):
         other = choose_line(number)
-        colour, line = MODEL_STYLES.get(model, (other["color"], other["linestyle"]))
+        colour, line, marker = MODEL_STYLES.get(model, (other["color"], other["linestyle"], other["marker"]))
         values = [of_model.get(group, np.nan) for group in groups]
-        axes.plot(range(len(groups)), values, marker="o", label=model, color=colour, linestyle=line)
+        thickness = {"linewidth": 3.0, "zorder": 3} if model == emphasized else {}
+        axes.plot(range(len(groups)), values, label=model, color=colour, linestyle=line, marker=marker, **thickness)
     axes.set(xlabel=label, ylabel="MAE (seconds)", title=title, yscale="log")
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter(LogFormatter())  # 200 and not 2 × 10²
     name_columns(axes, groups)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=4)  # so that dashes are seen
+    name_lines(axes, handlelength=4)  # so that dashes are seen
 
 
 def draw_errors_by_route(axes: Any, errors: Mapping[str, Mapping[str, float]], rows: Mapping[str, int]) -> None:
@@ -166,7 +185,7 @@ def draw_errors_by_route(axes: Any, errors: Mapping[str, Mapping[str, float]], r
     axes.set_yticks(range(len(routes)), [f"{route}, {rows[route]:,} rows" for route in routes])
     axes.invert_yaxis()
     axes.set(xlabel="MAE (seconds)", ylabel="route", title="Error by route")
-    axes.legend()
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
 def _draw_quantiles(axes: Any, group: np.ndarray, values: np.ndarray, label: str, in_order: bool = True) -> None:
@@ -206,7 +225,7 @@ def _name_ends(values: Sequence[Any]) -> tuple[str, str]:
     numbers = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce")
     if numbers.isna().any():
         texts = sorted({str(value) for value in values})
-        return texts[0][:12], texts[-1][:12]
+        return shorten_name(texts[0]), shorten_name(texts[-1])
     return f"{numbers.min():.3g}", f"{numbers.max():.3g}"
 
 

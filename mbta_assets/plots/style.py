@@ -28,8 +28,8 @@ MAX_SEQUENTIAL = 0.6
 """Place in that colour map, from 0 to 1, up to which lines have a contrast of 3:1 with the background."""
 INCHES = (8.0, 4.5)
 DOTS_PER_INCH = 110
-MAX_NAMES, MAX_LETTERS = 26, 70
-"""Number of names, and of their letters, that fit beside one another below a plot."""
+MAX_NAMES, MAX_LETTERS, MAX_NAME_LETTERS = 26, 80, 16
+"""Number of names, and of letters, that fit beside one another below a plot, and of the letters of a turned name."""
 COLOURS = 48
 """Number of colours of a picture besides the style's own: it takes a third of the bytes, and looks the same."""
 _SETTINGS: dict[Any, Any] = {
@@ -144,6 +144,38 @@ def _stack(parts: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
 
 def name_columns(axes: Any, names: Sequence[str]) -> None:
     """Name the places 0, 1, ... of the horizontal axis; names that would overlap are turned, and some left out."""
-    shown = list(names)[:: 1 + len(names) // MAX_NAMES]
-    is_long = sum(map(len, shown)) > MAX_LETTERS
-    axes.set_xticks(range(0, len(names), 1 + len(names) // MAX_NAMES), shown, rotation=60 if is_long else 0)
+    step = 1 + len(names) // MAX_NAMES
+    shown = list(names)[::step]
+    panels = axes.get_subplotspec().get_gridspec().ncols
+    letters = MAX_LETTERS if panels == 1 else 1.2 * MAX_LETTERS / panels
+    turned: dict[str, Any] = {}
+    if len(shown) * (1 + max(map(len, shown), default=0)) > letters:
+        shown = [shorten_name(name) for name in shown]
+        turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(0, len(names), step), shown, **turned)
+
+
+def shorten_name(name: str) -> str:
+    """Return a name that is no longer than `MAX_NAME_LETTERS`, with an ellipsis where it is cut."""
+    return name if len(name) <= MAX_NAME_LETTERS else f"{name[: MAX_NAME_LETTERS - 1]}…"
+
+
+def count_in_integers(*axis: Any) -> None:
+    """Put ticks of axes, such as `axes.xaxis`, at whole numbers only, with a comma for thousands."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    for one in axis:
+        one.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
+        one.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def name_lines(axes: Any, **options: Any) -> None:
+    """Name the lines in a legend beside the plot, from top to bottom in the order in which they end."""
+
+    def find_end(line: Any) -> float:
+        values = np.asarray(line.get_ydata(), dtype=float)
+        finite = values[np.isfinite(values)]
+        return float(finite[-1]) if len(finite) else -np.inf
+
+    lines = sorted(axes.lines, key=find_end, reverse=True)
+    axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(1, 1), **options)

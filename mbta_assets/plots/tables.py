@@ -17,6 +17,7 @@ from mbta_assets.plots.style import (
     SEQUENTIAL,
     SKY,
     VERMILION,
+    count_in_integers,
     draw_bars,
     draw_columns,
     name_columns,
@@ -86,8 +87,9 @@ def draw_labels_by_hour(axes: Any, counts: FeatureCounts) -> None:
     """Draw the rows of a service day by hour, with a label and without."""
     parts = _split_labels(counts.rows.sum(axis=1), counts.labelled.sum(axis=1))
     draw_columns(axes, [str(hour) for hour in range(len(counts.rows))], parts, LABEL_COLOURS)
+    count_in_integers(axes.yaxis)
     axes.set(xlabel="hours since the service day began", ylabel="rows", title="Labels by hour")
-    axes.legend()
+    axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def draw_labels_by_route(axes: Any, counts: FeatureCounts) -> None:
@@ -96,9 +98,10 @@ def draw_labels_by_route(axes: Any, counts: FeatureCounts) -> None:
     parts = _split_labels(counts.rows.sum(axis=0)[order], counts.labelled.sum(axis=0)[order])
     draw_bars(axes, [counts.routes[route] for route in order], parts, LABEL_COLOURS)
     left_out = len(counts.routes) - MAX_ROUTES
-    more = f"; {left_out} routes with fewer are left out" if left_out > 0 else ""
+    more = f"; {left_out} routes with fewer rows are left out" if left_out > 0 else ""
     axes.set(xlabel="rows", ylabel="route", title=f"Labels by route{more}")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    count_in_integers(axes.xaxis)
 
 
 def draw_missing_values(axes: Any, counts: FeatureCounts) -> None:
@@ -126,7 +129,8 @@ def draw_missing_by_group(by_hour: Any, by_route: Any, counts: FeatureCounts) ->
         name_columns(axes, names)
         axes.grid(visible=False)
     by_hour.set(xlabel="hours since the service day began", ylabel="feature", title="Missing values by hour")
-    by_route.set(xlabel="route", ylabel="feature", title="Missing values by route")
+    more = f", the largest {len(largest)} of {len(counts.routes)}" if len(largest) < len(counts.routes) else ""
+    by_route.set(xlabel="route", ylabel="feature", title=f"Missing values by route{more}")
     by_route.tick_params(labelleft=False)
     by_hour.figure.colorbar(image, ax=[by_hour, by_route], label="missing values (% of the rows)")
 
@@ -194,6 +198,7 @@ def draw_split(axes: Any, counts: pd.DataFrame) -> None:
     counts = counts[left_out:]
     parts = {part: counts[part].tolist() for part in PART_COLOURS}
     draw_columns(axes, counts.index.tolist(), parts, PART_COLOURS)
+    count_in_integers(axes.yaxis)
     more = f"; {left_out} days before are left out" if left_out else ""
     axes.set(xlabel="service day", ylabel="rows", title=f"Parts of the training set{more}")
     axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
@@ -208,7 +213,8 @@ def draw_routes_by_day(axes: Any, counts: pd.DataFrame) -> None:
     name_columns(axes, list(counts.columns.astype(str)))
     axes.grid(visible=False)
     axes.set(xlabel="service day", ylabel="route", title="Rows by route and day")
-    axes.figure.colorbar(image, ax=axes, label="rows")
+    bar = axes.figure.colorbar(image, ax=axes, label="rows")
+    count_in_integers(bar.ax.yaxis)
 
 
 def draw_map(axes: Any, longitude: np.ndarray, latitude: np.ndarray, delay: np.ndarray) -> None:

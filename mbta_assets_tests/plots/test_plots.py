@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mbta_assets.plots import accuracy, models, tables
-from mbta_assets.plots.style import draw_png
+from mbta_assets.plots.style import MAX_NAME_LETTERS, draw_png, name_columns
 from mbta_assets.transit import schema, service_day
 
 MAX_BYTES = 60_000
@@ -203,6 +203,48 @@ def test_errors_are_drawn_against_sizes_and_the_marked_are_diamonds() -> None:
     drawn = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axes.lines}
     assert drawn == points and axes.get_xscale() == "log"
     assert [line.get_marker() for line in axes.lines] == ["o", "D"]
+
+
+def test_the_legend_names_lines_in_the_order_of_their_ends_and_one_is_emphasized() -> None:
+    errors = {"low": {"1": 90.0, "2": 10.0}, "high": {"1": 10.0, "2": 90.0}, "short": {"1": 50.0}}
+    axes = draw(lambda axes: models.draw_errors(axes, errors, "stops ahead", "Error by distance", "low"))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["high", "short", "low"]
+    above = max(axes.lines, key=lambda line: (line.get_zorder(), line.get_linewidth()))
+    assert above.get_label() == "low" and above.get_linewidth() > axes.lines[1].get_linewidth()
+
+
+def test_models_can_be_told_apart_without_colours() -> None:
+    looks = [look[1:] for look in models.MODEL_STYLES.values()]
+    assert len(set(looks)) == len(looks)
+
+
+@pytest.mark.parametrize("panels", [1, 2])
+@pytest.mark.parametrize("names", [8, 12, 40])
+@pytest.mark.parametrize("letters", [4, 7, 10, 24])
+def test_names_of_columns_do_not_overlap_and_are_not_long(panels: int, names: int, letters: int) -> None:
+    shown: list[Any] = []
+
+    def draw_names(*axes: Any) -> None:
+        shown.append(axes[-1])
+        axes[-1].plot(range(names))
+        name_columns(axes[-1], [f"{number:02}" + "m" * (letters - 2) for number in range(names)])
+
+    draw_png(draw_names, panels)
+    labels = [label for label in shown[0].get_xticklabels() if label.get_text()]
+    assert all(len(label.get_text()) <= MAX_NAME_LETTERS or not label.get_rotation() for label in labels)
+    # The distance of two lines of text that are turned is less than that of their beginnings.
+    turned = np.radians(labels[0].get_rotation())
+    boxes = [label.get_window_extent() for label in labels]
+    distance = boxes[1].x1 - boxes[0].x1
+    needed = labels[0].get_fontsize() * 110 / 72 if turned else max(box.width for box in boxes)
+    assert distance * (np.sin(turned) if turned else 1) >= 0.9 * needed
+
+
+def test_counts_have_whole_ticks(features: pd.DataFrame) -> None:
+    few = draw(tables.draw_labels_by_hour, count(features[:2]))
+    assert all(tick == round(tick) for tick in few.get_yticks())
+    by_distance = draw(models.draw_calibration, {1: 0.9, 2: 0.9, 3: 0.9}, {1: 6.0, 2: 7.0, 3: 8.0}, 0.9)
+    assert all(tick == round(tick) for tick in by_distance.get_xticks())
 
 
 def test_learning_curves_have_each_error_at_its_step() -> None:

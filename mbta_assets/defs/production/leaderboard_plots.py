@@ -19,6 +19,8 @@ from mbta_assets.plots.models import (
 
 Drawing: TypeAlias = tuple[Callable[..., None], int]
 """A function that draws on axes, and the number of axes."""
+MIN_ROWS = 100
+"""Minimum number of test rows of a group whose error is drawn: that of fewer is mostly chance."""
 SERVED, RIVAL = "quantized_student", "runtime_lookup"
 """The model that may go into production, and what it has to beat on each route."""
 
@@ -42,7 +44,7 @@ def make_leaderboard_drawings(leaderboard: list[LeaderboardRow], models: list[Le
 
     def draw(grouping: str, label: str, title: str, groups: Sequence[str] | None = None) -> Drawing:
         errors = _errors(leaderboard, grouping, groups)
-        return (lambda axes: draw_errors(axes, errors, label, title)), 1
+        return (lambda axes: draw_errors(axes, errors, label, title, SERVED)), 1
 
     change = "change from the last observed delay"
     drawings: dict[str, Drawing] = {
@@ -53,7 +55,7 @@ def make_leaderboard_drawings(leaderboard: list[LeaderboardRow], models: list[Le
     }
     rows = {route: errors["n"] for route, errors in compared[0]["by_route"].items()} if compared else {}
     if rows:
-        by_route = _errors(compared, "by_route")
+        by_route = {row["model"]: {name: errors["mae"] for name, errors in row["by_route"].items()} for row in compared}
         drawings["error_by_route"] = (lambda axes: draw_errors_by_route(axes, by_route, rows)), 1
     return drawings
 
@@ -77,9 +79,17 @@ def make_model_drawings(row: LeaderboardRow, delay: np.ndarray, test: pd.DataFra
 def _errors(
     leaderboard: list[LeaderboardRow], grouping: str, groups: Sequence[str] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Return the MAE in seconds of each model by group, in the order of the groups if given."""
+    """Return the MAE in seconds of each model by group, in the order of the groups if given.
+
+    Groups with few rows are left out, but where there are no larger ones.
+    """
+    largest = max((errors["n"] for row in leaderboard for errors in row[grouping].values()), default=0)
     return {
-        row["model"]: {name: row[grouping][name]["mae"] for name in groups or row[grouping] if name in row[grouping]}
+        row["model"]: {
+            name: row[grouping][name]["mae"]
+            for name in groups or row[grouping]
+            if name in row[grouping] and row[grouping][name]["n"] >= min(MIN_ROWS, largest)
+        }
         for row in leaderboard
     }
 
