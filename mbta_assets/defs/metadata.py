@@ -56,7 +56,8 @@ def column_schema(table: str) -> dg.TableSchema:
 def table_metadata(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     """Return rows, which have the same keys, as a table that the UI shows in place.
 
-    Numbers stay numbers. A number that is not finite becomes an empty cell, because JSON cannot hold it.
+    Numbers stay numbers, with four significant digits or all before the point. A number that is not finite becomes an
+    empty cell, because JSON cannot hold it.
     """
     records = [{name: _to_cell(value) for name, value in row.items()} for row in rows]
     names = list(records[0]) if records else []
@@ -77,8 +78,13 @@ def _to_cell(value: Any) -> Cell:
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
-        return float(value) if math.isfinite(value) else None
+        return _round(float(value)) if math.isfinite(value) else None
     return str(value)
+
+
+def _round(value: float) -> float:
+    """Round a number to four significant digits; a large one to a whole number."""
+    return float(round(value)) if abs(value) >= 1000 else float(f"{value:.4g}")
 
 
 def _column_type(cells: Iterable[Cell]) -> str:
