@@ -32,7 +32,10 @@ RUN_CONFIG = {"resources": {"settings": {"config": {"seed": 7, "training_days": 
 FIELDS = {
     "parameters": 1234,
     "learned_days": ["2024-09-09", "2024-09-10"],
-    "training_window": [{"part": part, "from": "2024-09-09", "to": "2024-09-10", "labelled": 12_345} for part in PARTS],
+    "training_window": [
+        {"part": part, "from": "2024-09-09 10:00:00+00:00", "to": "2024-09-11 04:30:00+00:00", "labelled": 12_345}
+        for part in PARTS
+    ],
     "git_commit": "abc123",
     "inputs": {"training_set": "feed" * 16},
     "libraries": {"numpy": "2"},
@@ -69,6 +72,8 @@ def test_the_report_says_what_the_model_is_worth_and_loads_nothing(
     page = write_report(empty_store, test)
     delay = correct_delays(test, load_model(ModelRegistry(empty_store.root).current("production_model")).predict(test))
     error = np.abs(test["delay_seconds"] - delay.delay).mean()
+    assert "12,345 with a label, 2024-09-09 06:00 EDT to 2024-09-11 00:30 EDT" in page
+    assert re.search(r"In production since [0-9-]{10} [0-9:]{5} E[SD]T\.", page) and "+00:00" not in page
     assert digest in page and f"{error:.1f} s on average on {len(test):,} test rows" in page
     assert "40% less error than &lt;the&gt; lookup" in page and "abc123" in page and "feed" * 16 in page
     assert not re.search(r"<script|<link|@import|url\(|src=\"(?!data:image/png)", page)

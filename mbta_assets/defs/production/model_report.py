@@ -7,8 +7,10 @@ with.
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -161,6 +163,15 @@ def _format_seconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"{seconds:.1f}"
 
 
+def _format_time(time: str) -> str:
+    """Return a time in ISO 8601 on the clock of the agency; a text that is no time with a zone stays."""
+    try:
+        parsed = datetime.fromisoformat(time)
+    except ValueError:  # a part without rows has no time
+        return time
+    return f"{parsed.astimezone(ZoneInfo(AGENCY.time_zone)):%Y-%m-%d %H:%M %Z}" if parsed.tzinfo else time
+
+
 def _shorten(digest: str) -> str:
     """Return the first digits of a digest, which are enough to name it."""
     return digest[:16]
@@ -177,5 +188,10 @@ def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("mbta_assets.defs.production", "."), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"seconds": _format_seconds, "short": _shorten, "inputs": _list_inputs}
+    environment.filters |= {
+        "seconds": _format_seconds,
+        "short": _shorten,
+        "local": _format_time,
+        "inputs": _list_inputs,
+    }
     return environment.get_template("model_report.html")
