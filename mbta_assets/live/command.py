@@ -102,8 +102,10 @@ def run(settings: Settings, options: Options, stop: threading.Event) -> None:
     with serve(state, options.host, options.port):
         if options.replay is not None:
             steps = list_steps(settings, source, service, options.replay, options.every)
+            state.notice = f"This is a replay of {options.replay}: the times are those of that day."
             with show_replay(options.replay) as show:
                 count = replay(steps, service, state, options.speed, stop, show)
+            state.notice = f"The replay of {options.replay} is over: this is its last moment."
             logs.write("NOTICE", "replay ended", updates=count)
             stop.wait()
         else:

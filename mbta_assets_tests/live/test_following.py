@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from io import BytesIO
 from pathlib import Path
 from zipfile import ZipFile
@@ -15,7 +15,7 @@ from google.transit.gtfs_realtime_pb2 import FeedMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbta_assets.live import timetables
+from mbta_assets.live import command, timetables
 from mbta_assets.live.command import show_replay
 from mbta_assets.live.following import (
     FEED,
@@ -30,6 +30,7 @@ from mbta_assets.live.following import (
 from mbta_assets.progress import lines
 from mbta_assets.realtime.feed import parse_feed
 from mbta_assets.realtime.places import DirectoryPlace
+from mbta_assets.serving.live.state import LiveState
 from mbta_assets.settings import Settings
 from mbta_assets.sources.gtfs.archive import FeedArchive, FetchedSnapshot
 from mbta_assets.sources.gtfs.editions import Editions
@@ -38,7 +39,7 @@ from mbta_assets_tests.live.days import FeedSnapshot, Key, list_delays
 from mbta_assets_tests.live.harness import Live
 from mbta_assets_tests.serving.conftest import ModelStore
 from mbta_assets_tests.sources.gtfs.feed_server import FeedServer
-from mbta_assets_tests.support.dagster_dev import eventually
+from mbta_assets_tests.support.dagster_dev import eventually, free_port
 from mbta_assets_tests.support.gtfs_day import WMATA, WMATA_DAY
 
 pytestmark = pytest.mark.integration
@@ -262,3 +263,21 @@ def test_the_progress_of_a_replay_is_shown(
         message = json.loads(output.out)["message"]
         assert message.startswith("replay of 2024-04-08: 250 of 1,000 updates, ")
         assert re.search(r"\d updates a second, .* left, at 12:30$", message)
+
+
+def test_a_replay_is_told_of_while_it_runs_and_when_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[LiveState] = []
+    notices: list[str | None] = []
+
+    def end_at_once(steps: object, service: object, state: LiveState, *options: object) -> int:
+        states.append(state)
+        notices.append(state.notice)
+        return 0
+
+    monkeypatch.setattr(command, "list_steps", lambda *arguments: [])
+    monkeypatch.setattr(command, "replay", end_at_once)
+    stop = threading.Event()
+    stop.set()
+    command.run(Settings(store=tmp_path), command.Options(replay=date(2024, 4, 8), port=free_port()), stop)
+    assert notices == ["This is a replay of 2024-04-08: the times are those of that day."]
+    assert states[0].notice == "The replay of 2024-04-08 is over: this is its last moment."

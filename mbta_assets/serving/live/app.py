@@ -111,7 +111,8 @@ class LiveApp:
         published = self._state.published
         if published is None:
             return _unpublished()
-        view = published.view(request.args.get("route"), self._state.list_problems())
+        notices = [self._state.notice] if self._state.notice else []
+        view = published.view(request.args.get("route"), [*notices, *self._state.list_problems()])
         response = _serve(request, view, published)
         response.headers["Cache-Control"] = REVALIDATED
         age = self._state.clock() - published.publication.made_at

@@ -88,6 +88,8 @@ class LiveState:
         self.published: Published | None = None
         self.feed_time: datetime | None = None
         """Time in the header of the latest snapshot that was taken in."""
+        self.notice: str | None = None
+        """What the page says before the problems, and is none: that it shows a replay."""
         self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
         self.registry = CollectorRegistry()

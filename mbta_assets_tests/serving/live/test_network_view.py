@@ -5,10 +5,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from werkzeug.test import Client
+
 from mbta_assets.serving import Stop, StopTime, Timetable, Trip
+from mbta_assets.serving.live.app import LiveApp
 from mbta_assets.serving.live.network_view import SHOWN_EVENTS, Network, build_view
 from mbta_assets.serving.live.publication import TripPrediction
-from mbta_assets.serving.live.state import Published
+from mbta_assets.serving.live.state import LiveState, Published
 from mbta_assets_tests.support.publications import DAY, NOON, make_publication, make_stop, make_trip
 
 TRUNK, BRANCH, LOOP = ["s1", "s2", "s3", "s4"], ["s1", "s2", "s5"], ["s1", "s2", "s1"]
@@ -104,3 +107,14 @@ def test_without_a_choice_the_route_with_most_vehicles_is_shown_and_what_is_unkn
         [vehicle] = view["lines"][0]["vehicles"]
         assert (vehicle["vehicle_id"], vehicle["position"]) == ("v", None)
     assert build_view(make_publication(), Network({}), None)["lines"] == []
+
+
+def test_a_notice_is_said_before_the_problems_and_is_none() -> None:
+    state = LiveState(lambda: NOON, 90.0)
+    state.feed_time, state.notice = NOON, "This is a replay."
+    state.publish(Published(make_publication(), make_network(TRIPS)), 0.0)
+    client = Client(LiveApp(state))
+    assert client.get("/readyz").status_code == 200
+    assert json.loads(client.get("/network.json").data)["problems"] == [state.notice]
+    state.report_problem("feed", "The feed answers 500.")
+    assert json.loads(client.get("/network.json").data)["problems"] == [state.notice, "The feed answers 500."]
