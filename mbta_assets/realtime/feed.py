@@ -10,7 +10,6 @@ import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import json_format
@@ -22,8 +21,6 @@ from mbta_assets.realtime.utf8 import make_utf8
 GZIP, BZIP2, BYTE_ORDER_MARK = b"\x1f\x8b", b"BZh", b"\xef\xbb\xbf"
 """First bytes of compressed content, and of JSON that some servers write."""
 MAX_SHOWN_BYTES = 40
-MAX_TIME = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
-"""Time, epoch seconds, from which one in a feed is none, such as one in milliseconds."""
 
 
 class FeedError(ValueError):
@@ -42,9 +39,9 @@ class Snapshot:
     entities: list[Any]
     """Entities as `FeedEntity`, blank ones included, and those not that the feed has deleted."""
     header_time: int | None
-    """Time at which the agency made it, epoch seconds; None where the header has none that can be."""
+    """Time at which the agency made it, epoch seconds; None where the header has none."""
     unreadable: int = 0
-    """Number of records that are no entities, or whose time is beyond `MAX_TIME`."""
+    """Number of records that are no entities."""
 
 
 def parse_feed(content: bytes, place: str) -> Snapshot:
@@ -75,26 +72,14 @@ def parse_feed(content: bytes, place: str) -> Snapshot:
 
 
 def _make_snapshot(header: FeedHeader, entities: Iterable[FeedEntity], reasons: list[str], place: str) -> Snapshot:
-    """Return a snapshot without entities that are deleted or of an impossible time.
-
-    `reasons` has why further records are left out.
-    """
-    readable = []
-    for entity in entities:
-        if entity.is_deleted:
-            continue
-        time = max(entity.vehicle.timestamp, entity.trip_update.timestamp)
-        if time < MAX_TIME:
-            readable.append(entity)
-        else:
-            reasons.append(f"the timestamp {time} of entity {entity.id!r} is no time in seconds")
+    """Return a snapshot without entities that are deleted; `reasons` has why records are none."""
+    readable = [entity for entity in entities if not entity.is_deleted]
     if reasons and not readable:
         raise FeedError(
             f"{place}: none of its {len(reasons)} records can be read; the first because: {reasons[0]}. Check that the "
             "address is of a GTFS-realtime feed."
         )
-    header_time = header.timestamp if header.timestamp < MAX_TIME else None
-    return Snapshot(readable, header_time or None, len(reasons))
+    return Snapshot(readable, header.timestamp or None, len(reasons))
 
 
 def decompress(content: bytes, place: str) -> bytes:

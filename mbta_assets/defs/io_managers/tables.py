@@ -154,7 +154,8 @@ class TablesIOManager(dg.ConfigurableIOManager):
     ) -> Generator[dg.DagsterEvent, None, str | None]:
         """Publish a service day unless the outcome of a check forbids it, and return why it was refused."""
         table, day, rows, made = audit.table, audit.day, audit.rows, audit.made
-        refusals = [f"{check.name}: {outcomes[check].problem}" for check in outcomes if _refuses(check, outcomes[check])]
+        refused = {check: outcome for check, outcome in outcomes.items() if _refuses(check, outcome)}
+        refusals = [f"{check.name}: {outcome.problem}" for check, outcome in refused.items()]
         yield from self._store_rejected_rows(context, table, day, made)
         if refusals:
             metadata: dict[str, Any] = {"refused_rows": self.tables.refuse(table, day, rows, refusals), **made.metadata}

@@ -233,17 +233,6 @@ def test_text_that_is_not_utf_8_is_found_in_every_field() -> None:
     assert str(read) == str(entity).replace("####", r"B\\xe9b\\xff")
 
 
-@pytest.mark.parametrize("time", [1_700_000_000_000, 2**63, 2**64 - 1])
-def test_an_entity_with_an_impossible_time_is_left_out(time: int) -> None:
-    update = {"trip": {"trip_id": "t"}, "timestamp": time}
-    entities = [vehicle("a", time), {"trip_update": update}, vehicle("b", 5), vehicle("c", None)]
-    builder = add(make_feed(time, entities), 7.5)
-    assert [(row["vehicle_id"], row["reported_at"]) for row in builder.take()[0].to_pylist()] == [("b", 5), ("c", 7)]
-    assert builder.unused == 2
-    with pytest.raises(FeedError, match=f"a test: none of its 1 records .* the timestamp {time} of entity '0' is no"):
-        parse_feed(make_feed(5, [vehicle("a", time)]), "a test")
-
-
 FOREIGN = {
     "nothing": (b"", "0 bytes"),
     "a page": (b"<!DOCTYPE html><title>Sorry</title>", "begins with b'<!DOCTYPE"),
