@@ -6,7 +6,7 @@ such values at all is an error. What becomes of unreadable and missing values is
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
@@ -44,19 +44,24 @@ class Conversion(NamedTuple):
     unreadable: arrow.ChunkedArray | None = None
 
 
-def convert_column(column: arrow.ChunkedArray, name: str, target: arrow.DataType, *, parse: bool = False) -> Conversion:
+def convert_column(
+    column: arrow.ChunkedArray, name: str, target: arrow.DataType, *, parse: bool = False, exact_ids: bool = False
+) -> Conversion:
     """Convert a column to its type in the contract if its own type is of the same family.
 
     Whole numbers and floats that hold them are of the family of text, as ids are often taken for numbers. Numbers and
-    times are parsed from text only where the file has nothing but text (`parse`); days always are.
+    times are parsed from text only where the file has nothing but text (`parse`); days always are. With `exact_ids`,
+    ids such as `null` and `70061.0` are what they are, and not traces of another program.
 
     Raises ArrowInvalid, whose text says what the column holds that it must not.
     """
     actual = column.type
     if arrow.types.is_dictionary(actual) and not is_text(actual.value_type):
-        return convert_column(column.cast(actual.value_type), name, target, parse=parse)
+        return convert_column(column.cast(actual.value_type), name, target, parse=parse, exact_ids=exact_ids)
     if arrow.types.is_binary(actual) or arrow.types.is_large_binary(actual):
-        return convert_column(column.cast(arrow.large_string()), name, target, parse=parse)  # validates UTF-8
+        return convert_column(
+            column.cast(arrow.large_string()), name, target, parse=parse, exact_ids=exact_ids
+        )  # validates UTF-8
     if arrow.types.is_decimal(actual):
         texts = column.cast(arrow.string())  # Arrow's own cast to floats is not exact
         if arrow.types.is_string(target) or arrow.types.is_integer(target):
@@ -65,7 +70,7 @@ def convert_column(column: arrow.ChunkedArray, name: str, target: arrow.DataType
     if arrow.types.is_null(actual):
         return Conversion(column.cast(target))
     if _holds_text(actual):
-        return _convert_text(column, name, target, parse)
+        return _convert_text(column, name, target, parse, exact_ids)
     if arrow.types.is_date(target):
         return Conversion(_convert_days(column))
     if arrow.types.is_timestamp(target) and arrow.types.is_timestamp(actual):
@@ -114,15 +119,20 @@ def _wrong_type(actual: arrow.DataType, target: arrow.DataType) -> arrow.ArrowIn
     return arrow.ArrowInvalid(f"its type is {actual}, and must be {target}")
 
 
-def _convert_text(column: arrow.ChunkedArray, name: str, target: arrow.DataType, parse: bool) -> Conversion:
+def _convert_text(
+    column: arrow.ChunkedArray, name: str, target: arrow.DataType, parse: bool, exact_ids: bool
+) -> Conversion:
     """Convert text, each distinct value once. Raises ArrowInvalid."""
     encoded = column if arrow.types.is_dictionary(column.type) else column.dictionary_encode()
     encoded = encoded.unify_dictionaries().combine_chunks()
     texts = encoded.dictionary.cast(arrow.string())
     texts.validate(full=True)  # raises ArrowInvalid where text is not UTF-8
     if arrow.types.is_string(target):
-        values = _clean_codes(texts, name) if name in CODE_COLUMNS else texts
-        return Conversion(arrow.chunked_array([values.take(encoded.indices)]))
+        if exact_ids and name in ID_COLUMNS:
+            texts = _trim(texts, missing=("",))
+        elif name in CODE_COLUMNS:
+            texts = _clean_codes(texts, name)
+        return Conversion(arrow.chunked_array([texts.take(encoded.indices)]))
     if not parse and not arrow.types.is_date(target):
         raise _wrong_type(column.type, target)
     texts = _trim(texts)
@@ -134,10 +144,10 @@ def _convert_text(column: arrow.ChunkedArray, name: str, target: arrow.DataType,
     return Conversion(conversion, arrow.chunked_array([pc.fill_null(unreadable, False)]))
 
 
-def _trim(texts: arrow.StringArray) -> arrow.StringArray:
+def _trim(texts: arrow.StringArray, missing: Sequence[str] = MISSING_WORDS) -> arrow.StringArray:
     """Return text without padding, and null for the words that mean a missing value."""
     trimmed = pc.utf8_trim_whitespace(texts)
-    return pc.if_else(pc.is_in(trimmed, arrow.array(MISSING_WORDS)), None, trimmed)
+    return pc.if_else(pc.is_in(trimmed, arrow.array(missing)), None, trimmed)
 
 
 def _clean_codes(texts: arrow.StringArray, name: str) -> arrow.StringArray:

@@ -54,6 +54,7 @@ def conform(
     source: str,
     *,
     parse: bool = False,
+    exact_ids: bool = False,
     fill_service_date: bool = True,
 ) -> SourceRows:
     """Convert the rows that a source has of a table and service day to the typed table of the contract.
@@ -62,7 +63,7 @@ def conform(
     in the contract are dropped. Optional columns that are absent become missing values, and so do values of nullable
     columns that the schema forbids, and positions that cannot be. A missing `service_date` is filled in, or with
     `fill_service_date=False` rejected. Types are converted within their family only, each part by itself; with `parse`
-    numbers and times are read from text.
+    numbers and times are read from text, and with `exact_ids` an id such as `null` is one like others.
 
     Raises SourceError if a required column is missing, if a column has a wrong type, or if no row can be used.
     """
@@ -70,7 +71,7 @@ def conform(
     parts = [Part(rows)] if isinstance(rows, arrow.Table) else rows
     parts = [replace(part, rows=without_views(part.rows)) for part in parts]
     with translate_faults(source, table, service_date):
-        converted = [_convert_part(part, model, parse) for part in parts]
+        converted = [_convert_part(part, model, parse, exact_ids) for part in parts]
         columns = {name: _join([columns[name] for columns in converted]) for name in converted[0]}
         rejections = Rejections(sum(len(part.rows) for part in parts))
         raw = [part.rows for part in parts]
@@ -90,7 +91,7 @@ def conform(
         return SourceRows(schema.to_frame(result), rejections.describe(table, service_date, raw))
 
 
-def _convert_part(part: Part, model: type[schema.Table], parse: bool) -> dict[str, Conversion]:
+def _convert_part(part: Part, model: type[schema.Table], parse: bool, exact_ids: bool) -> dict[str, Conversion]:
     """Return the columns of the contract, in its order and with its types. Raises Fault."""
     columns = {}
     names = list(part.columns or part.rows.column_names)
@@ -100,7 +101,9 @@ def _convert_part(part: Part, model: type[schema.Table], parse: bool) -> dict[st
             raise Fault(f"the column is there {names.count(field.name)} times{in_part}", "Keep one of them", field.name)
         if field.name in names:
             try:
-                columns[field.name] = convert_column(part.rows[field.name], field.name, field.type, parse=parse)
+                columns[field.name] = convert_column(
+                    part.rows[field.name], field.name, field.type, parse=parse, exact_ids=exact_ids
+                )
             except arrow.ArrowInvalid as error:
                 raise Fault(f"{error}{in_part}", "Correct the column", field.name) from error
         elif model.to_schema().columns[field.name].metadata["required"] and field.name != "service_date":

@@ -5,7 +5,7 @@ All columns are text, which `conform` parses, so that a wrong value is one of a 
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -85,7 +85,7 @@ class CsvTable:
             )
             for batch in reader:
                 n += len(batch)
-                yield _unquote_padded(arrow.Table.from_batches([batch]))
+                yield unquote_padded(arrow.Table.from_batches([batch]))
         except (arrow.ArrowInvalid, UnicodeError) as error:
             if isinstance(error, UnicodeError) or "UTF8" in str(error):
                 _raise_wrong_encoding(self.path, self.header.encoding)
@@ -105,12 +105,12 @@ class CsvTable:
         n, expected = len(self.unreadable), len(self.columns)
         if n > rows:
             problem = f"{n} of {n + rows} rows of {self.path.name} have not the {expected} values of the header"
-            raise Fault(f"{problem}, such as {_shorten(self.unreadable[0])}", "Quote values with the separator in them")
+            raise Fault(f"{problem}, such as {shorten(self.unreadable[0])}", "Quote values with the separator in them")
         last_line = self.unreadable[-1].encode(self.header.encoding)
         with self.path.open("rb") as file:
             file.seek(max(0, self.path.stat().st_size - len(last_line)))
             if file.read() == last_line:  # neither all of its values nor a line end
-                problem = f"{self.path} is cut short or damaged: its last row is {_shorten(self.unreadable[-1])}"
+                problem = f"{self.path} is cut short or damaged: its last row is {shorten(self.unreadable[-1])}"
                 raise Fault(problem, "Export it again")
 
     def _validate_quotes(self, rows: int) -> None:
@@ -119,25 +119,36 @@ class CsvTable:
         with self.path.open("rb") as file:
             while block := file.read(BLOCK_BYTES):
                 lines, quotes = lines + block.count(b"\n"), quotes + block.count(b'"')
-        records = self.header.lines + rows + len(self.unreadable)
-        if quotes % 2 == 0 and (not quotes or lines in (records - 1, records)):
-            return  # all quotes can be closed, and no value has a line break
+        if not may_have_open_quote(quotes, lines, self.header.lines + rows + len(self.unreadable)):
+            return
         with self.path.open(encoding=self.header.encoding, newline="") as text:
-            reader = csv.reader(text, delimiter=self.header.separator, strict=True)
-            line = 0
-            while True:
-                try:
-                    next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    if reader.line_num > line + 1 or "end of data" in str(error):
-                        problem = f"the quote in line {line + 1} of {self.path.name} is not closed"
-                        raise Fault(problem, "Close it, or double quotes that are part of a value") from error
-                line = reader.line_num
+            line = find_open_quote(text, self.header.separator)
+        if line is not None:
+            problem = f"the quote in line {line} of {self.path.name} is not closed"
+            raise Fault(problem, "Close it, or double quotes that are part of a value")
 
 
-def _unquote_padded(rows: arrow.Table) -> arrow.Table:
+def may_have_open_quote(quotes: int, lines: int, records: int) -> bool:
+    """Return whether text with some numbers of quotes, line ends and records may have a quote that is not closed."""
+    return quotes % 2 == 1 or (quotes > 0 and lines not in (records - 1, records))
+
+
+def find_open_quote(text: Iterable[str], separator: str) -> int | None:
+    """Return the line of a quote that is not closed, or None; the lines of the text have their ends."""
+    reader = csv.reader(text, delimiter=separator, strict=True)
+    line = 0
+    while True:
+        try:
+            next(reader)
+        except StopIteration:
+            return None
+        except csv.Error as error:
+            if reader.line_num > line + 1 or "end of data" in str(error):
+                return line + 1
+        line = reader.line_num
+
+
+def unquote_padded(rows: arrow.Table) -> arrow.Table:
     """Return rows without the quotes of values that have a blank before them, which the reader takes for text."""
     for index, column in enumerate(rows.columns):
         if pc.any(pc.match_substring(column, ' "')).as_py():
@@ -163,12 +174,13 @@ def _read_header(path: Path, contract: Sequence[str]) -> Header:
     if UNDECODABLE in line:
         _raise_wrong_encoding(path, encoding)
     has_rows = len(start) == MAX_HEADER_BYTES or any(line.strip() for line in lines[number + 1 :])
-    separators = {separator: _split(line, separator) for separator in SEPARATORS}
+    separators = {separator: split_line(line, separator) for separator in SEPARATORS}
     best = max(SEPARATORS, key=lambda separator: len(set(contract) & set(separators[separator])))
     return Header(encoding, best, separators[best], number + 1 if has_rows else 0)
 
 
-def _split(line: str, separator: str) -> list[str]:
+def split_line(line: str, separator: str) -> list[str]:
+    """Return the values of a line, without padding."""
     names = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     return [name.strip() for name in names]
 
@@ -183,12 +195,13 @@ def _raise_wrong_encoding(path: Path, encoding: str) -> NoReturn:
                 try:
                     line.removeprefix(mark if number == 1 else b"").decode(encoding)
                 except UnicodeDecodeError as invalid:
-                    place = f", at byte 0x{line[invalid.start]:02x} of line {number}, {_shorten(repr(line)[1:])}"
+                    place = f", at byte 0x{line[invalid.start]:02x} of line {number}, {shorten(repr(line)[1:])}"
                     break
     hint = "it may be Latin-1 or Windows-1252" if encoding == "utf-8" else "its byte order mark says so"
     problem = f"the encoding of {path.name} is not {encoding.upper()}{place}; {hint}"
     raise Fault(problem, "Write it as UTF-8")
 
 
-def _shorten(text: str, length: int = 80) -> str:
+def shorten(text: str, length: int = 80) -> str:
+    """Return the beginning of a text, for messages."""
     return text if len(text) <= length else f"{text[:length]}…"

@@ -77,13 +77,16 @@ class Rejections:
 
     def describe(self, table: str, service_date: date, parts: Sequence[arrow.Table]) -> pd.DataFrame:
         """Return the rejected rows, in order, typed as `contract.REJECTED_ROWS`."""
+        return describe_rows(table, service_date, self.list_records(parts))
+
+    def list_records(self, parts: Sequence[arrow.Table]) -> list[tuple[str, str | None, str]]:
+        """Return the reason, column and JSON of each rejected row, in order."""
         rows = np.flatnonzero(~self.usable)
         causes = [self._causes[cause] for cause in self._cause_of_row[rows]]
-        records = [
+        return [
             (cause.reason, cause.column, _format_row(row))
             for cause, row in zip(causes, take_rows(parts, rows), strict=True)
         ]
-        return describe_rows(table, service_date, records)
 
 
 def describe_rows(table: str, service_date: date, records: Sequence[tuple[str, str | None, str]]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Any agency's GTFS and GTFS-realtime: the archive of feeds, its collector, and the source that reads it.
 
-`feed_rows` has the rows of snapshots, `static_feed` the timetable; `archive` and `editions` keep both; `polling` and
-`collector` fetch them; `validity`, `trips`, `alterations` and `source` make service days.
+`feed_rows` has the rows of snapshots, `static_feed` the timetable, `static_file` its files; `archive` and `editions`
+keep both; `polling` and `collector` fetch them; `validity`, `trips`, `alterations` and `source` make service days.
 """
 
 from importlib import import_module

@@ -21,6 +21,8 @@ SIGHTINGS = f"{EDITIONS}sightings.json"
 REQUIRED_FILES = ("stop_times.txt", "stops.txt", "trips.txt")
 DIGEST_DIGITS = 16
 BLOCK_BYTES = 2**20
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""Errors of reading a file of a zip that is damaged, encrypted or compressed in another way."""
 
 
 class StaticFeedError(ValueError):
@@ -102,7 +104,7 @@ def digest_static_feed(content: bytes, origin: str) -> str:
                     while block := file.read(BLOCK_BYTES):
                         content_digest.update(block)
                 digest.update(f"{name}\n{content_digest.hexdigest()}\n".encode())
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED_ZIP as error:
         raise StaticFeedError(
             f"{origin}: {describe_bytes(content)} is no zip file, or was cut short ({error}). Fetch it again; check "
             "that MBTA_GTFS_STATIC is the address of a GTFS schedule."

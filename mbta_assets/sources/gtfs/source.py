@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from typing import Self, TypeAlias
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ from mbta_assets.sources.gtfs.day_rows import DayRows
 from mbta_assets.sources.gtfs.editions import Editions, StaticFeedError
 from mbta_assets.sources.gtfs.feed_rows import RowBuilder, number_rows
 from mbta_assets.sources.gtfs.static_feed import StaticFeed
+from mbta_assets.sources.gtfs.static_file import Record
 from mbta_assets.sources.gtfs.trips import TripResolver
 from mbta_assets.sources.gtfs.validity import StaticFeeds
 from mbta_assets.sources.rejection import describe_rows
@@ -56,8 +57,6 @@ DIGEST_DIGITS = 16
 BATCH_ROWS = 300_000
 """Rows of snapshots that are in memory at once."""
 ONE_DAY = timedelta(days=1)
-Record: TypeAlias = tuple[str, str | None, str]
-"""Reason, column and JSON of a rejected row."""
 
 # Queries on one batch, whose rows are numbered from $first_row, and on the rows of all batches.
 _VEHICLES = """
@@ -134,13 +133,13 @@ class GtfsSource(Source):
             if table == "agency_predictions":
                 return self._read_predictions(service_date)
             feed = self._find_feed(service_date)
+            if table == "schedule":
+                return self._read_schedule(service_date, feed)
             if table == "stop":
-                return conform(table, feed.stops(), service_date, NAME)
-            trips = feed.trips(service_date)
-            if table == "trip":
-                rows = trips.select(["id", "name", "route_id", "direction_id", "headsign"])
-                return conform(table, rows, service_date, NAME)
-            return self._read_schedule(service_date, feed, trips)
+                rows = feed.stops()
+            else:
+                rows = feed.trips(service_date).select(["id", "name", "route_id", "direction_id", "headsign"])
+            return _add_rejected(_conform(table, rows, service_date), table, service_date, feed.rejected(table))
 
     def poll(self, table: str, known_versions: Mapping[date, str]) -> dict[date, str]:
         """Return a version of each service day that is over and that the archive has snapshots of.
@@ -172,7 +171,7 @@ class GtfsSource(Source):
 
     def _read_vehicles(self, day: date) -> SourceRows:
         rows, unreadable = self._select_vehicles(day)
-        return _add_rejected(conform("vehicle", rows, day, NAME), "vehicle", day, unreadable)
+        return _add_rejected(_conform("vehicle", rows, day), "vehicle", day, unreadable)
 
     def _select_vehicles(self, day: date) -> tuple[arrow.Table, list[Record]]:
         """Return the reports of a day, and records of snapshots that cannot be read."""
@@ -198,7 +197,7 @@ class GtfsSource(Source):
             rows, unreadable = self._select_predictions(day)
         except AbsentData:
             return SourceRows.empty(table)
-        return _add_rejected(conform(table, rows, day, NAME), table, day, unreadable)
+        return _add_rejected(_conform(table, rows, day), table, day, unreadable)
 
     def _select_predictions(self, day: date) -> tuple[arrow.Table, list[Record]]:
         """Return the predictions of a day, and records of snapshots that cannot be read."""
@@ -218,14 +217,16 @@ class GtfsSource(Source):
         names = {"reported_at": "predicted_at", "arrival": "arrival_time", "departure": "departure_time"}
         return _with_times(rows, names), unreadable
 
-    def _read_schedule(self, day: date, feed: StaticFeed, trips: arrow.Table) -> SourceRows:
+    def _read_schedule(self, day: date, feed: StaticFeed) -> SourceRows:
         """Return the stop times of the day but for canceled trips, skipped stops and trips without exact times."""
+        trips = feed.trips(day)
         stop_times = feed.stop_times(trips)
         alterations = self._read_alterations(day)
         resolved = TripResolver(day, self._find_feed).resolve(alterations)
         altered = find_alterations(stop_times, alterations, resolved, day)
         rejected = zip(altered["reason"].to_pylist(), stop_times.take(altered["row"]).to_pylist(), strict=True)
-        records: list[Record] = [(reason, None, json.dumps(row)) for reason, row in rejected]
+        records = feed.rejected("schedule", trips)
+        records += [(reason, None, json.dumps(row)) for reason, row in rejected]
         records += [(FREQUENCY_BASED, None, json.dumps(row)) for row in feed.frequencies(trips)]
         if len(altered):
             usable = np.ones(len(stop_times), dtype=bool)
@@ -236,7 +237,7 @@ class GtfsSource(Source):
             index = stop_times.column_names.index(name)
             stop_times = stop_times.set_column(index, name, pc.add(stop_times[name], start))
         rows = _with_times(stop_times, {"arrival": "arrival_time", "departure": "departure_time"})
-        return _add_rejected(conform("schedule", rows, day, NAME), "schedule", day, records)
+        return _add_rejected(_conform("schedule", rows, day), "schedule", day, records)
 
     def _read_batches(
         self, feed: str, day: date, unreadable: list[Record]
@@ -324,6 +325,10 @@ def _with_times(rows: arrow.Table, names: Mapping[str, str]) -> arrow.Table:
         micros = pc.multiply(rows[old].cast(arrow.int64()), 1_000_000)
         rows = rows.set_column(rows.column_names.index(old), new, micros.cast(TIMESTAMP))
     return rows
+
+
+def _conform(table: str, rows: arrow.Table, day: date) -> SourceRows:
+    return conform(table, rows, day, NAME, exact_ids=True)
 
 
 def _add_rejected(result: SourceRows, table: str, day: date, records: Sequence[Record]) -> SourceRows:

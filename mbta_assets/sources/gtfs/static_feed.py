@@ -5,6 +5,7 @@ up to `validity`, and turning rows into the tables of the contract to `source`.
 """
 
 import io
+import json
 import re
 import zipfile
 from datetime import date
@@ -12,39 +13,19 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as arrow
-import pyarrow.compute as pc
-from pyarrow import csv
 
-from mbta_assets.sources.gtfs.editions import StaticFeedError
+from mbta_assets.sources.gtfs.editions import DAMAGED_ZIP, StaticFeedError
+from mbta_assets.sources.gtfs.static_file import COLUMNS, Record, StaticFile, read_static_file, to_seconds
 from mbta_assets.transit.service_day import TIME_ZONE
 
-COLUMNS = {
-    "agency": ("agency_timezone",),
-    "calendar": (
-        *("service_id", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"),
-        *("start_date", "end_date"),
-    ),
-    "calendar_dates": ("service_id", "date", "exception_type"),
-    "feed_info": ("feed_start_date", "feed_end_date"),
-    "frequencies": ("trip_id", "start_time", "end_time", "headway_secs", "exact_times"),
-    "stop_times": ("trip_id", "arrival_time", "departure_time", "stop_id", "stop_sequence", "timepoint"),
-    "stops": (
-        *("stop_id", "stop_name", "platform_name", "platform_code", "stop_lat", "stop_lon"),
-        *("location_type", "parent_station"),
-    ),
-    "trips": ("trip_id", "route_id", "service_id", "trip_short_name", "trip_headsign", "direction_id"),
+DERIVED = ("frequency", "frequent_trip", "stop_time", "trip_span")
+"""Tables that are made of the files."""
+FILES_OF_TABLE = {
+    "schedule": ("stop_times", "frequencies"),
+    "stop": ("stops",),
+    "trip": ("trips", "calendar", "calendar_dates"),
 }
-"""Columns that are read of each file; one that is absent is missing in every row."""
-REQUIRED_COLUMNS = {
-    "stop_times": ("trip_id", "stop_id", "stop_sequence", "arrival_time"),
-    "stops": ("stop_id",),
-    "trips": ("trip_id", "route_id", "service_id"),
-}
-MAX_FREQUENT_TRIPS = 2000
-"""Trips that one row of frequencies.txt may stand for."""
-
-DERIVED = ("frequency", "stop_time", "trip_span")
-"""Tables with numbers that are made of the files."""
+"""Files whose rejected rows are listed with a table of the contract."""
 
 _TABLE = re.compile(r"(?:FROM|JOIN)\s+(\w+)")
 # Trips of the day in $day; a trip of frequencies.txt with exact times is one trip for each of its starts.
@@ -57,14 +38,14 @@ _ACTIVE_TRIPS = """
     ),
     day_trip AS (
       SELECT t.*, f.first_seconds, f.last_seconds,
-        t.trip_id IN (SELECT trip_id FROM frequency) AS repeats
+        t.trip_id IN (SELECT trip_id FROM frequent_trip) AS repeats
       FROM trips AS t LEFT JOIN trip_span AS f USING (trip_id)
       WHERE t.service_id IN (SELECT service_id FROM active)
       QUALIFY ROW_NUMBER() OVER (PARTITION BY t.trip_id ORDER BY t.service_id) = 1
     ),
     run AS (
       SELECT trip_id, UNNEST(range(begins, ends, headway)) AS starts
-      FROM frequency WHERE is_exact AND headway > 0 AND (ends - begins) / headway <= {most_runs}
+      FROM frequency WHERE is_exact
     )
     SELECT trip_id AS id, trip_id, 0 AS shift, route_id, TRY_CAST(direction_id AS BIGINT) AS direction_id,
       trip_short_name AS name, trip_headsign AS headsign, COALESCE(opens, first_seconds) AS first_seconds,
@@ -120,9 +101,7 @@ class StaticFeed:
         `trip_id` is the trip in the feed, which starts `shift` seconds later; `repeats` marks trips of frequencies.txt,
         which have no times of their own.
         """
-        sql = _ACTIVE_TRIPS.format(
-            weekday=f"{day:%A}".lower(), clock=CLOCK.format("starts"), most_runs=MAX_FREQUENT_TRIPS
-        )
+        sql = _ACTIVE_TRIPS.format(weekday=f"{day:%A}".lower(), clock=CLOCK.format("starts"))
         return self.query(sql, {"day": f"{day:%Y%m%d}"})
 
     def stop_times(self, trips: arrow.Table) -> arrow.Table:
@@ -141,7 +120,7 @@ class StaticFeed:
         return self.query("""
             SELECT stop_id AS id, stop_name AS name, COALESCE(platform_name, platform_code) AS platform_name,
               TRY_CAST(stop_lat AS DOUBLE) AS latitude, TRY_CAST(stop_lon AS DOUBLE) AS longitude, parent_station
-            FROM stops WHERE COALESCE(location_type, '0') = '0' AND stop_id IS NOT NULL
+            FROM stops WHERE COALESCE(location_type, '0') = '0'
             ORDER BY id
         """)
 
@@ -155,8 +134,20 @@ class StaticFeed:
         rows: list[dict[str, Any]] = self.query(sql, trip_of_day=trips).to_pylist()
         return rows
 
+    def rejected(self, table: str, trips: arrow.Table | None = None) -> list[Record]:
+        """Return the rejected rows of the files of a table of the contract. Raises StaticFeedError.
+
+        Rows of other trips than `trips`, those of a service day, are left out; those of trips that the feed does not
+        have are not.
+        """
+        records = [record for name in FILES_OF_TABLE[table] for record in self._file(name).rejected]
+        if trips is None or not records:
+            return records
+        inactive = set(self._read("trips")["trip_id"].to_pylist()) - set(trips["trip_id"].to_pylist())
+        return [record for record in records if json.loads(record[2]).get("trip_id") not in inactive]
+
     def query(self, sql: str, parameters: dict[str, Any] | None = None, **tables: arrow.Table) -> arrow.Table:
-        """Run SQL on the files, on `stop_time`, `trip_span` and `frequency`, and on further tables."""
+        """Run SQL on the files, on those in `DERIVED`, and on further tables."""
         import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
 
         with duckdb.connect() as connection:
@@ -171,16 +162,15 @@ class StaticFeed:
 
     @cached_property
     def _stop_time(self) -> arrow.Table:
-        seconds = (
-            "TRY_CAST(split_part({0}, ':', 1) AS BIGINT) * 3600 + TRY_CAST(split_part({0}, ':', 2) AS BIGINT) * 60 "
-            "+ TRY_CAST(split_part({0}, ':', 3) AS BIGINT)"
-        )
-        return self.query(f"""
-            SELECT trip_id, stop_id, {seconds.format("arrival_time")} AS arrival,
-              {seconds.format("departure_time")} AS departure, TRY_CAST(stop_sequence AS BIGINT) AS stop_sequence,
+        rows = self._read("stop_times")
+        for old, new in {"arrival_time": "arrival", "departure_time": "departure"}.items():
+            rows = rows.append_column(new, to_seconds(rows[old]))
+        sql = """
+            SELECT trip_id, stop_id, arrival, departure, TRY_CAST(stop_sequence AS BIGINT) AS stop_sequence,
               TRY_CAST(timepoint AS BIGINT) AS timepoint
-            FROM stop_times WHERE trip_id IS NOT NULL AND stop_id IS NOT NULL
-        """)
+            FROM timed
+        """
+        return self.query(sql, timed=rows)
 
     @cached_property
     def _trip_span(self) -> arrow.Table:
@@ -192,13 +182,22 @@ class StaticFeed:
 
     @cached_property
     def _frequency(self) -> arrow.Table:
-        seconds = "list_sum(list_transform(split({0}, ':'), (x, i) -> CAST(x AS BIGINT) * 60 ** (3 - i)))"
-        return self.query(f"""
-            SELECT trip_id, CAST({seconds.format("start_time")} AS BIGINT) AS begins,
-              CAST({seconds.format("end_time")} AS BIGINT) AS ends, TRY_CAST(headway_secs AS BIGINT) AS headway,
+        rows = self._read("frequencies")
+        for old, new in {"start_time": "begins", "end_time": "ends"}.items():
+            rows = rows.append_column(new, to_seconds(rows[old]))
+        sql = """
+            SELECT trip_id, begins, ends, TRY_CAST(headway_secs AS BIGINT) AS headway,
               COALESCE(exact_times, '0') = '1' AS is_exact
-            FROM frequencies
-        """)
+            FROM timed
+        """
+        return self.query(sql, timed=rows)
+
+    @cached_property
+    def _frequent_trip(self) -> arrow.Table:
+        """Trips of frequencies.txt, with those of rejected rows: none of them has times of its own."""
+        rejected = [json.loads(row).get("trip_id") for _, _, row in self._file("frequencies").rejected]
+        trips = [*self._read("frequencies")["trip_id"].to_pylist(), *filter(None, rejected)]
+        return arrow.table({"trip_id": arrow.array(trips, arrow.string())})
 
     @cached_property
     def _date_bounds(self) -> tuple[str, str]:
@@ -212,43 +211,31 @@ class StaticFeed:
         return first, last
 
     def _read(self, table: str) -> arrow.Table:
-        """Read a file as text, its columns in `COLUMNS`, padding removed, empty as missing. Raises StaticFeedError."""
-        if table not in self._tables:
-            self._tables[table] = self._parse(table)
-        return self._tables[table]
+        """Return the rows of a file that can be used. Raises StaticFeedError."""
+        return self._file(table).rows
+
+    def _file(self, table: str) -> StaticFile:
+        if table not in self._files:
+            path = f"{self._folder}{table}.txt"
+            try:
+                content = self._zip.read(path) if path in self._zip.namelist() else b""
+            except DAMAGED_ZIP as error:
+                raise StaticFeedError(f"{path} of {self.origin} is damaged: {error}. Fetch it again.") from error
+            self._files[table] = read_static_file(content, table, self.origin)
+        return self._files[table]
 
     @cached_property
-    def _tables(self) -> dict[str, arrow.Table]:
+    def _files(self) -> dict[str, StaticFile]:
         return {}
 
-    def _parse(self, table: str) -> arrow.Table:
-        path = next((name for name in self._zip.namelist() if name.rpartition("/")[2] == f"{table}.txt"), None)
-        types = dict.fromkeys(COLUMNS[table], arrow.string())
-        content = self._zip.read(path) if path else b""
-        header = content.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode(errors="replace")
-        names = [name.strip().strip('"').strip() for name in header.split(",")]
-        missing = [name for name in REQUIRED_COLUMNS.get(table, ()) if name not in names]
-        if missing:
+    @cached_property
+    def _folder(self) -> str:
+        """Folder of the feed in the zip: the one nearest to its root that has a trips.txt. Raises StaticFeedError."""
+        paths = [name for name in self._zip.namelist() if name.rpartition("/")[2] == "trips.txt"]
+        depth = min((path.count("/") for path in paths), default=0)
+        folders = sorted({path.removesuffix("trips.txt") for path in paths if path.count("/") == depth})
+        if len(folders) > 1:
             raise StaticFeedError(
-                f"{table}.txt of {self.origin} has no {', '.join(missing)}, but {', '.join(filter(None, names))}. "
-                "Check that it is a GTFS schedule."
+                f"{self.origin} has several feeds, in {' and '.join(folders)}. Make a zip of the files of one of them."
             )
-        if not content.strip() or b"\n" not in content.strip():
-            return arrow.schema(types.items()).empty_table()
-        convert = csv.ConvertOptions(
-            column_types=types, include_columns=list(types), include_missing_columns=True, strings_can_be_null=True
-        )
-        parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
-        rows = None
-        for encoding in ("utf8", "latin1"):
-            read = csv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding)
-            try:
-                rows = csv.read_csv(io.BytesIO(content), read, parse, convert)
-                break
-            except arrow.ArrowInvalid as error:
-                problem = error
-        if rows is None:
-            raise StaticFeedError(f"{table}.txt of {self.origin} cannot be read: {problem}. Fetch it again.")
-        trimmed = [pc.utf8_trim_whitespace(rows[name]) for name in types]
-        columns = [pc.if_else(pc.equal(column, ""), None, column) for column in trimmed]
-        return arrow.table(dict(zip(types, columns, strict=True)))
+        return folders[0] if folders else ""
