@@ -25,8 +25,8 @@ class StaticFeeds:
     def __init__(self, editions: Editions, address: str) -> None:
         """Use the editions of an archive; where there are none, and `address` is a path, the feed there."""
         self.editions, self.address = editions, address
-        self._read = lru_cache(maxsize=EDITIONS_IN_MEMORY)(self._open)
-        self._covers = lru_cache(maxsize=10_000)(lambda digest, day: self._read(digest).covers(day))
+        self._open = lru_cache(maxsize=EDITIONS_IN_MEMORY)(self._open_version)
+        self._covers = lru_cache(maxsize=10_000)(lambda digest, version, day: self._open(digest, version).covers(day))
 
     def find(self, day: date) -> tuple[str, StaticFeed]:
         """Return the digest of the edition that is valid on a day, and the edition.
@@ -43,7 +43,7 @@ class StaticFeeds:
         """Return the digest of the edition that is valid on a day; see `find`."""
         candidates = self._candidates(day)
         for digest in candidates:
-            if self._covers(digest, day):
+            if self._covers(digest, self._version(digest), day):
                 return digest
         if not candidates:
             raise StaticFeedError(
@@ -60,10 +60,7 @@ class StaticFeeds:
     def describe_version(self, day: date) -> str:
         """Return text that differs if another static feed is valid on a day, or if its file has changed."""
         digest = self.find_digest(day)
-        if digest != self.address:
-            return digest
-        status = Path(digest).expanduser().stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return self._describe_file() if digest == self.address else digest
 
     def _candidates(self, day: date) -> list[str]:
         """Return the digests of editions, the best one first."""
@@ -73,9 +70,27 @@ class StaticFeeds:
             candidates.append(self.address)
         return candidates
 
-    def _open(self, digest: str) -> StaticFeed:
+    def _read(self, digest: str) -> StaticFeed:
+        return self._open(digest, self._version(digest))
+
+    def _version(self, digest: str) -> str:
+        """Return text that changes with the content that a digest stands for; that of an edition stays as it is."""
+        return self._describe_file() if digest == self.address else ""
+
+    def _describe_file(self) -> str:
+        try:
+            status = Path(self.address).expanduser().stat()
+        except OSError as error:
+            raise _cannot_read(self.address, error) from error
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def _open_version(self, digest: str, version: str) -> StaticFeed:
+        """Open an edition, or the file that the settings name; `version` is part of the cache key only."""
         if digest == self.address:
-            content, origin = Path(self.address).expanduser().read_bytes(), self.address
+            try:
+                content, origin = Path(self.address).expanduser().read_bytes(), self.address
+            except OSError as error:
+                raise _cannot_read(self.address, error) from error
             digest_static_feed(content, origin)  # raises an error if it is no static feed
             return StaticFeed(content, origin)
         return StaticFeed(self.editions.read(digest), f"{self.editions.path(digest)} of {self.editions.place.name}")
@@ -86,3 +101,10 @@ def rank_sightings(sightings: Sequence[Sighting], noon: float) -> list[str]:
     earlier = [sighting.digest for sighting in reversed(sightings) if sighting.first_seen <= noon]
     later = [sighting.digest for sighting in sightings if sighting.first_seen > noon]
     return list(dict.fromkeys([*earlier, *later]))
+
+
+def _cannot_read(address: str, error: OSError) -> StaticFeedError:
+    return StaticFeedError(
+        f"The static feed {address} cannot be read: {error.strerror or error}. Check MBTA_GTFS_STATIC, and that this "
+        "user may read it."
+    )

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mbta_assets.realtime.places import DirectoryPlace
 from mbta_assets.sources import SourceError
 from mbta_assets.sources.gtfs.editions import StaticFeedError
+from mbta_assets.sources.gtfs.source import GtfsSource
 from mbta_assets.sources.gtfs.static_feed import StaticFeed
 from mbta_assets.sources.gtfs.static_file import COLUMNS, read_static_file
 from mbta_assets_tests.sources.gtfs.network import FILES, make_source, make_static_feed
@@ -148,6 +150,17 @@ def test_the_feed_nearest_to_the_root_of_the_zip_is_read() -> None:
     assert pack("feed/old/", "feed/")._read("trips")["trip_id"][0].as_py() == "morning1"
     with pytest.raises(StaticFeedError, match="a test has several feeds, in north/ and south/"):
         pack("north/", "south/").trips(DAY)
+
+
+def test_a_file_that_is_replaced_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "gtfs.zip"
+    file.write_bytes(make_static_feed())
+    source = GtfsSource(DirectoryPlace(tmp_path / "archive"), str(file))
+    assert source.read("trip", DAY).rows["id"].tolist() == ["morning", "night"]
+    version = source.static_feeds.describe_version(DAY)
+    file.write_bytes(make_static_feed(trips=TRIPS.replace("morning", "forenoon")))
+    assert source.read("trip", DAY).rows["id"].tolist() == ["forenoon", "night"]
+    assert source.static_feeds.describe_version(DAY) != version
 
 
 # A quote after a blank is taken for that of a padded value.
