@@ -90,6 +90,11 @@ class StaticFeed:
         firsts, lasts = self._date_bounds
         return firsts <= f"{day:%Y%m%d}" <= lasts
 
+    def has_service_around(self, day: date) -> bool:
+        """Return whether a day is between the first and the last day of the calendars. Raises StaticFeedError."""
+        first, last = self._calendar_bounds
+        return first <= f"{day:%Y%m%d}" <= last
+
     @property
     def bounds(self) -> str:
         """Return the first and the last day of the timetable, in words."""
@@ -203,12 +208,16 @@ class StaticFeed:
     def _date_bounds(self) -> tuple[str, str]:
         """First and last day as YYYYMMDD: of feed_info.txt, else of the calendars."""
         info = self._read("feed_info").to_pylist()[:1]
+        first, last = self._calendar_bounds
+        return (info and info[0]["feed_start_date"]) or first, (info and info[0]["feed_end_date"]) or last
+
+    @cached_property
+    def _calendar_bounds(self) -> tuple[str, str]:
+        """First and last day of the calendars as YYYYMMDD."""
         calendar, dates = self._read("calendar"), self._read("calendar_dates")
         firsts = [*calendar["start_date"].to_pylist(), *dates["date"].to_pylist()]
         lasts = [*calendar["end_date"].to_pylist(), *dates["date"].to_pylist()]
-        first = (info and info[0]["feed_start_date"]) or min(filter(None, firsts), default="99991231")
-        last = (info and info[0]["feed_end_date"]) or max(filter(None, lasts), default="00010101")
-        return first, last
+        return min(firsts, default="99991231"), max(lasts, default="00010101")
 
     def _read(self, table: str) -> arrow.Table:
         """Return the rows of a file that can be used. Raises StaticFeedError."""

@@ -45,6 +45,9 @@ class StaticFeeds:
         for digest in candidates:
             if self._covers(digest, self._version(digest), day):
                 return digest
+        for digest in candidates:  # feed_info.txt is often out of date
+            if self._read(digest).has_service_around(day):
+                return digest
         if not candidates:
             raise StaticFeedError(
                 f"There is no static feed in {self.editions.place.name}, and MBTA_GTFS_STATIC, "

@@ -163,6 +163,12 @@ def test_a_file_that_is_replaced_is_read_again(tmp_path: Path) -> None:
     assert source.static_feeds.describe_version(DAY) != version
 
 
+def test_a_day_of_the_calendar_is_read_though_feed_info_has_ended(tmp_path: Path) -> None:
+    info = "feed_publisher_name,feed_start_date,feed_end_date\nx,20250101,20260401\n"
+    source = make_source(tmp_path, make_static_feed(feed_info=info))
+    assert source.read("trip", DAY).rows["id"].tolist() == ["morning", "night"]
+
+
 # A quote after a blank is taken for that of a padded value.
 texts = st.text(st.sampled_from('aé7 ,"\n\r\t;🚋'), max_size=6).filter(lambda text: not re.search(r'\s"', text))
 
