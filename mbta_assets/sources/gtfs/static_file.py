@@ -210,8 +210,8 @@ class _Reader:
         records: list[Record] = [("unreadable_row", None, json.dumps(row, ensure_ascii=False)) for row in broken]
         line_of_row = np.zeros(len(rows), np.int64)
         line_of_row[~usable] = lines[n:]
-        described = rows.add_column(0, "line", [line_of_row]).add_column(0, "file", [arrow.repeat(file, len(rows))])
-        return StaticFile(rows.filter(arrow.array(usable)), records + rejections.list_records([described]))
+        located = rows.add_column(0, "line", [line_of_row]).add_column(0, "file", [arrow.repeat(file, len(rows))])
+        return StaticFile(rows.filter(arrow.array(usable)), records + rejections.list_records([located]))
 
     def _apply(self, rule: Rule, rows: arrow.Table, numbers: np.ndarray, rejections: Rejections) -> None:
         """Reject rows by a rule. Raises StaticFeedError if most values of its column are unreadable."""
