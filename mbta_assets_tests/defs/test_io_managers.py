@@ -105,11 +105,11 @@ def test_running_one_day_again_changes_that_day_only(tmp_path: Path) -> None:
 def test_a_failure_in_the_middle_leaves_the_days_after_it_as_they_were(tmp_path: Path) -> None:
     def failing(day: date) -> pd.DataFrame:
         if day == DAYS[1]:
-            raise RuntimeError("the feed broke")
+            raise OSError("the feed broke")
         return frame(day, n=5)
 
     run(tmp_path, EVERY_DAY, select="numbers", days=DAYS)
-    with pytest.raises(RuntimeError, match="the feed broke"):
+    with pytest.raises(OSError, match="the feed broke"):
         run(tmp_path, numbers(failing), select="numbers", days=DAYS)
     assert row_counts(tmp_path) == [5, 3, 3, 3]
 

@@ -1,5 +1,6 @@
 """Rows written to BigQuery are read back unchanged; rows that do not fit the table are refused by column."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -247,7 +248,7 @@ def test_a_table_is_created_as_its_model_defines(tables: BigQueryTables, table: 
     created = tables.bigquery.client.get_table(tables.path(table))
     assert created.time_partitioning.field == "service_date"
     assert list(created.clustering_fields or ()) == CLUSTERING.get(table, [])
-    assert created.description == model.__doc__
+    assert created.description == inspect.getdoc(model)
     fields = {field.name: field for field in created.schema}
     assert list(fields) == schema.arrow_schema(model).names
     for name, column in model.to_schema().columns.items():

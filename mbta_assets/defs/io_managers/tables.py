@@ -37,6 +37,7 @@ from mbta_assets.defs.memory import collect_new_objects, release_memory
 from mbta_assets.defs.metadata import table_metadata
 from mbta_assets.defs.partitions import to_days
 from mbta_assets.gcp import CloudError
+from mbta_assets.ml.inference.transit_network import ForeignNetwork
 from mbta_assets.settings import Settings
 from mbta_assets.sources import SourceError
 from mbta_assets.storage.materialize import ANY_DAY, materialize_command
@@ -129,7 +130,7 @@ class TablesIOManager(dg.ConfigurableIOManager):
         try:
             audit = self._make(table, day, output)
             outcomes = {check: check.rule(audit) for check in output.checks}
-        except (SourceError, MissingPartition) as error:
+        except (SourceError, MissingPartition, ForeignNetwork) as error:
             reason = str(error)
         except (OSError, MemoryError, CloudError):
             raise

@@ -48,8 +48,6 @@ from mbta_assets.transit import schema
 ASSET = "production_model"
 MAX_ATTEMPTS = 5
 """Decisions that are made again because another run promoted a model meanwhile."""
-ACCEPTED = "candidate_accepted"
-"""Check that warns of a refusal, which is no failure of the run: what is in production stays."""
 ROLLBACK_PREFIX = "rolled back"
 """Begins the reason of a rollback in the registry's history."""
 LIVE_EVIDENCE_DAYS = 14
@@ -115,13 +113,6 @@ class GateConfig(dg.Config):
     freshness_policy=WEEKLY,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="bundles",
-    check_specs=[
-        dg.AssetCheckSpec(
-            ACCEPTED,
-            asset=ASSET,
-            description="Require the gate not to refuse the candidate; it may wait in the shadow.",
-        )
-    ],
 )
 def production_model(
     context: dg.AssetExecutionContext,
@@ -170,20 +161,27 @@ def production_model(
             **{f"{name}_mae_seconds": mae for name, mae in _overall_maes(decision).items()},
             **describe_history(moves, reports),
         },
-        check_results=[_check_acceptance(decision, quantized_student, moves)],
     )
 
 
-def _check_acceptance(decision: Decision, candidate: Bundle, moves: Sequence[Move]) -> dg.AssetCheckResult:
-    """Return whether a candidate is in production or may come to be, and else the rules that refused it."""
-    in_production = [move.digest for move in moves[:1]] == [candidate.digest]
-    accepted = in_production or decision.waits
+@dg.asset_check(
+    asset=ASSET, description="Require the latest candidate to be in production, or to wait for that in the shadow."
+)
+def candidate_accepted(
+    context: dg.AssetCheckExecutionContext, model_registry: dg.ResourceParam[ModelRegistry]
+) -> dg.AssetCheckResult:
+    event = context.instance.get_latest_materialization_event(dg.AssetKey(ASSET))
+    made = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    if "candidate" not in made:
+        return dg.AssetCheckResult(passed=True, description="No candidate was judged since the last rollback.")
+    candidate = str(made["candidate"].value)
+    places = {name: model_registry.current_digest(name) for name in (ASSET, SHADOW_MODEL)}
+    accepted = candidate in places.values()
     return dg.AssetCheckResult(
-        check_name=ACCEPTED,
         passed=accepted,
         severity=dg.AssetCheckSeverity.WARN,
-        description=None if accepted else f"{candidate.digest[:16]} was refused: {' '.join(decision.reasons)}",
-        metadata={"candidate": candidate.digest},
+        description=None if accepted else str(made["decision"].value),
+        metadata={"candidate": candidate, **{name: digest or "none" for name, digest in places.items()}},
     )
 
 

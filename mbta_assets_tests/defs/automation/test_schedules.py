@@ -134,7 +134,7 @@ def test_one_setting_switches_on_everything_that_starts_runs(
     tmp_path: Path, automation: Literal["off", "on"], running: set[str]
 ) -> None:
     repository = build_defs(Settings(store=tmp_path, automation=automation)).get_repository_def()
-    notifying = {"run_failure", "production_model_changed"}
+    notifying = {"run_failure", "production_model_changed", "checks_changed"}
     sensors_and_schedules: list[dg.ScheduleDefinition | dg.SensorDefinition] = [
         *repository.schedule_defs,
         *(sensor for sensor in repository.sensor_defs if sensor.name not in notifying),

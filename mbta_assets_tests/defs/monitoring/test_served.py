@@ -184,7 +184,8 @@ def test_one_table_and_one_plot_show_the_day(made: Deployment, models: ModelStor
         ("extra wait, s", f"{model} where the agency predicts", (of_service, "extra_wait_seconds", "beside_agency")),
         ("change per minute, s", "agency", ("agency", "change_per_minute_seconds", "all")),
     ]:
-        assert table[measure][column] == values[stored]["value"] is not None
+        value = values[stored]["value"]
+        assert value is not None and table[measure][column] == pytest.approx(value, rel=1e-3)
         assert table[measure][f"n of {column}"] == values[stored]["n"] > 0
     assert table["extra wait, s"][shadow] is None
 

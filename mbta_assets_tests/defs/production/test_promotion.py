@@ -141,7 +141,7 @@ def served_version(production_model: Bundle) -> dg.MaterializeResult:
 
 
 def make_assets() -> list[dg.AssetsDefinition]:
-    """Return the production model, the assets upstream of it, and one that is made from it."""
+    """Return the production model with its check, the assets upstream of it, and one that is made from it."""
 
     def make_upstream(name: str) -> dg.AssetsDefinition:
         @dg.asset(name=name, io_manager_key="bundles")
@@ -150,7 +150,12 @@ def make_assets() -> list[dg.AssetsDefinition]:
         return stored
 
     names = ("training_set", "runtime_lookup", "quantized_student", "model_leaderboard")
-    return [*map(make_upstream, names), promotion.production_model, served_version]
+    return [
+        *map(make_upstream, names),
+        promotion.production_model,
+        promotion.candidate_accepted,
+        served_version,
+    ]
 
 
 def make_resources(registry: ModelRegistry, live_arrivals: int = 0) -> dict[str, Any]:
@@ -323,7 +328,7 @@ def test_a_check_warns_of_a_refused_candidate_and_passes_where_it_is_in_producti
 ) -> None:
     key = dg.AssetCheckKey(KEY, "candidate_accepted")
     for candidate, gate, reason in (
-        (make_linear_model(0.0), {}, "was refused: "),
+        (make_linear_model(0.0), {}, "**Not promoted:**"),
         (make_linear_model(0.5), {}, None),
         (make_linear_model(0.5), {}, None),
         (make_linear_model(0.9), {"live_arrivals": 50}, None),
