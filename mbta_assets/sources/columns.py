@@ -63,7 +63,8 @@ def convert_column(
             column.cast(arrow.large_string()), name, target, parse=parse, exact_ids=exact_ids
         )  # validates UTF-8
     if arrow.types.is_decimal(actual):
-        texts = column.cast(arrow.string())  # Arrow's own cast to floats is not exact
+        # Arrow's own cast to floats is not exact, and a zero with digits after the point is 0E-9 as text.
+        texts = pc.replace_substring_regex(column.cast(arrow.string()), r"^-?0E[+-]?\d+$", "0")
         if arrow.types.is_string(target) or arrow.types.is_integer(target):
             return _convert_whole_texts(texts, target)
         return convert_column(texts.cast(arrow.float64()), name, target, parse=parse)

@@ -239,6 +239,7 @@ def test_any_mix_of_spellings_of_ids_across_parts_gives_the_same_rows(
     st.sampled_from([arrow.uint64(), arrow.decimal128(38, 0), arrow.decimal128(38, 9), arrow.decimal256(60, 0)]),
 )
 @example([2**53, 2**53 + 1, 2**63, 2**64 - 1, None, 0], arrow.uint64())
+@example([2**53, 2**53 + 1, 2**63, 2**64 - 1, None, 0], arrow.decimal128(38, 9))
 def test_large_ids_keep_every_digit(ids: list[int | None], dtype: arrow.DataType) -> None:
     numbers = arrow.array([None if number is None else Decimal(number) for number in ids], arrow.decimal128(38, 0))
     rows, rejected = conform("vehicle", make_vehicles(stop_id=numbers.cast(dtype)), DAY, "test")
