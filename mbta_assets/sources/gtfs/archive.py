@@ -39,7 +39,7 @@ TIMESTAMP = arrow.timestamp("us", "UTC")
 BATCH_SCHEMA = arrow.schema([("fetched_at", TIMESTAMP), ("made_at", TIMESTAMP), ("content", arrow.large_binary())])
 COMPRESSION_LEVEL = 9
 DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-"""Errors of reading from a zip; the last one is of a password or of an unknown compression."""
+"""Errors of reading from a zip that is damaged; the last one is of a password or of an unknown compression."""
 PAGE_BYTES = 2**28
 """Snapshots of a batch are compressed as one page, as each repeats most of the one before."""
 

@@ -9,20 +9,17 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from mbta_assets.realtime.feed import describe_bytes
 from mbta_assets.realtime.places import MAX_REPLACE_ATTEMPTS, ArchiveError, Place
-from mbta_assets.sources.gtfs.archive import EDITIONS
+from mbta_assets.sources.gtfs.archive import DAMAGED_ZIP, EDITIONS
 
 SIGHTINGS = f"{EDITIONS}sightings.json"
 REQUIRED_FILES = ("stop_times.txt", "stops.txt", "trips.txt")
 DIGEST_DIGITS = 16
 BLOCK_BYTES = 2**20
-DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""Errors of reading a file of a zip that is damaged, encrypted or compressed in another way."""
 
 
 class StaticFeedError(ValueError):

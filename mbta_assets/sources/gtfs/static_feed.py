@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as arrow
 
-from mbta_assets.sources.gtfs.editions import DAMAGED_ZIP, StaticFeedError
+from mbta_assets.sources.gtfs.archive import DAMAGED_ZIP
+from mbta_assets.sources.gtfs.editions import StaticFeedError
 from mbta_assets.sources.gtfs.static_file import COLUMNS, Record, StaticFile, read_static_file, to_seconds
 from mbta_assets.transit.service_day import TIME_ZONE
 
