@@ -117,8 +117,8 @@ _PREDICTION_ORDER = ("time_stamp", "vehicle_id", "trip_id", "stops_ahead")
 class RawTransitData(Table):
     """Point-in-time join: rows for each vehicle update about stops ahead of it, with the observed arrivals.
 
-    An update has rows about the stops 1, 3, 5 and 10 ahead and about two others, chosen by a hash of its time (see
-    `distances`); the first update of a vehicle on a trip in each ten minutes has rows about every stop ahead. With
+    An update has rows about the stops 1, 3, 5 and 10 ahead and about two others, chosen by a hash of its time;
+    the first update of a vehicle on a trip in each ten minutes has rows about every stop ahead. With
     MBTA_STOPS_AHEAD=all every update has. A vehicle at the trip's first stop has a row about its departure too.
     """
 

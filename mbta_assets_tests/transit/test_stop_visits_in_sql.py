@@ -1,6 +1,6 @@
 """The point-in-time join: which stop visit a report is about, in which order a trip has them, and what rows there are.
 
-The rules of `placement` and `distances` are written in SQL again; these tests hold them equal.
+The rules of `placement` are written in SQL again; these tests hold them equal.
 """
 
 from collections import defaultdict
@@ -20,7 +20,8 @@ from sqlglot import exp
 
 from mbta_assets.storage.tables import to_arrow
 from mbta_assets.transit import placement, point_in_time_join, schema, service_day
-from mbta_assets.transit.distances import FULL_INTERVAL_SECONDS, choose_stops_ahead
+from mbta_assets.transit.distances import FULL_INTERVAL_SECONDS, MODULUS, MULTIPLIER
+from mbta_assets.transit.formulas import STOPS_AHEAD
 from mbta_assets.transit.placement import Candidate, Progress
 from mbta_assets.transit.plausibility import TimeRange, can_be_at_stop
 from mbta_assets.transit.point_in_time_join import build_raw_transit_data_query
@@ -271,6 +272,25 @@ def make_long_trip(n_stops: int) -> list[Row]:
          "stop_sequence": n + 1}
         for n in range(n_stops)
     ]  # fmt: skip
+
+
+def choose_stops_ahead(local_seconds: int, n_ahead: int) -> set[int]:
+    """Return the numbers of stops ahead that a report has rows about, of a trip with so many stops ahead.
+
+    `local_seconds` are those since the start of the service day, and 86,400 for each day from 1970 to it, so that the
+    choice is the same in every time zone.
+    """
+    benchmark = {stops for stops in STOPS_AHEAD if stops <= n_ahead}
+    others = [stops for stops in range(1, n_ahead + 1) if stops not in benchmark]
+    if not others:
+        return benchmark
+    first_hash = local_seconds * MULTIPLIER % MODULUS
+    first = first_hash % len(others)
+    chosen = {others[first]}
+    if len(others) > 1:
+        second_hash = first_hash * MULTIPLIER % MODULUS
+        chosen.add(others[(first + 1 + second_hash % (len(others) - 1)) % len(others)])
+    return benchmark | chosen
 
 
 @pytest.mark.parametrize("n_stops", [2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 40])

@@ -139,12 +139,6 @@ class MedianRunTime:
     def _code_of_route(self) -> dict[str, int]:
         return _number(self.routes)
 
-    def predict_remaining(self, columns: Columns) -> np.ndarray:
-        """Return the predicted seconds (n,) from now to the event; NaN where there is no run time."""
-        keys = _make_keys(self._code_of_stop, self._code_of_route, columns)
-        values, row = self._cache.look_up(keys)
-        return self._subtract_elapsed(columns, keys[:, 0], values[row, 0])
-
     def predict_delay(self, columns: Columns) -> np.ndarray:
         """Return the predicted delay (n,) in seconds.
 

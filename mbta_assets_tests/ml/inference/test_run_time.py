@@ -59,7 +59,8 @@ def make_line(stops: str, segment_seconds: list[float], route: str = "Red", n: i
 
 def remaining(lookup: MedianRunTime, **values: Any) -> float:
     """Return the seconds that a lookup predicts for one row."""
-    return float(lookup.predict_remaining(make_runs(1, 0.0, **values))[0])
+    row = make_runs(1, 0.0, **values)
+    return float((lookup.predict_delay(row) + row["scheduled_seconds_ahead"])[0])
 
 
 def test_the_lookup_predicts_departure_plus_median_run_time() -> None:
