@@ -1,6 +1,7 @@
 """A deployment whose source is tiny service days as files, and a stand-in for the daemon that runs its sensors."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -229,12 +230,52 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+def make_deployment(directory: Path, instance: dg.DagsterInstance) -> Deployment:
+    """Return a deployment whose files and store are in a directory."""
+    (directory / "files").mkdir()
+    settings = Settings(store=directory / "store", source="files", files_dir=directory / "files", training_days=5)
+    return Deployment(settings, instance)
+
+
 @pytest.fixture
 def deployment(tmp_path: Path, instance: dg.DagsterInstance) -> Deployment:
-    (tmp_path / "files").mkdir()
-    return Deployment(
-        Settings(store=tmp_path / "store", source="files", files_dir=tmp_path / "files", training_days=5), instance
-    )
+    return make_deployment(tmp_path, instance)
+
+
+def copy_runs(source: dg.DagsterInstance, target: dg.DagsterInstance) -> None:
+    """Copy the runs of an instance and their events to one that has none."""
+    for run in reversed(source.get_runs()):
+        assert run.job_snapshot_id
+        target.run_storage.add_job_snapshot(source.get_job_snapshot(run.job_snapshot_id))
+        target.add_run(run)
+        for entry in source.all_logs(run.run_id):
+            target.event_log_storage.store_event(entry)
+
+
+@pytest.fixture(scope="session")
+def with_a_day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Yield a deployment that stores `day(0)`; tests must not change it."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        deployment = make_deployment(tmp_path_factory.mktemp("with_a_day"), instance)
+        write_upstream(deployment.directory, day(0))
+        assert deployment.materialize(day(0)).is_success
+        yield deployment
+
+
+@pytest.fixture
+def stored(deployment: Deployment, with_a_day: Deployment) -> Deployment:
+    """Return a deployment that stores `day(0)`, before the sensor's first tick."""
+    shutil.copytree(with_a_day.directory, deployment.directory, dirs_exist_ok=True)
+    shutil.copytree(with_a_day.settings.store, deployment.settings.store)
+    copy_runs(with_a_day.instance, deployment.instance)
+    return deployment
+
+
+@pytest.fixture
+def followed(stored: Deployment) -> Deployment:
+    """Return that deployment after the sensor's first tick."""
+    assert stored.tick() == []
+    return stored
 
 
 def promote(deployment: Deployment, content: bytes = b"a model", why: str = "promoted") -> str:

@@ -1,5 +1,6 @@
 """A candidate that waits for live evidence is judged again after new predictions, once, and while nothing else runs."""
 
+import shutil
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from mbta_assets.defs.dagster_internals import RUN_KEY_TAG
 from mbta_assets.settings import Settings
-from mbta_assets_tests.defs.automation.conftest import Deployment
+from mbta_assets_tests.defs.automation.conftest import Deployment, copy_runs
 from mbta_assets_tests.defs.production import test_promotion as promotion
 from mbta_assets_tests.defs.production.test_promotion import ANY_LATENCY, NAME, make_linear_model, store_live_day
 
@@ -18,26 +19,30 @@ ARRIVALS = 60
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """Yield an instance on disk."""
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        yield instance
-
-
-@pytest.fixture
 def deployment(tmp_path: Path, instance: dg.DagsterInstance) -> Deployment:
     """Return a deployment that asks for live evidence."""
     return Deployment(Settings(store=tmp_path / "store", live_arrivals=ARRIVALS), instance)
 
 
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[promotion.Deployment]:
+    """Yield models of which one is in production, and a better one waits in its shadow; tests must not change them."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        models = promotion.Deployment(tmp_path_factory.mktemp("promoted"), instance)
+        models.live_arrivals = ARRIVALS
+        models.promote(make_linear_model(0.5))
+        models.promote(make_linear_model(0.9))
+        assert models.shadow_digest
+        yield models
+
+
 @pytest.fixture
-def models(deployment: Deployment) -> promotion.Deployment:
-    """Return the models of the deployment: one in production, and a better one that waits in its shadow."""
+def models(promoted: promotion.Deployment, deployment: Deployment) -> promotion.Deployment:
+    """Return those models as the deployment's own."""
+    shutil.copytree(promoted.registry.root, deployment.settings.store)
+    copy_runs(promoted.instance, deployment.instance)
     models = promotion.Deployment(deployment.settings.store, deployment.instance)
     models.live_arrivals = ARRIVALS
-    models.promote(make_linear_model(0.5))
-    models.promote(make_linear_model(0.9))
-    assert models.shadow_digest
     return models
 
 

@@ -27,21 +27,6 @@ from mbta_assets_tests.defs.automation.conftest import (
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def stored(deployment: Deployment) -> Deployment:
-    """Return a deployment that stores a day, before the sensor's first tick."""
-    write_upstream(deployment.directory, day(0))
-    assert deployment.materialize(day(0)).is_success
-    return deployment
-
-
-@pytest.fixture
-def followed(stored: Deployment) -> Deployment:
-    """Return that deployment after the sensor's first tick."""
-    assert stored.tick() == []
-    return stored
-
-
 def report(deployment: Deployment, version: str, table: str = "vehicle", number: int = 0, **metadata: str) -> None:
     """Add a report to the event log as Dagster's HTTP interface does."""
     deployment.instance.report_runless_asset_event(

@@ -30,15 +30,6 @@ from mbta_assets_tests.defs.automation.conftest import (
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def followed(deployment: Deployment) -> Deployment:
-    """Return a deployment that stores a day, after the sensor's first tick."""
-    write_upstream(deployment.directory, day(0))
-    assert deployment.materialize(day(0)).is_success
-    assert deployment.tick() == []
-    return deployment
-
-
 def overwrite(followed: Deployment, late_seconds: int, number: int = 0) -> None:
     write_upstream(followed.directory, day(number), tables=("vehicle",), late_seconds=late_seconds)
 
@@ -263,12 +254,11 @@ def test_the_first_tick_backfills_nothing_where_nothing_is_stored(deployment: De
 
 
 def test_the_first_tick_makes_days_newer_than_the_stored_ones_but_not_more_than_models_are_trained_on(
-    deployment: Deployment,
+    stored: Deployment,
 ) -> None:
-    write_upstream(deployment.directory, *(day(number) for number in range(10)))
-    assert deployment.materialize(day(0)).is_success
+    write_upstream(stored.directory, *(day(number) for number in range(1, 10)))
     newest = [str(day(number)) for number in (9, 8, 7, 6, 5)]
-    assert [request.partition_key for request in deployment.tick()] == newest
+    assert [request.partition_key for request in stored.tick()] == newest
 
 
 def test_a_day_that_somebody_backfills_later_is_followed_from_then_on(deployment: Deployment) -> None:
