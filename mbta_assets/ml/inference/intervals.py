@@ -187,7 +187,7 @@ class IntervalCalibration:
             "early_ratio": self.early_ratio,
             "seconds": rows,
         }
-        return lzma.compress(json.dumps(stored, separators=(",", ":")).encode(), preset=9)
+        return lzma.compress(json.dumps(stored, separators=(",", ":")).encode())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

@@ -251,7 +251,7 @@ class MedianRunTime:
         }
         compacted: dict[str, Any] = {name: compact(array) for name, array in arrays.items()}
         np.savez(buffer, **compacted)
-        return lzma.compress(buffer.getvalue(), preset=9)
+        return lzma.compress(buffer.getvalue())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
