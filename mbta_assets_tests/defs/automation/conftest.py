@@ -22,6 +22,7 @@ from mbta_assets.settings import Settings
 from mbta_assets.storage.bundle import Draft
 from mbta_assets.storage.model_registry import ModelRegistry
 from mbta_assets.storage.parquet_tables import ParquetTables
+from mbta_assets_tests.support.instances import copy_runs
 
 TOKEN = "T0K3N"
 """Secret part of the address of a webhook."""
@@ -240,16 +241,6 @@ def make_deployment(directory: Path, instance: dg.DagsterInstance) -> Deployment
 @pytest.fixture
 def deployment(tmp_path: Path, instance: dg.DagsterInstance) -> Deployment:
     return make_deployment(tmp_path, instance)
-
-
-def copy_runs(source: dg.DagsterInstance, target: dg.DagsterInstance) -> None:
-    """Copy the runs of an instance and their events to one that has none."""
-    for run in reversed(source.get_runs()):
-        assert run.job_snapshot_id
-        target.run_storage.add_job_snapshot(source.get_job_snapshot(run.job_snapshot_id))
-        target.add_run(run)
-        for entry in source.all_logs(run.run_id):
-            target.event_log_storage.store_event(entry)
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ import pytest
 
 from mbta_assets.defs.dagster_internals import RUN_KEY_TAG
 from mbta_assets.settings import Settings
-from mbta_assets_tests.defs.automation.conftest import Deployment, copy_runs
+from mbta_assets_tests.defs.automation.conftest import Deployment
 from mbta_assets_tests.defs.production import test_promotion as promotion
 from mbta_assets_tests.defs.production.test_promotion import ANY_LATENCY, NAME, make_linear_model, store_live_day
+from mbta_assets_tests.support.instances import copy_runs
 
 SENSOR, JOB = "live_evidence", "judge_candidate"
 ARRIVALS = 60

@@ -2,9 +2,11 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -45,6 +47,7 @@ from mbta_assets.storage.tables import to_arrow
 from mbta_assets.storage.warehouse import DuckDBWarehouse
 from mbta_assets.transit import schema
 from mbta_assets_tests.support.dagster_dev import ROOT
+from mbta_assets_tests.support.instances import copy_runs
 
 NAME = "production_model"
 SECONDS_FOR_CHANGE = 30.0
@@ -243,7 +246,49 @@ class Deployment:
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     """Yield a deployment without a production model."""
     with dg.DagsterInstance.ephemeral() as instance:
-        yield Deployment(tmp_path, instance)
+        yield Deployment(tmp_path / "store", instance)
+
+
+@contextmanager
+def promote_in_turn(root: Path, *learned: float) -> Iterator[Deployment]:
+    """Yield a deployment that has promoted models which learned more and more."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        deployment = Deployment(root, instance)
+        assert all(deployment.promote(make_linear_model(fraction))["promoted"] for fraction in learned)
+        yield deployment
+
+
+def copy_deployment(source: Deployment, target: Deployment) -> None:
+    """Copy the store and the runs of a deployment to one that has no runs."""
+    shutil.copytree(source.registry.root, target.registry.root, dirs_exist_ok=True)
+    copy_runs(source.instance, target.instance)
+
+
+@pytest.fixture(scope="module")
+def one_promotion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Yield a deployment with a model that learned half; tests must not change it."""
+    with promote_in_turn(tmp_path_factory.mktemp("one_promotion"), 0.5) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def three_promotions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Yield a deployment that has promoted three models; tests must not change it."""
+    with promote_in_turn(tmp_path_factory.mktemp("three_promotions"), 0.2, 0.5, 0.9) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def half_learned(deployment: Deployment, one_promotion: Deployment) -> None:
+    """Put a model that learned half into production."""
+    copy_deployment(one_promotion, deployment)
+
+
+@pytest.fixture
+def versions(deployment: Deployment, three_promotions: Deployment) -> list[str]:
+    """Promote three models, one after the other, and return their digests."""
+    copy_deployment(three_promotions, deployment)
+    return deployment.registry.history(NAME)[::-1]
 
 
 def test_the_first_candidate_that_beats_the_lookup_is_promoted(deployment: Deployment) -> None:
@@ -260,8 +305,7 @@ def test_the_first_candidate_that_beats_the_lookup_is_promoted(deployment: Deplo
     assert [record.data["why"] for record in metadata["history"].records] == [move.why]
 
 
-def test_a_better_candidate_replaces_the_production_model(deployment: Deployment) -> None:
-    deployment.promote(make_linear_model(0.5))
+def test_a_better_candidate_replaces_the_production_model(deployment: Deployment, half_learned: None) -> None:
     first = deployment.current_digest
     metadata = deployment.promote(make_linear_model(0.9))
     assert metadata["promoted"]
@@ -408,8 +452,9 @@ def test_a_better_candidate_waits_in_the_shadow_for_live_evidence_where_the_gate
     assert "promoted: " in left and "80 arrivals" in left and "(0 of 50 arrivals)" in entered
 
 
-def test_a_candidate_that_is_worse_live_is_refused_whatever_the_test_part_says(deployment: Deployment) -> None:
-    deployment.promote(make_linear_model(0.5))
+def test_a_candidate_that_is_worse_live_is_refused_whatever_the_test_part_says(
+    deployment: Deployment, half_learned: None
+) -> None:
     first = deployment.current_digest
     better = make_linear_model(0.9)
     waits = deployment.promote(better, live_arrivals=10)
@@ -423,8 +468,8 @@ def test_a_candidate_that_is_worse_live_is_refused_whatever_the_test_part_says(d
 
 def test_a_newer_candidate_replaces_one_that_waits_and_leaves_the_shadow_empty_if_it_is_refused(
     deployment: Deployment,
+    half_learned: None,
 ) -> None:
-    deployment.promote(make_linear_model(0.5))
     first, second = (deployment.promote(make_linear_model(learned), live_arrivals=50) for learned in (0.8, 0.9))
     assert [move.digest for move in deployment.registry.moves(SHADOW_MODEL)] == [
         second["candidate"],
@@ -436,8 +481,9 @@ def test_a_newer_candidate_replaces_one_that_waits_and_leaves_the_shadow_empty_i
 
 
 @pytest.mark.parametrize("gate", [{"max_size_bytes": 1}, {"min_test_rows": 100_000}])
-def test_a_candidate_that_another_rule_refuses_does_not_wait(deployment: Deployment, gate: dict[str, int]) -> None:
-    deployment.promote(make_linear_model(0.5))
+def test_a_candidate_that_another_rule_refuses_does_not_wait(
+    deployment: Deployment, half_learned: None, gate: dict[str, int]
+) -> None:
     refused = deployment.promote(make_linear_model(0.9), live_arrivals=50, **gate)
     assert "Waits for live evidence" in str(refused["decision"]) and "**Not promoted:**" in str(refused["decision"])
     assert deployment.shadow_digest is None
@@ -445,8 +491,8 @@ def test_a_candidate_that_another_rule_refuses_does_not_wait(deployment: Deploym
 
 def test_a_run_that_is_killed_after_the_promotion_is_followed_by_one_that_clears_the_shadow(
     deployment: Deployment,
+    half_learned: None,
 ) -> None:
-    deployment.promote(make_linear_model(0.5))
     candidate = deployment.promote(make_linear_model(0.9), live_arrivals=50)["candidate"]
     stored = deployment.registry.put(NAME, make_linear_model(0.9))
     deployment.registry.make_current(NAME, stored.digest)
@@ -457,9 +503,9 @@ def test_a_run_that_is_killed_after_the_promotion_is_followed_by_one_that_clears
 
 def test_the_setting_says_how_many_live_arrivals_are_asked_for_and_the_launchpad_may_say_otherwise(
     deployment: Deployment,
+    half_learned: None,
 ) -> None:
     deployment.live_arrivals = 50
-    deployment.promote(make_linear_model(0.5))
     assert "(0 of 50 arrivals)" in str(deployment.promote(make_linear_model(0.9))["decision"])
     assert "(0 of 60 arrivals)" in str(deployment.promote(make_linear_model(0.9), live_arrivals=60)["decision"])
     assert deployment.promote(make_linear_model(0.9), live_arrivals=0)["promoted"]
@@ -491,8 +537,8 @@ class ReportingWarehouse(DuckDBWarehouse):
 
 def test_a_decision_that_is_made_again_reads_the_evidence_once_and_judges_it_by_the_production_model_of_then(
     deployment: Deployment,
+    half_learned: None,
 ) -> None:
-    deployment.promote(make_linear_model(0.5))
     better = make_linear_model(0.9)
     deployment.promote(better, live_arrivals=40)
     store_live_day(deployment, date(2024, 3, 6), candidate_error=10, production_error=20)
@@ -506,8 +552,7 @@ def test_a_decision_that_is_made_again_reads_the_evidence_once_and_judges_it_by_
     assert deployment.resources["warehouse"].tables_read == ["delay_predictions", "transit_features"]
 
 
-def test_days_from_which_a_model_has_learned_are_no_evidence(deployment: Deployment) -> None:
-    deployment.promote(make_linear_model(0.5))
+def test_days_from_which_a_model_has_learned_are_no_evidence(deployment: Deployment, half_learned: None) -> None:
     better = make_linear_model(0.9)
     deployment.promote(better, live_arrivals=40)
     store_live_day(deployment, date(2024, 3, 6), candidate_error=10, production_error=20, out_of_sample=False)
@@ -518,8 +563,9 @@ def test_the_launchpad_starts_from_the_defaults_of_the_gate() -> None:
     assert promotion.GateConfig().build_gate(Gate.live_arrivals) == Gate()
 
 
-def test_a_candidate_that_is_in_production_changes_nothing_but_repairs_a_damaged_copy(deployment: Deployment) -> None:
-    deployment.promote(make_linear_model(0.5))
+def test_a_candidate_that_is_in_production_changes_nothing_but_repairs_a_damaged_copy(
+    deployment: Deployment, half_learned: None
+) -> None:
     moves = deployment.registry.moves(NAME)
     (deployment.registry.current(NAME).path / LOOKUP_FILE).write_bytes(b"")
     with pytest.raises(BundleError):
@@ -691,8 +737,9 @@ def test_a_check_that_failed_in_an_earlier_run_refuses_a_candidate_in_another_pr
     assert deployment.current_digest is None
 
 
-def test_rollback_restores_the_earlier_bytes_and_makes_downstream_assets_stale(deployment: Deployment) -> None:
-    deployment.promote(make_linear_model(0.5))
+def test_rollback_restores_the_earlier_bytes_and_makes_downstream_assets_stale(
+    deployment: Deployment, half_learned: None
+) -> None:
     first = deployment.registry.current(NAME)
     weights = first.file(ONNX_FILE)
     deployment.promote(make_linear_model(0.9))
@@ -714,14 +761,12 @@ def test_rollback_restores_the_earlier_bytes_and_makes_downstream_assets_stale(d
     assert used[0].metadata["digest"].value == first.digest
 
 
-def test_rollback_goes_to_any_earlier_version_by_its_first_digits(deployment: Deployment) -> None:
-    versions = [deployment.promote(make_linear_model(learned))["candidate"] for learned in (0.2, 0.5, 0.9)]
+def test_rollback_goes_to_any_earlier_version_by_its_first_digits(deployment: Deployment, versions: list[str]) -> None:
     deployment.roll_back(versions[0][:6])
     assert deployment.registry.history(NAME) == [versions[0], *reversed(versions)]
 
 
-def test_rollback_after_rollback_goes_further_back(deployment: Deployment) -> None:
-    versions = [deployment.promote(make_linear_model(learned))["candidate"] for learned in (0.2, 0.5, 0.9)]
+def test_rollback_after_rollback_goes_further_back(deployment: Deployment, versions: list[str]) -> None:
     deployment.roll_back()
     assert deployment.current_digest == versions[1]
     deployment.roll_back()
@@ -732,31 +777,27 @@ def test_rollback_after_rollback_goes_further_back(deployment: Deployment) -> No
 
 @pytest.mark.parametrize("version", ["abcdef", "{current}", "{earlier:.5}"])
 def test_a_version_that_cannot_be_rolled_back_to_is_an_error_that_lists_the_versions(
-    deployment: Deployment, version: str
+    deployment: Deployment, versions: list[str], version: str
 ) -> None:
-    earlier, current = (deployment.promote(make_linear_model(learned))["candidate"] for learned in (0.2, 0.9))
+    _, earlier, current = versions
     with pytest.raises(dg.Failure, match=f"{current[:16]} .*promoted: MAE.*; {earlier[:16]} "):
         deployment.roll_back(version.format(current=current, earlier=earlier))
     assert deployment.current_digest == current
 
 
-def test_a_damaged_version_is_not_rolled_back_to(deployment: Deployment) -> None:
-    versions = [deployment.promote(make_linear_model(learned))["candidate"] for learned in (0.2, 0.9)]
-    (deployment.registry.get(NAME, versions[0]).path / LOOKUP_FILE).write_bytes(b"")
+def test_a_damaged_version_is_not_rolled_back_to(deployment: Deployment, versions: list[str]) -> None:
+    (deployment.registry.get(NAME, versions[1]).path / LOOKUP_FILE).write_bytes(b"")
     with pytest.raises(BundleError, match=LOOKUP_FILE):
         deployment.roll_back()
-    assert deployment.current_digest == versions[1]
+    assert deployment.current_digest == versions[2]
 
 
-def test_a_version_that_was_rolled_back_from_is_not_promoted_again(deployment: Deployment) -> None:
-    deployment.promote(make_linear_model(0.2))
-    first = deployment.current_digest
-    deployment.promote(make_linear_model(0.9))
+def test_a_version_that_was_rolled_back_from_is_not_promoted_again(deployment: Deployment, versions: list[str]) -> None:
     deployment.roll_back()
     metadata = deployment.promote(make_linear_model(0.9))
     assert not metadata["promoted"]
     assert "was rolled back from" in metadata["decision"]
-    assert deployment.current_digest == first
+    assert deployment.current_digest == versions[1]
     assert deployment.promote(make_linear_model(0.7))["promoted"]
 
 

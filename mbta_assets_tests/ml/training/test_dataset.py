@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbta_assets.ml.inference.arrays import Arrays
@@ -123,6 +123,7 @@ def make_samples(labels_by_day: list[int], rows_per_day: int = 12) -> dict[date,
     return samples
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=12))
 def test_a_training_set_has_labels_in_each_part_or_is_an_error_that_says_what_to_do(labels_by_day: list[int]) -> None:
     samples = make_samples(labels_by_day)
