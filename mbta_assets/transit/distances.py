@@ -1,8 +1,8 @@
 """Constants of the rule by which `raw_transit_data` has rows about some stops ahead of a report.
 
-They are the benchmark distances, `formulas.STOPS_AHEAD`, and two others that depend on the whole seconds of the report's
-time alone, so that every distance is seen on every day. `raw_transit_data.sql` has the rule. Serving predicts every stop
-ahead.
+They are the benchmark distances, `formulas.STOPS_AHEAD`, and two others that depend on the whole seconds of the
+report's time alone, so that every distance is seen on every day. `raw_transit_data.sql` has the rule. Serving predicts
+every stop ahead.
 """
 
 REPORT_KEY = ["service_date", "trip_id", "vehicle_id", "time_stamp"]

@@ -9,15 +9,18 @@ import json
 import re
 import zipfile
 from datetime import date
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as arrow
 
 from mbta_assets.sources.gtfs.archive import DAMAGED_ZIP
 from mbta_assets.sources.gtfs.editions import StaticFeedError
-from mbta_assets.sources.gtfs.static_file import COLUMNS, Record, StaticFile, read_static_file, to_seconds
+from mbta_assets.sources.gtfs.static_file import COLUMNS, DATE, Record, StaticFile, read_static_file, to_seconds
 from mbta_assets.transit.service_day import TIME_ZONE
+
+if TYPE_CHECKING:
+    import duckdb
 
 DERIVED = ("frequency", "frequent_trip", "stop_time", "trip_span")
 """Tables that are made of the files."""
@@ -63,6 +66,14 @@ _ACTIVE_TRIPS = """
 """
 CLOCK = "printf('%02d:%02d:%02d', {0} // 3600, {0} // 60 % 60, {0} % 60)"
 """SQL for the time of some seconds, as in the id of a trip that repeats."""
+
+
+@cache
+def _open_database() -> "duckdb.DuckDBPyConnection":
+    """Return an empty database, as each takes 20 ms to make; a cursor of it has tables of its own."""
+    import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
+
+    return duckdb.connect()
 
 
 class StaticFeed:
@@ -154,9 +165,7 @@ class StaticFeed:
 
     def query(self, sql: str, parameters: dict[str, Any] | None = None, **tables: arrow.Table) -> arrow.Table:
         """Run SQL on the files, on those in `DERIVED`, and on further tables."""
-        import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
-
-        with duckdb.connect() as connection:
+        with _open_database().cursor() as connection:
             for name in set(_TABLE.findall(sql)):
                 if name in tables:
                     connection.register(name, tables[name])
@@ -207,10 +216,14 @@ class StaticFeed:
 
     @cached_property
     def _date_bounds(self) -> tuple[str, str]:
-        """First and last day as YYYYMMDD: of feed_info.txt, else of the calendars."""
-        info = self._read("feed_info").to_pylist()[:1]
-        first, last = self._calendar_bounds
-        return (info and info[0]["feed_start_date"]) or first, (info and info[0]["feed_end_date"]) or last
+        """First and last day as YYYYMMDD: of feed_info.txt, else, or where that has no such day, of the calendars."""
+        [info] = self._read("feed_info").to_pylist()[:1] or [{}]
+        stated = (info.get("feed_start_date") or "", info.get("feed_end_date") or "")
+        first, last = (
+            day if re.match(DATE, day) else of_calendars
+            for day, of_calendars in zip(stated, self._calendar_bounds, strict=True)
+        )
+        return first, last
 
     @cached_property
     def _calendar_bounds(self) -> tuple[str, str]:

@@ -314,7 +314,8 @@ def _has_headway(rows: arrow.Table) -> arrow.ChunkedArray:
 
 TIME = r"^(?P<hours>\d{1,9})\s*:\s*(?P<minutes>[0-5]?\d)\s*:\s*(?P<seconds>[0-5]?\d)$"
 NUMBER = r"^\d{1,9}(\.0*)?$"
-_DATE = r"^\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$", "days as 20260512"
+DATE = r"^\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
+_DATE = DATE, "days as 20260512"
 _NUMBER = NUMBER, "whole numbers"
 RULES: dict[str, tuple[Rule, ...]] = {
     "calendar": (

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zipfile
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,14 @@ def test_a_day_of_the_calendar_is_read_though_feed_info_has_ended(tmp_path: Path
     info = "feed_publisher_name,feed_start_date,feed_end_date\nx,20250101,20260401\n"
     source = make_source(tmp_path, make_static_feed(feed_info=info))
     assert source.read("trip", DAY).rows["id"].tolist() == ["morning", "night"]
+
+
+@pytest.mark.parametrize(("first", "last"), [("2026-05-01", "unlimited"), ("", ""), ("5/1/26", "12/31/26")])
+def test_days_of_feed_info_that_are_none_leave_the_bounds_to_the_calendars(first: str, last: str) -> None:
+    info = f"feed_publisher_name,feed_start_date,feed_end_date\nx,{first},{last}\n"
+    feed = StaticFeed(make_static_feed(feed_info=info), "a test")
+    assert feed.bounds == StaticFeed(make_static_feed(), "a test").bounds
+    assert feed.covers(DAY) and not feed.covers(date(2030, 1, 1))
 
 
 # A quote after a blank is taken for that of a padded value.
