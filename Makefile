@@ -39,7 +39,7 @@ demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## materialize the whole lineage
 backfill: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## materialize the LAST service days of SOURCE, train, print the leaderboard
 	@$(BIN)/mbta-assets backfill $(if $(SOURCE),--source $(SOURCE)) --last $(or $(LAST),30)
 
-check: $(INSTALLED) ## lint, types, import contracts and unit tests, in four minutes on two cores: after each change
+check: $(INSTALLED) ## lint, types, import contracts and unit tests, in some minutes on two cores: after each change
 	$(STATIC)
 	@$(BIN)/mypy & types=$$!; $(BIN)/pytest $(WORKERS) --numprocesses 2 -m unit; tests=$$?; wait $$types && exit $$tests
 

@@ -4,7 +4,7 @@ The statement is in `raw_transit_data.sql`; this module renders it for an engine
 """
 
 from collections.abc import Collection, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -72,9 +72,18 @@ def build_raw_transit_data_query(
     about these trips only, the same as otherwise, as no row depends on another trip. The statement has one parameter,
     `service_date` (DATE), and filters every table by it.
     """
+    names = tuple(sorted((tables or {}).items()))
+    return _render(dialect, names, every_stop_ahead, None if trips is None else tuple(sorted(trips)))
+
+
+@lru_cache(maxsize=4)  # of most service days it is the same, and takes a third of a second
+def _render(
+    dialect: str, names: tuple[tuple[str, str], ...], every_stop_ahead: bool, trips: tuple[str, ...] | None
+) -> str:
     import sqlglot
     from sqlglot import exp
 
+    tables = dict(names)
     statement = _parse_statement().copy()
     for parameter in list(statement.find_all(exp.Parameter)):
         if parameter.name == "every_stop_ahead":
@@ -84,7 +93,7 @@ def build_raw_transit_data_query(
     if dialect == DUCKDB:
         _drop_time_zone(statement)
     for table in statement.find_all(exp.Table):
-        if tables and table.name in tables:
+        if table.name in tables:
             relation = tables[table.name]
             parse = sqlglot.parse_one if relation.startswith("(") else exp.to_table
             table.replace(exp.alias_(parse(relation, dialect=dialect), table.alias_or_name, table=True))

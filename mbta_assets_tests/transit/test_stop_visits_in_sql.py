@@ -411,10 +411,10 @@ def test_progress_is_forgotten_after_some_stretches(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement, "MAX_STRETCHES", 5)
         patch.setitem(point_in_time_join.CONSTANTS, "max_stretches", 5)
-        for function in (point_in_time_join._parse_statement, write_query):
+        for function in (point_in_time_join._parse_statement, point_in_time_join._render, write_query):
             function.cache_clear()
         try:
             assert compare_placement(make_looping_day(seed)) > 0
         finally:
-            for function in (point_in_time_join._parse_statement, write_query):
+            for function in (point_in_time_join._parse_statement, point_in_time_join._render, write_query):
                 function.cache_clear()
