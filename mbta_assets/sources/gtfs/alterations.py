@@ -10,6 +10,7 @@ import pyarrow as arrow
 
 from mbta_assets.realtime.feed import Snapshot
 from mbta_assets.sources.gtfs.feed_rows import TRIP, describe_trip, limit_time, number_rows, relationship_of_stop
+from mbta_assets.sources.gtfs.queries import query_tables
 
 CANCELED_TRIP, SKIPPED_STOP = "canceled_trip", "skipped_stop"
 """Reasons for which stop times of the timetable are left out."""
@@ -90,10 +91,5 @@ def find_alterations(
 
     `resolved` has the service day and the trip of each alteration.
     """
-    import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
-
-    with duckdb.connect() as connection:
-        connection.register("stop_times", number_rows(stop_times))
-        connection.register("alterations", number_rows(alterations))
-        connection.register("resolved", resolved)
-        return connection.execute(_FIND, {"day": day}).to_arrow_table()
+    tables = {"stop_times": number_rows(stop_times), "alterations": number_rows(alterations), "resolved": resolved}
+    return query_tables(_FIND, {"day": day}, **tables)

@@ -9,18 +9,16 @@ import json
 import re
 import zipfile
 from datetime import date
-from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import pyarrow as arrow
 
 from mbta_assets.sources.gtfs.archive import DAMAGED_ZIP
 from mbta_assets.sources.gtfs.editions import StaticFeedError
+from mbta_assets.sources.gtfs.queries import query_tables
 from mbta_assets.sources.gtfs.static_file import COLUMNS, DATE, Record, StaticFile, read_static_file, to_seconds
 from mbta_assets.transit.service_day import TIME_ZONE
-
-if TYPE_CHECKING:
-    import duckdb
 
 DERIVED = ("frequency", "frequent_trip", "stop_time", "trip_span")
 """Tables that are made of the files."""
@@ -66,14 +64,6 @@ _ACTIVE_TRIPS = """
 """
 CLOCK = "printf('%02d:%02d:%02d', {0} // 3600, {0} // 60 % 60, {0} % 60)"
 """SQL for the time of some seconds, as in the id of a trip that repeats."""
-
-
-@cache
-def _open_database() -> "duckdb.DuckDBPyConnection":
-    """Return an empty database, as each takes 20 ms to make; a cursor of it has tables of its own."""
-    import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
-
-    return duckdb.connect()
 
 
 class StaticFeed:
@@ -165,15 +155,12 @@ class StaticFeed:
 
     def query(self, sql: str, parameters: dict[str, Any] | None = None, **tables: arrow.Table) -> arrow.Table:
         """Run SQL on the files, on those in `DERIVED`, and on further tables."""
-        with _open_database().cursor() as connection:
-            for name in set(_TABLE.findall(sql)):
-                if name in tables:
-                    connection.register(name, tables[name])
-                elif name in COLUMNS:
-                    connection.register(name, self._read(name))
-                elif name in DERIVED:
-                    connection.register(name, getattr(self, f"_{name}"))
-            return connection.execute(sql, parameters or {}).to_arrow_table()
+        for name in set(_TABLE.findall(sql)) - set(tables):
+            if name in COLUMNS:
+                tables[name] = self._read(name)
+            elif name in DERIVED:
+                tables[name] = getattr(self, f"_{name}")
+        return query_tables(sql, parameters, **tables)
 
     @cached_property
     def _stop_time(self) -> arrow.Table:

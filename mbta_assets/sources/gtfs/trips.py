@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from mbta_assets.sources.gtfs.editions import StaticFeedError
 from mbta_assets.sources.gtfs.feed_rows import TRIP, number_rows
+from mbta_assets.sources.gtfs.queries import query_tables
 from mbta_assets.sources.gtfs.static_feed import CLOCK, StaticFeed
 from mbta_assets.transit.service_day import service_date_at, start_time, to_time
 
@@ -93,15 +94,10 @@ class TripResolver:
         trip in the static feed, missing where it has none; `route_id` and `direction_id` are those of the timetable.
         Raises the errors of `find_feed`.
         """
-        import duckdb  # takes a tenth of a second to import; the code location imports this module and must load fast
-
         columns = [*TRIP.names, "reported_at"]
         days = _find_days(reports["reported_at"], otherwise=self._day)
         rows = number_rows(reports.select(columns)).append_column("day", days)
-        with duckdb.connect() as connection:
-            connection.register("reports", rows)
-            connection.register("active", self._active)
-            return connection.execute(_RESOLVE).to_arrow_table()
+        return query_tables(_RESOLVE, reports=rows, active=self._active)
 
     @cached_property
     def stop_times(self) -> arrow.Table:

@@ -1,6 +1,5 @@
 """A candidate that waits for live evidence is judged again after new predictions, once, and while nothing else runs."""
 
-import shutil
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -13,7 +12,6 @@ from mbta_assets.settings import Settings
 from mbta_assets_tests.defs.automation.conftest import Deployment
 from mbta_assets_tests.defs.production import test_promotion as promotion
 from mbta_assets_tests.defs.production.test_promotion import ANY_LATENCY, NAME, make_linear_model, store_live_day
-from mbta_assets_tests.support.instances import copy_runs
 
 SENSOR, JOB = "live_evidence", "judge_candidate"
 ARRIVALS = 60
@@ -40,10 +38,9 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[promotion.Dep
 @pytest.fixture
 def models(promoted: promotion.Deployment, deployment: Deployment) -> promotion.Deployment:
     """Return those models as the deployment's own."""
-    shutil.copytree(promoted.registry.root, deployment.settings.store)
-    copy_runs(promoted.instance, deployment.instance)
     models = promotion.Deployment(deployment.settings.store, deployment.instance)
     models.live_arrivals = ARRIVALS
+    promotion.copy_deployment(promoted, models)
     return models
 
 
